@@ -1,0 +1,3 @@
+module rawsgi
+
+go 1.24
