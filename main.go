@@ -1,0 +1,317 @@
+// rawsgi is a web server gateway interface, from a raw socket up: it reads HTTP/1.0 by
+// hand, builds an environ, calls an application and sends what that returns.
+//
+//	main.go      this file: choose an application, wrap middleware around it, serve it
+//	server.go    the gateway: sockets, deadlines, who calls the application
+//	request.go   bytes in: request line, header fields, body → environ
+//	response.go  bytes out: startResponse, blocks → status line, header fields, body
+//	app.go       the other side of the interface: applications and middleware
+//
+// Read them in this order and you have followed a request from the first byte to the last.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// Exit statuses.
+const (
+	exitOK     = 0 // also after SIGINT or SIGTERM
+	exitFailed = 1 // something went wrong at run time
+	exitUsage  = 2 // the command line was wrong
+)
+
+// command is the whole program: it returns the exit status.
+func command(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "send" {
+		return send(args[1:], stdout, stderr)
+	}
+	o, err := parseFlags(args, stdout, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err != nil {
+		return usage(stderr, err)
+	}
+	if o.list {
+		list(stdout)
+		return exitOK
+	}
+	application, err := choose(o.app, o.use)
+	if err != nil {
+		return usage(stderr, err)
+	}
+	server := newServer(application)
+	server.Serial = o.mode == "serial"
+	server.Timeout = o.timeout
+	server.MaxBody = o.maxBody
+	server.ErrorLog = log.New(stderr, "", 0)
+	if !o.quiet {
+		server.AccessLog = server.ErrorLog
+	}
+	listener, err := listen(o.addr)
+	if err != nil {
+		return cannotListen(stderr, o.addr, err)
+	}
+	announce(listener.Addr(), stdout, stderr)
+	serveUntilSignal(server, listener)
+	return exitOK
+}
+
+// options are what the command line says.
+type options struct {
+	addr, app, use, mode string
+	quiet, list          bool
+	timeout              time.Duration
+	maxBody              int64
+}
+
+// parseFlags reads the command line. An error is the user's; flag.ErrHelp is none.
+func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("rawsgi", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // errors are printed by usage, once
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; "+
+		"port 0 picks a free one")
+	flags.StringVar(&o.app, "app", "gallery", "`application` to serve, see -list")
+	flags.StringVar(&o.use, "use", "", "`middleware` around it, comma-separated, outermost first")
+	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, or serial for one "+
+		"application call at a time")
+	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
+	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
+	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
+		"each read of the body, for each 64 KiB written")
+	flags.Int64Var(&o.maxBody, "max-body", 1<<30, "largest request body in `bytes`")
+	flags.Usage = func() {}
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, "Usage: rawsgi [flags]          serve an application\n"+
+			"       rawsgi send ADDR TEXT   send raw bytes and show the reply\n\nFlags:\n")
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
+	case err != nil:
+	case flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
+	case o.mode != "concurrent" && o.mode != "serial":
+		err = fmt.Errorf("-mode is concurrent or serial, not %q", o.mode)
+	case o.timeout <= 0:
+		err = fmt.Errorf("-timeout must be more than 0, like 10s; it is %v", o.timeout)
+	case o.maxBody < 0:
+		err = fmt.Errorf("-max-body must not be negative; it is %d", o.maxBody)
+	}
+	return o, err
+}
+
+func usage(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "rawsgi: %v\nSee -help for the flags, -list for the applications.\n", err)
+	return exitUsage
+}
+
+// choose finds an application by its name and wraps middleware around it.
+func choose(app, use string) (Application, error) {
+	var application Application
+	var names []string
+	for _, entry := range applications {
+		names = append(names, entry.name)
+		if entry.name == app {
+			application = entry.app
+		}
+	}
+	if application == nil {
+		return nil, fmt.Errorf("no application is called %q; there are %s", app,
+			strings.Join(names, ", "))
+	}
+	if use == "" {
+		return application, nil
+	}
+	layers := strings.Split(use, ",")
+	for i := len(layers) - 1; i >= 0; i-- { // the outermost is wrapped around last
+		wrap, err := findMiddleware(layers[i])
+		if err != nil {
+			return nil, err
+		}
+		application = wrap(application)
+	}
+	return application, nil
+}
+
+func findMiddleware(name string) (Middleware, error) {
+	var names []string
+	for _, middleware := range middlewares {
+		if middleware.name == name {
+			return middleware.wrap, nil
+		}
+		names = append(names, middleware.name)
+	}
+	return nil, fmt.Errorf("no middleware is called %q; there are %s", name,
+		strings.Join(names, ", "))
+}
+
+// list prints what -app and -use can choose.
+func list(stdout io.Writer) {
+	fmt.Fprintln(stdout, "Applications (-app name):")
+	for _, entry := range applications {
+		fmt.Fprintf(stdout, "  %-9s%s\n", entry.name, entry.about)
+	}
+	fmt.Fprintln(stdout, "\nMiddleware (-use name,name, outermost first):")
+	for _, middleware := range middlewares {
+		fmt.Fprintf(stdout, "  %-9s%s\n", middleware.name, middleware.about)
+	}
+}
+
+// cannotListen explains why there is no listening socket.
+func cannotListen(stderr io.Writer, addr string, err error) int {
+	fmt.Fprintf(stderr, "rawsgi: cannot listen on %s: %v\n", addr, err)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		fmt.Fprintln(stderr, "Another program has that port. Stop it, or let -addr :0 pick a free one.")
+	}
+	return exitFailed
+}
+
+// announce says where the server can be reached, and by whom.
+func announce(addr net.Addr, stdout, stderr io.Writer) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
+		return
+	}
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, tcp)
+	if !tcp.IP.IsLoopback() {
+		fmt.Fprintln(stderr, "Warning: other machines can reach this server. It is made for "+
+			"learning, not for the open network.")
+	}
+}
+
+// serveUntilSignal serves until SIGINT or SIGTERM and then lets running requests finish,
+// for 5 s at most. A second signal ends the program at once.
+func serveUntilSignal(server *Server, listener net.Listener) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	stopped := make(chan bool)
+	go func() {
+		<-signals
+		go func() {
+			<-signals
+			os.Exit(exitOK)
+		}()
+		server.Shutdown(5 * time.Second)
+		close(stopped)
+	}()
+	server.Serve(listener)
+	<-stopped
+}
+
+// send is the other end of the wire: it sends raw bytes, at once or in pieces with pauses,
+// and shows the reply with its line ends.
+func send(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("rawsgi send", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	split := flags.Int("split", 0, "send in pieces of `n` bytes; 0 sends all at once")
+	delay := flags.Duration("delay", 50*time.Millisecond, "`pause` between the pieces")
+	half := flags.Bool("half-close", false, "end our half of the connection after sending")
+	flags.Usage = func() {
+		fmt.Fprintln(stderr, `Usage: rawsgi send [flags] ADDR 'GET / HTTP/1.0\r\n\r\n'`)
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	} else if err != nil {
+		return exitUsage // Parse has said why
+	}
+	if flags.NArg() != 2 {
+		flags.Usage()
+		return exitUsage
+	}
+	text, err := unescape(flags.Arg(1))
+	if err != nil {
+		fmt.Fprintf(stderr, "rawsgi: %v\n", err)
+		return exitUsage
+	}
+	if err := converse(flags.Arg(0), pieces(text, *split), *delay, *half, stdout); err != nil {
+		fmt.Fprintf(stderr, "rawsgi: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// unescape turns the escapes of a Go string into bytes: `\r\n` into two, `\x00` into one.
+func unescape(text string) (string, error) {
+	var b strings.Builder
+	for rest := text; rest != ""; {
+		char, multibyte, tail, err := strconv.UnquoteChar(rest, 0)
+		if err != nil {
+			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got %s`, rest)
+		}
+		if rest = tail; multibyte {
+			b.WriteRune(char)
+		} else {
+			b.WriteByte(byte(char))
+		}
+	}
+	return b.String(), nil
+}
+
+// pieces cuts text into pieces of n bytes.
+func pieces(text string, n int) []string {
+	var all []string
+	for n > 0 && len(text) > n {
+		all = append(all, text[:n])
+		text = text[n:]
+	}
+	return append(all, text)
+}
+
+// converse sends the pieces to addr, then prints what comes back, line by line.
+func converse(addr string, pieces []string, delay time.Duration, half bool, out io.Writer) error {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", path
+	}
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var sendErr error
+	for i, piece := range pieces {
+		if i > 0 {
+			time.Sleep(delay)
+		}
+		for line := range strings.Lines(piece) {
+			fmt.Fprintf(out, "> %s\n", visible(line))
+		}
+		if _, sendErr = io.WriteString(c, piece); sendErr != nil {
+			break // the server has hung up, and may have said why
+		}
+	}
+	if h, ok := c.(interface{ CloseWrite() error }); ok && half {
+		h.CloseWrite() // fails if the server has hung up, which the reply will show
+	}
+	for r := bufio.NewReader(c); ; {
+		line, err := r.ReadSlice('\n')
+		if len(line) > 0 {
+			fmt.Fprintf(out, "< %s\n", visible(string(line)))
+		}
+		if err == io.EOF {
+			return sendErr
+		}
+		if err != nil && err != bufio.ErrBufferFull { // a full buffer is a long line's part
+			return err
+		}
+	}
+}
