@@ -387,16 +387,16 @@ func (q *Request) checkHeader(maxBody int64) error {
 // setLength reads a Content-Length: digits and nothing else, so "+5", "0x5" and "5, 5"
 // get 400; more than maxBody gets 413. (RFC 9110 §8.6)
 func (q *Request) setLength(value string, maxBody int64) error {
-	n, err := strconv.ParseUint(value, 10, 63) // unlike Atoi, it takes no sign
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
+	if value == "" || strings.Trim(value, "0123456789") != "" {
 		return refuse(badRequest, "RFC 9110 §8.6",
 			"expected digits for Content-Length, got %s", quote(value))
 	}
-	if err != nil || int64(n) > maxBody {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n > maxBody { // the one error that is left: beyond 64 bits
 		return refuse(tooLarge, "RFC 9110 §15.5.14",
 			"at most %d body bytes are accepted, Content-Length is %s", maxBody, quote(value))
 	}
-	q.Length = int64(n)
+	q.Length = n
 	return nil
 }
 
@@ -623,16 +623,14 @@ func (in *Input) end() error {
 	return in.err
 }
 
-// broken explains a body that ended before its time.
+// broken explains a body that ended before its time. If the client has left, nobody
+// will read the answer; the log will.
 func (in *Input) broken(err error) error {
 	status := badRequest
-	switch {
-	case err == io.EOF:
+	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		status = requestTimeout
-	default:
-		return err // e.g. connection reset by peer
 	}
 	return &Refusal{status, fmt.Sprintf("expected %d body bytes, got %d: %v",
 		in.length, in.length-in.left, err), "RFC 9112 §8", err}

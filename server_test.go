@@ -1,0 +1,1928 @@
+// server_test.go: all tests. They follow a request too: bytes in without sockets, then
+// whole exchanges seen from outside, the application's side, the server's troubles, the
+// command line, fuzzing, and benchmarks against net/http.
+//
+// Names such as R05 and W13 are rules; docs/README.md says where they come from.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// TestMain runs the program itself when a test starts this binary again as a child. After
+// the tests it counts goroutines and descriptors: none may be left behind.
+func TestMain(m *testing.M) {
+	if os.Getenv("RAWSGI_AS_PROGRAM") != "" {
+		main()
+	}
+	warmUp()
+	goroutines, files := runtime.NumGoroutine(), openFiles()
+	code := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		if runtime.NumGoroutine() <= goroutines && openFiles() <= files {
+			os.Exit(code)
+		}
+		time.Sleep(10 * time.Millisecond) // goroutines end without telling anyone
+	}
+	stacks := make([]byte, 1<<20)
+	fmt.Printf("FAIL: left behind: goroutines %d → %d, descriptors %d → %d\n%s\n", goroutines,
+		runtime.NumGoroutine(), files, openFiles(), stacks[:runtime.Stack(stacks, true)])
+	os.Exit(1)
+}
+
+// warmUp makes the runtime open what it keeps open (the network poller), so that it does
+// not count as a leak.
+func warmUp() {
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
+		l.Close()
+	}
+}
+
+// openFiles counts this process's file descriptors, where the system can tell (Linux).
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd") // 0 elsewhere
+	return len(entries)
+}
+
+// must stops a test at an error that is not its subject.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+// ---------------------------------------------------------------- Exchanges from outside
+
+// A row is one rule of HTTP/1.0 or CGI, shown by bytes alone: what is sent to a server
+// that runs the environ application, and what must come back.
+type row struct {
+	name string   // "R05 …": the rule, and what it shows
+	send string   // the exact bytes
+	want string   // status code; "0.9" for a body alone; "" for no answer at all
+	has  []string // lines that the answer's body must have
+	not  []string // beginnings of lines that it must not have
+	how  string   // "eof": end our half after sending; "more": more is sent than is read
+}
+
+// get makes the usual request out of header lines.
+func get(lines ...string) string {
+	return "GET / HTTP/1.0\r\n" + strings.Join(append(lines, ""), "\r\n") + "\r\n"
+}
+
+// post makes a request with a body. Its length is among the lines.
+func post(body string, lines ...string) string {
+	return "POST" + strings.TrimPrefix(get(lines...), "GET") + body
+}
+
+// body returns what the environ application says about a body.
+func body(content string) []string {
+	return []string{fmt.Sprintf("BODY-LENGTH: %d", len(content)),
+		fmt.Sprintf("BODY-SHA256: %x", sha256.Sum256([]byte(content)))}
+}
+
+// fill makes a line of n bytes with its CRLF: prefix, many times "x", suffix.
+func fill(n int, prefix, suffix string) string {
+	return prefix + strings.Repeat("x", n-len(prefix)-len(suffix)-2) + suffix + "\r\n"
+}
+
+func allBytes() string {
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	return string(all)
+}
+
+// requestLineRows are R01 to R24 of the rules.
+func requestLineRows() []row {
+	rows := []row{
+		{name: "R01 a request", send: get(), want: "200",
+			has: []string{"REQUEST_METHOD: GET", "PATH_INFO: /", "SERVER_PROTOCOL: HTTP/1.0"}},
+		{name: "R02 methods keep their case", send: "get / HTTP/1.0\r\n\r\n", want: "200",
+			has: []string{"REQUEST_METHOD: get"}},
+		{name: "R05 absolute target", want: "200",
+			send: "GET http://u:p@h:81/p?q=1 HTTP/1.0\r\nHost: x\r\n\r\n",
+			has: []string{"PATH_INFO: /p", "QUERY_STRING: q=1", "HTTP_HOST: h:81",
+				"wsgi.url_scheme: http"}},
+		{name: "R05 absolute target, scheme in capitals", want: "200",
+			send: "GET HTTP://[::1]:81 HTTP/1.0\r\n\r\n", has: []string{"HTTP_HOST: [::1]:81"}},
+		{name: "R05 absolute target without path", send: "GET http://h HTTP/1.0\r\n\r\n",
+			want: "200", has: []string{"PATH_INFO: /", "QUERY_STRING: ", "HTTP_HOST: h"}},
+		{name: "R05 absolute target with query only", send: "GET http://h?x=1 HTTP/1.0\r\n\r\n",
+			want: "200", has: []string{"PATH_INFO: /", "QUERY_STRING: x=1", "HTTP_HOST: h"}},
+		{name: "R06 asterisk for GET", send: "GET * HTTP/1.1\r\n\r\n", want: "400"},
+		{name: "R06 asterisk for OPTIONS", send: "OPTIONS * HTTP/1.1\r\n\r\n", want: "501"},
+		{name: "R07 CONNECT", send: "CONNECT h:443 HTTP/1.1\r\n\r\n", want: "501"},
+		{name: "R08 HTTP/0.9, no empty line", send: "GET /x?y\r\n", want: "0.9",
+			has: []string{"SERVER_PROTOCOL: HTTP/0.9", "PATH_INFO: /x", "QUERY_STRING: y"}},
+		{name: "R08 HTTP/0.9, an error", send: "GET /%zz\r\n", want: "0.9",
+			has: []string{"400 Bad Request"}},
+		{name: "R08 HTTP/0.9, followed by an empty line", send: "GET /x\r\n\r\n", want: "0.9",
+			has: []string{"PATH_INFO: /x"}, how: "more"},
+		{name: "R12 HTTP/1.1", send: "GET / HTTP/1.1\r\nHost: a\r\n\r\n", want: "200",
+			has: []string{"SERVER_PROTOCOL: HTTP/1.1"}},
+		{name: "R12 HTTP/1.2", send: "GET / HTTP/1.2\r\n\r\n", want: "200",
+			has: []string{"SERVER_PROTOCOL: HTTP/1.2"}},
+		{name: "R15 LF alone", send: "GET / HTTP/1.0\nA: b\n\n", want: "200",
+			has: []string{"HTTP_A: b"}},
+		{name: "R16 CRLF and LF mixed", want: "400",
+			send: "GET / HTTP/1.0\nA: x\r\nContent-Length: 23\r\n\r\n"},
+		{name: "R18 an empty line first", send: "\r\n" + get(), want: "200"},
+		{name: "R18 an empty line of LF first", send: "\n" + get(), want: "200"},
+		{name: "R18 two empty lines first", send: "\r\n\r\n" + get(), want: "400", how: "more"},
+		{name: "R18 nothing", want: "", how: "eof"},
+		{name: "R18 an empty line and nothing", send: "\r\n", want: "", how: "eof"},
+		{name: "R19 a line of 65536 bytes", send: fill(65536, "GET /", " HTTP/1.0") + "\r\n",
+			want: "200"},
+		{name: "R19 a line of 65537 bytes", send: fill(65537, "GET /", " HTTP/1.0") + "\r\n",
+			want: "414", how: "more"},
+		{name: "R19 a line that never ends", send: "GET /" + strings.Repeat("x", 1<<20),
+			want: "414", how: "more"},
+		{name: "R20 bytes beyond ASCII", send: "GET /\x80\xff HTTP/1.0\r\n\r\n", want: "200",
+			has: []string{"PATH_INFO: /\x80\xff"}},
+		{name: "R21 a fragment", send: "GET /p?q#f HTTP/1.0\r\n\r\n", want: "200",
+			has: []string{"PATH_INFO: /p", "QUERY_STRING: q", "rawsgi.request_uri: /p?q#f"}},
+		{name: "R22 reflected text is no HTML", send: "<script>alert(1)</script>\r\n\r\n",
+			want: "400", how: "more"},
+		{name: "R23 a second request is not read", want: "200", how: "more",
+			send: "GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + get(),
+			has:  []string{"PATH_INFO: /1"}},
+		{name: "R24 TLS", send: "\x16\x03\x01\x02\x00\x01\x00\x01", want: "400", how: "more"},
+		{name: "R24 64 KiB of NUL", send: strings.Repeat("\x00", 65536), want: "400", how: "eof"},
+		{name: "R11 HTTP/2 preface", send: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", want: "505",
+			how: "more"},
+	}
+	for _, method := range []string{"FOO", "-BLARGH", "M-SEARCH", "HEADER"} {
+		rows = append(rows, row{name: "R03 the method " + method, want: "200",
+			send: method + " /x HTTP/1.0\r\n\r\n", has: []string{"REQUEST_METHOD: " + method}})
+	}
+	for _, method := range []string{"GE\x00T", "GET:", `G"T`, "bla:rgh", "GET\xc3\x9f", ""} {
+		rows = append(rows, row{name: fmt.Sprintf("R04 the method %q", method), want: "400",
+			send: method + " / HTTP/1.0\r\n\r\n"})
+	}
+	for _, line := range []string{"GET example.com:443 HTTP/1.1", "GET foo/bar HTTP/1.1",
+		"GET ! HTTP/1.1", "PUT s://]ufd/: HTTP/1.1", "GET ftp://h/ HTTP/1.0",
+		"GET http:/// HTTP/1.0", "GET http:///p HTTP/1.0", "GET http://a b/ HTTP/1.0",
+		"GET http://h:x/ HTTP/1.0", "GET http://[::1/ HTTP/1.0", "GET http HTTP/1.0"} {
+		rows = append(rows, row{name: "R07 " + line, want: "400", send: line + "\r\n\r\n"})
+	}
+	for _, line := range []string{"POST /x", "HEAD /x", "GET HTTP/1.1", "GET", "GET ", " "} {
+		rows = append(rows, row{name: "R09 R13 " + line, want: "400", send: line + "\r\n\r\n",
+			how: "more"})
+	}
+	for _, version := range []string{"HTTP/1", "HTTP/1.0x", "http/1.0", "HTTP/9.9.9",
+		"HTTP/-9_9_9.+9_9_9", "HTTP/909876543210.0", "FTP/1.1", "HTTP/111", "HTTP/1.10",
+		"HTTP/01.0", "HTTP/1,0", "HTTP/\xd9\xa1.0"} {
+		rows = append(rows, row{name: "R10 R12 " + version, want: "400",
+			send: "GET / " + version + "\r\n\r\n"})
+	}
+	for _, version := range []string{"HTTP/2.0", "HTTP/3.0", "HTTP/0.9"} {
+		rows = append(rows, row{name: "R11 " + version, want: "505",
+			send: "GET / " + version + "\r\n\r\n"})
+	}
+	for _, line := range []string{"GET /a b HTTP/1.0", "GET  /  HTTP/1.0", "GET / HTTP/1.0 ",
+		"GET\t/\tHTTP/1.0", " GET / HTTP/1.0", "GET /\xc2\xa0k\vHTTP/1.0 x", "GET / ", "GET  /"} {
+		rows = append(rows, row{name: fmt.Sprintf("R13 R14 %q", line), want: "400",
+			send: line + "\r\n\r\n", how: "more"})
+	}
+	for _, text := range []string{"GET /\r HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\rLine: 1\r\n\r\n",
+		get("A: b\rZ: c"), get("A: b\r"), get("A: b", "\rZ: c"), "\rGET / HTTP/1.0\r\n\r\n"} {
+		rows = append(rows, row{name: fmt.Sprintf("R17 %q", text), want: "400", send: text,
+			how: "more"})
+	}
+	for _, target := range []string{"/a\x01b", "/\x7f", "/\x00", "/a\tb", "/?\x1b"} {
+		rows = append(rows, row{name: fmt.Sprintf("R20 %q", target), want: "400",
+			send: "GET " + target + " HTTP/1.0\r\n\r\n"})
+	}
+	return rows
+}
+
+// headerRows are H01 to H23.
+func headerRows() []row {
+	rows := []row{
+		{name: "H01 names in any case", send: post("HELLO", "conTENT-Length: 5"), want: "200",
+			has: append(body("HELLO"), "CONTENT_LENGTH: 5")},
+		{name: "H02 spaces and tabs around values", send: get("Name: \t value \t ", "X-E:"),
+			want: "200", has: []string{"HTTP_NAME: value", "HTTP_X_E: "}},
+		{name: "H03 nothing else is trimmed", want: "200",
+			send: get("A: \x85b\xa0", "B: \xc2\xa0b\xc2\xa0", "User: \x85admin"),
+			has: []string{"HTTP_A: \x85b\xa0", "HTTP_B: \xc2\xa0b\xc2\xa0",
+				"HTTP_USER: \x85admin"}},
+		{name: "H04 folded", send: get("A: b", " c"), want: "400"},
+		{name: "H04 folded with a tab", send: get("A: b", "\tc"), want: "400"},
+		{name: "H05 folded onto nothing", send: get(" A: b", "C: d"), want: "400"},
+		{name: "H08 all characters of a token", send: get("X.Custom|Pipe!#$%&'*+^`~09: ok"),
+			want: "200", has: []string{"HTTP_X.CUSTOM|PIPE!#$%&'*+^`~09: ok"}},
+		{name: "H09 a tab inside", send: get("A: b\tc"), want: "200", has: []string{"HTTP_A: b\tc"}},
+		{name: "H10 bytes beyond ASCII", send: get("X-Value: caf\xc3\xa9", "X: \xff"), want: "200",
+			has: []string{"HTTP_X_VALUE: caf\xc3\xa9", "HTTP_X: \xff"}},
+		{name: "H11 repeated", send: get("If-Match: a", "X-A: 1", "If-Match: b", "x-a: 2"),
+			want: "200", has: []string{"HTTP_IF_MATCH: a,b", "HTTP_X_A: 1,2"}},
+		{name: "H12 cookies", send: get("Cookie: a=1", "cookie: b=2"), want: "200",
+			has: []string{"HTTP_COOKIE: a=1; b=2"}},
+		{name: "H13 Host twice", send: get("Host: a", "Host: a"), want: "400"},
+		{name: "H13 Host twice, different", send: get("Host: a", "host: b"), want: "400"},
+		{name: "H14 Content-Type twice", send: get("Content-Type: a/b", "Content-Type: c/d"),
+			want: "400"},
+		{name: "H15 underscores", want: "200", not: []string{"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH",
+			"HTTP_TRANSFER_ENCODING", "HTTP_SCRIPT_NAME"},
+			send: get("X-A: d", "X_A: u", "Content_Length: -1E23", "Transfer_Encoding: t",
+				"SCRIPT_NAME: /x"),
+			has: []string{"HTTP_X_A: d", "SCRIPT_NAME: "}},
+		{name: "H16 the two without HTTP_", send: get("Content-Type: a/b", "Content-Length: 0"),
+			want: "200", has: []string{"CONTENT_TYPE: a/b", "CONTENT_LENGTH: 0"},
+			not: []string{"HTTP_CONTENT"}},
+		{name: "H17 Proxy", send: get("Proxy: http://evil", "proxy: http://evil"), want: "200",
+			not: []string{"HTTP_PROXY"}},
+		{name: "H18 names of environ", want: "200",
+			send: get("Server-Name: evil", "Remote-Addr: 1.2.3.4", "Path-Info: /x",
+				"Wsgi.Input: z", "Connection: close, X"),
+			has: []string{"HTTP_SERVER_NAME: evil", "HTTP_REMOTE_ADDR: 1.2.3.4", "PATH_INFO: /",
+				"HTTP_CONNECTION: close, X", "HTTP_WSGI.INPUT: z"},
+			not: []string{"SERVER_NAME: evil", "REMOTE_ADDR: 1.2.3.4", "wsgi.input: z"}},
+		{name: "H19 a line of 65536 bytes", send: get(fill(65536, "A: ", "")[:65534]), want: "200"},
+		{name: "H19 a line of 65537 bytes", send: get(fill(65537, "A: ", "")[:65535]), want: "431",
+			how: "more"},
+		{name: "H20 100 fields", send: get(slices.Repeat([]string{"A: b"}, 100)...), want: "200"},
+		{name: "H20 101 fields", send: get(slices.Repeat([]string{"A: b"}, 101)...), want: "431",
+			how: "more"},
+		{name: "H21 6 MB of fields", how: "more", want: "431",
+			send: get(slices.Repeat([]string{"A: " + strings.Repeat("x", 60000)}, 99)...)},
+		{name: "H22 cut in the head", send: "GET / HTTP/1.0\r\nA: b\r\n", want: "400", how: "eof"},
+		{name: "H22 cut in a line", send: "GET / HTTP/1.0\r\nA: b\r\nbaz", want: "400", how: "eof"},
+		{name: "H22 cut in the request line", send: "GET / HT", want: "400", how: "eof"},
+		{name: "H23 HTTP/1.1 without Host", send: "GET / HTTP/1.1\r\n\r\n", want: "200",
+			not: []string{"HTTP_HOST"}},
+	}
+	for _, line := range []string{"foo", "Content-Length 10", "Content-Length : 3", ": b",
+		"Fo@: x", "Foo\x01: x", "\xefoo: x", "Content-Length\xc3\x9f: 3", "\xc5\xbfhost: a"} {
+		rows = append(rows, row{name: fmt.Sprintf("H06 H07 H08 %q", line), want: "400",
+			send: get(line)})
+	}
+	for _, control := range []string{"\x00", "\a", "\x7f", "\f", "\x1b", "\x01\t"} {
+		rows = append(rows, row{name: fmt.Sprintf("H09 %q", control), want: "400",
+			send: get("A: b" + control + "c")})
+	}
+	for _, host := range []string{"a b", "a/b", "a:b", "u@h", "a,b", "[::1", "[1.2.3.4]", "[::1%25e]",
+		"a:80:80", "h\xc0\xaf?"} {
+		rows = append(rows, row{name: fmt.Sprintf("R05 Host %q", host), want: "400",
+			send: get("Host: " + host)})
+	}
+	for _, host := range []string{"", "a", "a:80", "a:", "[::1]", "[::1]:80", "127.0.0.1:8000"} {
+		rows = append(rows, row{name: fmt.Sprintf("R05 Host %q", host), want: "200",
+			send: get("Host: " + host), has: []string{"HTTP_HOST: " + host}})
+	}
+	return rows
+}
+
+// bodyRows are those of B01 to B15 that bytes can show.
+func bodyRows() []row {
+	megabyte := strings.Repeat("x", 1<<20)
+	rows := []row{
+		{name: "B01 no Content-Length", send: post("abc"), want: "200", has: body(""), how: "more"},
+		{name: "B02 a body to GET", send: get("Content-Length: 5") + "hello", want: "200",
+			has: body("hello")},
+		{name: "B03 leading zeros", send: post("abc", "Content-Length: 003"), want: "200",
+			has: body("abc")},
+		{name: "B05 Content-Length twice", want: "400", how: "more",
+			send: post("abc", "Content-Length: 3", "Content-Length: 3")},
+		{name: "B05 Content-Length twice, different", want: "400", how: "more",
+			send: post("abc", "Content-Length: 3", "Content-Length: 4")},
+		{name: "B06 beyond 64 bits", send: post("", "Content-Length: 99999999999999999999"),
+			want: "413"},
+		{name: "B06 the largest of 63 bits", send: post("", "Content-Length: 9223372036854775807"),
+			want: "413"},
+		{name: "B07 B10 too large, and sent all the same", how: "more", want: "413",
+			send: post(megabyte, "Content-Length: 1073741825")},
+		{name: "B08 cut short", send: post("abc", "Content-Length: 10"), want: "400", how: "eof"},
+		{name: "B09 more than Content-Length", want: "200", how: "more", has: body("abc"),
+			send: post("abcGET /evil HTTP/1.0\r\n\r\n", "Content-Length: 3")},
+		{name: "B10 refused while the client sends", want: "400", how: "more",
+			send: post(megabyte, "Content-Length: 1048576", "Host: a b")},
+		{name: "B11 chunked", want: "501", how: "more",
+			send: "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"},
+		{name: "B11 chunked and Content-Length", want: "501", how: "more",
+			send: post("3\r\nabc\r\n0\r\n\r\n", "Content-Length: 3", "Transfer-Encoding: chunked")},
+		{name: "B13 Expect in HTTP/1.0", want: "200", has: body("abc"),
+			send: post("abc", "Expect: 100-continue", "Content-Length: 3")},
+		{name: "B14 Expect something else", want: "200", has: body("abc"),
+			send: "POST / HTTP/1.1\r\nExpect: foo\r\nContent-Length: 3\r\n\r\nabc"},
+		{name: "B15 all bytes", send: post(allBytes(), "Content-Length: 256"), want: "200",
+			has: body(allBytes())},
+		{name: "B15 coded content stays coded", want: "200", has: body("\x1f\x8b\x08"),
+			send: post("\x1f\x8b\x08", "Content-Encoding: gzip", "Content-Length: 3")},
+	}
+	for _, length := range []string{"+5", "-1", "-0", "0_1", "0x3", "3 1", "5.0", "5,", "5, 5",
+		"1Z", "abc", "", "\xd9\xa3", "99999999999999999999x"} {
+		rows = append(rows, row{name: fmt.Sprintf("B04 B05 Content-Length %q", length),
+			want: "400", how: "more", send: post("abc", "Content-Length: "+length)})
+	}
+	for _, coding := range []string{"identity", ",chunked", "\xa0chunked", "chun\xe2\x84\xaaed", "",
+		"chunked\r\nTransfer-Encoding: chunked"} {
+		rows = append(rows, row{name: fmt.Sprintf("B12 Transfer-Encoding %q", coding), how: "more",
+			want: "501", send: post("abc", "Transfer-Encoding: "+coding, "Content-Length: 3")})
+	}
+	return rows
+}
+
+// environRows are those of E01 to E19 that bytes can show.
+func environRows() []row {
+	rows := []row{
+		{name: "E02 E12 E14 E16 the root", send: get(), want: "200",
+			has: []string{"SCRIPT_NAME: ", "PATH_INFO: /", "GATEWAY_INTERFACE: CGI/1.1",
+				"SERVER_SOFTWARE: " + software, "wsgi.version: [1 0]", "wsgi.run_once: false",
+				"wsgi.multiprocess: false", "REMOTE_ADDR: 127.0.0.1", "SERVER_NAME: 127.0.0.1"},
+			not: []string{"REMOTE_HOST", "REMOTE_USER", "AUTH_TYPE", "PATH: ", "HOME"}},
+		{name: "E10 neither type nor length", send: get(), want: "200",
+			not: []string{"CONTENT_TYPE", "CONTENT_LENGTH"}},
+	}
+	for target, path := range map[string]string{"/a%20b": "/a b", "/%61": "/a", "/%2541": "/%41",
+		"/a+b": "/a+b", "/\x80%80": "/\x80\x80", "/%ED%95%9C": "/\xed\x95\x9c", "/%FF": "/\xff",
+		"/\xc3\xa0%20k": "/\xc3\xa0 k", "/a%2Fb": "/a/b", "/a/../b/./c": "/a/../b/./c",
+		"//x/y": "//x/y", "/a;p=1": "/a;p=1", "/%3Fq": "/?q", "/%23": "/#"} {
+		rows = append(rows, row{name: "E04 E06 E08 " + strconv.QuoteToASCII(target), want: "200",
+			send: "GET " + target + " HTTP/1.0\r\n\r\n", has: []string{"PATH_INFO: " + path}})
+	}
+	for _, target := range []string{"/%zz", "/a%", "/a%4", "/a%00b", "/a%0d%0ab", "/%7f"} {
+		rows = append(rows, row{name: "E05 E07 " + target, want: "400",
+			send: "GET " + target + " HTTP/1.0\r\n\r\n"})
+	}
+	for target, query := range map[string]string{"/p?a?b%20c+d": "a?b%20c+d", "/p?": "", "/p": "",
+		"/p?%zz": "%zz"} {
+		rows = append(rows, row{name: "E09 " + target, want: "200",
+			send: "GET " + target + " HTTP/1.0\r\n\r\n",
+			has:  []string{"PATH_INFO: /p", "QUERY_STRING: " + query}})
+	}
+	return rows
+}
+
+func allRows() []row {
+	return slices.Concat(requestLineRows(), headerRows(), bodyRows(), environRows())
+}
+
+// TestExchange runs every row against each mode, at once and one byte a segment.
+func TestExchange(t *testing.T) {
+	for _, mode := range []string{"serial", "concurrent"} {
+		t.Run(mode, func(t *testing.T) {
+			s := start(t, environ, func(s *Server) { s.Serial = mode == "serial" })
+			for _, row := range allRows() {
+				t.Run(row.name, func(t *testing.T) {
+					t.Parallel()
+					row.check(t, exchangeWith(t, s.addr, row, len(row.send)+1))
+					if len(row.send) < 70000 {
+						row.check(t, exchangeWith(t, s.addr, row, 1))
+					}
+				})
+			}
+		})
+	}
+}
+
+// exchangeWith sends a row to a server in pieces and returns all that comes back.
+func exchangeWith(t *testing.T, addr string, row row, size int) string {
+	t.Helper()
+	c := must(net.Dial("tcp", addr))(t).(*net.TCPConn)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	sent := make(chan bool)
+	go func() {
+		defer close(sent)
+		for piece := range slices.Chunk([]byte(row.send), size) {
+			if _, err := c.Write(piece); err != nil {
+				return // the server has answered without waiting for the rest
+			}
+		}
+		if row.how == "eof" {
+			c.CloseWrite()
+		}
+	}()
+	reply, err := io.ReadAll(c)
+	c.Close()
+	<-sent
+	// Bytes that arrive when all is over are answered by a reset, after the answer.
+	if err != nil && !(row.how == "more" && len(reply) > 0 && errors.Is(err, syscall.ECONNRESET)) {
+		t.Errorf("after %d bytes: %v", len(reply), err)
+	}
+	return string(reply)
+}
+
+// check compares a reply with what the row wants.
+func (row row) check(t *testing.T, reply string) {
+	t.Helper()
+	text := reply
+	switch row.want {
+	case "":
+		if reply != "" {
+			t.Errorf("expected no answer, got %q", reply)
+		}
+		return
+	case "0.9":
+		if strings.HasPrefix(reply, "HTTP/") {
+			t.Errorf("expected a body alone, got %q", reply)
+		}
+	default:
+		status, header, content := splitReply(t, reply)
+		if code, _, _ := strings.Cut(status, " "); code != row.want {
+			t.Errorf("expected status %s, got %q", row.want, reply)
+		}
+		if !strings.HasPrefix(row.send, "HEAD ") {
+			checkFraming(t, header, content)
+		}
+		text = content
+	}
+	lines := strings.Split(text, "\n")
+	for _, line := range row.has {
+		if !slices.Contains(lines, line) {
+			t.Errorf("expected the line %q in\n%s", line, text)
+		}
+	}
+	for _, prefix := range append(row.not, "<script") {
+		if slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, prefix) }) {
+			t.Errorf("expected no line %q in\n%s", prefix, text)
+		}
+	}
+}
+
+// splitReply takes a reply apart and holds its head to RFC 1945 §6.
+func splitReply(t *testing.T, reply string) (status string, header []string, content string) {
+	t.Helper()
+	head, content, ok := strings.Cut(reply, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	status, isHTTP := strings.CutPrefix(lines[0], "HTTP/1.0 ")
+	if !ok || !isHTTP || strings.ContainsAny(strings.Join(lines, ""), "\r\n\x00") {
+		t.Fatalf("expected a head of HTTP/1.0, got %q", reply)
+	}
+	return status, lines[1:], content
+}
+
+// checkFraming holds any complete answer to what a client relies on.
+func checkFraming(t *testing.T, header []string, content string) {
+	t.Helper()
+	counts := map[string]int{}
+	for _, line := range header {
+		name, value, _ := strings.Cut(line, ": ")
+		counts[strings.ToLower(name)]++
+		if name == "Content-Length" && value != strconv.Itoa(len(content)) {
+			t.Errorf("Content-Length is %s, the body has %d bytes", value, len(content))
+		}
+		if name == "Date" {
+			if _, err := time.Parse(http.TimeFormat, value); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, name := range []string{"date", "server", "content-type", "content-length"} {
+		if counts[name] != 1 {
+			t.Errorf("expected one %s, got %d in %q", name, counts[name], header)
+		}
+	}
+	if counts["transfer-encoding"]+counts["connection"] > 0 {
+		t.Errorf("the head has what HTTP/1.0 has not: %q", header)
+	}
+}
+
+// A running is a server under test, with what it wrote to its logs.
+type running struct {
+	*Server
+	addr   string
+	access *lockedBuffer
+	errors *lockedBuffer
+}
+
+// A lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// start serves an application on a free port until the test ends or calls stop.
+func start(t testing.TB, application Application, change ...func(*Server)) *running {
+	return startOn(t, "127.0.0.1:0", application, change...)
+}
+
+func startOn(t testing.TB, addr string, application Application, change ...func(*Server)) *running {
+	t.Helper()
+	r := &running{newServer(application), "", &lockedBuffer{}, &lockedBuffer{}}
+	r.AccessLog, r.ErrorLog = log.New(r.access, "", 0), log.New(r.errors, "", 0)
+	for _, change := range change {
+		change(r.Server)
+	}
+	l := must(listen(addr))(t)
+	r.addr = l.Addr().String()
+	done := make(chan bool)
+	go func() { r.Serve(l); close(done) }()
+	t.Cleanup(func() { r.stop(); <-done })
+	return r
+}
+
+// stop shuts the server down; when it returns, the logs are complete.
+func (r *running) stop() { r.Shutdown(10 * time.Second) }
+
+// ask sends a request and returns the whole reply.
+func ask(t testing.TB, addr, request string) string {
+	t.Helper()
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
+	c := must(net.Dial(network, addr))(t)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	must(io.WriteString(c, request))(t)
+	return string(must(io.ReadAll(c))(t))
+}
+
+// ---------------------------------------------------------------- Bytes in, no sockets
+
+// parse reads one request with its body from bytes.
+func parse(source io.Reader) (*Request, []byte, error) {
+	r := bufio.NewReader(source)
+	request, err := readRequest(r, 1<<30)
+	if err != nil {
+		return request, nil, err
+	}
+	content, err := io.ReadAll(&Input{r: r, length: request.Length, left: request.Length})
+	return request, content, err
+}
+
+// TestReadRequest runs the same rows through the parser alone, whole and one byte at a
+// time, and compares statuses and results.
+func TestReadRequest(t *testing.T) {
+	for _, row := range allRows() {
+		t.Run(row.name, func(t *testing.T) {
+			whole, content, err := parse(strings.NewReader(row.send))
+			slow, slowContent, slowErr := parse(iotest.OneByteReader(strings.NewReader(row.send)))
+			if !reflect.DeepEqual(whole, slow) || !bytes.Equal(content, slowContent) ||
+				fmt.Sprint(err) != fmt.Sprint(slowErr) {
+				t.Errorf("whole: %+v %q %v\nslow:  %+v %q %v", whole, content, err, slow,
+					slowContent, slowErr)
+			}
+			var refusal *Refusal
+			status := "200"
+			switch {
+			case err == errSilent:
+				status = ""
+			case errors.As(err, &refusal):
+				status = refusal.Status[:3]
+				if refusal.Reason == "" || !strings.ContainsAny(refusal.Source, "§") {
+					t.Errorf("a refusal without its rule: %+v", refusal)
+				}
+			}
+			if want := strings.Replace(row.want, "0.9", "200", 1); status != want &&
+				!(row.want == "0.9" && status == "400") {
+				t.Errorf("expected %q, got %q: %v", want, status, err)
+			}
+		})
+	}
+}
+
+// TestReadRequestFields shows what each part of a head becomes.
+func TestReadRequestFields(t *testing.T) {
+	r := bufio.NewReader(strings.NewReader("PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1\r\n" +
+		"X-A: 1\r\ncontent-length: 4\r\nx-a:2\r\n\r\nbodyrest"))
+	got, err := readRequest(r, 100)
+	want := &Request{Line: "PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1", Method: "PUT",
+		Target: "http://u@h:81/a%20b?c=%20#d", Path: "/a b", Query: "c=%20", Authority: "h:81",
+		Version: "HTTP/1.1", Length: 4,
+		Header: []Header{{"X-A", "1"}, {"content-length", "4"}, {"x-a", "2"}}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	}
+	if rest := must(io.ReadAll(r))(t); string(rest) != "bodyrest" {
+		t.Errorf("the reader stands at %q", rest)
+	}
+}
+
+// TestReadErrors shows what becomes of a connection that breaks in the head: an answer if
+// somebody may be there to read it.
+func TestReadErrors(t *testing.T) {
+	reset := errors.New("connection reset")
+	for _, c := range []struct {
+		name, bytes string
+		err         error
+		want        string
+	}{
+		{"R18 time-out before anything", "", os.ErrDeadlineExceeded, "silent"},
+		{"R18 time-out after an empty line", "\r\n", os.ErrDeadlineExceeded, "silent"},
+		{"T03 time-out in the request line", "GET / HT", os.ErrDeadlineExceeded, requestTimeout},
+		{"T03 time-out in a header", "GET / HTTP/1.0\r\nA:", os.ErrDeadlineExceeded, requestTimeout},
+		{"H22 the end in a header", "GET / HTTP/1.0\r\nA:", io.EOF, badRequest},
+		{"a reset", "GET / HTTP/1.0\r\nA:", reset, "reset"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			source := io.MultiReader(strings.NewReader(c.bytes), iotest.ErrReader(c.err))
+			_, err := readRequest(bufio.NewReader(source), 0)
+			var refusal *Refusal
+			got := fmt.Sprint(err)
+			if errors.As(err, &refusal) {
+				got = refusal.Status
+			} else if err == errSilent {
+				got = "silent"
+			} else if err == reset {
+				got = "reset"
+			}
+			if got != c.want {
+				t.Errorf("expected %s, got %s", c.want, got)
+			}
+		})
+	}
+}
+
+// newInput makes a wsgi.input of length bytes in front of a connection's bytes.
+func newInput(source io.Reader, length int64) *Input {
+	return &Input{r: bufio.NewReader(source), length: length, left: length}
+}
+
+func TestInput(t *testing.T) {
+	t.Run("I01 ends at Content-Length without asking for more", func(t *testing.T) {
+		pipe, w := io.Pipe() // it would block for ever
+		go w.Write([]byte("hello"))
+		in := newInput(pipe, 5)
+		var sizes []int
+		for _, n := range []int{3, 0, 10, 1} {
+			got, err := in.Read(make([]byte, n))
+			sizes = append(sizes, got)
+			if last := len(sizes) == 4; last != (err == io.EOF) {
+				t.Errorf("read %d: %v", n, err)
+			}
+		}
+		if !slices.Equal(sizes, []int{3, 0, 2, 0}) {
+			t.Errorf("read %v", sizes)
+		}
+	})
+	t.Run("I02 lines", func(t *testing.T) {
+		in := newInput(strings.NewReader("a\nb\rc\r\n\nd"), 9)
+		var lines []string
+		for {
+			line, err := in.ReadLine(0)
+			if err == io.EOF {
+				break
+			}
+			lines = append(lines, string(line))
+		}
+		if want := []string{"a\n", "b\rc\r\n", "\n", "d"}; !slices.Equal(lines, want) {
+			t.Errorf("got %q", lines)
+		}
+	})
+	t.Run("I02 lines with a limit", func(t *testing.T) {
+		in := newInput(strings.NewReader("abcd\n"), 5)
+		for _, want := range []string{"ab", "cd", "\n", ""} {
+			if line, _ := in.ReadLine(2); string(line) != want {
+				t.Errorf("expected %q, got %q", want, line)
+			}
+		}
+	})
+	t.Run("I03 I05 iteration stops before what follows", func(t *testing.T) {
+		in := newInput(strings.NewReader("x\nyGET /2 HTTP/1.0\n"), 3)
+		var lines []string
+		for line := range in.Lines() {
+			lines = append(lines, string(line))
+		}
+		if !slices.Equal(lines, []string{"x\n", "y"}) {
+			t.Errorf("got %q", lines)
+		}
+	})
+	t.Run("I04 mixed reads of slow bytes", func(t *testing.T) {
+		const content = "one\ntwo\nthree, and a long end without a line end"
+		in := newInput(iotest.OneByteReader(strings.NewReader(content)), int64(len(content)))
+		var got []byte
+		for step, err := 0, error(nil); err != io.EOF; step++ {
+			part := make([]byte, 1+step)
+			n := 0
+			if step%2 == 0 {
+				part, err = in.ReadLine(step)
+				n = len(part)
+			} else {
+				n, err = in.Read(part)
+			}
+			got = append(got, part[:n]...)
+		}
+		if string(got) != content {
+			t.Errorf("got %q", got)
+		}
+	})
+	for name, broken := range map[string]error{
+		"B08 cut short": io.EOF, "B08 stalled": os.ErrDeadlineExceeded,
+		"C04 reset": syscall.ECONNRESET} {
+		t.Run(name, func(t *testing.T) {
+			source := io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken))
+			in := newInput(source, 10)
+			content, err := io.ReadAll(in)
+			_, again := in.Read(make([]byte, 1))
+			var refusal *Refusal
+			if string(content) != "abc" || !errors.As(err, &refusal) || again != err {
+				t.Fatalf("got %q, %v, then %v", content, err, again)
+			}
+			if broken == io.EOF {
+				broken = io.ErrUnexpectedEOF
+			}
+			if !errors.Is(err, broken) || !strings.Contains(err.Error(), "expected 10 body bytes, got 3") {
+				t.Errorf("got %v", err)
+			}
+			defer func() {
+				if recover() != err {
+					t.Error("Lines passed over a broken body")
+				}
+			}()
+			for range in.Lines() {
+			}
+		})
+	}
+}
+
+func TestEnvironKey(t *testing.T) {
+	for name, want := range map[string]string{"Host": "HTTP_HOST", "host": "HTTP_HOST",
+		"hOST": "HTTP_HOST", "X-Forwarded-For": "HTTP_X_FORWARDED_FOR",
+		"content-TYPE": "CONTENT_TYPE", "Content-Length": "CONTENT_LENGTH", "X_A": "",
+		"PROXY": "", "proxy": "", "Proxy-Authorization": "HTTP_PROXY_AUTHORIZATION"} {
+		if key, ok := environKey(name); key != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v", name, key, ok)
+		}
+	}
+}
+
+func TestURLScheme(t *testing.T) { // E17
+	for https, want := range map[string]string{"": "http", "on": "https", "1": "https",
+		"yes": "https", "foo": "http"} {
+		if got := urlScheme(https); got != want {
+			t.Errorf("HTTPS=%s: %s", https, got)
+		}
+	}
+}
+
+// ---------------------------------------------------------------- The application's side
+
+// A probe counts what a gateway does to an application.
+type probe struct{ calls, closes atomic.Int32 }
+
+// closing is a body whose Close is counted, and may fail.
+type closing struct {
+	Body
+	p    *probe
+	fail any
+}
+
+func (c closing) Close() error {
+	c.p.closes.Add(1)
+	if c.fail != nil {
+		panic(c.fail)
+	}
+	return errors.New("Close's error")
+}
+
+// stream makes a body of blocks whose length is not known. A nil block panics.
+func stream(blocks ...string) Stream {
+	return func(yield func([]byte) bool) {
+		for _, block := range blocks {
+			if block == "panic" {
+				panic(errors.New("the block failed"))
+			}
+			if !yield([]byte(block)) {
+				return
+			}
+		}
+	}
+}
+
+// lying claims to have one block.
+type lying struct{ Stream }
+
+func (lying) Len() int { return 1 }
+
+// An appCase is a small application and the answer that it gets.
+type appCase struct {
+	name   string
+	app    func(p *probe, environ Environ, startResponse StartResponse) Body
+	send   string // get() if empty
+	want   string // the reply without Date and Server; with "500", the error page
+	closes int32
+	log    string // what the error log must contain; if "", it must be empty
+}
+
+const ok200 = "HTTP/1.0 200 OK\r\n"
+
+// returns makes an application that answers with a status, headers and a body.
+func returns(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
+	return func(p *probe, environ Environ, startResponse StartResponse) Body {
+		startResponse(status, headers)
+		return body
+	}
+}
+
+// closes is returns with a body that has a Close method.
+func closes(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
+	return func(p *probe, environ Environ, startResponse StartResponse) Body {
+		startResponse(status, headers)
+		return closing{Body: body, p: p}
+	}
+}
+
+func contentLength(value string) []Header { return []Header{{"Content-Length", value}} }
+
+func headCases() []appCase {
+	cases := []appCase{
+		{name: "S03 startResponse in the first iteration", want: ok200 + "\r\nabc",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				return Stream(func(yield func([]byte) bool) {
+					startResponse("200 OK", nil)
+					yield([]byte("abc"))
+				})
+			}},
+		{name: "S04 a block without startResponse", want: "500", log: "startResponse must be called",
+			app: func(*probe, Environ, StartResponse) Body { return Blocks{[]byte("x")} }},
+		{name: "S04 an empty body without startResponse", want: "500",
+			log: "startResponse must be called",
+			app: func(*probe, Environ, StartResponse) Body { return Blocks{} }},
+		{name: "S04 a file without startResponse", want: "500", log: "startResponse must be called",
+			app: func(*probe, Environ, StartResponse) Body { return newFileWrapper(openSelf()) }},
+		{name: "S04 empty blocks first", want: "HTTP/1.0 404 Not Found\r\n\r\nx",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				return Stream(func(yield func([]byte) bool) {
+					if yield(nil) && yield([]byte{}) {
+						startResponse("404 Not Found", nil)
+						yield([]byte("x"))
+					}
+				})
+			}},
+		{name: "S05 a second call", want: "500", log: "startResponse was called before",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				startResponse("201 Created", nil)
+				return Blocks{}
+			}},
+		{name: "S05 a second call after a failed one", want: "500",
+			log: "startResponse was called before",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				func() {
+					defer func() { recover() }() // the application swallows the complaint
+					startResponse("no status", nil)
+				}()
+				startResponse("200 OK", nil)
+				return Blocks{}
+			}},
+		{name: "S05 a failed call, ignored", want: "500", log: "startResponse must be called",
+			app: func(p *probe, environ Environ, startResponse StartResponse) (body Body) {
+				defer func() { recover(); body = Blocks{} }()
+				startResponse("no status", nil)
+				return nil
+			}},
+		{name: "S06 excInfo replaces", want: "HTTP/1.0 503 Sorry\r\nX-New: 1\r\nContent-Length: 1\r\n\r\nx",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", []Header{{"X-Old", "1"}, {"Content-Length", "3"}})
+				startResponse("503 Sorry", []Header{{"X-New", "1"}}, errors.New("changed"))
+				return Blocks{[]byte("x")}
+			}},
+		{name: "S06 excInfo of nil is none", want: "500", log: "startResponse was called before",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				startResponse("200 OK", nil, nil)
+				return Blocks{}
+			}},
+		{name: "S07 excInfo after the head is sent", want: ok200 + "\r\nabc", closes: 1,
+			log: "the application failed: too late",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return closing{p: p, Body: Stream(func(yield func([]byte) bool) {
+					yield([]byte("abc"))
+					startResponse("500 Oh", nil, errors.New("too late"))
+				})}
+			}},
+		{name: "S15 order and case are kept", app: returns("200 OK", []Header{{"set-Cookie", "a"},
+			{"X", "1"}, {"Set-Cookie", "b"}}, Blocks{}),
+			want: ok200 + "set-Cookie: a\r\nX: 1\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n"},
+		{name: "S08 an empty reason", app: returns("200 ", nil, Blocks{}),
+			want: "HTTP/1.0 200 \r\nContent-Length: 0\r\n\r\n"},
+		{name: "S12 S14 odd and legal", app: returns("299 Caf\xe9", []Header{{"Content_Type", "\xff"}},
+			Blocks{}), want: "HTTP/1.0 299 Caf\xe9\r\nContent_Type: \xff\r\nContent-Length: 0\r\n\r\n"},
+		{name: "S16 the headers are copied", want: ok200 + "X: 1\r\nContent-Length: 0\r\n\r\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				headers := append(make([]Header, 0, 8), Header{"X", "1"})
+				startResponse("200 OK", headers)
+				headers[0].Value = "2"
+				if spare := headers[:2]; spare[1].Name != "" {
+					panic("the gateway wrote into the application's slice")
+				}
+				return Blocks{}
+			}},
+	}
+	for _, status := range []string{"200", "20x OK", "200OK", "200_OK", "99 OK", "1000 OK",
+		" 200 OK", "200 OK ", "", "200  OK", "199 OK", "600 OK", "+20 OK", "100 Continue",
+		"101 Switching Protocols", "200 OK\r\nX-Evil: 1", "200 O\nK", "200 \x00", "200 O\tK",
+		"200\r\n", "\xd9\xa2\xd9\xa0\xd9\xa0 OK"} {
+		cases = append(cases, appCase{name: fmt.Sprintf("S08 S09 S18 status %q", status),
+			app: returns(status, nil, Blocks{}), want: "500", log: "expected a status like"})
+	}
+	for _, name := range []string{"X-A:", "X A", "", "X-A\r\nX", "X-\xc3\xa9", "X\x00"} {
+		cases = append(cases, appCase{name: fmt.Sprintf("S11 header name %q", name), want: "500",
+			app: returns("200 OK", []Header{{name, "v"}}, Blocks{}), log: "expected a header name"})
+	}
+	for _, name := range []string{"Connection", "keep-alive", "Proxy-Authenticate", "TE",
+		"PROXY-AUTHORIZATION", "Trailer", "Trailers", "transfer-Encoding", "Upgrade", "Status"} {
+		cases = append(cases, appCase{name: "S12 S13 " + name, want: "500",
+			app: returns("200 OK", []Header{{name, "v"}}, Blocks{}), log: "belongs to the gateway"})
+	}
+	for _, value := range []string{"a\r\nX-Evil: 1", "a\n", "\x00", "\x01", "a\tb", "\x7f"} {
+		cases = append(cases, appCase{name: fmt.Sprintf("S09 S10 value %q", value), want: "500",
+			app: returns("200 OK", []Header{{"X", value}}, Blocks{}), log: "control characters"})
+	}
+	for _, length := range []string{"abc", "-1", "+5", "", "5, 5", "99999999999999999999"} {
+		cases = append(cases, appCase{name: fmt.Sprintf("W09 Content-Length %q", length),
+			app: returns("200 OK", contentLength(length), Blocks{}), want: "500",
+			log: "expected one Content-Length"})
+	}
+	return append(cases, appCase{name: "W09 Content-Length twice", want: "500",
+		app: returns("200 OK", append(contentLength("1"), Header{"content-length", "2"}), Blocks{}),
+		log: "expected one Content-Length"})
+}
+
+func bodyCases() []appCase {
+	abc := Blocks{[]byte("abc")}
+	const head, length3 = "HEAD / HTTP/1.0\r\n\r\n", ok200 + "Content-Length: 3\r\n\r\n"
+	cases := []appCase{
+		{name: "W01 one block", app: returns("200 OK", nil, abc), want: length3 + "abc"},
+		{name: "W02 write and one block", want: ok200 + "\r\nabcdef",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				io.WriteString(startResponse("200 OK", nil), "abc")
+				return Blocks{[]byte("def")}
+			}},
+		{name: "W03 two blocks", app: returns("200 OK", nil, Blocks{[]byte("a"), []byte("b")}),
+			want: ok200 + "\r\nab"},
+		{name: "W03 no Len", app: returns("200 OK", nil, stream("abc")), want: ok200 + "\r\nabc"},
+		{name: "W04 an empty body", app: returns("200 OK", nil, Blocks{}),
+			want: ok200 + "Content-Length: 0\r\n\r\n"},
+		{name: "W04 empty blocks", app: returns("200 OK", nil, stream("", "")),
+			want: ok200 + "Content-Length: 0\r\n\r\n"},
+		{name: "W05 Len is a lie", app: returns("200 OK", nil, lying{stream("abc", "def")}),
+			want: length3 + "abc"},
+		{name: "W06 more than Content-Length", want: length3 + "abc", closes: 1,
+			app: closes("200 OK", contentLength("3"), stream("abcdef", "panic")),
+			log: "Content-Length is 3"},
+		{name: "W06 exactly Content-Length", want: length3 + "abc", closes: 1, log: "Close's error",
+			app: closes("200 OK", contentLength("3"), stream("abc", "panic"))},
+		{name: "W07 write more than Content-Length", want: length3 + "abc",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				n, err := io.WriteString(startResponse("200 OK", contentLength("3")), "abcdef")
+				if n != 3 || err == nil {
+					panic(fmt.Sprint("write gave ", n, err))
+				}
+				return Blocks{}
+			}},
+		{name: "W08 less than Content-Length", want: ok200 + "Content-Length: 10\r\n\r\nabc",
+			app: returns("200 OK", contentLength("10"), abc), log: "the body ended after 3 bytes"},
+		{name: "W10 Content-Length 0", want: ok200 + "Content-Length: 0\r\n\r\n",
+			app: returns("200 OK", contentLength("0"), abc), log: "Content-Length is 0"},
+		{name: "W11 HEAD", send: head, want: length3, closes: 0, app: returns("200 OK", nil, abc)},
+		{name: "W11 C02 HEAD stops after the head", send: head, want: ok200 + "\r\n", closes: 1,
+			app: closes("200 OK", nil, stream("abc", "panic")), log: "Close's error"},
+		{name: "W11 HEAD without a block", send: head, want: ok200 + "Content-Length: 12345\r\n\r\n",
+			app: returns("200 OK", contentLength("12345"), Blocks{})},
+		{name: "W11 HEAD with nothing at all", send: head, want: ok200 + "\r\n",
+			app: returns("200 OK", nil, Blocks{})},
+		{name: "W11 HEAD with write", send: head, want: ok200 + "\r\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				out := startResponse("200 OK", nil)
+				for range 2 {
+					if n, err := io.WriteString(out, "abc"); n != 3 || err != nil {
+						panic(fmt.Sprint("write gave ", n, err))
+					}
+				}
+				return Blocks{}
+			}},
+		{name: "W11 HEAD of an error", send: head, want: "500", log: "the block failed",
+			app: returns("200 OK", nil, stream("panic"))},
+		{name: "W14 all bytes", app: returns("200 OK", nil, stream(allBytes(), "\r\n", "\r")),
+			want: ok200 + "\r\n" + allBytes() + "\r\n\r"},
+		{name: "W17 the array of a block is used again", want: ok200 + "\r\nabc",
+			app: returns("200 OK", nil, Stream(func(yield func([]byte) bool) {
+				block := make([]byte, 1)
+				for _, c := range []byte("abc") {
+					block[0] = c
+					yield(block)
+				}
+			}))},
+		{name: "R08 no head for HTTP/0.9", send: "GET /\r\n", want: "abc",
+			app: returns("200 OK", nil, abc)},
+		{name: "R08 no head for an error in HTTP/0.9", send: "GET /\r\n", log: "the block failed",
+			want: "500 Internal Server Error\n\n" + errorPage, app: returns("200 OK", nil, stream("panic"))},
+	}
+	for _, status := range []string{"204 No Content", "304 Not Modified"} {
+		first, own := "HTTP/1.0 "+status+"\r\n", ""
+		if status[0] == '3' {
+			own = "Content-Length: 3\r\n"
+		}
+		cases = append(cases,
+			appCase{name: "W12 " + status, want: first + "\r\n", app: returns(status, nil, Blocks{})},
+			appCase{name: "W12 a block, " + status, want: first + "\r\n",
+				app: returns(status, nil, abc)},
+			appCase{name: "W12 a length, " + status, want: first + own + "\r\n",
+				app: returns(status, contentLength("3"), abc)},
+			appCase{name: "W12 a file, " + status, want: first + "\r\n",
+				app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+					startResponse(status, nil)
+					return newFileWrapper(openSelf())
+				}})
+	}
+	return cases
+}
+
+func openSelf() *os.File {
+	file, err := os.Open("go.mod")
+	if err != nil {
+		panic(err)
+	}
+	return file
+}
+
+func lifeCases() []appCase {
+	return []appCase{
+		{name: "C02 Close after the last block", want: ok200 + "\r\nabc", closes: 1,
+			log: "Close: Close's error", app: closes("200 OK", nil, stream("a", "bc"))},
+		{name: "C03 C06 a panic before the head", want: "500", closes: 1, log: "the block failed",
+			app: closes("200 OK", []Header{{"X-Stored", "1"}}, stream("", "panic"))},
+		{name: "C03 C07 a panic after the head", want: ok200 + "\r\nabc", closes: 1,
+			log: "the block failed", app: closes("200 OK", nil, stream("abc", "panic"))},
+		{name: "C05 a panic in Close", want: ok200 + "\r\nabc", closes: 1, log: "Close: a bad end",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return closing{stream("abc"), p, "a bad end"}
+			}},
+		{name: "C05 C08 panics in iteration and in Close", want: "500", closes: 1,
+			log: "Close: a bad end",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return closing{stream("panic"), p, "a bad end"}
+			}},
+		{name: "C06 a panic before startResponse", want: "500", log: "the application failed: oh",
+			app: func(*probe, Environ, StartResponse) Body { panic("oh") }},
+		{name: "C08 a nil body", want: "500", log: "returned no body",
+			app: returns("200 OK", nil, nil)},
+		{name: "C08 panic(nil)", want: "500", log: "panic called with nil",
+			app: func(*probe, Environ, StartResponse) Body { panic(nil) }},
+		{name: "C08 Goexit", want: "500", log: "runtime.Goexit was called",
+			app: func(*probe, Environ, StartResponse) Body { runtime.Goexit(); return nil }},
+		{name: "C08 Goexit in iteration", want: ok200 + "\r\nabc", closes: 1,
+			log: "runtime.Goexit was called",
+			app: closes("200 OK", nil, Stream(func(yield func([]byte) bool) {
+				yield([]byte("abc"))
+				runtime.Goexit()
+			}))},
+		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
+			app: returns("200 OK", nil, Stream(nil))},
+		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
+			app: returns("200 OK", contentLength("3"), Stream(func(yield func([]byte) bool) {
+				yield([]byte("abc"))
+				yield([]byte("def"))
+			}))},
+		{name: "I08 wsgi.errors", want: ok200 + "Content-Length: 0\r\n\r\n",
+			log: "ab\uFFFD\uFFFD[2J 값\tc\nhalf a line\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				out := environ["wsgi.errors"].(io.Writer)
+				io.WriteString(out, "ab\xff\x1b[2J 값\tc\nhalf ")
+				io.WriteString(out, "a line")
+				startResponse("200 OK", nil)
+				return Blocks{}
+			}},
+		{name: "B08 a body cut short, let through by the application", want: "400", closes: 0,
+			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3", app: readAll},
+		{name: "E01 a map of its own", want: ok200 + "Content-Length: 3\r\n\r\nabc",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				clear(environ)
+				startResponse("200 OK", nil)
+				return Blocks{[]byte("abc")}
+			}},
+	}
+}
+
+const length3 = ok200 + "Content-Length: 3\r\n\r\nabc"
+
+// readAll lets the error of a broken body through.
+func readAll(p *probe, environ Environ, startResponse StartResponse) Body {
+	if _, err := io.ReadAll(environ["wsgi.input"].(io.Reader)); err != nil {
+		panic(fmt.Errorf("while reading the body: %w", err))
+	}
+	startResponse("200 OK", nil)
+	return Blocks{}
+}
+
+const errorPage = "the application failed; the server's error log says how " +
+	"(PEP 3333, \"Error Handling\")\n"
+
+// ourHeaders are the lines that the gateway adds to each head.
+var ourHeaders = regexp.MustCompile(`Date: [^\r]+ GMT\r\nServer: ` + software + `\r\n`)
+
+// TestApplication runs each small application once behind a real server.
+func TestApplication(t *testing.T) {
+	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			p := &probe{}
+			s := start(t, func(environ Environ, startResponse StartResponse) Body {
+				p.calls.Add(1)
+				return c.app(p, environ, startResponse)
+			})
+			reply := converseWith(t, s.addr, c.send)
+			s.stop()
+			c.check(t, reply, s.errors.String())
+			if p.calls.Load() != 1 || p.closes.Load() != c.closes { // C01, C02
+				t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
+			}
+			if n := strings.Count(s.access.String(), "\n"); n != 1 { // C10
+				t.Errorf("%d lines in the access log", n)
+			}
+		})
+	}
+}
+
+// converseWith sends a request and the end of our half, and returns the reply.
+func converseWith(t *testing.T, addr, request string) string {
+	if request == "" {
+		request = get()
+	}
+	return exchangeWith(t, addr, row{send: request, how: "eof"}, 1<<20)
+}
+
+func (c appCase) check(t *testing.T, reply, log string) {
+	t.Helper()
+	if len(c.want) == 3 && c.want != "abc" { // an error page, with nothing of the application's
+		status, header, content := splitReply(t, reply)
+		if status[:3] != c.want || len(header) != 4 {
+			t.Errorf("expected a %s, got %q", c.want, reply)
+		}
+		if c.want == "500" && content != "500 Internal Server Error\n\n"+errorPage &&
+			!strings.HasPrefix(c.send, "HEAD") {
+			t.Errorf("the error page is %q", content)
+		}
+	} else if got := ourHeaders.ReplaceAllString(reply, ""); got != c.want {
+		t.Errorf("expected %q\ngot %q", c.want, got)
+	}
+	if !strings.Contains(log, c.log) || c.log == "" && log != "" {
+		t.Errorf("expected %q in the log:\n%s", c.log, log)
+	}
+}
+
+// A wire records what reaches the network, write by write.
+type wire struct {
+	writes []string
+	fail   error
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.writes = append(w.writes, string(p))
+	return len(p), w.fail
+}
+
+// runOn runs an application against a wire, without any server.
+func runOn(w *wire, application Application) (*Response, string) {
+	var errors bytes.Buffer
+	r := newResponse(w, "HTTP/1.0 ", "GET", &errors)
+	environ := Environ{}
+	setTestingDefaults(environ)
+	run(application, environ, r)
+	return r, errors.String()
+}
+
+// TestHeadIsHeldBack shows S01, S02 and the one write: nothing leaves before the first
+// block that is not empty, and that leaves together with the head.
+func TestHeadIsHeldBack(t *testing.T) {
+	w := &wire{}
+	runOn(w, func(environ Environ, startResponse StartResponse) Body {
+		out := startResponse("200 OK", nil)
+		io.WriteString(out, "")
+		return Stream(func(yield func([]byte) bool) {
+			if yield(nil); len(w.writes) > 0 {
+				t.Errorf("sent too early: %q", w.writes)
+			}
+			yield([]byte("a"))
+			if len(w.writes) != 1 || !strings.HasSuffix(w.writes[0], "\r\n\r\na") {
+				t.Errorf("expected the head and a in one write, got %q", w.writes)
+			}
+			yield([]byte("b"))
+			if len(w.writes) != 2 || w.writes[1] != "b" { // W13
+				t.Errorf("expected b to be sent before the next block, got %q", w.writes)
+			}
+		})
+	})
+}
+
+// TestOwnDateAndServer shows S17: an application's own are not doubled.
+func TestOwnDateAndServer(t *testing.T) {
+	w := &wire{}
+	runOn(w, func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", []Header{{"date", "then"}, {"SERVER", "mine"}})
+		return Blocks{}
+	})
+	want := ok200 + "date: then\r\nSERVER: mine\r\nContent-Length: 0\r\n\r\n"
+	if got := strings.Join(w.writes, ""); got != want {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestClientGone shows C04: the first write that fails is the last, Close is called, and
+// an application that panics with the error it got makes no noise in the log.
+func TestClientGone(t *testing.T) {
+	gone := errors.New("broken pipe")
+	for name, loud := range map[string]bool{"quiet": false, "loud": true} {
+		t.Run(name, func(t *testing.T) {
+			w, p := &wire{fail: gone}, &probe{}
+			r, log := runOn(w, func(environ Environ, startResponse StartResponse) Body {
+				out := startResponse("200 OK", nil)
+				if _, err := io.WriteString(out, "a"); err != gone {
+					t.Errorf("write gave %v", err)
+				} else if loud {
+					panic(fmt.Errorf("cannot write: %w", err))
+				}
+				return closing{Body: stream("b", "panic"), p: p}
+			})
+			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "goroutine") {
+				t.Errorf("wrote %q, logged %q", w.writes, log)
+			}
+			if loud == (p.closes.Load() == 1) {
+				t.Errorf("closed %d times", p.closes.Load())
+			}
+		})
+	}
+	t.Run("another error", func(t *testing.T) {
+		_, log := runOn(&wire{fail: gone}, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return stream("a", "b", "panic")
+		})
+		if log != "" {
+			t.Errorf("iteration went on: %s", log)
+		}
+		_, log = runOn(&wire{fail: gone}, func(environ Environ, startResponse StartResponse) Body {
+			io.WriteString(startResponse("200 OK", nil), "a")
+			panic("something else")
+		})
+		if !strings.Contains(log, "something else") {
+			t.Errorf("a fault of the application is not in the log: %q", log)
+		}
+	})
+}
+
+// TestFileWrapper shows F01 to F03.
+func TestFileWrapper(t *testing.T) {
+	const size = 5 << 20
+	path := filepath.Join(t.TempDir(), "file")
+	content := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var file *os.File
+	serveFile := func(headers []Header, offset int64, wrap func(Body) Body) Application {
+		return func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", headers)
+			file, _ = os.Open(path)
+			file.Seek(offset, io.SeekStart)
+			wrapper := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body)
+			return wrap(wrapper(file, 8192))
+		}
+	}
+	asIs := func(b Body) Body { return b }
+	for _, c := range []struct {
+		name    string
+		app     Application
+		send    string
+		length  string // Content-Length in the head
+		content []byte
+	}{
+		{"F01 whole", serveFile(nil, 0, asIs), get(), "5242880", content},
+		{"F01 from its offset", serveFile(nil, size-5, asIs), get(), "5", content[size-5:]},
+		{"F01 at its end", serveFile(nil, size, asIs), get(), "0", nil},
+		{"F02 in middleware", logging(serveFile(nil, size-5, asIs)), get(), "", content[size-5:]},
+		{"F02 made and not returned", serveFile(nil, 0, func(b Body) Body {
+			b.(io.Closer).Close()
+			return Blocks{[]byte("other")}
+		}), get(), "5", []byte("other")},
+		{"F03 a smaller Content-Length", serveFile(contentLength("3"), 0, asIs), get(), "3",
+			content[:3]},
+		{"F03 HEAD", serveFile(nil, 0, asIs), "HEAD / HTTP/1.0\r\n\r\n", "5242880", nil},
+		{"F03 after write", func(environ Environ, startResponse StartResponse) Body {
+			body := serveFile(nil, size-5, asIs)(environ, func(s string, h []Header, _ ...error) io.Writer {
+				out := startResponse(s, h)
+				io.WriteString(out, "first ")
+				return out
+			})
+			return body
+		}, get(), "", append([]byte("first "), content[size-5:]...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := start(t, c.app)
+			head, got, _ := strings.Cut(ask(t, s.addr, c.send), "\r\n\r\n")
+			s.stop()
+			if got != string(c.content) {
+				t.Errorf("got %d bytes instead of %d", len(got), len(c.content))
+			}
+			_, length, _ := strings.Cut(head, "Content-Length: ")
+			if length != c.length {
+				t.Errorf("expected Content-Length %q, got %q", c.length, length)
+			}
+			if err := file.Close(); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("the file was not closed: %v", err)
+			}
+		})
+	}
+	t.Run("F02 no file, no Close, no block size", func(t *testing.T) {
+		w := &wire{}
+		runOn(w, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(iotest.DataErrReader(strings.NewReader("abc")))
+		})
+		if got := strings.Join(w.writes, ""); !strings.HasSuffix(got, "\r\n\r\nabc") {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("a read that fails", func(t *testing.T) {
+		w := &wire{}
+		_, log := runOn(w, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(iotest.ErrReader(errors.New("bad disk")))
+		})
+		if !strings.HasPrefix(w.writes[0], "HTTP/1.0 500") || !strings.Contains(log, "bad disk") {
+			t.Errorf("got %q, %s", w.writes, log)
+		}
+	})
+	t.Run("a file that shrinks", func(t *testing.T) {
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", contentLength(strconv.Itoa(size+1)))
+			return serveFile(nil, 0, asIs)(environ, func(string, []Header, ...error) io.Writer { return nil })
+		})
+		ask(t, s.addr, get())
+		s.stop()
+		if !strings.Contains(s.errors.String(), "the body ended after 5242880 bytes") {
+			t.Errorf("the log says %q", s.errors)
+		}
+	})
+}
+
+// TestSendfile proves that a file reaches the socket by sendfile(2): it runs one case of
+// TestFileWrapper under strace and adds up what that system call sent.
+func TestSendfile(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("strace is for Linux")
+	}
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("needs strace: apt-get install strace")
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	child := exec.Command(strace, "-f", "-e", "trace=sendfile", "-e", "signal=none", "-o", trace,
+		os.Args[0], "-test.run", "TestFileWrapper/F01_whole")
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	total := 0
+	for _, match := range regexp.MustCompile(`(?m)= (\d+)$`).FindAllSubmatch(must(os.ReadFile(trace))(t), -1) {
+		total += must(strconv.Atoi(string(match[1])))(t)
+	}
+	if total != 5<<20 {
+		t.Errorf("sendfile sent %d of %d bytes", total, 5<<20)
+	}
+}
+
+// ---------------------------------------------------------------- The server's troubles
+
+// dial connects to a server under test.
+func dial(t testing.TB, addr string) *net.TCPConn {
+	t.Helper()
+	c := must(net.Dial("tcp", addr))(t).(*net.TCPConn)
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+// wait waits for an event, not for ever.
+func wait[T any](t testing.TB, what string, event <-chan T) (value T) {
+	t.Helper()
+	select {
+	case value = <-event:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("waited 20s for %s", what)
+	}
+	return value
+}
+
+// eventually waits for something that has no event.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited 20s for %s", what)
+		}
+	}
+}
+
+// TestBlocksArriveAtOnce shows W13 on the wire: the client has one block before the
+// application makes the next.
+func TestBlocksArriveAtOnce(t *testing.T) {
+	for _, how := range []string{"block", "write"} {
+		t.Run(how, func(t *testing.T) {
+			seen := make(chan bool)
+			s := start(t, func(environ Environ, startResponse StartResponse) Body {
+				out := startResponse("200 OK", nil)
+				if how == "write" {
+					io.WriteString(out, "first\n")
+					<-seen
+					return Blocks{}
+				}
+				return Stream(func(yield func([]byte) bool) {
+					yield([]byte("first\n"))
+					<-seen
+				})
+			})
+			c := dial(t, s.addr)
+			io.WriteString(c, get())
+			for lines := bufio.NewScanner(c); lines.Scan(); {
+				if lines.Text() == "first" {
+					seen <- true
+				}
+			}
+		})
+	}
+}
+
+// TestSlowReader shows W15: a block of 16 MiB reaches a client that starts to read late.
+func TestSlowReader(t *testing.T) {
+	block := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	called := make(chan bool, 1)
+	s := start(t, func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", nil)
+		called <- true
+		return Blocks{block}
+	})
+	c := dial(t, s.addr)
+	io.WriteString(c, get())
+	wait(t, "the call", called)
+	_, content, _ := strings.Cut(string(must(io.ReadAll(c))(t)), "\r\n\r\n")
+	if content != string(block) {
+		t.Errorf("got %d bytes", len(content))
+	}
+}
+
+// endless sends blocks until nobody wants them, and tells when it is closed.
+func endless(closed chan<- bool) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", nil)
+		return Stream(func(yield func([]byte) bool) {
+			defer func() { closed <- true }()
+			for block := make([]byte, 1<<20); yield(block); {
+			}
+		})
+	}
+}
+
+func TestClientLeaves(t *testing.T) { // C04
+	closed := make(chan bool, 1)
+	s := start(t, endless(closed))
+	c := dial(t, s.addr)
+	io.WriteString(c, get())
+	must(io.ReadFull(c, make([]byte, 1<<16)))(t)
+	c.SetLinger(0) // the system sends a reset
+	c.Close()
+	wait(t, "the end of the iteration", closed)
+	s.stop()
+	if log := s.errors.String(); log != "" {
+		t.Errorf("the log says %s", log)
+	}
+}
+
+// short gives a server a time-out that tests can wait for.
+func short(s *Server) { s.Timeout = 100 * time.Millisecond }
+
+func TestTimeouts(t *testing.T) { // T03, T04
+	t.Run("T04 a client that never reads", func(t *testing.T) {
+		closed := make(chan bool, 1)
+		s := start(t, endless(closed), short)
+		io.WriteString(dial(t, s.addr), get())
+		wait(t, "the end of the iteration", closed)
+	})
+	t.Run("T04 a client that never reads a file", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, make([]byte, 64<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(must(os.Open(path))(t))
+		}, short)
+		io.WriteString(dial(t, s.addr), get())
+		eventually(t, "the end of the exchange", func() bool { return s.access.String() != "" })
+	})
+	for _, c := range []struct{ name, send, want, reason string }{
+		{"T03 silence", "", "", ""},
+		{"T03 half a request line", "GET / HT", "408", `got nothing after "GET / HT": waited 100ms`},
+		{"T03 half a head", "GET / HTTP/1.0\r\nA: b\r\n", "408", "waited 100ms"},
+		{"T03 half a body", post("abc", "Content-Length: 12"), "408",
+			"expected 12 body bytes, got 3: waited 100ms"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := start(t, environ, short)
+			reply := ask(t, s.addr, c.send)
+			if c.want == "" && reply == "" {
+				return
+			}
+			if status, _, content := splitReply(t, reply); status[:3] != c.want ||
+				!strings.Contains(content, c.reason) {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+	t.Run("T03 one byte at a time for ever", func(t *testing.T) {
+		s := start(t, environ, short)
+		c := dial(t, s.addr)
+		go func() {
+			for { // each byte comes in time, the head does not
+				if _, err := c.Write([]byte("G")); err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		if line != "HTTP/1.0 408 Request Timeout\r\n" {
+			t.Errorf("got %q", line)
+		}
+		c.Close()
+	})
+}
+
+func TestSerialAndConcurrent(t *testing.T) { // T01, T02, E18
+	const clients = 50
+	t.Run("T01 serial", func(t *testing.T) {
+		var inside, overlaps atomic.Int32
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			if environ["wsgi.multithread"] != false {
+				t.Error("wsgi.multithread is true")
+			}
+			return Stream(func(yield func([]byte) bool) {
+				if inside.Add(1) > 1 {
+					overlaps.Add(1)
+				}
+				startResponse("200 OK", nil)
+				yield([]byte("a"))
+				runtime.Gosched()
+				inside.Add(-1)
+			})
+		}, func(s *Server) { s.Serial = true })
+		dial(t, s.addr) // a browser's idle connection does not count
+		together(clients, func() { ask(t, s.addr, get()) })
+		if overlaps.Load() > 0 {
+			t.Errorf("%d calls overlapped", overlaps.Load())
+		}
+	})
+	t.Run("T02 concurrent, one slow", func(t *testing.T) {
+		release, slow := make(chan bool), make(chan string)
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			if environ["wsgi.multithread"] != true {
+				t.Error("wsgi.multithread is false")
+			}
+			startResponse("200 OK", nil)
+			if environ.Get("PATH_INFO") == "/slow" {
+				<-release
+			}
+			return Blocks{[]byte(environ.Get("PATH_INFO"))}
+		})
+		go func() { slow <- ask(t, s.addr, "GET /slow HTTP/1.0\r\n\r\n") }()
+		together(clients, func() {
+			if reply := ask(t, s.addr, get()); !strings.HasSuffix(reply, "\r\n\r\n/") {
+				t.Errorf("got %q", reply)
+			}
+		})
+		close(release)
+		if reply := wait(t, "the slow answer", slow); !strings.HasSuffix(reply, "/slow") {
+			t.Errorf("got %q", reply)
+		}
+	})
+}
+
+// together runs do n times at once.
+func together(n int, do func()) {
+	var all sync.WaitGroup
+	for range n {
+		all.Add(1)
+		go func() { defer all.Done(); do() }()
+	}
+	all.Wait()
+}
+
+// TestManyClients shows T05: no more connections than the limit are open, and those that
+// had to wait are answered.
+func TestManyClients(t *testing.T) {
+	s := start(t, hello, func(s *Server) { s.MaxConns = 2 })
+	open := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.conns)
+	}
+	first, second := dial(t, s.addr), dial(t, s.addr)
+	eventually(t, "two connections", func() bool { return open() == 2 })
+	third := dial(t, s.addr)
+	io.WriteString(third, get())
+	if open() > 2 {
+		t.Errorf("%d connections are open", open())
+	}
+	first.Close()
+	if reply := must(io.ReadAll(third))(t); !strings.HasPrefix(string(reply), ok200) {
+		t.Errorf("got %q", reply)
+	}
+	second.Close()
+}
+
+// A failingListener fails to accept, and then does.
+type failingListener struct {
+	net.Listener
+	failures int
+}
+
+func (l *failingListener) Accept() (net.Conn, error) {
+	if l.failures--; l.failures >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.Listener.Accept()
+}
+
+// TestAcceptFails shows that running out of descriptors passes, with one line in the log.
+func TestAcceptFails(t *testing.T) {
+	s, errors := newServer(hello), &lockedBuffer{}
+	s.ErrorLog = log.New(errors, "", 0)
+	l := must(listen("127.0.0.1:0"))(t)
+	done := make(chan bool)
+	go func() { s.Serve(&failingListener{l, 3}); close(done) }()
+	if reply := ask(t, l.Addr().String(), get()); !strings.HasPrefix(reply, ok200) {
+		t.Errorf("got %q", reply)
+	}
+	s.Shutdown(time.Second)
+	<-done
+	if n := strings.Count(errors.String(), "cannot accept"); n != 1 {
+		t.Errorf("%d lines in the log: %s", n, errors)
+	}
+}
+
+func TestShutdown(t *testing.T) { // T06
+	t.Run("a running request ends, a silent client is hung up on", func(t *testing.T) {
+		called, release := make(chan bool), make(chan bool)
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			called <- true
+			<-release
+			return Blocks{[]byte("whole")}
+		})
+		busy, silent := dial(t, s.addr), dial(t, s.addr)
+		io.WriteString(busy, get())
+		wait(t, "the call", called)
+		stopped := make(chan bool)
+		go func() { s.stop(); close(stopped) }()
+		if n, _ := silent.Read(make([]byte, 1)); n != 0 {
+			t.Error("the silent client got something")
+		}
+		eventually(t, "a refused connection", func() bool {
+			c, err := net.Dial("tcp", s.addr)
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
+		release <- true
+		if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "whole") {
+			t.Errorf("got %q", reply)
+		}
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("an endless answer is cut", func(t *testing.T) {
+		closed := make(chan bool, 1)
+		s := start(t, endless(closed))
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		must(io.ReadFull(c, make([]byte, 1)))(t)
+		s.Shutdown(time.Millisecond)
+		wait(t, "the end of the iteration", closed)
+		c.Close()
+	})
+	t.Run("before Serve", func(t *testing.T) {
+		s := newServer(hello)
+		s.Shutdown(0)
+		l := must(listen("127.0.0.1:0"))(t)
+		s.Serve(l) // returns
+		if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			t.Error("the port is still open")
+		}
+	})
+}
+
+// TestHalfClose shows T08: the end of the client's half is not the end of the answer.
+func TestHalfClose(t *testing.T) {
+	s := start(t, newClock(3, time.Millisecond))
+	reply := exchangeWith(t, s.addr, row{send: get(), how: "eof"}, 100)
+	if lines := strings.Count(reply, "\n"); lines != 5+3 {
+		t.Errorf("%d lines: %q", lines, reply)
+	}
+}
+
+// TestUnreadBody shows B10: an application that does not read a body has its answer read.
+func TestUnreadBody(t *testing.T) {
+	s := start(t, hello)
+	big := post(strings.Repeat("x", 8<<20), "Content-Length: 8388608")
+	reply := exchangeWith(t, s.addr, row{send: big}, 1<<16)
+	if !strings.HasSuffix(reply, "Hello, World!\n") {
+		t.Errorf("got %q", reply)
+	}
+}
+
+// TestContinue shows B14: 100 Continue goes out when the body is first read, to a client
+// that waits for it, and not after the answer has begun.
+func TestContinue(t *testing.T) {
+	const head = "POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
+	s := start(t, environ)
+	c := dial(t, s.addr)
+	io.WriteString(c, head)
+	r := bufio.NewReader(c)
+	line := must(r.ReadString('\n'))(t) + must(r.ReadString('\n'))(t)
+	if line != "HTTP/1.1 100 Continue\r\n\r\n" {
+		t.Fatalf("got %q", line)
+	}
+	io.WriteString(c, "abc")
+	if reply := string(must(io.ReadAll(r))(t)); !strings.HasPrefix(reply, ok200) ||
+		!strings.Contains(reply, "BODY-LENGTH: 3\n") {
+		t.Errorf("got %q", reply)
+	}
+	unread := start(t, hello)
+	if reply := ask(t, unread.addr, head+"abc"); !strings.HasPrefix(reply, ok200) {
+		t.Errorf("the body was not asked for, and yet: %q", reply)
+	}
+	late := start(t, func(environ Environ, startResponse StartResponse) Body {
+		io.WriteString(startResponse("200 OK", nil), "begun ")
+		return readBlocks(environ["wsgi.input"].(io.Reader), 10)
+	})
+	if reply := ask(t, late.addr, head+"abc"); !strings.HasSuffix(reply, "\r\n\r\nbegun abc") {
+		t.Errorf("got %q", reply)
+	}
+}
+
+// TestLogs shows C10, C11 and I07.
+func TestLogs(t *testing.T) {
+	s := start(t, func(environ Environ, startResponse StartResponse) Body {
+		out := environ["wsgi.errors"].(io.Writer)
+		for range 100 { // in two pieces, which lines of other requests must not part
+			io.WriteString(out, "the beginning, ")
+			io.WriteString(out, "the end\n")
+		}
+		return hello(environ, startResponse)
+	})
+	together(20, func() { ask(t, s.addr, "GET /\x9f\"\\ HTTP/1.0\r\n\r\n") })
+	ask(t, s.addr, "GET /\x1b[2J HTTP/1.0\r\n\r\n")
+	s.stop()
+	for _, line := range strings.Split(strings.TrimSpace(s.errors.String()), "\n") {
+		if line != "the beginning, the end" && !strings.HasPrefix(line, "400 Bad Request: a target") {
+			t.Errorf("a line of the error log: %q", line)
+		}
+	}
+	form := regexp.MustCompile(`^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d\] "([^ ]+ [^ ]+ [^ ]+)" (\d+) (\d+)$`)
+	seen := map[string]int{}
+	for _, line := range strings.Split(strings.TrimSpace(s.access.String()), "\n") {
+		match := form.FindStringSubmatch(line)
+		if match == nil {
+			t.Fatalf("a line of the access log: %q", line)
+		}
+		seen[match[1]+" "+match[2]]++
+		if match[2] == "200" && match[3] != "14" {
+			t.Errorf("expected 14 body bytes in %q", line)
+		}
+	}
+	want := map[string]int{`GET /\x9f\"\\ HTTP/1.0 200`: 20, `GET /\x1b[2J HTTP/1.0 400`: 1}
+	if !reflect.DeepEqual(seen, want) {
+		t.Errorf("got %v", seen)
+	}
+}
+
+// TestAddresses shows E11 and E13, over IPv4, IPv6 and a Unix socket.
+func TestAddresses(t *testing.T) {
+	check := func(t *testing.T, s *running, want ...string) {
+		lines := strings.Split(ask(t, s.addr, get()), "\n")
+		for _, line := range want {
+			if !slices.Contains(lines, line) {
+				t.Errorf("expected %q in %q", line, lines)
+			}
+		}
+	}
+	for _, addr := range []string{"127.0.0.1:0", ":0"} {
+		t.Run("listening on "+addr, func(t *testing.T) {
+			s := startOn(t, addr, environ)
+			_, port, _ := net.SplitHostPort(s.addr)
+			check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port, "REMOTE_ADDR: 127.0.0.1")
+		})
+	}
+	t.Run("listening on every address", func(t *testing.T) {
+		s := startOn(t, "0.0.0.0:0", environ)
+		_, port, _ := net.SplitHostPort(s.addr)
+		s.addr = "127.0.0.1:" + port
+		check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port)
+	})
+	t.Run("IPv6", func(t *testing.T) {
+		if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+			t.Skip("this machine has no IPv6: ", err)
+		} else {
+			l.Close()
+		}
+		s := startOn(t, "[::1]:0", environ)
+		_, port, _ := net.SplitHostPort(s.addr)
+		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
+	})
+	t.Run("Unix socket", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
+		stale.SetUnlinkOnClose(false) // as if the server before had been killed
+		stale.Close()
+		s := startOn(t, "unix:"+path, environ)
+		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
+		if _, err := listen("unix:" + path); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("a second server got %v", err)
+		}
+		s.stop()
+		if !strings.HasPrefix(s.access.String(), "- - - [") {
+			t.Errorf("the access log says %q", s.access)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket is left behind: %v", err)
+		}
+	})
+	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "precious")
+		if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := listen("unix:" + path); err == nil {
+			t.Error("it was replaced")
+		}
+		if content := must(os.ReadFile(path))(t); string(content) != "data" {
+			t.Errorf("it holds %q", content)
+		}
+	})
+	t.Run("T07 the same port again at once", func(t *testing.T) {
+		first := start(t, hello)
+		ask(t, first.addr, get())
+		first.stop()
+		if reply := ask(t, startOn(t, first.addr, hello).addr, get()); !strings.HasPrefix(reply, ok200) {
+			t.Errorf("got %q", reply)
+		}
+	})
+}
+
+// A brokenConn panics in the middle of the gateway's own work.
+type brokenConn struct{ net.Conn }
+
+func (brokenConn) RemoteAddr() net.Addr { panic("a fault") }
+
+// TestGatewayFault shows that even a fault of ours costs one connection, not the server.
+func TestGatewayFault(t *testing.T) {
+	s, errors := newServer(hello), &lockedBuffer{}
+	s.ErrorLog = log.New(errors, "", 0)
+	client, server := net.Pipe()
+	go io.WriteString(client, get())
+	s.serveConn(brokenConn{server})
+	if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the connection is open: %v", err)
+	}
+	if !strings.Contains(errors.String(), "a fault in the gateway: a fault") {
+		t.Errorf("the log says %q", errors)
+	}
+}
