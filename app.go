@@ -290,8 +290,11 @@ const indexEnd = `</dl>
 func logging(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		out := environ["wsgi.errors"].(io.Writer)
-		fmt.Fprintf(out, "log: %s %q\n", environ.Get("REQUEST_METHOD"),
-			environ.Get("SCRIPT_NAME")+environ.Get("PATH_INFO"))
+		uri := environ.Get("SCRIPT_NAME") + environ.Get("PATH_INFO")
+		if query := environ.Get("QUERY_STRING"); query != "" {
+			uri += "?" + query
+		}
+		fmt.Fprintf(out, "log: %s %s\n", environ.Get("REQUEST_METHOD"), uri)
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
 			fmt.Fprintf(out, "log: startResponse %q, %d headers\n", status, len(headers))
 			return startResponse(status, headers, excInfo...)

@@ -20,6 +20,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,7 +66,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	}
 	listener, err := listen(o.addr)
 	if err != nil {
-		return cannotListen(stderr, o.addr, err)
+		return cannotListen(stderr, err)
 	}
 	announce(listener.Addr(), stdout, stderr)
 	serveUntilSignal(server, listener)
@@ -136,16 +137,21 @@ func choose(app, use string) (Application, error) {
 		return nil, fmt.Errorf("no application is called %q; there are %s", app,
 			strings.Join(names, ", "))
 	}
+	return wrap(application, use)
+}
+
+// wrap puts middleware around an application. The first name is the outermost layer, so
+// it is wrapped around last.
+func wrap(application Application, use string) (Application, error) {
 	if use == "" {
 		return application, nil
 	}
-	layers := strings.Split(use, ",")
-	for i := len(layers) - 1; i >= 0; i-- { // the outermost is wrapped around last
-		wrap, err := findMiddleware(layers[i])
+	for _, name := range slices.Backward(strings.Split(use, ",")) {
+		middleware, err := findMiddleware(name)
 		if err != nil {
 			return nil, err
 		}
-		application = wrap(application)
+		application = middleware(application)
 	}
 	return application, nil
 }
@@ -175,10 +181,15 @@ func list(stdout io.Writer) {
 }
 
 // cannotListen explains why there is no listening socket.
-func cannotListen(stderr io.Writer, addr string, err error) int {
-	fmt.Fprintf(stderr, "rawsgi: cannot listen on %s: %v\n", addr, err)
+func cannotListen(stderr io.Writer, err error) int {
+	var addrErr *net.AddrError
+	if errors.As(err, &addrErr) {
+		return usage(stderr, err)
+	}
+	fmt.Fprintf(stderr, "rawsgi: %v\n", err)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		fmt.Fprintln(stderr, "Another program has that port. Stop it, or let -addr :0 pick a free one.")
+		fmt.Fprintln(stderr, "Stop the program that has this address, "+
+			"or let -addr :0 pick a free port.")
 	}
 	return exitFailed
 }
@@ -255,7 +266,7 @@ func unescape(text string) (string, error) {
 	for rest := text; rest != ""; {
 		char, multibyte, tail, err := strconv.UnquoteChar(rest, 0)
 		if err != nil {
-			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got %s`, rest)
+			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, rest)
 		}
 		if rest = tail; multibyte {
 			b.WriteRune(char)

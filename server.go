@@ -81,7 +81,7 @@ func listen(addr string) (net.Listener, error) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("expected host:port or unix:/path, got %q", addr)
+		return nil, fmt.Errorf("-addr is host:port or unix:/path: %w", err)
 	}
 	if host == "" {
 		host = "127.0.0.1"

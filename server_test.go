@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 
@@ -42,6 +43,9 @@ func TestMain(m *testing.M) {
 	warmUp()
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(code) // fuzzing keeps goroutines of its own
+	}
 	http.DefaultClient.CloseIdleConnections()
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
 		if runtime.NumGoroutine() <= goroutines && openFiles() <= files {
@@ -1925,4 +1929,347 @@ func TestGatewayFault(t *testing.T) {
 	if !strings.Contains(errors.String(), "a fault in the gateway: a fault") {
 		t.Errorf("the log says %q", errors)
 	}
+}
+
+// ---------------------------------------------------------------- Applications and command
+
+// call runs an application of ours without a server.
+func call(name, path string, change ...Environ) (status string, headers []Header, body string) {
+	application, err := choose(name, "")
+	if err != nil {
+		panic(err)
+	}
+	environ := Environ{"PATH_INFO": path}
+	for _, change := range change {
+		for key, value := range change {
+			environ[key] = value
+		}
+	}
+	status, headers, content := callApplication(application, environ)
+	return status, headers, string(content)
+}
+
+func TestApplications(t *testing.T) {
+	for _, c := range []struct{ name, path, status, body string }{
+		{"hello", "/", "200 OK", "^Hello, World!\n$"},
+		{"class", "/", "200 OK", "^Hello from an object"},
+		{"write", "/", "200 OK", `^3\.\.\.\n2\.\.\.\n1\.\.\.\nand the rest is returned\n$`},
+		{"environ", "/x", "200 OK", `(?m)^PATH_INFO: /x$`},
+		{"echo", "/", "200 OK", "^$"},
+		{"errors", "/excinfo", "503 Service Unavailable", "^Sorry: the database is on fire\n$"},
+		{"errors", "/", "404 Not Found", "Try /before, /after or /excinfo"},
+		{"gallery", "/hello", "200 OK", "^Hello, World!"},
+		{"gallery", "/hello/", "200 OK", "^Hello, World!"},
+		{"gallery", "/helloo", "404 Not Found", "The index is at /\n"},
+		{"gallery", "/environ/a/b", "200 OK", `(?ms)^PATH_INFO: /a/b$.*^SCRIPT_NAME: /environ$`},
+		{"gallery", "", "200 OK", "<h1>The gallery</h1>"},
+	} {
+		t.Run(c.name+c.path, func(t *testing.T) {
+			status, _, body := call(c.name, c.path)
+			if status != c.status || !regexp.MustCompile(c.body).MatchString(body) {
+				t.Errorf("got %s %q", status, body)
+			}
+		})
+	}
+	t.Run("clock", func(t *testing.T) {
+		_, _, body := callApplication(newClock(3, time.Millisecond), Environ{})
+		if !regexp.MustCompile(`^(\d\d:\d\d:\d\d\n){3}$`).Match(body) {
+			t.Errorf("got %q", body)
+		}
+	})
+	t.Run("echo", func(t *testing.T) {
+		s := start(t, echo)
+		reply := ask(t, s.addr, post(allBytes(), "Content-Length: 256"))
+		if _, header, content := splitReply(t, reply); content != allBytes() ||
+			!slices.Contains(header, "Content-Length: 256") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	for _, when := range []string{"/before", "/after"} {
+		t.Run("errors"+when, func(t *testing.T) {
+			s := start(t, failing)
+			reply := ask(t, s.addr, "GET "+when+" HTTP/1.0\r\n\r\n")
+			if when == "/before" != strings.HasPrefix(reply, "HTTP/1.0 500 ") ||
+				when == "/after" != strings.HasSuffix(reply, "will never be comp") {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+}
+
+// TestIndex shows that the gallery's page names each application, with a command that
+// works where it is mounted, and escapes what the client sent.
+func TestIndex(t *testing.T) {
+	_, headers, page := call("gallery", "/", Environ{"SCRIPT_NAME": "/a b",
+		"HTTP_HOST": "<script>'h'", "wsgi.url_scheme": "https"})
+	if value, _ := lookup(headers, "Content-Type"); value != "text/html; charset=utf-8" {
+		t.Errorf("Content-Type: %s", value)
+	}
+	for _, entry := range applications {
+		link := `<a href="/a%20b/` + entry.name + `">`
+		if entry.name != "gallery" && !strings.Contains(page, link) {
+			t.Errorf("no %s in %s", link, page)
+		}
+	}
+	if strings.Contains(page, "<script") ||
+		!strings.Contains(page, "curl -i https://&lt;script&gt;&#39;h&#39;/a%20b/hello<") {
+		t.Errorf("not escaped: %s", page)
+	}
+	if regexp.MustCompile(`(src|href)="(https?:)?//`).MatchString(page) {
+		t.Error("the page needs something from elsewhere")
+	}
+}
+
+func TestMount(t *testing.T) { // E03
+	show := func(name string) Application {
+		return func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return Blocks{[]byte(name + " " + environ.Get("SCRIPT_NAME") + " " + environ.Get("PATH_INFO"))}
+		}
+	}
+	application := mount(map[string]Application{"/app": show("app"), "/app/sub": show("sub"),
+		"/a b": show("space")}, show("none"))
+	for path, want := range map[string]string{
+		"/app": "app /root/app ", "/app/": "app /root/app /", "/app/x": "app /root/app /x",
+		"/application": "none /root /application", "/app/sub": "sub /root/app/sub ",
+		"/app/sub/x": "sub /root/app/sub /x", "/app/subx": "app /root/app /subx",
+		"/app//sub": "app /root/app //sub", "": "none /root ", "/": "none /root /",
+		"/a b/c": "space /root/a b /c"} {
+		_, _, got := callApplication(application, Environ{"SCRIPT_NAME": "/root", "PATH_INFO": path})
+		if string(got) != want {
+			t.Errorf("%s: expected %q, got %q", path, want, got)
+		}
+	}
+}
+
+func TestMiddleware(t *testing.T) { // M01, M03
+	for _, c := range []struct{ use, want string }{
+		{"onion,onion", "onion 1: before\n  onion 2: before\nthe application\n" +
+			"  onion 2: after\nonion 1: after\nclosed\n"},
+		{"log", "log: GET /x?y=1\nthe application\nlog: startResponse \"200 OK\", 1 headers\n" +
+			"log: a block of 3 bytes: \"a\\r\\n\"\nlog: a block of 0 bytes: \"\"\nclosed\n"},
+	} {
+		t.Run(c.use, func(t *testing.T) {
+			var out bytes.Buffer
+			application := func(environ Environ, startResponse StartResponse) Body {
+				io.WriteString(&out, "the application\n")
+				startResponse("200 OK", textPlain)
+				return telling{stream("a\r\n", ""), &out}
+			}
+			wrapped := must(wrap(application, c.use))(t)
+			environ := Environ{"wsgi.errors": &out, "PATH_INFO": "/x", "QUERY_STRING": "y=1"}
+			if _, _, body := callApplication(wrapped, environ); string(body) != "a\r\n" {
+				t.Errorf("got %q", body)
+			}
+			if out.String() != c.want {
+				t.Errorf("expected %q\ngot %q", c.want, out.String())
+			}
+		})
+	}
+}
+
+// telling is a body that prints when it is closed.
+type telling struct {
+	Body
+	out io.Writer
+}
+
+func (b telling) Close() error {
+	_, err := io.WriteString(b.out, "closed\n")
+	return err
+}
+
+func TestCommand(t *testing.T) {
+	busy := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer busy.Close()
+	served := start(t, hello)
+	for _, c := range []struct {
+		name   string
+		args   []string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{"help", []string{"-help"}, 0, "Usage: rawsgi", ""},
+		{"list", []string{"-list"}, 0, "\n  hello    The smallest application", ""},
+		{"a wrong flag", []string{"-prot", "80"}, 2, "", "flag provided but not defined: -prot"},
+		{"a wrong application", []string{"-app", "helo"}, 2, "",
+			`no application is called "helo"; there are hello, class, environ`},
+		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
+			`no middleware is called "nion"; there are log, onion`},
+		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent or serial"},
+		{"a wrong time", []string{"-timeout", "0s"}, 2, "", "-timeout must be more than 0"},
+		{"a wrong size", []string{"-max-body", "-1"}, 2, "", "-max-body must not be negative"},
+		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
+		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
+			"-addr is host:port or unix:/path: address localhost: missing port"},
+		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
+			busy.Addr().String() + ": bind: address already in use\nStop the program"},
+		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
+			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n", ""},
+		{"send in pieces", []string{"send", "-split", "6", "-delay", "1ms", served.addr,
+			`GET / HTTP/1.0\n\x0a`}, 0, "> GET / \n> HTTP/1\n> .0\\n\n> \\n\n< HTTP/1.0 200 OK", ""},
+		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
+			`expected escapes like \r \n \t \\ \x00, got "\q"`},
+		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := command(c.args, &stdout, &stderr)
+			if code != c.code || !strings.Contains(stdout.String(), c.stdout) ||
+				!strings.Contains(stderr.String(), c.stderr) {
+				t.Errorf("exit %d\nstdout %q\nstderr %q", code, stdout.String(), stderr.String())
+			}
+			if c.code != 0 && stderr.Len() == 0 || c.code == 0 && stderr.Len() > 0 {
+				t.Errorf("exit %d, and on standard error %q", code, stderr.String())
+			}
+		})
+	}
+}
+
+// TestProgram runs the program as a user does, and stops it with a signal in the middle
+// of an answer.
+func TestProgram(t *testing.T) { // T06
+	if runtime.GOOS == "windows" {
+		t.Skip("signals are for Unix")
+	}
+	for _, c := range []struct {
+		name    string
+		signals []os.Signal
+		finish  bool // let the running request end
+	}{
+		{"SIGINT", []os.Signal{os.Interrupt}, true},
+		{"SIGTERM", []os.Signal{syscall.SIGTERM}, true},
+		{"twice", []os.Signal{os.Interrupt, os.Interrupt}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
+			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+			stdout := must(program.StdoutPipe())(t)
+			if err := program.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewReader(stdout)
+			banner := must(lines.ReadString('\n'))(t)
+			match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
+				FindStringSubmatch(banner)
+			if match == nil {
+				t.Fatalf("the banner is %q", banner)
+			}
+			busy := dial(t, match[1])
+			io.WriteString(busy, post("abc", "Content-Length: 6"))
+			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+			for i, signal := range c.signals {
+				if program.Process.Signal(signal); i > 0 {
+					break
+				}
+				eventually(t, "a refused connection", func() bool {
+					c, err := net.Dial("tcp", match[1])
+					if err == nil {
+						c.Close()
+					}
+					return err != nil
+				})
+			}
+			if c.finish {
+				io.WriteString(busy, "def")
+				if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
+					t.Errorf("got %q", reply)
+				}
+			}
+			if err := program.Wait(); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+// ---------------------------------------------------------------- Fuzzing
+
+// FuzzReadRequest: whatever comes, the parser does not panic, gives the same for slow
+// bytes, lets nothing into environ that could be taken for a line end, and what it
+// accepts means the same when it is written out again.
+func FuzzReadRequest(f *testing.F) {
+	for _, row := range allRows() {
+		if len(row.send) < 5000 {
+			f.Add([]byte(row.send))
+		}
+	}
+	gateway := &Gateway{ServerName: "h", ServerPort: "1", RemoteAddr: "", RemotePort: "",
+		URLScheme: "http", Errors: io.Discard}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		request, content, err := parse(bytes.NewReader(data))
+		slow, slowContent, slowErr := parse(iotest.OneByteReader(bytes.NewReader(data)))
+		if !reflect.DeepEqual(request, slow) || !bytes.Equal(content, slowContent) ||
+			fmt.Sprint(err) != fmt.Sprint(slowErr) {
+			t.Fatalf("whole: %+v %v\nslow: %+v %v", request, err, slow, slowErr)
+		}
+		if err != nil {
+			return
+		}
+		environ := newEnviron(request, nil, gateway)
+		for key, value := range environ {
+			if text, _ := value.(string); strings.ContainsAny(key+text, "\r\n\x00") {
+				t.Errorf("%q: %q", key, text)
+			}
+			if _, ok := value.(string); !ok && !strings.HasPrefix(key, "wsgi.") {
+				t.Errorf("%q is no string", key)
+			}
+		}
+		again, _, err := parse(strings.NewReader(serialise(request) + string(content)))
+		if err != nil {
+			t.Fatalf("%q is refused: %v", serialise(request), err)
+		}
+		if second := newEnviron(again, nil, gateway); fmt.Sprint(environ) != fmt.Sprint(second) {
+			t.Errorf("%v\nbecame %v", environ, second)
+		}
+	})
+}
+
+// serialise writes a request out again.
+func serialise(request *Request) string {
+	if request.Version == "HTTP/0.9" {
+		return "GET " + request.Target + "\r\n"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s\r\n", request.Method, request.Target, request.Version)
+	for _, field := range request.Header {
+		fmt.Fprintf(&b, "%s: %s\r\n", field.Name, field.Value)
+	}
+	return b.String() + "\r\n"
+}
+
+// FuzzStartResponse: whatever an application says, the client gets one well-formed head
+// with nothing added to it, or a 500.
+func FuzzStartResponse(f *testing.F) {
+	for _, status := range []string{"200 OK", "404 ", "99 X", "200 OK\r\nX: y", "204 No"} {
+		for _, header := range []Header{{"X-A", "b"}, {"Content-Length", "3"}, {"X:", "\n"},
+			{"connection", "close"}, {"Date", "now"}} {
+			f.Add(status, header.Name, header.Value, "abc")
+		}
+	}
+	f.Fuzz(func(t *testing.T, status, name, value, block string) {
+		w := &wire{}
+		runOn(w, func(environ Environ, startResponse StartResponse) Body {
+			startResponse(status, []Header{{name, value}})
+			return Blocks{[]byte(block)}
+		})
+		got, header, content := splitReply(t, strings.Join(w.writes, ""))
+		own := name + ": " + value
+		if got != status {
+			if !strings.HasPrefix(got, "500 ") || len(header) != 4 || slices.Contains(header, "X: y") {
+				t.Fatalf("%q %q: got %q %q", status, own, got, header)
+			}
+			return
+		}
+		dropped := strings.HasPrefix(status, "204 ") && strings.EqualFold(name, "Content-Length")
+		if slices.Contains(header, own) == dropped || len(header) > 4 {
+			t.Errorf("%q became %q", own, header)
+		}
+		if !strings.HasPrefix(block, content) {
+			t.Errorf("%q became %q", block, content)
+		}
+	})
 }
