@@ -493,13 +493,13 @@ func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 	// The exact size is known: growing the map later would cost 1.5 µs a request.
 	e := make(Environ, 20+len(q.Header))
 
-	e["REQUEST_METHOD"] = q.Method   // "GET"
-	e["SCRIPT_NAME"] = noScriptName  // where the application is mounted: at the root
-	e["PATH_INFO"] = q.Path          // "/environ"
-	e["QUERY_STRING"] = q.Query      // "a=4"
-	e["SERVER_NAME"] = g.ServerName  // "127.0.0.1"
-	e["SERVER_PORT"] = g.ServerPort  // "8000"
-	e["SERVER_PROTOCOL"] = q.Version // "HTTP/1.1": the client's version, not ours
+	e["REQUEST_METHOD"] = boxed(q.Method)   // "GET"
+	e["SCRIPT_NAME"] = noScriptName         // where the application is mounted: at the root
+	e["PATH_INFO"] = q.Path                 // "/environ"
+	e["QUERY_STRING"] = q.Query             // "a=4"
+	e["SERVER_NAME"] = g.ServerName         // "127.0.0.1"
+	e["SERVER_PORT"] = g.ServerPort         // "8000"
+	e["SERVER_PROTOCOL"] = boxed(q.Version) // "HTTP/1.1": the client's version, not ours
 	e["SERVER_SOFTWARE"] = serverSoftware
 	e["GATEWAY_INTERFACE"] = "CGI/1.1"
 	e["REMOTE_ADDR"] = g.RemoteAddr // "127.0.0.1"
@@ -522,6 +522,19 @@ func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 		e["HTTP_HOST"] = q.Authority // an absolute target overrides Host (RFC 9112 §3.2.2)
 	}
 	return e
+}
+
+// boxed returns s for the map, the common ones without a copy.
+func boxed(s string) any {
+	switch s {
+	case "GET":
+		return "GET"
+	case "HTTP/1.0":
+		return "HTTP/1.0"
+	case "HTTP/1.1":
+		return "HTTP/1.1"
+	}
+	return s
 }
 
 // addHeader puts a header field under its key and joins it to an earlier one of the same

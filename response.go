@@ -141,8 +141,8 @@ type Response struct {
 
 // newResponse makes the answer to a request for method, on its way to out. firstLine is
 // "HTTP/1.0 ", or "" for an HTTP/0.9 client, which gets no head.
-func newResponse(out io.Writer, firstLine, method string, errors io.Writer) *Response {
-	return &Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
+func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
+	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
 		errors: errors, now: time.Now, length: -1}
 }
 
@@ -278,21 +278,36 @@ func (r *Response) sendBody(body Body) {
 	if file, ok := body.(*fileBody); ok && r.sendFile(file) {
 		return
 	}
+	if blocks, ok := body.(Blocks); ok { // the usual body, without the cost of an iterator
+		for _, block := range blocks {
+			if !r.sendBlock(block, len(blocks) == 1) {
+				return
+			}
+		}
+		return
+	}
 	l, ok := body.(interface{ Len() int })
 	only := ok && l.Len() == 1
 	for block := range body.All() {
-		if only {
-			r.inferLength(int64(len(block)))
-		}
-		n, err := r.Write(block)
-		if err == errTooLong {
-			fmt.Fprintf(r.errors, "Content-Length is %d: of a block of %d bytes, %d were sent\n",
-				r.length, len(block), n)
-		}
-		if err != nil || r.headSent && !r.hasBody() || r.sent == r.length {
+		if !r.sendBlock(block, only) {
 			return
 		}
 	}
+}
+
+// sendBlock sends one block of a body, maybe its only one, and reports whether more are
+// wanted.
+func (r *Response) sendBlock(block []byte, only bool) (more bool) {
+	if only {
+		r.inferLength(int64(len(block)))
+	}
+	n, err := r.Write(block)
+	if err == errTooLong {
+		fmt.Fprintf(r.errors, "Content-Length is %d: of a block of %d bytes, %d were sent\n",
+			r.length, len(block), n)
+	}
+	done := r.sent == r.length || r.headSent && !r.hasBody()
+	return err == nil && !done
 }
 
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless

@@ -1222,8 +1222,8 @@ func runOn(w *wire, application Application) (*Response, string) {
 	r := newResponse(w, "HTTP/1.0 ", "GET", &errors)
 	environ := Environ{}
 	setTestingDefaults(environ)
-	run(application, environ, r)
-	return r, errors.String()
+	run(application, environ, &r)
+	return &r, errors.String()
 }
 
 // TestHeadIsHeldBack shows S01, S02 and the one write: nothing leaves before the first
@@ -2270,6 +2270,196 @@ func FuzzStartResponse(f *testing.F) {
 		}
 		if !strings.HasPrefix(block, content) {
 			t.Errorf("%q became %q", block, content)
+		}
+	})
+}
+
+// ---------------------------------------------------------------- Speed and memory
+
+// Benchmarks compare contestants that take turns in one run, and report ratios: the time
+// of a machine says little, and what else it does changes between runs.
+
+// compare lets the contestants take turns until each has done its b.N parts, and reports the
+// time of the first, and its ratio to each other one.
+func compare(b *testing.B, names []string, do func(contestant, n int)) {
+	const turns = 20
+	times := make([]time.Duration, len(names))
+	b.ResetTimer()
+	for turn := range turns {
+		n := b.N*(turn+1)/turns - b.N*turn/turns
+		for i := range names {
+			begin := time.Now()
+			do(i, n)
+			times[i] += time.Since(begin)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(times[0].Nanoseconds())/float64(b.N), "ns/op")
+	for i, name := range names[1:] {
+		b.ReportMetric(float64(times[0])/float64(times[i+1]), "×"+name)
+	}
+}
+
+// netHTTP answers as hello does.
+func netHTTP() *http.Server {
+	return &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.Header().Set("Server", software)
+			io.WriteString(w, "Hello, World!\n")
+		})}
+}
+
+// quiet makes a server without logs.
+func quiet(application Application) *Server {
+	s := newServer(application)
+	s.ErrorLog = log.New(io.Discard, "", 0)
+	return s
+}
+
+// curlRequest is what curl --http1.0 sends.
+const curlRequest = "GET /?a=4 HTTP/1.0\r\nHost: 127.0.0.1:8000\r\n" +
+	"User-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n"
+
+// A memoryConn is a connection in memory. As on a real one, a read beyond the request
+// waits: until a deadline in the past ends it, as net/http does, or the connection closes.
+type memoryConn struct {
+	in     strings.Reader
+	out    int
+	wake   chan bool
+	closed chan bool
+}
+
+var memoryAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
+
+func (c *memoryConn) Read(p []byte) (int, error) {
+	if c.in.Len() == 0 {
+		<-c.wake
+		return 0, os.ErrDeadlineExceeded
+	}
+	return c.in.Read(p)
+}
+
+func (c *memoryConn) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Unix() < 10 {
+		c.wake <- true
+	}
+	return nil
+}
+
+func (c *memoryConn) Write(p []byte) (int, error)      { c.out += len(p); return len(p), nil }
+func (c *memoryConn) Close() error                     { c.closed <- true; return nil }
+func (c *memoryConn) LocalAddr() net.Addr              { return memoryAddr }
+func (c *memoryConn) RemoteAddr() net.Addr             { return memoryAddr }
+func (c *memoryConn) SetDeadline(time.Time) error      { return nil }
+func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
+
+// A memoryListener accepts the connections that are put into it.
+type memoryListener struct {
+	conns  chan net.Conn
+	closed chan bool
+	once   sync.Once
+}
+
+func newMemoryListener() *memoryListener {
+	return &memoryListener{conns: make(chan net.Conn), closed: make(chan bool)}
+}
+
+func (l *memoryListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *memoryListener) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *memoryListener) Addr() net.Addr { return memoryAddr }
+
+// BenchmarkExchange sends one request through each server over a connection in memory.
+func BenchmarkExchange(b *testing.B) {
+	ours, theirs := newMemoryListener(), newMemoryListener()
+	go quiet(hello).Serve(ours)
+	go netHTTP().Serve(theirs)
+	defer ours.Close()
+	defer theirs.Close()
+	exchange := func(l *memoryListener, n int) {
+		closed, wake := make(chan bool, 1), make(chan bool, 1)
+		for range n {
+			c := &memoryConn{closed: closed, wake: wake}
+			c.in.Reset(curlRequest)
+			l.conns <- c
+			if <-closed; c.out < 100 {
+				b.Fatalf("%d bytes", c.out)
+			}
+		}
+	}
+	b.Run("ours", func(b *testing.B) { // for allocations
+		b.ReportAllocs()
+		exchange(ours, b.N)
+	})
+	b.Run("ratio", func(b *testing.B) {
+		listeners := []*memoryListener{ours, theirs}
+		compare(b, []string{"ours", "net/http"}, func(i, n int) { exchange(listeners[i], n) })
+	})
+}
+
+// canned accepts, reads once, writes a fixed answer and closes: no server does less.
+func canned(l net.Listener) {
+	answer := []byte("HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 09:07:30 GMT\r\nServer: " +
+		software + "\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"Content-Length: 14\r\n\r\nHello, World!\n")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			c.Read(make([]byte, 4096)) // errors are the client's to notice
+			c.Write(answer)
+		}()
+	}
+}
+
+// BenchmarkServe has 64 clients open a connection for each request. Run it on one CPU,
+// where the time that passes is the CPU time that client and server use:
+//
+//	taskset -c 0 go test -run '^$' -bench Serve -benchtime 40000x .
+func BenchmarkServe(b *testing.B) {
+	ours, theirs := must(listen("127.0.0.1:0"))(b), must(net.Listen("tcp", "127.0.0.1:0"))(b)
+	fixed := must(listen("127.0.0.1:0"))(b)
+	listeners := []net.Listener{ours, fixed, theirs}
+	for _, l := range listeners {
+		defer l.Close()
+	}
+	go quiet(hello).Serve(ours)
+	go canned(fixed)
+	go netHTTP().Serve(theirs)
+	compare(b, []string{"ours", "canned", "net/http"}, func(i, n int) {
+		load(b, listeners[i].Addr().String(), n)
+	})
+}
+
+// load has 64 clients send n requests in all.
+func load(b *testing.B, addr string, n int) {
+	var next atomic.Int64
+	dialer := net.Dialer{KeepAlive: -1}
+	together(64, func() {
+		reply := make([]byte, 4096)
+		for next.Add(1) <= int64(n) {
+			c, err := dialer.Dial("tcp", addr)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			io.WriteString(c, curlRequest)
+			size, err := io.ReadFull(c, reply)
+			if c.Close(); err != io.ErrUnexpectedEOF || !bytes.HasSuffix(reply[:size], []byte("World!\n")) {
+				b.Errorf("got %q, %v", reply[:size], err)
+				return
+			}
 		}
 	})
 }
