@@ -170,7 +170,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 		headers = append(headers, Header{"Content-Length", length})
 	}
 	startResponse("200 OK", headers)
-	return readBlocks(environ["wsgi.input"].(io.Reader), 32*1024)
+	return readBlocks(environ["wsgi.input"].(io.Reader), pieceSize)
 }
 
 // failing fails in three ways. (PEP 3333, "Error Handling")

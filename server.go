@@ -207,10 +207,6 @@ type exchange struct {
 	unread   bool // the client may have sent, or be sending, what nobody will read
 }
 
-// readers holds the 4 KiB buffers of exchanges that have ended. New ones would make an
-// exchange 20% slower.
-var readers = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
-
 // serveConn serves one connection: it reads a request, has it answered, and hangs up.
 func (s *Server) serveConn(connection net.Conn) {
 	e := &exchange{server: s, conn: conn{Conn: connection, timeout: s.Timeout}}
@@ -220,8 +216,7 @@ func (s *Server) serveConn(connection net.Conn) {
 	}
 	defer e.end()                                     // deferred, because an application may call runtime.Goexit
 	e.conn.SetReadDeadline(time.Now().Add(s.Timeout)) // for the whole head
-	e.reader = readers.Get().(*bufio.Reader)
-	e.reader.Reset(&e.conn)
+	e.reader = bufio.NewReaderSize(&e.conn, 2048)     // most heads fit, and idle clients cost less
 	var err error
 	e.request, err = readRequest(e.reader, s.MaxBody)
 	e.conn.asked.Store(true)
@@ -301,10 +296,6 @@ func (e *exchange) end() {
 	}
 	e.conn.hangUp(e.unread)
 	e.server.dismiss(&e.conn)
-	if e.input.length == 0 { // otherwise an application may have kept its wsgi.input
-		e.reader.Reset(nil)
-		readers.Put(e.reader)
-	}
 }
 
 // setServer sets SERVER_NAME and SERVER_PORT from the address at which the server

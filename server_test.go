@@ -2463,3 +2463,142 @@ func load(b *testing.B, addr string, n int) {
 		}
 	})
 }
+
+// A stalledConn sends part of a head and then nothing. It tells when the server waits for
+// more, which is when its memory is counted.
+type stalledConn struct {
+	memoryConn
+	waiting *sync.WaitGroup
+	over    chan bool
+}
+
+func (c *stalledConn) Read(p []byte) (int, error) {
+	if c.in.Len() > 0 {
+		return c.in.Read(p)
+	}
+	c.waiting.Done()
+	<-c.over
+	return 0, io.EOF
+}
+
+func (c *stalledConn) SetReadDeadline(time.Time) error { return nil }
+
+// BenchmarkMemory measures what a connection costs that has sent part of a head: heap and
+// stack, without the system's own buffers.
+func BenchmarkMemory(b *testing.B) {
+	const conns = 2000
+	measure := func(serve func(net.Listener)) float64 {
+		l, waiting, over := newMemoryListener(), &sync.WaitGroup{}, make(chan bool)
+		go serve(l)
+		waiting.Add(conns)
+		before := memoryInUse()
+		for range conns {
+			c := &stalledConn{waiting: waiting, over: over}
+			c.closed = make(chan bool, 9)
+			c.in.Reset("GET / HTTP/1.0\r\nHost: 127.0.0.1")
+			l.conns <- c
+		}
+		waiting.Wait()
+		used := memoryInUse() - before
+		close(over)
+		l.Close()
+		return float64(used) / conns
+	}
+	var ours, theirs float64
+	for range b.N {
+		ours += measure(quiet(hello).Serve)
+		theirs += measure(func(l net.Listener) { netHTTP().Serve(l) })
+	}
+	b.ReportMetric(ours/float64(b.N), "bytes/conn")
+	b.ReportMetric(ours/theirs, "×net/http")
+}
+
+func totalAlloc() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
+}
+
+func memoryInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // the first only empties pools
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
+
+// BenchmarkUpload sends 512 MiB to an application that reads and forgets them, as the
+// reading half of echo does. Run it on one CPU, like BenchmarkServe:
+//
+//	taskset -c 0 go test -run '^$' -bench 'load' -benchtime 40x .
+func BenchmarkUpload(b *testing.B) {
+	const size = 512 << 20
+	reading := func(environ Environ, startResponse StartResponse) Body {
+		for range readBlocks(environ["wsgi.input"].(io.Reader), pieceSize) {
+		}
+		return hello(environ, startResponse)
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 32*1024)) // as io.Copy would
+		io.WriteString(w, "Hello, World!\n")
+	})
+	block := make([]byte, 256*1024)
+	transfer(b, size, reading, handler, func(c net.Conn) {
+		fmt.Fprintf(c, "POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", size)
+		for range size / len(block) {
+			must(c.Write(block))(b)
+		}
+		if reply := must(io.ReadAll(c))(b); !bytes.HasSuffix(reply, []byte("Hello, World!\n")) {
+			b.Errorf("got %q", reply)
+		}
+	})
+}
+
+// BenchmarkDownload fetches a file of 512 MiB through wsgi.file_wrapper.
+func BenchmarkDownload(b *testing.B) {
+	const size = 512 << 20
+	path := filepath.Join(b.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	wrapped := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", textPlain)
+		return newFileWrapper(must(os.Open(path))(b))
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, path)
+	})
+	block := make([]byte, 256*1024)
+	transfer(b, size, wrapped, handler, func(c net.Conn) {
+		io.WriteString(c, get())
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, block)
+		if err != nil || n < size {
+			b.Errorf("%d bytes, %v", n, err)
+		}
+	})
+}
+
+// transfer compares our server to net/http's over TCP, an exchange of many bytes at a
+// time, and reports what ours allocated: bytes that it never held cannot pile up.
+func transfer(b *testing.B, size int64, app Application, handler http.Handler, do func(net.Conn)) {
+	ours, theirs := must(listen("127.0.0.1:0"))(b), must(net.Listen("tcp", "127.0.0.1:0"))(b)
+	defer ours.Close()
+	defer theirs.Close()
+	go quiet(app).Serve(ours)
+	go http.Serve(theirs, handler)
+	var allocated uint64
+	listeners := []net.Listener{ours, theirs}
+	b.SetBytes(size)
+	compare(b, []string{"ours", "net/http"}, func(i, n int) {
+		for range n {
+			before := totalAlloc()
+			c := must(net.Dial("tcp", listeners[i].Addr().String()))(b)
+			do(c)
+			c.Close()
+			if i == 0 {
+				allocated += totalAlloc() - before
+			}
+		}
+	})
+	b.ReportMetric(float64(allocated)/float64(b.N), "allocated-B")
+}
