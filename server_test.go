@@ -2385,15 +2385,18 @@ func BenchmarkExchange(b *testing.B) {
 	defer ours.Close()
 	defer theirs.Close()
 	exchange := func(l *memoryListener, n int) {
-		closed, wake := make(chan bool, 1), make(chan bool, 1)
-		for range n {
-			c := &memoryConn{closed: closed, wake: wake}
-			c.in.Reset(curlRequest)
-			l.conns <- c
-			if <-closed; c.out < 100 {
-				b.Fatalf("%d bytes", c.out)
+		var next atomic.Int64
+		together(64, func() {
+			c := &memoryConn{closed: make(chan bool, 1), wake: make(chan bool, 1)}
+			for next.Add(1) <= int64(n) {
+				c.out = 0
+				c.in.Reset(curlRequest)
+				l.conns <- c
+				if <-c.closed; c.out < 100 {
+					b.Errorf("%d bytes", c.out)
+				}
 			}
-		}
+		})
 	}
 	b.Run("ours", func(b *testing.B) { // for allocations
 		b.ReportAllocs()
