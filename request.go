@@ -265,7 +265,7 @@ func (q *Request) parseTarget() error {
 			"%s %s is not for an application, and this server has no answer of its own",
 			q.Method, quote(q.Target))
 	}
-	if hasControl(target) {
+	if hasControl(q.Target) {
 		return refuse(badRequest, "RFC 9112 §3.2",
 			"a target has no control characters, this one has: %s", quote(q.Target))
 	}

@@ -223,7 +223,7 @@ func requestLineRows() []row {
 		rows = append(rows, row{name: fmt.Sprintf("R17 %q", text), want: "400", send: text,
 			how: "more"})
 	}
-	for _, target := range []string{"/a\x01b", "/\x7f", "/\x00", "/a\tb", "/?\x1b"} {
+	for _, target := range []string{"/a\x01b", "/\x7f", "/\x00", "/a\tb", "/?\x1b", "/#\x00"} {
 		rows = append(rows, row{name: fmt.Sprintf("R20 %q", target), want: "400",
 			send: "GET " + target + " HTTP/1.0\r\n\r\n"})
 	}
