@@ -268,7 +268,7 @@ const indexTop = `<!DOCTYPE html>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 0 auto; padding: 1rem }
 dt { font-weight: bold; margin-top: 1.5rem }
 dd { margin: 0 }
-pre { overflow-x: auto; padding: .5rem; margin: .25rem 0; border: 1px solid }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .5rem; margin: .25rem 0; border: 1px solid }
 </style>
 </head>
 <body>

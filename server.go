@@ -355,7 +355,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("waited %v: %w", c.timeout, err)
+		err = fmt.Errorf("waited %v: %w", c.timeout, os.ErrDeadlineExceeded)
 	}
 	return n, err
 }
