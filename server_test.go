@@ -232,6 +232,7 @@ func requestLineRows() []row {
 
 // headerRows are H01 to H23.
 func headerRows() []row {
+	fields256 := slices.Repeat([]string{strings.TrimSuffix(fill(65536, "A: ", ""), "\r\n")}, 4)
 	rows := []row{
 		{name: "H01 names in any case", send: post("HELLO", "conTENT-Length: 5"), want: "200",
 			has: append(body("HELLO"), "CONTENT_LENGTH: 5")},
@@ -281,6 +282,9 @@ func headerRows() []row {
 			how: "more"},
 		{name: "H21 6 MB of fields", how: "more", want: "431",
 			send: get(slices.Repeat([]string{"A: " + strings.Repeat("x", 60000)}, 99)...)},
+		{name: "H21 256 KiB of fields", want: "200", send: get(fields256...)},
+		{name: "H21 256 KiB of fields, and one", want: "431", how: "more",
+			send: get(append(fields256, "A: b")...)},
 		{name: "H22 cut in the head", send: "GET / HTTP/1.0\r\nA: b\r\n", want: "400", how: "eof"},
 		{name: "H22 cut in a line", send: "GET / HTTP/1.0\r\nA: b\r\nbaz", want: "400", how: "eof"},
 		{name: "H22 cut in the request line", send: "GET / HT", want: "400", how: "eof"},
@@ -1485,6 +1489,67 @@ func TestBlocksArriveAtOnce(t *testing.T) {
 	}
 }
 
+// A tapeConn records reads and the deadlines set for them.
+type tapeConn struct {
+	memoryConn
+	tape strings.Builder
+}
+
+func (c *tapeConn) Read(p []byte) (int, error) {
+	c.tape.WriteString("r")
+	return c.memoryConn.Read(p[:1])
+}
+
+func (c *tapeConn) SetReadDeadline(time.Time) error {
+	c.tape.WriteString("d")
+	return nil
+}
+
+func (c *tapeConn) SetWriteDeadline(time.Time) error {
+	c.tape.WriteString("D")
+	return nil
+}
+
+func (c *tapeConn) Write(p []byte) (int, error) {
+	c.tape.WriteString("W")
+	return len(p), nil
+}
+
+// TestDeadlines shows that the head has one deadline, each read of the body its own, and
+// each piece of an answer too.
+func TestDeadlines(t *testing.T) {
+	head := get("Content-Length: 3")
+	reads := "d" + strings.Repeat("r", len(head))
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, 2*pieceSize+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		app  Application
+		want string
+	}{
+		{"a body", environ, reads + "drdrdrDW"},
+		{"a long block", func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return Blocks{make([]byte, 2*pieceSize+1)}
+		}, reads + "DW" + "DWDWDW"},
+		{"a file", func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(must(os.Open(path))(t))
+		}, reads + "DW" + "DWWDWWDW"}, // io.Copy writes 32 KiB at a time
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := &tapeConn{memoryConn: memoryConn{closed: make(chan bool, 1)}}
+			conn.in.Reset(head + "abc")
+			quiet(c.app).serveConn(conn)
+			if conn.tape.String() != c.want {
+				t.Errorf("expected %s\ngot %s", c.want, conn.tape.String())
+			}
+		})
+	}
+}
+
 // TestSlowReader shows W15: a block of 16 MiB reaches a client that starts to read late.
 func TestSlowReader(t *testing.T) {
 	block := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
@@ -1652,12 +1717,24 @@ func together(n int, do func()) {
 // TestManyClients shows T05: no more connections than the limit are open, and those that
 // had to wait are answered.
 func TestManyClients(t *testing.T) {
-	s := start(t, hello, func(s *Server) { s.MaxConns = 2 })
+	var server *Server
 	open := func() int {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.conns)
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return len(server.conns)
 	}
+	var most atomic.Int32
+	s := start(t, func(environ Environ, startResponse StartResponse) Body {
+		for n := int32(open()); n > most.Load(); {
+			most.Store(n) // lost updates do not matter: it only has to exceed 2
+		}
+		return hello(environ, startResponse)
+	}, func(s *Server) { server, s.MaxConns = s, 2 })
+	together(50, func() { ask(t, s.addr, get()) })
+	if most.Load() > 2 {
+		t.Errorf("%d connections were open", most.Load())
+	}
+	eventually(t, "an end", func() bool { return open() == 0 })
 	first, second := dial(t, s.addr), dial(t, s.addr)
 	eventually(t, "two connections", func() bool { return open() == 2 })
 	third := dial(t, s.addr)
@@ -1710,14 +1787,14 @@ func TestShutdown(t *testing.T) { // T06
 			called <- true
 			<-release
 			return Blocks{[]byte("whole")}
-		})
+		}, func(s *Server) { s.Timeout = time.Hour })
 		busy, silent := dial(t, s.addr), dial(t, s.addr)
 		io.WriteString(busy, get())
 		wait(t, "the call", called)
 		stopped := make(chan bool)
 		go func() { s.stop(); close(stopped) }()
-		if n, _ := silent.Read(make([]byte, 1)); n != 0 {
-			t.Error("the silent client got something")
+		if n, err := silent.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("the silent client got %d bytes, %v", n, err)
 		}
 		eventually(t, "a refused connection", func() bool {
 			c, err := net.Dial("tcp", s.addr)
@@ -2183,6 +2260,37 @@ func TestProgram(t *testing.T) { // T06
 				t.Errorf("the program ended with %v", err)
 			}
 		})
+	}
+}
+
+// TestDocs holds the pages to the source: each declaration that they name exists in that
+// file, each file that they link to is there, and the code that they show is the code.
+func TestDocs(t *testing.T) {
+	for _, page := range []string{"README.md", "docs/README.md"} {
+		text := string(must(os.ReadFile(page))(t))
+		names := regexp.MustCompile("`(\\w+\\.go)#(\\w+)`").FindAllStringSubmatch(text, -1)
+		for _, name := range names {
+			source := must(os.ReadFile(name[1]))(t)
+			if !regexp.MustCompile(`(?m)^(func (\(.*\) )?|type )` + name[2] + `\b`).Match(source) {
+				t.Errorf("%s names %s#%s, which is not there", page, name[1], name[2])
+			}
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
+				t.Errorf("%s links to %s: %v", page, link[1], err)
+			}
+		}
+		for _, code := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(string(must(os.ReadFile("app.go"))(t)), code[1]) {
+				t.Errorf("%s shows code that is not in app.go:\n%s", page, code[1])
+			}
+		}
+	}
+	if request := "POST /environ/a%20b?c=4 HTTP/1.0\\r\\nHost: localhost:8000\\r\\n" +
+		"Content-Length: 5\\r\\n\\r\\nHELLO"; !strings.Contains(
+		string(must(os.ReadFile("docs/README.md"))(t)), request) ||
+		len(must(unescape(request))(t)) != 82 {
+		t.Error("docs/README.md no longer follows its 82 bytes")
 	}
 }
 
