@@ -268,7 +268,8 @@ const indexTop = `<!DOCTYPE html>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 0 auto; padding: 1rem }
 dt { font-weight: bold; margin-top: 1.5rem }
 dd { margin: 0 }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .5rem; margin: .25rem 0; border: 1px solid }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+pre { padding: .5rem; margin: .25rem 0; border: 1px solid }
 </style>
 </head>
 <body>
@@ -347,7 +348,8 @@ func onion(application Application) Application {
 
 // callApplication runs an application without any server, and is the shortest gateway
 // there is: it calls, iterates, closes. Whatever environ lacks gets a plausible value.
-func callApplication(application Application, environ Environ) (status string, headers []Header, body []byte) {
+func callApplication(application Application, environ Environ) (
+	status string, headers []Header, body []byte) {
 	setTestingDefaults(environ)
 	var out bytes.Buffer
 	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {

@@ -239,7 +239,8 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func checkVersion(version string) error {
 	digits, ok := strings.CutPrefix(version, "HTTP/")
-	if !ok || len(digits) != 3 || !isDigit(digits[0]) || digits[1] != '.' || !isDigit(digits[2]) {
+	if !ok || len(digits) != 3 || digits[1] != '.' || !isDigit(digits[0]) ||
+		!isDigit(digits[2]) {
 		return refuse(badRequest, "RFC 9112 §2.3",
 			"expected a version like HTTP/1.0, got %s", quote(version))
 	}

@@ -151,7 +151,8 @@ var errNotStarted = errors.New("startResponse must be called before the first bl
 	"that is not empty, and before the body ends")
 
 // startResponse implements StartResponse.
-func (r *Response) startResponse(status string, headers []Header, excInfo ...error) io.Writer {
+func (r *Response) startResponse(status string, headers []Header,
+	excInfo ...error) io.Writer {
 	if len(excInfo) > 0 && excInfo[0] != nil {
 		if r.headSent {
 			panic(excInfo[0]) // too late: the application's own error ends the answer
@@ -386,7 +387,7 @@ func (r *Response) transmit(block []byte) {
 func (r *Response) appendHead(b []byte) []byte {
 	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
 	if _, n := lookup(r.headers, "Date"); n == 0 {
-		b = r.now().UTC().AppendFormat(append(b, "Date: "...), "Mon, 02 Jan 2006 15:04:05 GMT\r\n")
+		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
 	if _, n := lookup(r.headers, "Server"); n == 0 {
 		b = append(b, "Server: "+software+"\r\n"...)

@@ -218,10 +218,11 @@ func (s *Server) serveConn(connection net.Conn) {
 		connection.Close()
 		return
 	}
-	defer e.end()                                     // deferred, because an application may call runtime.Goexit
-	e.conn.SetReadDeadline(time.Now().Add(s.Timeout)) // for the whole head
 	e.reader = readers.Get().(*bufio.Reader)
 	e.reader.Reset(&e.conn)
+	defer e.end() // even if an application calls runtime.Goexit
+
+	e.conn.SetReadDeadline(time.Now().Add(s.Timeout)) // for the whole head
 	var err error
 	e.request, err = readRequest(e.reader, s.MaxBody)
 	e.conn.asked.Store(true)
@@ -277,7 +278,8 @@ func (e *exchange) answer() {
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
 	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 && q.Version != "HTTP/1.0"
+	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+		q.Version != "HTTP/1.0"
 }
 
 // sendContinue tells the client to send the body, when the application first reads it.
