@@ -13,15 +13,31 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"html"
 	"io"
 	"iter"
 	"maps"
+	"mime"
+	"mime/multipart"
+	"net"
+	"net/netip"
+	"net/textproto"
 	"net/url"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -40,32 +56,49 @@ type entry struct {
 	app              Application
 }
 
-// The applications, in the order in which they are best met. The gallery, which shows
-// this table, joins it in init.
-var applications = []entry{
-	{"hello", "The smallest application: a function that returns one block.",
-		"curl -i URL", hello},
-	{"class", "The body is an object, and startResponse is called when its blocks are asked for.",
-		"curl -i URL", class},
-	{"environ", "What an application knows of its request, and how long the body was.",
-		"curl -d name=value 'URL/path?a=4&b=4'", environ},
-	{"write", "The imperative way: startResponse returns a writer.",
-		"curl -i URL", write},
-	{"clock", "A generator: ten blocks, one each second, each sent at once.",
-		"curl -N URL", clock},
-	{"echo", "Sends the body of the request back, block by block.",
-		"curl --data-binary @README.md URL", echo},
-	{"errors", "Fails before its head is sent, or after it, or changes its mind in time.",
-		"curl -i URL/before URL/after URL/excinfo", failing},
+// Config is what some applications need from the command line.
+type Config struct {
+	Root     string        // a directory, for files
+	Script   string        // a CGI program or a directory of them, for cgi
+	Upstream string        // host:port,host:port, for proxy
+	Timeout  time.Duration // for a script or an upstream
 }
 
-func init() {
+// applications returns all of them, in the order in which they are best met.
+func applications(c Config) []entry {
+	entries := []entry{
+		{"hello", "The smallest application: a function that returns one block.",
+			"curl -i URL", hello},
+		{"class", "The body is an object; startResponse is called when its blocks are asked for.",
+			"curl -i URL", class},
+		{"environ", "What an application knows of its request, and how long the body was.",
+			"curl -d name=value 'URL/path?a=4&b=4'", environ},
+		{"write", "The imperative way: startResponse returns a writer.",
+			"curl -i URL", write},
+		{"clock", "A generator: ten blocks, one each second, each sent at once.",
+			"curl -N URL", clock},
+		{"echo", "Sends the body of the request back, block by block.",
+			"curl --data-binary @README.md URL", echo},
+		{"form", "A form and an upload, taken apart and shown back.",
+			"curl -F name=value -F file=@README.md URL", form},
+		{"files", "A directory (-root) with wsgi.file_wrapper and If-Modified-Since.",
+			"curl -i URL/", newFiles(c.Root)},
+		{"errors", "Fails before its head is sent, or after it, or changes its mind in time.",
+			"curl -i URL/before URL/after URL/excinfo", failing},
+		{"mount", "Two applications side by side: the path moves to SCRIPT_NAME.",
+			"curl URL/a/x URL/b/x", mount(map[string]Application{"/a": environ, "/b": hello},
+				environ)},
+		{"proxy", "Forwards to other servers (-upstream), in turn, over HTTP/1.0.",
+			"curl -i URL/", newProxy(c.Upstream, c.Timeout)},
+		{"cgi", "Runs a CGI program (-script) for each request.",
+			"curl -i URL", newCGI(c.Script, c.Timeout)},
+	}
 	routes := map[string]Application{}
-	for _, entry := range applications {
+	for _, entry := range entries {
 		routes["/"+entry.name] = entry.app
 	}
-	applications = append(applications, entry{"gallery", "The default: all of these, mounted " +
-		"under their names, with an index page.", "curl -i URL", mount(routes, index)})
+	return append(entries, entry{"gallery", "The default: all of these, mounted " +
+		"under their names, with an index page.", "curl -i URL", mount(routes, newIndex(entries))})
 }
 
 // The middleware.
@@ -74,7 +107,13 @@ var middlewares = []struct {
 	wrap        Middleware
 }{
 	{"log", "Prints the request URI, the status and each block of the answer.", logging},
-	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.", onion},
+	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
+		onion},
+	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
+	{"catch", "Turns a panic into an error page, with the stack for this machine only.", catch},
+	{"auth", "Asks for a user and password (reader, wsgi).", auth},
+	{"validate", "Holds both sides to the rules of PEP 3333, and names who breaks one.",
+		validate},
 }
 
 var textPlain = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
@@ -227,24 +266,29 @@ func mount(routes map[string]Application, fallback Application) Application {
 	}
 }
 
-// index is the page of the gallery. It needs nothing from elsewhere, not even an icon.
-func index(environ Environ, startResponse StartResponse) Body {
-	script := environ.Get("SCRIPT_NAME")
-	if path := environ.Get("PATH_INFO"); path != "/" && path != "" {
-		return notFound(environ, startResponse, "The index is at "+script+"/")
+// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
+func newIndex(entries []entry) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		script := environ.Get("SCRIPT_NAME")
+		if path := environ.Get("PATH_INFO"); path != "/" && path != "" {
+			return notFound(environ, startResponse, "The index is at "+script+"/")
+		}
+		startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
+		var page strings.Builder
+		page.WriteString(indexTop)
+		for _, entry := range entries {
+			place := escapePath(script + "/" + entry.name)
+			fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s\n<pre>%s</pre>\n",
+				html.EscapeString(place), entry.name, html.EscapeString(entry.about),
+				html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
+		}
+		page.WriteString(indexEnd)
+		return Blocks{[]byte(page.String())}
 	}
-	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
-	var page strings.Builder
-	page.WriteString(indexTop)
-	for _, entry := range applications[:len(applications)-1] { // without the gallery itself
-		place := (&url.URL{Path: script + "/" + entry.name}).EscapedPath()
-		fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s\n<pre>%s</pre>\n",
-			html.EscapeString(place), entry.name, entry.about, html.EscapeString(
-				strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
-	}
-	page.WriteString(indexEnd)
-	return Blocks{[]byte(page.String())}
 }
+
+// escapePath is the reverse of what the gateway did for PATH_INFO.
+func escapePath(path string) string { return (&url.URL{Path: path}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for: Host, if it sent
 // one, is what it calls this server. (PEP 3333, "URL Reconstruction")
@@ -256,21 +300,47 @@ func baseURL(environ Environ) string {
 	return environ.Get("wsgi.url_scheme") + "://" + host
 }
 
-const indexTop = `<!DOCTYPE html>
+const (
+	formTop = pageTop + `<title>rawsgi: a form</title>
+</head>
+<body>
+<h1>A form</h1>
+<form method="post" enctype="multipart/form-data">
+<p><label>Name <input name="name"></label></p>
+<p><label>File <input type="file" name="file"></label></p>
+<p><button>Send</button></p>
+</form>
+<table>
+<caption>What came with this request</caption>
+<tr><th>from</th><th>name</th><th>value</th></tr>
+`
+	formEnd = "</table>\n</body>\n</html>\n"
+	listTop = pageTop + `<title>rawsgi: files</title>
+</head>
+<body>
+<h1>%s</h1>
+<ul>
+`
+)
+
+// pageTop begins every page, for a phone and in the dark too.
+const pageTop = `<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>rawsgi: the gallery</title>
 <link rel="icon" href="data:,">
 <style>
 :root { color-scheme: light dark }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 0 auto; padding: 1rem }
 dt { font-weight: bold; margin-top: 1.5rem }
 dd { margin: 0 }
-pre { white-space: pre-wrap; overflow-wrap: anywhere }
-pre { padding: .5rem; margin: .25rem 0; border: 1px solid }
+pre, td { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; padding: .5rem }
+pre { margin: .25rem 0 }
 </style>
+`
+
+const indexTop = pageTop + `<title>rawsgi: the gallery</title>
 </head>
 <body>
 <h1>The gallery</h1>
@@ -284,6 +354,674 @@ const indexEnd = `</dl>
 </body>
 </html>
 `
+
+// form shows what a browser makes of a form: the query string, a body in the coding of
+// query strings, or a body of parts with files in it. What is broken or too large is
+// refused, and a file passes by without being held.
+func form(environ Environ, startResponse StartResponse) Body {
+	fields, err := readForm(environ)
+	if err != nil {
+		panic(err) // a *Refusal, which the gateway answers with its status
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
+	var page strings.Builder
+	page.WriteString(formTop)
+	for _, field := range fields {
+		page.WriteString("<tr>")
+		for _, cell := range []string{field.from, field.name, field.value} {
+			cell = strings.ToValidUTF8(cell, "\uFFFD") // the page says that it is UTF-8
+			fmt.Fprintf(&page, "<td>%s</td>", html.EscapeString(cell))
+		}
+		page.WriteString("</tr>\n")
+	}
+	page.WriteString(formEnd)
+	return Blocks{[]byte(page.String())}
+}
+
+// A formField is one line of the table that form shows.
+type formField struct{ from, name, value string }
+
+const (
+	formBytes = 1 << 20 // in an urlencoded body, which is held in memory
+	formParts = 1000    // in a body of parts
+	partBytes = 1000    // of each part are shown
+)
+
+// readForm takes query string and body apart. Its errors are *Refusals.
+func readForm(environ Environ) ([]formField, error) {
+	fields, err := readQuery("query", environ.Get("QUERY_STRING"))
+	if err != nil {
+		return nil, err
+	}
+	input := environ["wsgi.input"].(io.Reader)
+	kind, params, _ := mime.ParseMediaType(environ.Get("CONTENT_TYPE")) // "" if malformed
+	switch kind {
+	case "application/x-www-form-urlencoded":
+		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+		if err != nil {
+			return nil, err
+		}
+		if len(body) > formBytes {
+			return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "a form may have %d bytes; "+
+				"send files as multipart/form-data", formBytes)
+		}
+		more, err := readQuery("body", string(body))
+		return append(fields, more...), err
+	case "multipart/form-data":
+		more, err := readParts(multipart.NewReader(input, params["boundary"]))
+		return append(fields, more...), err
+	}
+	return fields, nil
+}
+
+// readQuery takes "a=1&b=%20" apart: names in order, values as they came.
+func readQuery(from, text string) (fields []formField, err error) {
+	values, err := url.ParseQuery(text)
+	if err != nil {
+		return nil, refuse(badRequest, "WHATWG URL §5.1", "expected name=value&name=value: %v", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		for _, value := range values[name] {
+			fields = append(fields, formField{from, name, value})
+		}
+	}
+	return fields, nil
+}
+
+// readParts goes through the parts of a body and keeps the beginning of each.
+func readParts(reader *multipart.Reader) (fields []formField, err error) {
+	for len(fields) < formParts {
+		part, err := reader.NextPart()
+		if err == io.EOF {
+			return fields, nil
+		}
+		var start []byte
+		var rest int64
+		if err == nil {
+			start, err = io.ReadAll(io.LimitReader(part, partBytes))
+		}
+		if err == nil {
+			rest, err = io.Copy(io.Discard, part)
+		}
+		var refusal *Refusal
+		if errors.As(err, &refusal) {
+			return nil, err // the body did not arrive whole
+		}
+		if err != nil {
+			return nil, refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %v", err)
+		}
+		field := formField{"part", part.FormName(), string(start)}
+		if file := part.FileName(); file != "" {
+			field.value = fmt.Sprintf("the file %s, %d bytes of %s", file,
+				int64(len(start))+rest, part.Header.Get("Content-Type"))
+		} else if rest > 0 {
+			field.value += "…"
+		}
+		fields = append(fields, field)
+	}
+	return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "a form may have %d parts", formParts)
+}
+
+// newFiles makes an application that serves the files of a directory and never leaves
+// it: os.Root refuses each way out, by "..", by an escape or by a symbolic link.
+func newFiles(directory string) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
+			startResponse("405 Method Not Allowed", append(textPlain[:1:1], Header{"Allow", "GET, HEAD"}))
+			return Blocks{[]byte("A file can only be read.\n")}
+		}
+		root, err := os.OpenRoot(directory)
+		if err != nil {
+			return notFound(environ, startResponse, "The server's -root is not a directory.")
+		}
+		defer root.Close() // files opened below stay open
+		path := environ.Get("PATH_INFO")
+		name := strings.Trim(path, "/")
+		if name == "" {
+			name = "."
+		}
+		info, err := root.Stat(name)
+		switch {
+		case err != nil, !info.IsDir() && (strings.HasSuffix(path, "/") || !info.Mode().IsRegular()):
+			return notFound(environ, startResponse, "No file has this name.")
+		case info.IsDir() && !strings.HasSuffix(path, "/"):
+			return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+path+"/")
+		case info.IsDir():
+			return serveDirectory(root, name, environ, startResponse)
+		}
+		return serveFile(root, name, environ, startResponse)
+	}
+}
+
+// redirect sends the client to another path here. RFC 1945 §10.11 wants a whole URL.
+func redirect(environ Environ, startResponse StartResponse, path string) Body {
+	location := baseURL(environ) + escapePath(path)
+	if query := environ.Get("QUERY_STRING"); query != "" {
+		location += "?" + query
+	}
+	startResponse("301 Moved Permanently", append(textPlain[:1:1], Header{"Location", location}))
+	return Blocks{[]byte("See " + location + "\n")}
+}
+
+// serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
+func serveFile(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+	file, err := root.Open(name)
+	if err != nil {
+		return notFound(environ, startResponse, "This file cannot be read.")
+	}
+	info, err := file.Stat()
+	if err != nil {
+		panic(err)
+	}
+	modified := info.ModTime().UTC().Truncate(time.Second)
+	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
+	since, err := time.Parse(httpDate, environ.Get("HTTP_IF_MODIFIED_SINCE"))
+	if err == nil && !modified.After(since) { // without a date that can be read, no 304
+		file.Close()
+		startResponse("304 Not Modified", headers)
+		return Blocks{}
+	}
+	kind := mime.TypeByExtension(path.Ext(name))
+	switch {
+	case path.Ext(name) == ".md" || path.Ext(name) == ".go":
+		kind = textPlain[0].Value // so that browsers show them
+	case kind == "":
+		kind = "application/octet-stream"
+	}
+	startResponse("200 OK", append(headers, Header{"Content-Type", kind},
+		Header{"X-Content-Type-Options", "nosniff"}))
+	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
+		return wrapper(file)
+	}
+	return newFileWrapper(file) // a gateway need not have one
+}
+
+// httpDate is the form of dates that HTTP prefers. (RFC 9110 §5.6.7)
+const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
+// serveDirectory sends the directory's index.html, or a list of what is in it.
+func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+	index := path.Join(name, "index.html")
+	if info, err := root.Stat(index); err == nil && info.Mode().IsRegular() {
+		return serveFile(root, index, environ, startResponse)
+	}
+	directory, err := root.Open(name)
+	if err != nil {
+		return notFound(environ, startResponse, "This directory cannot be read.")
+	}
+	defer directory.Close()
+	entries, err := directory.ReadDir(-1)
+	if err != nil {
+		panic(err)
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
+	var page strings.Builder
+	fmt.Fprintf(&page, listTop, html.EscapeString(environ.Get("PATH_INFO")))
+	for _, entry := range entries {
+		name := entry.Name()
+		if entry.IsDir() {
+			name += "/"
+		}
+		fmt.Fprintf(&page, "<li><a href=\"./%s\">%s</a></li>\n",
+			html.EscapeString(url.PathEscape(entry.Name())+strings.TrimPrefix(name, entry.Name())),
+			html.EscapeString(strings.ToValidUTF8(name, "\uFFFD")))
+	}
+	page.WriteString("</ul>\n</body>\n</html>\n")
+	return Blocks{[]byte(page.String())}
+}
+
+// newProxy makes an application that forwards each request to one of several servers, in
+// turn, over HTTP/1.0, written by hand like the rest: role 3 of middleware in PEP 333's
+// list, load balancing and remote processing.
+func newProxy(upstreams string, timeout time.Duration) Application {
+	servers := strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
+	var turn atomic.Uint64
+	return func(environ Environ, startResponse StartResponse) Body {
+		if len(servers) == 0 {
+			return notFound(environ, startResponse, "Start the server with -upstream host:port.")
+		}
+		first := turn.Add(1)
+		var c net.Conn
+		err := errors.New("no upstream")
+		for i := uint64(0); i < uint64(len(servers)) && err != nil; i++ {
+			c, err = net.DialTimeout("tcp", servers[(first+i)%uint64(len(servers))], timeout)
+		}
+		if err != nil {
+			return badGateway(environ, startResponse, fmt.Errorf("no upstream answers: %w", err))
+		}
+		passed := false
+		defer func() {
+			if !passed {
+				c.Close() // after a panic, too
+			}
+		}()
+		upstream := &conn{Conn: c, timeout: timeout, eachRead: true}
+		body, err := forward(environ, startResponse, upstream)
+		if err != nil {
+			return badGateway(environ, startResponse, err)
+		}
+		passed = true
+		return body
+	}
+}
+
+// badGateway answers for somebody who did not: 504 if it took too long, else 502. If the
+// head of an answer is stored already, this one replaces it.
+func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
+	status := gatewayStatus(err)
+	startResponse(status, textPlain, err)
+	return Blocks{[]byte(status + "\n")}
+}
+
+func gatewayStatus(err error) string {
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "504 Gateway Timeout"
+	}
+	return "502 Bad Gateway"
+}
+
+// forward sends the request to upstream and passes on its answer. Once a body is
+// returned, that closes the connection.
+func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body, error) {
+	if _, err := io.WriteString(upstream, upstreamHead(environ)); err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(upstream, onlyReader{environ["wsgi.input"].(io.Reader)}); err != nil {
+		var refusal *Refusal
+		if errors.As(err, &refusal) {
+			panic(err) // the client's fault, and the gateway's to answer
+		}
+		// Otherwise upstream may have answered without reading it all.
+	}
+	h := &headReader{r: bufio.NewReader(upstream)}
+	line, err := h.line(headTooLarge)
+	if err != nil {
+		return nil, err
+	}
+	version, status, _ := strings.Cut(line, " ")
+	if !strings.HasPrefix(version, "HTTP/1.") {
+		return nil, fmt.Errorf("expected a status line, got %s", quote(line))
+	}
+	if !strings.Contains(status, " ") {
+		status += " " // the reason may be missing, its space not
+	}
+	fields, err := readHeader(h)
+	if err != nil {
+		return nil, err
+	}
+	if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
+		return nil, fmt.Errorf("upstream answers HTTP/1.0 with Transfer-Encoding: %s", coding)
+	}
+	headers := endToEnd(fields)
+	length, err := checkHead(status, headers)
+	if err != nil {
+		return nil, err
+	}
+	var body io.Reader = h.r
+	if length >= 0 {
+		body = &Input{r: h.r, length: length, left: length}
+	}
+	if environ.Get("REQUEST_METHOD") == "HEAD" || status[:3] == "204" || status[:3] == "304" {
+		body = strings.NewReader("") // whatever its Content-Length says
+	}
+	startResponse(status, headers)
+	return newFileWrapper(answer{body, upstream}, pieceSize), nil
+}
+
+// An answer is the body of somebody else's answer, and what to close after it. If it
+// breaks before its first block, there is still time for a 502.
+type answer struct {
+	io.Reader
+	io.Closer
+}
+
+func (a answer) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = &Refusal{gatewayStatus(err), "the answer broke off: " + err.Error(),
+			"RFC 9110 §15.6.3", nil}
+	}
+	return n, err
+}
+
+// onlyReader hides every method but Read, so that io.Copy uses the deadlines of Write.
+type onlyReader struct{ io.Reader }
+
+// endToEnd returns the fields that are not about the connection on which they came, with
+// spaces for tabs, which startResponse refuses. (RFC 9110 §7.6.1)
+func endToEnd(fields []Header) []Header {
+	var kept []Header
+	connection, _ := lookup(fields, "Connection")
+	for _, field := range fields {
+		if !isHopByHop(field.Name) && !listed(connection, field.Name) {
+			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
+		}
+	}
+	return kept
+}
+
+// listed reports whether name stands in a comma-separated list, in any case.
+func listed(list, name string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(strings.Trim(item, " \t"), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// upstreamHead makes the head of the request to an upstream out of an environ.
+func upstreamHead(environ Environ) string {
+	target := escapePath(environ.Get("PATH_INFO"))
+	if target == "" {
+		target = "/"
+	}
+	if query := environ.Get("QUERY_STRING"); query != "" {
+		target += "?" + query
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), target)
+	clients := environ.Get("REMOTE_ADDR")
+	if clients == "" {
+		clients = "unknown" // a Unix socket
+	}
+	if earlier := environ.Get("HTTP_X_FORWARDED_FOR"); earlier != "" {
+		clients = earlier + ", " + clients
+	}
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n", clients,
+		environ.Get("wsgi.url_scheme"))
+	for _, key := range slices.Sorted(maps.Keys(environ)) {
+		name, ok := strings.CutPrefix(key, "HTTP_")
+		if (key == "CONTENT_TYPE" || key == "CONTENT_LENGTH") && environ.Get(key) != "" {
+			name, ok = key, true
+		}
+		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		if ok && !isHopByHop(name) && !listed(environ.Get("HTTP_CONNECTION"), name) &&
+			!listed("Expect,X-Forwarded-For,X-Forwarded-Proto", name) {
+			fmt.Fprintf(&b, "%s: %s\r\n", name, environ.Get(key))
+		}
+	}
+	return b.String() + "\r\n"
+}
+
+// newCGI makes the host's side of CGI: an application that starts a program for each
+// request. script is that program, or a directory of them, in which the first segment of
+// the path is the name. (RFC 3875)
+func newCGI(script string, timeout time.Duration) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if script == "" {
+			return notFound(environ, startResponse, "Start the server with -script.")
+		}
+		program, err := filepath.Abs(script)
+		if err != nil {
+			panic(err)
+		}
+		info, err := os.Stat(program)
+		if err == nil && info.IsDir() {
+			name, rest, slash := strings.Cut(strings.TrimPrefix(environ.Get("PATH_INFO"), "/"), "/")
+			if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
+				return notFound(environ, startResponse, "Name a program after "+environ.Get("SCRIPT_NAME"))
+			}
+			program = filepath.Join(program, name)
+			info, err = os.Lstat(program) // a link could lead out of the directory
+			environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
+			environ["PATH_INFO"] = rest
+			if slash {
+				environ["PATH_INFO"] = "/" + rest
+			}
+		}
+		switch {
+		case err != nil:
+			return notFound(environ, startResponse, "No program has this name.")
+		case !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode()&0o111 == 0:
+			startResponse("403 Forbidden", textPlain)
+			return Blocks{[]byte("This is not a program.\n")}
+		}
+		return runScript(program, timeout, environ, startResponse)
+	}
+}
+
+// runScript starts a program, gives it the request, and passes on its answer.
+func runScript(program string, timeout time.Duration, environ Environ, startResponse StartResponse) Body {
+	input, err := spool(environ)
+	if err != nil {
+		panic(err)
+	}
+	defer input.Close() // the program has its own descriptor
+	s, err := startScript(program, input, timeout, environ)
+	if err != nil {
+		return badGateway(environ, startResponse, err)
+	}
+	passed := false
+	defer func() {
+		if !passed {
+			s.Close() // after a panic, too
+		}
+	}()
+	h := &headReader{r: bufio.NewReader(s)}
+	fields, err := readHeader(h)
+	if err != nil {
+		return badGateway(environ, startResponse, err)
+	}
+	if location, _ := lookup(fields, "Location"); strings.HasPrefix(location, "/") {
+		return localRedirect(location, environ, startResponse)
+	}
+	status, headers, err := cgiAnswer(fields)
+	if err != nil {
+		return badGateway(environ, startResponse, err)
+	}
+	startResponse(status, headers)
+	passed = true
+	return newFileWrapper(answer{h.r, s}, pieceSize)
+}
+
+// spool writes the body of the request to a file: a program can then read it or not, in
+// its own time, and gets its end when it has read CONTENT_LENGTH bytes. (RFC 3875 §4.2)
+func spool(environ Environ) (*os.File, error) {
+	if length := environ.Get("CONTENT_LENGTH"); length == "" || length == "0" {
+		return os.Open(os.DevNull)
+	}
+	file, err := os.CreateTemp("", "rawsgi-body-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(file.Name()) // on Unix, it lives on while it is open
+	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// A script is a CGI program that runs.
+type script struct {
+	command *exec.Cmd
+	output  *os.File
+	errors  *os.File // its standard error
+	timeout time.Duration
+	timer   *time.Timer
+	late    atomic.Bool // it was killed, because it was silent for too long
+	ended   chan bool   // closed when it has ended, and all that it started
+}
+
+// startScript starts the program in its directory, with a small clean environment and in
+// a process group of its own.
+func startScript(program string, input *os.File, timeout time.Duration, environ Environ) (*script, error) {
+	output, out, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close() // the program has its own
+	problems, problem, err := os.Pipe()
+	if err != nil {
+		output.Close()
+		return nil, err
+	}
+	defer problem.Close()
+	s := &script{command: exec.Command(program), output: output, errors: problems,
+		timeout: timeout, ended: make(chan bool)}
+	s.command.Dir = filepath.Dir(program)
+	s.command.Env = cgiVariables(program, environ)
+	s.command.Stdin, s.command.Stdout, s.command.Stderr = input, out, problem
+	s.command.SysProcAttr = ownGroup()
+	if err := s.command.Start(); err != nil {
+		output.Close()
+		problems.Close()
+		return nil, err
+	}
+	s.timer = time.AfterFunc(timeout, s.expire)
+	go s.wait(environ["wsgi.errors"].(io.Writer))
+	return s, nil
+}
+
+// wait logs what the program says on standard error and how it ends, and ends what it has
+// left running.
+func (s *script) wait(log io.Writer) {
+	copied := make(chan bool)
+	go func() {
+		io.Copy(log, s.errors) // ends with the program, or when we close it
+		close(copied)
+	}()
+	if err := s.command.Wait(); err != nil {
+		fmt.Fprintf(log, "%s: %v\n", s.command.Path, err)
+	}
+	s.kill()
+	select {
+	case <-copied:
+	case <-time.After(time.Second): // somebody left the group and keeps it open
+	}
+	s.errors.Close()
+	<-copied
+	close(s.ended)
+}
+
+// expire ends a program that has been silent for too long.
+func (s *script) expire() {
+	s.late.Store(true)
+	select {
+	case <-s.ended: // and its number may be another's by now
+	default:
+		s.kill()
+	}
+	s.output.Close()
+}
+
+// ownGroup asks for a process group, where the system has them. The field Setpgid is not
+// there on Windows, and this is the one file for all systems, hence reflect.
+func ownGroup() *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{}
+	if field := reflect.ValueOf(attributes).Elem().FieldByName("Setpgid"); field.IsValid() {
+		field.SetBool(true)
+	}
+	return attributes
+}
+
+// kill ends the program and its children. A negative number is a group, as for kill(2).
+func (s *script) kill() {
+	pid := -s.command.Process.Pid
+	if runtime.GOOS == "windows" {
+		pid = -pid
+	}
+	if group, err := os.FindProcess(pid); err == nil {
+		group.Kill() // fails if all have ended, as they should
+	}
+}
+
+// Read reads from the program's output; each read sets its time limit anew.
+func (s *script) Read(p []byte) (int, error) {
+	s.timer.Reset(s.timeout)
+	n, err := s.output.Read(p)
+	if err != nil && s.late.Load() {
+		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.timeout, os.ErrDeadlineExceeded)
+	}
+	return n, err
+}
+
+// Close ends the program, if it has not ended, and waits until it has.
+func (s *script) Close() error {
+	s.timer.Stop()
+	s.output.Close() // an error would mean that expire has closed it
+	select {
+	case <-s.ended: // it has said all, and ended
+	case <-time.After(100 * time.Millisecond):
+		s.kill()
+		<-s.ended
+	}
+	return nil
+}
+
+// cgiVariables makes the environment of a CGI program: the strings of environ, and PATH to
+// find its interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
+func cgiVariables(program string, environ Environ) []string {
+	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
+	if root := os.Getenv("SystemRoot"); root != "" {
+		variables = append(variables, "SystemRoot="+root) // Windows programs need it
+	}
+	if path := environ.Get("PATH_INFO"); path != "" {
+		translated := filepath.Join(filepath.Dir(program), filepath.FromSlash(path))
+		variables = append(variables, "PATH_TRANSLATED="+translated)
+	}
+	for key, value := range environ {
+		text, ok := value.(string)
+		if ok && !strings.Contains(key, ".") && key != "HTTP_AUTHORIZATION" &&
+			key != "HTTP_PROXY_AUTHORIZATION" && (key != "CONTENT_LENGTH" || text != "0") {
+			variables = append(variables, key+"="+text)
+		}
+	}
+	return variables
+}
+
+// cgiAnswer turns the head of a CGI program's answer into a status and headers.
+//
+//	Status: 404 Gone\n Content-Type: text/plain\n → "404 Gone", [{"Content-Type", …}]
+//	Location: http://h/\n                        → "302 Found", [{"Location", …}]
+//
+// (RFC 3875 §6.2, §6.3)
+func cgiAnswer(fields []Header) (status string, headers []Header, err error) {
+	status, hasStatus := lookup(fields, "Status")
+	_, isRedirect := lookup(fields, "Location")
+	_, hasType := lookup(fields, "Content-Type")
+	switch {
+	case hasStatus+isRedirect+hasType == 0:
+		return "", nil, errors.New("expected Status, Location or Content-Type in the answer of " +
+			"a CGI program")
+	case hasStatus == 0 && isRedirect > 0:
+		status = "302 Found"
+	case hasStatus == 0:
+		status = "200 OK"
+	case !strings.Contains(status, " "):
+		status += " "
+	}
+	headers = endToEnd(fields)
+	_, err = checkHead(status, headers)
+	return status, headers, err
+}
+
+// localRedirect has the whole server answer another path, as if it had been asked for
+// that, 10 times at most. (RFC 3875 §6.2.2)
+func localRedirect(location string, environ Environ, startResponse StartResponse) Body {
+	count, _ := environ["rawsgi.redirects"].(int)
+	application, ok := environ["rawsgi.application"].(Application)
+	q := &Request{Method: "GET", Target: location}
+	if err := q.parseTarget(); err != nil || !ok || count == 10 {
+		return badGateway(environ, startResponse, fmt.Errorf("cannot follow the local redirect "+
+			"to %s: %v, after %d others", quote(location), err, count))
+	}
+	next := maps.Clone(environ)
+	next["rawsgi.redirects"] = count + 1
+	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
+	next["PATH_INFO"], next["QUERY_STRING"] = q.Path, q.Query
+	next["wsgi.input"] = &Input{}
+	delete(next, "CONTENT_LENGTH")
+	delete(next, "CONTENT_TYPE")
+	return application(next, startResponse)
+}
 
 // logging prints what passes between gateway and application to wsgi.errors. It calls
 // the application once: an answer that is to be both logged and sent is passed on block
@@ -300,14 +1038,26 @@ func logging(application Application) Application {
 			fmt.Fprintf(out, "log: startResponse %q, %d headers\n", status, len(headers))
 			return startResponse(status, headers, excInfo...)
 		}
-		return loggedBody{application(environ, start), out}
+		return loggedBody{wrappedBody{application(environ, start)}, out}
 	}
 }
 
-// A loggedBody is a body whose blocks are printed on their way. It has no Len, because
-// middleware should promise nothing about a body that it did not make.
+// A wrappedBody is what middleware returns around a body. Its Close passes the gateway's
+// call on, as whoever wraps a body has to, and it has no Len: middleware should promise
+// nothing about a body that it did not make. (PEP 3333, "Middleware")
+type wrappedBody struct{ Body }
+
+// Close closes the inner body, if it can be closed.
+func (b wrappedBody) Close() error {
+	if c, ok := b.Body.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// A loggedBody is a body whose blocks are printed on their way.
 type loggedBody struct {
-	Body
+	wrappedBody
 	out io.Writer
 }
 
@@ -323,15 +1073,6 @@ func (b loggedBody) All() iter.Seq[[]byte] {
 	}
 }
 
-// Close passes the gateway's call on: whoever wraps a body has to.
-// (PEP 3333, "Middleware: Components that Play Both Sides")
-func (b loggedBody) Close() error {
-	if c, ok := b.Body.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
-}
-
 // onion prints a line on the way in and one on the way out. Layers find out how deep they
 // are from a key of their own in environ.
 func onion(application Application) Application {
@@ -344,6 +1085,269 @@ func onion(application Application) Application {
 		fmt.Fprintf(out, "%sonion %d: after\n", indent, depth+1)
 		return body
 	}
+}
+
+// upper rewrites a plain text into capitals, PEP 3333's Latinator in small. Whoever changes
+// a body must drop its Content-Length and its Len, change what is written as well as what
+// is returned, and pass on a block for each block. (PEP 3333, "Middleware", "Block
+// Boundaries")
+func upper(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		text := false
+		start := func(status string, headers []Header, excInfo ...error) io.Writer {
+			kind, _ := lookup(headers, "Content-Type")
+			if text = strings.HasPrefix(kind, "text/plain"); !text {
+				return startResponse(status, headers, excInfo...)
+			}
+			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
+				return strings.EqualFold(h.Name, "Content-Length")
+			})
+			return upperWriter{startResponse(status, headers, excInfo...)}
+		}
+		return upperBody{wrappedBody{application(environ, start)}, &text}
+	}
+}
+
+// capitals returns a copy with ASCII letters in capitals: a block may end inside a rune.
+func capitals(block []byte) []byte {
+	block = bytes.Clone(block)
+	for i, c := range block {
+		if 'a' <= c && c <= 'z' {
+			block[i] = c - 'a' + 'A'
+		}
+	}
+	return block
+}
+
+type upperWriter struct{ out io.Writer }
+
+func (w upperWriter) Write(block []byte) (int, error) { return w.out.Write(capitals(block)) }
+
+type upperBody struct {
+	wrappedBody
+	text *bool // known once startResponse has been called, maybe in the first iteration
+}
+
+func (b upperBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for block := range b.Body.All() {
+			if *b.text {
+				block = capitals(block)
+			}
+			if !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+// catch turns a panic of the application into a page. Whether that is still possible, it
+// does not know: it calls startResponse with the error, and if the head has left, that
+// panics in turn. The stack stands on the page for a client on this machine only.
+// (PEP 3333, "Error Handling"; Python's cgitb)
+func catch(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) (body Body) {
+		page := func(reason any) []byte {
+			err, ok := reason.(error)
+			if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+				panic(err) // the request is at fault, and the gateway knows what to say
+			}
+			if !ok {
+				err = fmt.Errorf("%v", reason)
+			}
+			text := fmt.Sprintf("The application failed: %v\n", err)
+			stack := debug.Stack()
+			fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
+			startResponse("500 Internal Server Error", textPlain, err)
+			address, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
+			if err != nil || !address.IsLoopback() {
+				return []byte("The application failed.\n")
+			}
+			return append([]byte(text), stack...)
+		}
+		defer func() {
+			if reason := recover(); reason != nil {
+				body = Blocks{page(reason)}
+			}
+		}()
+		return caughtBody{wrappedBody{application(environ, startResponse)}, page}
+	}
+}
+
+type caughtBody struct {
+	wrappedBody
+	page func(reason any) []byte
+}
+
+func (b caughtBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		defer func() {
+			if reason := recover(); reason != nil {
+				yield(b.page(reason))
+			}
+		}()
+		b.Body.All()(yield)
+	}
+}
+
+// auth asks for a name and password: Basic authentication, for which RFC 7617 wants TLS.
+// Comparing digests takes the same time whatever was guessed.
+func auth(application Application) Application {
+	want := sha256.Sum256([]byte("reader:wsgi"))
+	return func(environ Environ, startResponse StartResponse) Body {
+		scheme, coded, _ := strings.Cut(environ.Get("HTTP_AUTHORIZATION"), " ")
+		pair, err := base64.StdEncoding.DecodeString(strings.TrimLeft(coded, " "))
+		got := sha256.Sum256(pair)
+		if !strings.EqualFold(scheme, "Basic") || err != nil ||
+			subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
+			startResponse("401 Unauthorized", append(textPlain[:1:1],
+				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`}))
+			return Blocks{[]byte("Who are you? Try curl -u reader:wsgi\n")}
+		}
+		environ["REMOTE_USER"], environ["AUTH_TYPE"] = "reader", "Basic"
+		return application(environ, startResponse)
+	}
+}
+
+// validate stands between a gateway and an application and holds both to PEP 3333. It
+// panics at the first breach, with the side that is at fault and the rule. What wsgiref's
+// validator checks and Go's compiler has checked already: that there are two arguments,
+// that status and header values are strings, that headers are a list of pairs, that
+// blocks are bytes.
+func validate(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		checkEnviron(environ)
+		v := &validator{method: environ.Get("REQUEST_METHOD")}
+		environ["wsgi.input"] = &validInput{environ["wsgi.input"].(io.Reader)}
+		body := application(environ, v.wrap(startResponse))
+		v.must("application", body != nil, "it returns an iterable, not nil", "The Application Side")
+		return &validBody{wrappedBody: wrappedBody{body}, v: v}
+	}
+}
+
+// A validator knows what has happened in one exchange.
+type validator struct {
+	method  string
+	status  string
+	started bool
+	closed  bool
+}
+
+// must panics if a rule does not hold.
+func (v *validator) must(side string, holds bool, rule, section string) {
+	if !holds {
+		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)", side, rule, section))
+	}
+}
+
+// checkEnviron holds the gateway to what an environ has to be.
+func checkEnviron(environ Environ) {
+	var v validator
+	gateway := func(holds bool, rule string) { v.must("gateway", holds, rule, "environ Variables") }
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"} {
+		gateway(environ.Get(key) != "", key+" is never empty")
+	}
+	for key, value := range environ {
+		_, text := value.(string)
+		gateway(text || strings.Contains(key, "."), key+", a CGI variable, is a string")
+	}
+	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"} {
+		_, present := environ[key]
+		gateway(!present, key+" is called "+key[5:])
+	}
+	script, path := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	gateway(script != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
+	gateway(script == "" || script[0] == '/', "SCRIPT_NAME begins with /")
+	gateway(path == "" || path[0] == '/', "PATH_INFO begins with /")
+	gateway(script != "" || path != "", "SCRIPT_NAME or PATH_INFO is there")
+	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
+		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
+	}
+	gateway(isToken(environ.Get("REQUEST_METHOD")), "REQUEST_METHOD is a token")
+	gateway(environ["wsgi.version"] == [2]int{1, 0}, "wsgi.version is (1, 0)")
+	gateway(environ.Get("wsgi.url_scheme") != "", "wsgi.url_scheme is there")
+	for _, key := range []string{"wsgi.multithread", "wsgi.multiprocess", "wsgi.run_once"} {
+		_, ok := environ[key].(bool)
+		gateway(ok, key+" is true or false")
+	}
+	_, ok := environ["wsgi.input"].(io.Reader)
+	gateway(ok, "wsgi.input can be read")
+	_, ok = environ["wsgi.errors"].(io.Writer)
+	gateway(ok, "wsgi.errors can be written")
+}
+
+// wrap checks each call of startResponse, and what is written through its writer.
+func (v *validator) wrap(startResponse StartResponse) StartResponse {
+	const section = "The start_response() Callable"
+	return func(status string, headers []Header, excInfo ...error) io.Writer {
+		changed := len(excInfo) > 0 && excInfo[0] != nil
+		v.must("application", !v.started || changed, "a second call needs excInfo", section)
+		v.must("application", len(excInfo) < 2, "there is one excInfo at most", section)
+		_, err := checkHead(status, headers)
+		v.must("application", err == nil, fmt.Sprint(err), section)
+		for _, header := range headers {
+			v.must("application", !strings.ContainsAny(header.Name, "_"),
+				"a header name with _ is a mistake for -: "+header.Name, section)
+		}
+		_, typed := lookup(headers, "Content-Type")
+		bodyless := status[:3] == "204" || status[:3] == "304"
+		v.must("application", !bodyless || typed == 0, status+" has no Content-Type", section)
+		v.must("application", bodyless || typed > 0, status+" has a Content-Type", section)
+		v.started, v.status = true, status
+		out := startResponse(status, headers, excInfo...)
+		v.must("gateway", out != nil, "startResponse returns write()", section)
+		return out
+	}
+}
+
+// A validBody checks how a body is used and what it gives.
+type validBody struct {
+	wrappedBody
+	v        *validator
+	iterated bool
+}
+
+// All gives the blocks.
+func (b *validBody) All() iter.Seq[[]byte] {
+	v := b.v
+	return func(yield func([]byte) bool) {
+		v.must("gateway", !b.iterated, "a body is iterated once", "The Server/Gateway Side")
+		v.must("gateway", !v.closed, "no block is asked for after Close", "The Server/Gateway Side")
+		b.iterated = true
+		blocks := 0
+		for block := range b.Body.All() {
+			blocks++
+			v.must("application", v.started || len(block) == 0,
+				"startResponse is called before the first block", "The start_response() Callable")
+			if !yield(block) {
+				return
+			}
+		}
+		v.must("application", v.started, "startResponse is called", "The start_response() Callable")
+		if l, ok := b.Body.(interface{ Len() int }); ok {
+			v.must("application", l.Len() == blocks, "Len is the number of blocks",
+				"Handling the Content-Length Header")
+		}
+	}
+}
+
+// Close passes the call on, once.
+func (b *validBody) Close() error {
+	b.v.must("gateway", !b.v.closed, "Close is called once", "The Server/Gateway Side")
+	b.v.closed = true
+	return b.wrappedBody.Close()
+}
+
+// A validInput checks what the gateway's input gives.
+type validInput struct{ io.Reader }
+
+// Read reads, and counts.
+func (in *validInput) Read(p []byte) (int, error) {
+	n, err := in.Reader.Read(p)
+	var v validator
+	v.must("gateway", n >= 0 && n <= len(p), "no more is read than was asked for",
+		"Input and Error Streams")
+	return n, err
 }
 
 // callApplication runs an application without any server, and is the shortest gateway

@@ -52,23 +52,48 @@ func command(args []string, stdout, stderr io.Writer) int {
 		list(stdout)
 		return exitOK
 	}
-	application, err := choose(o.app, o.use)
+	application, err := choose(applications(o.config), o.app, o.use)
 	if err != nil {
 		return usage(stderr, err)
 	}
+	if o.cgi || os.Getenv("GATEWAY_INTERFACE") != "" {
+		signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
+		serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0))
+		return exitOK
+	}
+	return serve(application, o, stdout, stderr)
+}
+
+// serve runs the application under one of the gateways that listen.
+func serve(application Application, o *options, stdout, stderr io.Writer) int {
 	server := newServer(application)
 	server.Serial = o.mode == "serial"
 	server.Timeout = o.timeout
 	server.MaxBody = o.maxBody
 	server.ErrorLog = log.New(stderr, "", 0)
+	server.Worker = os.Getenv(workerVariable) != ""
+	open := func() (net.Listener, error) { return listen(o.addr) }
+	if server.Worker {
+		open = inherit
+		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
+	}
 	if !o.quiet {
 		server.AccessLog = server.ErrorLog
 	}
-	listener, err := listen(o.addr)
+	listener, err := open()
 	if err != nil {
 		return cannotListen(stderr, err)
 	}
-	announce(listener.Addr(), stdout, stderr)
+	if !server.Worker {
+		announce(listener.Addr(), stdout, stderr)
+	}
+	if o.mode == "prefork" && !server.Worker {
+		if err := prefork(listener, o.workers, onSignal(false), server.ErrorLog); err != nil {
+			fmt.Fprintf(stderr, "rawsgi: %v\n", err)
+			return exitFailed
+		}
+		return exitOK
+	}
 	serveUntilSignal(server, listener)
 	return exitOK
 }
@@ -76,9 +101,11 @@ func command(args []string, stdout, stderr io.Writer) int {
 // options are what the command line says.
 type options struct {
 	addr, app, use, mode string
-	quiet, list          bool
+	quiet, list, cgi     bool
+	workers              int
 	timeout              time.Duration
 	maxBody              int64
+	config               Config
 }
 
 // parseFlags reads the command line. An error is the user's; flag.ErrHelp is none.
@@ -90,8 +117,16 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 		"port 0 picks a free one")
 	flags.StringVar(&o.app, "app", "gallery", "`application` to serve, see -list")
 	flags.StringVar(&o.use, "use", "", "`middleware` around it, comma-separated, outermost first")
-	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, or serial for one "+
-		"application call at a time")
+	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, serial for one "+
+		"application call at a time, or prefork for several processes")
+	flags.IntVar(&o.workers, "workers", 2, "`number` of processes for -mode prefork")
+	flags.BoolVar(&o.cgi, "cgi", false, "answer one CGI request on standard input and output; "+
+		"on by itself when GATEWAY_INTERFACE is set")
+	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
+	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
+		"the application cgi")
+	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
+		"application proxy")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
@@ -108,13 +143,16 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil:
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
-	case o.mode != "concurrent" && o.mode != "serial":
-		err = fmt.Errorf("-mode is concurrent or serial, not %q", o.mode)
+	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
+		err = fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
+	case o.workers < 1:
+		err = fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
 	case o.timeout <= 0:
 		err = fmt.Errorf("-timeout must be more than 0, like 10s; it is %v", o.timeout)
 	case o.maxBody < 0:
 		err = fmt.Errorf("-max-body must not be negative; it is %d", o.maxBody)
 	}
+	o.config.Timeout = o.timeout
 	return o, err
 }
 
@@ -124,10 +162,10 @@ func usage(stderr io.Writer, err error) int {
 }
 
 // choose finds an application by its name and wraps middleware around it.
-func choose(app, use string) (Application, error) {
+func choose(entries []entry, app, use string) (Application, error) {
 	var application Application
 	var names []string
-	for _, entry := range applications {
+	for _, entry := range entries {
 		names = append(names, entry.name)
 		if entry.name == app {
 			application = entry.app
@@ -171,12 +209,12 @@ func findMiddleware(name string) (Middleware, error) {
 // list prints what -app and -use can choose.
 func list(stdout io.Writer) {
 	fmt.Fprintln(stdout, "Applications (-app name):")
-	for _, entry := range applications {
-		fmt.Fprintf(stdout, "  %-9s%s\n", entry.name, entry.about)
+	for _, entry := range applications(Config{}) {
+		fmt.Fprintf(stdout, "  %-10s%s\n", entry.name, entry.about)
 	}
 	fmt.Fprintln(stdout, "\nMiddleware (-use name,name, outermost first):")
 	for _, middleware := range middlewares {
-		fmt.Fprintf(stdout, "  %-9s%s\n", middleware.name, middleware.about)
+		fmt.Fprintf(stdout, "  %-10s%s\n", middleware.name, middleware.about)
 	}
 }
 
@@ -208,18 +246,31 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 }
 
-// serveUntilSignal serves until SIGINT or SIGTERM and then lets running requests finish,
-// for 5 s at most. A second signal ends the program at once.
-func serveUntilSignal(server *Server, listener net.Listener) {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	stopped := make(chan bool)
+// onSignal closes the channel at the first SIGINT or SIGTERM, and ends the program at the
+// second. A worker leaves Ctrl-C, which reaches all processes of a terminal, to its parent.
+func onSignal(worker bool) <-chan bool {
+	signals, stop := make(chan os.Signal, 2), make(chan bool)
+	signal.Notify(signals, syscall.SIGTERM)
+	if worker {
+		signal.Ignore(os.Interrupt)
+	} else {
+		signal.Notify(signals, os.Interrupt)
+	}
 	go func() {
 		<-signals
-		go func() {
-			<-signals
-			os.Exit(exitOK)
-		}()
+		close(stop)
+		<-signals
+		os.Exit(exitOK)
+	}()
+	return stop
+}
+
+// serveUntilSignal serves until a signal and then lets running requests finish, for 5 s
+// at most.
+func serveUntilSignal(server *Server, listener net.Listener) {
+	stop, stopped := onSignal(server.Worker), make(chan bool)
+	go func() {
+		<-stop
 		server.Shutdown(5 * time.Second)
 		close(stopped)
 	}()

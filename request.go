@@ -477,7 +477,9 @@ type Gateway struct {
 	URLScheme    any // "http" or "https"
 	MultiThread  bool
 	MultiProcess bool
+	RunOnce      bool
 	Errors       io.Writer
+	Application  Application // the outermost one, for who must ask it something else
 }
 
 // Values that are the same in each environ, made once.
@@ -492,7 +494,7 @@ var (
 // application may change at will. (PEP 3333, "environ Variables"; RFC 3875 §4.1)
 func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 	// The exact size is known: growing the map later would cost 1.5 µs a request.
-	e := make(Environ, 20+len(q.Header))
+	e := make(Environ, 21+len(q.Header))
 
 	e["REQUEST_METHOD"] = boxed(q.Method)   // "GET"
 	e["SCRIPT_NAME"] = noScriptName         // where the application is mounted: at the root
@@ -506,16 +508,8 @@ func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 	e["REMOTE_ADDR"] = g.RemoteAddr // "127.0.0.1"
 	e["REMOTE_PORT"] = g.RemotePort // "49152": usual, though not in the RFC
 
-	e["wsgi.version"] = wsgiVersion
-	e["wsgi.url_scheme"] = g.URLScheme      // "http"
-	e["wsgi.input"] = input                 // *Input
-	e["wsgi.errors"] = g.Errors             // io.Writer
-	e["wsgi.multithread"] = g.MultiThread   // may run twice at once in this process
-	e["wsgi.multiprocess"] = g.MultiProcess // may run in another process too
-	e["wsgi.run_once"] = false
-	e["wsgi.file_wrapper"] = fileWrapper // func(io.Reader, ...int) Body
-	e["rawsgi.request_uri"] = q.Target   // "/environ?a=4": nothing decoded
-
+	e["rawsgi.request_uri"] = q.Target // "/environ?a=4": nothing decoded
+	e.addGateway(input, g)
 	for _, field := range q.Header {
 		e.addHeader(field)
 	}
@@ -523,6 +517,19 @@ func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 		e["HTTP_HOST"] = q.Authority // an absolute target overrides Host (RFC 9112 §3.2.2)
 	}
 	return e
+}
+
+// addGateway sets the keys that every gateway sets, wherever the others come from.
+func (e Environ) addGateway(input *Input, g *Gateway) {
+	e["wsgi.version"] = wsgiVersion
+	e["wsgi.url_scheme"] = g.URLScheme      // "http"
+	e["wsgi.input"] = input                 // *Input
+	e["wsgi.errors"] = g.Errors             // io.Writer
+	e["wsgi.multithread"] = g.MultiThread   // may run twice at once in this process
+	e["wsgi.multiprocess"] = g.MultiProcess // may run in another process too
+	e["wsgi.run_once"] = g.RunOnce          // this process answers nothing else
+	e["wsgi.file_wrapper"] = fileWrapper    // func(io.Reader, ...int) Body
+	e["rawsgi.application"] = g.Application // Application
 }
 
 // boxed returns s for the map, the common ones without a copy.

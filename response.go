@@ -125,7 +125,7 @@ func (b *fileBody) Close() error {
 // A Response is the state of one answer.
 type Response struct {
 	out       io.Writer // the connection
-	firstLine string    // "HTTP/1.0 ", in front of the status; "" sends no head at all
+	firstLine string    // what stands in front of the status, see below
 	withBody  bool      // false for HEAD
 	errors    io.Writer // wsgi.errors
 	now       func() time.Time
@@ -139,8 +139,14 @@ type Response struct {
 	err      error // the client could not be reached: nothing more is sent
 }
 
-// newResponse makes the answer to a request for method, on its way to out. firstLine is
-// "HTTP/1.0 ", or "" for an HTTP/0.9 client, which gets no head.
+// The beginnings of a head: this is how gateways differ.
+const (
+	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
+	cgiLine  = "Status: "  // RFC 3875 §6.3.3
+	noHead   = ""          // an HTTP/0.9 client gets the body alone (RFC 1945 §6)
+)
+
+// newResponse makes the answer to a request for method, on its way to out.
 func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
 	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
 		errors: errors, now: time.Now, length: -1}
@@ -363,7 +369,7 @@ func (r *Response) Write(block []byte) (int, error) {
 // block leave in one write: two would cost 20% more CPU time for a short answer.
 func (r *Response) transmit(block []byte) {
 	head := 0 // bytes in front of the block that are not part of the body
-	if !r.headSent && r.firstLine != "" {
+	if !r.headSent && r.firstLine != noHead {
 		b := r.appendHead(make([]byte, 0, 512))
 		if len(block) <= 16*1024 {
 			head, block = len(b), append(b, block...)
@@ -380,16 +386,16 @@ func (r *Response) transmit(block []byte) {
 	r.err = err
 }
 
-// appendHead appends the head to b. Date and Server are the gateway's unless the
-// application gave its own. (RFC 1945 §6.1, RFC 9110 §6.6.1)
+// appendHead appends the head to b. Date and Server are added by a server unless the
+// application gave its own; a CGI program leaves them to the server that started it. (RFC 1945 §6.1, RFC 9110 §6.6.1)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
 	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
-	if _, n := lookup(r.headers, "Date"); n == 0 {
+	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
 		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
-	if _, n := lookup(r.headers, "Server"); n == 0 {
+	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
 	ownLength := false

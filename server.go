@@ -18,9 +18,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -35,6 +38,7 @@ import (
 type Server struct {
 	Application Application
 	Serial      bool          // one application call at a time
+	Worker      bool          // one of several processes
 	Timeout     time.Duration // for a whole head, each read of a body, each 64 KiB written
 	MaxBody     int64         // bytes in a request's body
 	MaxConns    int           // connections open at once; more wait in the backlog
@@ -113,7 +117,8 @@ func removeStale(path string) {
 // Serve accepts connections until Shutdown, a goroutine for each. In serial mode that is
 // so too, and the applications take turns: a browser's idle connection blocks nobody.
 func (s *Server) Serve(l net.Listener) {
-	s.gateway = Gateway{URLScheme: urlScheme(os.Getenv("HTTPS")), MultiThread: !s.Serial}
+	s.gateway = Gateway{URLScheme: urlScheme(os.Getenv("HTTPS")),
+		MultiThread: !s.Serial, MultiProcess: s.Worker, Application: s.Application}
 	s.addr = l.Addr()
 	s.gateway.setServer(s.addr)
 	s.mu.Lock()
@@ -247,9 +252,9 @@ func (e *exchange) begin() {
 	}
 	host, port := hostPort(e.conn.RemoteAddr())
 	e.gateway.RemoteAddr, e.gateway.RemotePort = host, port
-	firstLine := "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
+	firstLine := httpLine
 	if e.request.Version == "HTTP/0.9" {
-		firstLine = ""
+		firstLine = noHead
 	}
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 }
@@ -483,4 +488,142 @@ func quote(s string) string {
 		s, dots = s[:enough], "…"
 	}
 	return `"` + strings.ReplaceAll(visible(s), "<", `\x3c`) + `"` + dots
+}
+
+// serveCGI is the CGI gateway: it answers the one request that a web server has put into
+// the environment of our process, from standard input to standard output. Environ comes
+// from the process, the head begins with Status, and the rest is as for a socket: the same
+// run. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
+func serveCGI(application Application, variables []string, stdin io.Reader,
+	stdout io.Writer, errorLog *log.Logger) {
+	environ := Environ{}
+	for _, variable := range variables {
+		key, value, _ := strings.Cut(variable, "=")
+		environ[key] = value
+	}
+	for key, value := range cgiDefaults {
+		if environ.Get(key) == "" {
+			environ[key] = value
+		}
+	}
+	errors := &errorStream{log: errorLog}
+	defer errors.Flush()
+	q := &Request{}
+	var err error
+	if length := environ.Get("CONTENT_LENGTH"); length != "" {
+		err = q.setLength(length, math.MaxInt64) // how much is too much, the server has judged
+	}
+	input := &Input{r: bufio.NewReader(stdin), length: q.Length, left: q.Length}
+	environ.addGateway(input, &Gateway{URLScheme: urlScheme(environ.Get("HTTPS")),
+		MultiProcess: true, RunOnce: true, Errors: errors, Application: application})
+	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), errors)
+	if refusal, ok := err.(*Refusal); ok {
+		response.logRefusal(refusal)
+		response.refuse(refusal)
+		return
+	}
+	run(application, environ, &response)
+}
+
+// cgiDefaults stand in for variables that a web server should have set, so that somebody
+// can try a CGI program in a terminal.
+var cgiDefaults = map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "",
+	"PATH_INFO": "", "QUERY_STRING": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
+	"SERVER_PROTOCOL": "HTTP/1.0", "SERVER_SOFTWARE": software,
+	"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": ""}
+
+// workerVariable marks a worker process in its environment, and workerSocket and
+// workerLife are the two files that it inherits.
+const (
+	workerVariable = "RAWSGI_WORKER"
+	workerSocket   = 3
+	workerLife     = 4
+)
+
+// prefork serves with n worker processes that share one listening socket: the system
+// gives each connection to one that waits in Accept. It returns when stop is closed and all
+// workers have ended.
+//
+// The name is gunicorn's and Apache's, who fork: the child goes on where the parent was.
+// A Go program has threads, which do not survive a fork, so we execute the program again.
+func prefork(l net.Listener, n int, stop <-chan bool, errorLog *log.Logger) error {
+	filer, ok := l.(interface{ File() (*os.File, error) })
+	if !ok || runtime.GOOS == "windows" {
+		return errors.New("-mode prefork needs Unix: a socket that processes can inherit")
+	}
+	socket, err := filer.File()
+	if err != nil {
+		return err
+	}
+	// Workers wait for the end of this pipe, whose other end only we have: it comes when
+	// we end, even if we are killed and cannot tell them.
+	life, ours, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	defer life.Close()
+	go func() {
+		<-stop
+		l.Close() // errors would mean that they are closed already
+		socket.Close()
+	}()
+	var all sync.WaitGroup
+	for range n {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			keepWorker([]*os.File{socket, life}, stop, errorLog)
+		}()
+	}
+	all.Wait()
+	return nil
+}
+
+// keepWorker starts a worker, and another whenever it dies, until stop is closed. One that
+// dies at once will do so again, so there is a pause before the next.
+func keepWorker(files []*os.File, stop <-chan bool, errorLog *log.Logger) {
+	for {
+		worker := exec.Command(os.Args[0], os.Args[1:]...)
+		worker.Env = append(os.Environ(), workerVariable+"=1")
+		worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
+		worker.ExtraFiles = files
+		if path, err := os.Executable(); err == nil {
+			worker.Path = path // Args[0] need not be a path
+		}
+		begin, ended := time.Now(), make(chan error, 1)
+		if err := worker.Start(); err != nil {
+			ended <- err
+		} else {
+			go func() { ended <- worker.Wait() }()
+		}
+		select {
+		case err := <-ended:
+			errorLog.Printf("a worker has ended (%v), starting another", err)
+		case <-stop:
+			worker.Process.Signal(syscall.SIGTERM) // fails if it has ended just now
+			<-ended
+			return
+		}
+		if time.Since(begin) < time.Second {
+			select {
+			case <-time.After(time.Second):
+			case <-stop:
+				return
+			}
+		}
+	}
+}
+
+// inherit is a worker's first act: it returns the socket that it shares, and ends the
+// process when the parent has ended.
+func inherit() (net.Listener, error) {
+	life := os.NewFile(workerLife, "life")
+	go func() {
+		io.Copy(io.Discard, life) // nothing is sent: it returns when the parent is gone
+		os.Exit(exitOK)
+	}()
+	socket := os.NewFile(workerSocket, "socket")
+	defer socket.Close() // FileListener makes a copy
+	return net.FileListener(socket)
 }

@@ -1223,7 +1223,7 @@ func (w *wire) Write(p []byte) (int, error) {
 // runOn runs an application against a wire, without any server.
 func runOn(w *wire, application Application) (*Response, string) {
 	var errors bytes.Buffer
-	r := newResponse(w, "HTTP/1.0 ", "GET", &errors)
+	r := newResponse(w, httpLine, "GET", &errors)
 	environ := Environ{}
 	setTestingDefaults(environ)
 	run(application, environ, &r)
@@ -2012,7 +2012,7 @@ func TestGatewayFault(t *testing.T) {
 
 // call runs an application of ours without a server.
 func call(name, path string, change ...Environ) (status string, headers []Header, body string) {
-	application, err := choose(name, "")
+	application, err := choose(applications(Config{Root: "docs"}), name, "")
 	if err != nil {
 		panic(err)
 	}
@@ -2082,7 +2082,7 @@ func TestIndex(t *testing.T) {
 	if value, _ := lookup(headers, "Content-Type"); value != "text/html; charset=utf-8" {
 		t.Errorf("Content-Type: %s", value)
 	}
-	for _, entry := range applications {
+	for _, entry := range applications(Config{}) {
 		link := `<a href="/a%20b/` + entry.name + `">`
 		if entry.name != "gallery" && !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
@@ -2168,13 +2168,13 @@ func TestCommand(t *testing.T) {
 		stderr string
 	}{
 		{"help", []string{"-help"}, 0, "Usage: rawsgi", ""},
-		{"list", []string{"-list"}, 0, "\n  hello    The smallest application", ""},
+		{"list", []string{"-list"}, 0, "\n  hello     The smallest application", ""},
 		{"a wrong flag", []string{"-prot", "80"}, 2, "", "flag provided but not defined: -prot"},
 		{"a wrong application", []string{"-app", "helo"}, 2, "",
 			`no application is called "helo"; there are hello, class, environ`},
 		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
-			`no middleware is called "nion"; there are log, onion`},
-		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent or serial"},
+			`no middleware is called "nion"; there are log, onion, upper`},
+		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent, serial or prefork"},
 		{"a wrong time", []string{"-timeout", "0s"}, 2, "", "-timeout must be more than 0"},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", "-max-body must not be negative"},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
@@ -2322,7 +2322,7 @@ func FuzzReadRequest(f *testing.F) {
 			if text, _ := value.(string); strings.ContainsAny(key+text, "\r\n\x00") {
 				t.Errorf("%q: %q", key, text)
 			}
-			if _, ok := value.(string); !ok && !strings.HasPrefix(key, "wsgi.") {
+			if _, ok := value.(string); !ok && !strings.Contains(key, ".") {
 				t.Errorf("%q is no string", key)
 			}
 		}
