@@ -429,7 +429,7 @@ func (e *errorStream) Write(p []byte) (int, error) {
 	e.rest = append(e.rest, p...)
 	for {
 		line, rest, whole := bytes.Cut(e.rest, []byte("\n"))
-		if !whole {
+		if !whole && len(line) < maxLine { // a longer one is not waited for
 			return len(p), nil
 		}
 		e.log.Print(printable(string(line)))

@@ -17,6 +17,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/cgi"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -2261,6 +2262,333 @@ func TestProgram(t *testing.T) { // T06
 			}
 		})
 	}
+}
+
+// ---------------------------------------------------------------- Gateways and hosts
+
+// gatewayOut runs the CGI gateway on a request.
+func gatewayOut(app Application, stdin io.Reader, variables ...string) (stdout, stderr string) {
+	var out, errors bytes.Buffer
+	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0))
+	return out.String(), errors.String()
+}
+
+func TestCGIGateway(t *testing.T) {
+	t.Run("G01 Status, no Date, no Server", func(t *testing.T) {
+		out, _ := gatewayOut(hello, strings.NewReader(""), "REQUEST_METHOD=GET")
+		if out != "Status: 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"+
+			"Content-Length: 14\r\n\r\nHello, World!\n" {
+			t.Errorf("got %q", out)
+		}
+	})
+	t.Run("G02 E17 E18 E21 the environment is environ", func(t *testing.T) {
+		out, _ := gatewayOut(validate(environ), strings.NewReader(""), "REQUEST_METHOD=PUT",
+			"X=a=\xff", "HTTPS=on", "SERVER_PORT=443", "PATH_INFO=/a b", "HTTP_X_A=1")
+		for _, want := range []string{"REQUEST_METHOD: PUT", "X: a=\xff", "PATH_INFO: /a b",
+			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
+			"wsgi.multiprocess: true", "wsgi.run_once: true"} {
+			if !slices.Contains(strings.Split(out, "\n"), want) {
+				t.Errorf("no %q in %s", want, out)
+			}
+		}
+	})
+	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
+		open, w := io.Pipe() // it never ends
+		go io.WriteString(w, "0123456789")
+		out, _ := gatewayOut(environ, open, "CONTENT_LENGTH=3")
+		if !strings.Contains(out, "BODY-LENGTH: 3\n") {
+			t.Errorf("got %q", out)
+		}
+		open.Close()
+	})
+	for _, c := range []struct{ name, path, variable, want, log string }{
+		{"G04 a failure before the head", "/before", "", "Status: 500 Internal", "goroutine"},
+		{"G04 a failure after the head", "/after", "", "Status: 200 OK", "goroutine"},
+		{"G04 no variables, an empty body", "/", "", "Status: 404 Not Found", ""},
+		{"G04 a wrong length", "/", "CONTENT_LENGTH=+3", "Status: 400 Bad Request", "digits"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, log := gatewayOut(failing, strings.NewReader(""), "PATH_INFO="+c.path, c.variable)
+			if !strings.HasPrefix(out, c.want) || !strings.Contains(out, "\r\n\r\n") ||
+				!strings.Contains(log, c.log) || strings.Contains(out, "goroutine") {
+				t.Errorf("got %q, log %q", out, log)
+			}
+		})
+	}
+}
+
+// asProgram makes a shell script that runs this binary as the program, with arguments.
+func asProgram(t *testing.T, dir, name, args string) string {
+	return writeScript(t, dir, name, "RAWSGI_AS_PROGRAM=1 exec '"+must(filepath.Abs(os.Args[0]))(t)+"' "+args)
+}
+
+// writeScript makes a program of shell commands.
+func writeScript(t *testing.T, dir, name, commands string) string {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("the scripts are for a Unix shell")
+	}
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestCGIUnderOthers runs the program as a CGI program of servers that are not ours.
+func TestCGIUnderOthers(t *testing.T) {
+	check := func(t *testing.T, url string) {
+		t.Helper()
+		response := must(http.Post(url+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
+		defer response.Body.Close()
+		reply := string(must(io.ReadAll(response.Body))(t))
+		for _, want := range append(body("abc"), "PATH_INFO: /a b", "QUERY_STRING: q=1",
+			"CONTENT_TYPE: text/x", "wsgi.run_once: true") {
+			if !slices.Contains(strings.Split(reply, "\n"), want) {
+				t.Errorf("no %q in %d %s", want, response.StatusCode, reply)
+			}
+		}
+	}
+	t.Run("net/http/cgi", func(t *testing.T) {
+		script := asProgram(t, t.TempDir(), "self", "-app environ")
+		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+		s := &http.Server{Handler: &cgi.Handler{Path: script, Root: "/self", Stderr: io.Discard}}
+		go s.Serve(l)
+		defer s.Close()
+		check(t, "http://"+l.Addr().String()+"/self")
+	})
+	t.Run("our own host", func(t *testing.T) {
+		script := asProgram(t, t.TempDir(), "self", "-cgi -app environ")
+		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute)}, hello))
+		check(t, "http://"+s.addr+"/cgi")
+	})
+	t.Run("python -m http.server --cgi", func(t *testing.T) {
+		python, err := exec.LookPath("/usr/bin/python3")
+		if err != nil {
+			t.Skip("needs /usr/bin/python3: apt-get install python3")
+		}
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "cgi-bin"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		os.Chmod(dir, 0o755) // as root, that server runs programs as nobody
+		script := asProgram(t, filepath.Join(dir, "cgi-bin"), "self", "-app environ")
+		os.Chmod(script, 0o755)
+		if err := exec.Command("su", "nobody", "-s", "/bin/sh", "-c", "test -x '"+os.Args[0]+"'").Run(); os.Getuid() == 0 && err != nil {
+			t.Skip("as root, http.server runs programs as nobody, who cannot run ", os.Args[0])
+		}
+		addr := freeAddr(t)
+		_, port, _ := net.SplitHostPort(addr)
+		background(t, addr, exec.Command(python, "-m", "http.server", "--cgi", "--bind", "127.0.0.1",
+			"--directory", dir, port))
+		check(t, "http://"+addr+"/cgi-bin/self")
+	})
+	t.Run("lighttpd", func(t *testing.T) {
+		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
+		if err != nil {
+			t.Skip("needs lighttpd: apt-get install lighttpd")
+		}
+		dir, addr := t.TempDir(), freeAddr(t)
+		asProgram(t, dir, "self.cgi", "-app environ")
+		_, port, _ := net.SplitHostPort(addr)
+		config := filepath.Join(dir, "lighttpd.conf")
+		text := fmt.Sprintf("server.document-root = %q\nserver.bind = \"127.0.0.1\"\nserver.port = %s\n"+
+			"server.modules = (\"mod_cgi\")\ncgi.assign = (\".cgi\" => \"\")\n", dir, port)
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		background(t, addr, exec.Command(lighttpd, "-D", "-f", config))
+		check(t, "http://"+addr+"/self.cgi")
+	})
+}
+
+// freeAddr finds an address for a server that cannot choose its own.
+func freeAddr(t *testing.T) string {
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// background runs a server until the test ends, and waits until it answers.
+func background(t *testing.T, addr string, command *exec.Cmd) {
+	t.Helper()
+	var out lockedBuffer
+	command.Stdout, command.Stderr = &out, &out
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan bool)
+	go func() { command.Wait(); close(ended) }()
+	t.Cleanup(func() {
+		command.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			command.Process.Kill()
+			<-ended
+		}
+		if t.Failed() {
+			t.Logf("%s said:\n%s", command.Path, out.String())
+		}
+	})
+	eventually(t, command.Path, func() bool {
+		network := "tcp"
+		if strings.HasPrefix(addr, "/") {
+			network = "unix"
+		}
+		c, err := net.Dial(network, addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// TestCGIHost shows X01 to X12: what a program gets, and what becomes of its answer.
+func TestCGIHost(t *testing.T) {
+	dir := t.TempDir()
+	t.Cleanup(func() { // after all cases
+		eventually(t, "the end of all programs", func() bool { return len(children(t)) == 0 })
+	})
+	for name, commands := range map[string]string{
+		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
+		"lf":     `printf 'Content-Type: text/plain\n\nhi'`,
+		"crlf":   `printf 'Content-Type: text/plain\r\nStatus: 404 Nope\r\n\r\nhi'`,
+		"away":   `printf 'Location: http://h/x\n\n'`,
+		"moved":  `printf 'Status: 301 Gone\nLocation: http://h/x\n\nbody'`,
+		"local":  `printf 'Location: /other?x=1\n\n'`,
+		"loop":   `printf 'Location: /cgi/loop\n\n'`,
+		"none":   `true`,
+		"nohead": `echo hello`,
+		"noend":  `printf 'Content-Type: text/plain\n'`,
+		"fold":   `printf 'Content-Type: text/plain\n x\n\nhi'`,
+		"plain":  `printf 'X: y\n\nhi'`,
+		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
+		"hop":    `printf 'Content-Type: text/plain\nConnection: keep-alive\nKeep-Alive: 5\n\nhi'`,
+		"tab":    `printf 'Content-Type: text/plain\nX: a\tb\n\nhi'`,
+		"hang":   `sleep 1000`,
+		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
+		"die":    `echo oops >&2; exit 3`,
+		"noisy":  `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; printf 'Content-Type: text/plain\n\nhi'`,
+		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
+		"deaf":   `exec <&-; printf 'Content-Type: text/plain\n\nhi'`,
+	} {
+		writeScript(t, dir, name, commands)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/bin/true", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	host := newCGI(dir, 500*time.Millisecond)
+	for _, c := range []struct {
+		name, path string
+		want       string // the reply without Date and Server, or the status code
+		log        string
+	}{
+		{"X04 LF", "/lf", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
+		{"X04 CRLF and Status", "/crlf", "HTTP/1.0 404 Nope\r\nContent-Type: text/plain\r\n\r\nhi", ""},
+		{"X05 a local redirect", "/local", length3[:len(ok200)] + "Content-Length: 11\r\n\r\n/other ?x=1", ""},
+		{"X05 a loop of them", "/loop", "502", "after 10 others"},
+		{"X06 a redirect", "/away", "HTTP/1.0 302 Found\r\nLocation: http://h/x\r\nContent-Length: 0\r\n\r\n", ""},
+		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
+		{"X08 no answer", "/none", "502", "bad gateway"},
+		{"X08 no header", "/nohead", "502", "expected a header line"},
+		{"X08 no empty line", "/noend", "502", "the client stopped sending"},
+		{"X08 a folded header", "/fold", "502", "must not start with a space"},
+		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
+		{"X08 a control character", "/evil", "502", "control character"},
+		{"X08 headers of the connection", "/hop", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
+		{"X08 a tab", "/tab", ok200 + "Content-Type: text/plain\r\nX: a b\r\n\r\nhi", ""},
+		{"X11 missing", "/nothing", "404", ""},
+		{"X11 a directory", "/dir", "403", ""},
+		{"X11 not executable", "/data", "403", ""},
+		{"X11 a symbolic link", "/link", "403", ""},
+		{"X11 a way out", "/../" + filepath.Base(dir) + "/lf", "404", ""},
+		{"X11 an escaped way out", "/..%2flf", "404", ""},
+		{"X11 nothing at all", "/", "404", ""},
+		{"X12 it hangs", "/hang", "504", "waited 500ms"},
+		{"X12 it stalls", "/stall", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
+		{"X12 it dies", "/die", "502", "exit status 3"},
+		{"X12 it floods standard error", "/noisy", ok200 + "Content-Type: text/plain\r\n\r\nhi", strings.Repeat("x", maxLine)},
+		{"X12 it leaves a child", "/child", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, mount(map[string]Application{"/cgi": host}, func(environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return Blocks{[]byte(environ.Get("PATH_INFO") + " ?" + environ.Get("QUERY_STRING"))}
+			}))
+			reply := ask(t, s.addr, "GET /cgi"+c.path+" HTTP/1.0\r\n\r\n")
+			s.stop()
+			if len(c.want) == 3 {
+				if status, _, _ := splitReply(t, reply); status[:3] != c.want {
+					t.Errorf("expected %s, got %q", c.want, reply)
+				}
+			} else if got := ourHeaders.ReplaceAllString(reply, ""); got != c.want {
+				t.Errorf("expected %q\ngot %q", c.want, got)
+			}
+			if !strings.Contains(s.errors.String(), c.log) {
+				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
+	t.Run("X01 X02 X03 X09 the environment", func(t *testing.T) {
+		os.Setenv("RAWSGI_SECRET", "hidden")
+		defer os.Unsetenv("RAWSGI_SECRET")
+		s := start(t, mount(map[string]Application{"/cgi": host}, hello))
+		reply := ask(t, s.addr, "POST /cgi/env/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\n"+
+			"Authorization: Basic x\r\nProxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcdef")
+		lines := strings.Split(reply, "\n")
+		for _, want := range []string{"GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING=q", "REMOTE_ADDR=127.0.0.1",
+			"REQUEST_METHOD=POST", "SCRIPT_NAME=/cgi/env", "PATH_INFO=/a b", "SERVER_NAME=127.0.0.1",
+			"SERVER_PROTOCOL=HTTP/1.0", "SERVER_SOFTWARE=" + software, "CONTENT_LENGTH=3", "HTTP_X_A=1",
+			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc"} {
+			if !slices.Contains(lines, want) {
+				t.Errorf("no %q", want)
+			}
+		}
+		for _, secret := range []string{"Basic x", "hidden", "HTTP_PROXY", "X_Y=u", "CONTENT_TYPE"} {
+			if strings.Contains(reply, secret) {
+				t.Errorf("%q is in %q", secret, reply)
+			}
+		}
+	})
+	t.Run("X09 a program that does not read", func(t *testing.T) {
+		s := start(t, mount(map[string]Application{"/cgi": host}, hello))
+		big := strings.Replace(post(strings.Repeat("x", 1<<20), "Content-Length: 1048576"), " / ", " /cgi/deaf ", 1)
+		if reply := ask(t, s.addr, big); !strings.HasSuffix(reply, "hi") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("X12 the client leaves", func(t *testing.T) {
+		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour))
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		eventually(t, "the program", func() bool { return len(children(t)) > 0 })
+		s.Shutdown(time.Millisecond) // cuts the connection; the program is silent
+		for _, pid := range children(t) {
+			if p, err := os.FindProcess(pid); err == nil {
+				p.Kill() // it would be silent for an hour
+			}
+		}
+	})
+}
+
+// children returns the process numbers of our children, where the system tells (Linux).
+func children(t *testing.T) (pids []int) {
+	files, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, file := range files {
+		text, _ := os.ReadFile(file) // a thread may have ended
+		for _, pid := range strings.Fields(string(text)) {
+			pids = append(pids, must(strconv.Atoi(pid))(t))
+		}
+	}
+	return pids
 }
 
 // TestDocs holds the pages to the source: each declaration that they name exists in that
