@@ -563,56 +563,80 @@ func prefork(l net.Listener, n int, stop <-chan bool, errorLog *log.Logger) erro
 	}
 	defer ours.Close()
 	defer life.Close()
-	go func() {
-		<-stop
-		l.Close() // errors would mean that they are closed already
-		socket.Close()
-	}()
+	p := &parent{stop: stop, files: []*os.File{socket, life}, log: errorLog}
 	var all sync.WaitGroup
 	for range n {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			keepWorker([]*os.File{socket, life}, stop, errorLog)
+			p.keepWorker()
 		}()
 	}
+	<-stop
+	p.mu.Lock() // not while a worker is started, which takes the socket's number
+	l.Close()   // errors would mean that they are closed already
+	socket.Close()
+	p.mu.Unlock()
 	all.Wait()
 	return nil
 }
 
+// A parent is what the process that starts workers knows.
+type parent struct {
+	stop  <-chan bool
+	files []*os.File // that a worker inherits, from number 3 on
+	log   *log.Logger
+	mu    sync.Mutex // held while a worker is started
+}
+
 // keepWorker starts a worker, and another whenever it dies, until stop is closed. One that
 // dies at once will do so again, so there is a pause before the next.
-func keepWorker(files []*os.File, stop <-chan bool, errorLog *log.Logger) {
+func (p *parent) keepWorker() {
 	for {
-		worker := exec.Command(os.Args[0], os.Args[1:]...)
-		worker.Env = append(os.Environ(), workerVariable+"=1")
-		worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
-		worker.ExtraFiles = files
-		if path, err := os.Executable(); err == nil {
-			worker.Path = path // Args[0] need not be a path
-		}
-		begin, ended := time.Now(), make(chan error, 1)
-		if err := worker.Start(); err != nil {
-			ended <- err
-		} else {
-			go func() { ended <- worker.Wait() }()
-		}
+		begin := time.Now()
+		worker, ended := p.startWorker()
 		select {
 		case err := <-ended:
-			errorLog.Printf("a worker has ended (%v), starting another", err)
-		case <-stop:
-			worker.Process.Signal(syscall.SIGTERM) // fails if it has ended just now
-			<-ended
+			p.log.Printf("a worker has ended (%v), starting another", err)
+		case <-p.stop:
+			if worker != nil {
+				worker.Signal(syscall.SIGTERM) // fails if it has ended just now
+				<-ended
+			}
 			return
 		}
-		if time.Since(begin) < time.Second {
-			select {
-			case <-time.After(time.Second):
-			case <-stop:
-				return
-			}
+		pause := time.Second - time.Since(begin)
+		select {
+		case <-time.After(max(pause, 0)):
+		case <-p.stop:
+			return
 		}
 	}
+}
+
+// startWorker starts a worker, and sends how it ends, or why it could not start.
+func (p *parent) startWorker() (*os.Process, <-chan error) {
+	ended := make(chan error, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.stop:
+		return nil, ended
+	default:
+	}
+	worker := exec.Command(os.Args[0], os.Args[1:]...)
+	if path, err := os.Executable(); err == nil {
+		worker.Path = path // Args[0] need not be one
+	}
+	worker.Env = append(os.Environ(), workerVariable+"=1")
+	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
+	worker.ExtraFiles = p.files
+	if err := worker.Start(); err != nil {
+		ended <- err
+		return nil, ended
+	}
+	go func() { ended <- worker.Wait() }()
+	return worker.Process, ended
 }
 
 // inherit is a worker's first act: it returns the socket that it shares, and ends the

@@ -2223,20 +2223,8 @@ func TestProgram(t *testing.T) { // T06
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
-			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
-			stdout := must(program.StdoutPipe())(t)
-			if err := program.Start(); err != nil {
-				t.Fatal(err)
-			}
-			lines := bufio.NewReader(stdout)
-			banner := must(lines.ReadString('\n'))(t)
-			match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
-				FindStringSubmatch(banner)
-			if match == nil {
-				t.Fatalf("the banner is %q", banner)
-			}
-			busy := dial(t, match[1])
+			program, addr, _ := startProgram(t, "-app", "echo", "-quiet")
+			busy := dial(t, addr)
 			io.WriteString(busy, post("abc", "Content-Length: 6"))
 			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
 			for i, signal := range c.signals {
@@ -2244,7 +2232,7 @@ func TestProgram(t *testing.T) { // T06
 					break
 				}
 				eventually(t, "a refused connection", func() bool {
-					c, err := net.Dial("tcp", match[1])
+					c, err := net.Dial("tcp", addr)
 					if err == nil {
 						c.Close()
 					}
@@ -2367,15 +2355,20 @@ func TestCGIUnderOthers(t *testing.T) {
 		if err != nil {
 			t.Skip("needs /usr/bin/python3: apt-get install python3")
 		}
-		dir := t.TempDir()
-		if err := os.Mkdir(filepath.Join(dir, "cgi-bin"), 0o755); err != nil {
+		// As root, that server runs programs as nobody, who must be let in.
+		dir := must(os.MkdirTemp("", "rawsgi-cgi-"))(t)
+		defer os.RemoveAll(dir)
+		bin := filepath.Join(dir, "cgi-bin")
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755)); err != nil {
 			t.Fatal(err)
 		}
-		os.Chmod(dir, 0o755) // as root, that server runs programs as nobody
-		script := asProgram(t, filepath.Join(dir, "cgi-bin"), "self", "-app environ")
-		os.Chmod(script, 0o755)
-		if err := exec.Command("su", "nobody", "-s", "/bin/sh", "-c", "test -x '"+os.Args[0]+"'").Run(); os.Getuid() == 0 && err != nil {
-			t.Skip("as root, http.server runs programs as nobody, who cannot run ", os.Args[0])
+		copied := filepath.Join(dir, "program")
+		if err := os.WriteFile(copied, must(os.ReadFile(os.Args[0]))(t), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		script := writeScript(t, bin, "self", "RAWSGI_AS_PROGRAM=1 exec "+copied+" -app environ")
+		if err := os.Chmod(script, 0o755); err != nil {
+			t.Fatal(err)
 		}
 		addr := freeAddr(t)
 		_, port, _ := net.SplitHostPort(addr)
@@ -2589,6 +2582,294 @@ func children(t *testing.T) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// startProgram runs the program as a user does, and returns the address that it prints.
+func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
+	t.Helper()
+	program := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+	log := &lockedBuffer{}
+	program.Stderr = log
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+	match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
+		FindStringSubmatch(banner)
+	if match == nil {
+		t.Fatalf("the banner is %q", banner)
+	}
+	return program, match[1], log
+}
+
+// alive reports whether a process is running. A zombie is not.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+// workersOf returns the process numbers of a program's children.
+func workersOf(t *testing.T, program *exec.Cmd) (pids []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", program.Process.Pid))
+	for _, file := range files {
+		text, _ := os.ReadFile(file) // a thread may have ended
+		for _, pid := range strings.Fields(string(text)) {
+			pids = append(pids, must(strconv.Atoi(pid))(t))
+		}
+	}
+	return pids
+}
+
+func TestPrefork(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("it looks for processes in /proc")
+	}
+	two := func(t *testing.T, program *exec.Cmd) []int {
+		eventually(t, "two workers", func() bool { return len(workersOf(t, program)) == 2 })
+		return workersOf(t, program)
+	}
+	t.Run("E18 several processes answer", func(t *testing.T) {
+		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "environ")
+		pids := two(t, program)
+		answered := regexp.MustCompile(`(?m)^\[(\d+)\] 127`)
+		eventually(t, "an answer of each", func() bool {
+			together(8, func() {
+				if reply := ask(t, addr, get()); !strings.Contains(reply, "\nwsgi.multiprocess: true\n") {
+					t.Errorf("got %q", reply)
+				}
+			})
+			seen := map[string]bool{}
+			for _, match := range answered.FindAllStringSubmatch(log.String(), -1) {
+				seen[match[1]] = true
+			}
+			return seen[strconv.Itoa(pids[0])] && seen[strconv.Itoa(pids[1])]
+		})
+		program.Process.Signal(syscall.SIGTERM)
+		if err := program.Wait(); err != nil {
+			t.Errorf("the program ended with %v: %s", err, log)
+		}
+		if alive(pids[0]) || alive(pids[1]) {
+			t.Error("a worker has survived")
+		}
+	})
+	t.Run("a worker killed under load", func(t *testing.T) {
+		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello", "-quiet")
+		pids := two(t, program)
+		var whole, cut, refused atomic.Int32
+		go syscallKill(pids[0])
+		together(20, func() {
+			for range 50 {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					refused.Add(1)
+					continue
+				}
+				io.WriteString(c, get())
+				reply, _ := io.ReadAll(c) // a reset if its worker was killed
+				c.Close()
+				if bytes.HasSuffix(reply, []byte("World!\n")) {
+					whole.Add(1)
+				} else {
+					cut.Add(1)
+				}
+			}
+		})
+		// Only what the killed worker had accepted may be lost: at most one for each client.
+		if refused.Load() > 0 || cut.Load() > 20 || whole.Load() < 980 {
+			t.Errorf("%d whole, %d cut, %d refused", whole.Load(), cut.Load(), refused.Load())
+		}
+		eventually(t, "another worker", func() bool {
+			now := workersOf(t, program)
+			return len(now) == 2 && !slices.Contains(now, pids[0])
+		})
+		if !strings.Contains(log.String(), "a worker has ended (signal: killed), starting another") {
+			t.Errorf("the log is %q", log)
+		}
+		program.Process.Signal(os.Interrupt)
+		program.Wait() // how it ends is for the case above
+	})
+	t.Run("no worker survives a killed parent", func(t *testing.T) {
+		program, _, _ := startProgram(t, "-mode", "prefork")
+		pids := two(t, program)
+		program.Process.Kill()
+		program.Wait() // it was killed
+		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
+	})
+	t.Run("SIGTERM lets requests end", func(t *testing.T) {
+		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet")
+		two(t, program)
+		busy := dial(t, addr)
+		io.WriteString(busy, post("abc", "Content-Length: 6"))
+		must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+		program.Process.Signal(syscall.SIGTERM)
+		eventually(t, "a refused connection", func() bool {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
+		io.WriteString(busy, "def")
+		if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
+			t.Errorf("got %q", reply)
+		}
+		if err := program.Wait(); err != nil {
+			t.Errorf("the program ended with %v", err)
+		}
+	})
+}
+
+// syscallKill kills a process as kill -9 does.
+func syscallKill(pid int) {
+	if p, err := os.FindProcess(pid); err == nil {
+		p.Kill() // fails if it has ended
+	}
+}
+
+// fake is an upstream that answers every request with fixed bytes and closes, and records
+// what it got.
+func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *lockedBuffer) {
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	t.Cleanup(func() { l.Close() })
+	got = &lockedBuffer{}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for r := bufio.NewReader(c); ; {
+					line, err := r.ReadString('\n')
+					io.WriteString(got, line)
+					if err != nil || line == "\r\n" {
+						break
+					}
+				}
+				io.WriteString(c, answer)
+				if after != nil {
+					after(c)
+				}
+			}()
+		}
+	}()
+	return l.Addr().String(), got
+}
+
+func TestProxy(t *testing.T) {
+	through := func(t *testing.T, upstreams string) *running {
+		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
+	}
+	t.Run("what is forwarded", func(t *testing.T) {
+		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 1\r\n\r\nhi", nil)
+		s := through(t, addr)
+		reply := ask(t, s.addr, "GET /p/a%20b%25?q=%20 HTTP/1.1\r\nHost: h:1\r\nX-Forwarded-For: 1.2.3.4\r\n"+
+			"Connection: close, X-Secret\r\nX-Secret: 1\r\nTE: trailers\r\nX-A: 1\r\nX-A: 2\r\nX-Empty:\r\n\r\n")
+		if reply := ourHeaders.ReplaceAllString(reply, ""); reply != ok200+"X: a b\r\n\r\nhi" {
+			t.Errorf("got %q", reply)
+		}
+		want := "GET /a%20b%25?q=%20 HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\n" +
+			"X-Forwarded-Proto: http\r\nHost: h:1\r\nX-A: 1,2\r\nX-Empty: \r\n\r\n"
+		if got.String() != want {
+			t.Errorf("upstream got %q", got)
+		}
+	})
+	for _, c := range []struct{ name, answer, want, log string }{
+		{"no answer", "", "502", "the client stopped sending"},
+		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
+		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
+		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
+		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "must not start"},
+		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
+		{"two lengths", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "502", "one Content-Length"},
+		{"more than its length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc", ok200 + "Content-Length: 2\r\n\r\nab", ""},
+		{"nothing of its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "502", "the answer broke off"},
+		{"less than its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nab", ok200 + "Content-Length: 5\r\n\r\nab", "the answer broke off"},
+		{"304", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr, _ := fake(t, c.answer, nil)
+			s := through(t, addr)
+			reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
+			s.stop()
+			if got := ourHeaders.ReplaceAllString(reply, ""); got != c.want && !strings.HasPrefix(got, "HTTP/1.0 "+c.want+" ") {
+				t.Errorf("got %q", got)
+			}
+			if !strings.Contains(s.errors.String(), c.log) || c.log == "" && s.errors.String() != "" {
+				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
+	t.Run("HEAD", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", nil)
+		reply := ask(t, through(t, addr).addr, "HEAD /p HTTP/1.0\r\n\r\n")
+		if got := ourHeaders.ReplaceAllString(reply, ""); got != ok200+"Content-Length: 5\r\n\r\n" {
+			t.Errorf("got %q", got)
+		}
+	})
+	for _, c := range []struct{ name, answer, want string }{
+		{"it stalls before its head", "HTTP/1.0 200", "504"},
+		{"it stalls before its body", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "504"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr, _ := fake(t, c.answer, func(c net.Conn) { io.Copy(io.Discard, c) })
+			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
+			if !strings.HasPrefix(reply, "HTTP/1.0 "+c.want) {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+	t.Run("in turn, past one that refuses", func(t *testing.T) {
+		one, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n1", nil)
+		two, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n2", nil)
+		s := through(t, one+","+freeAddr(t)+","+two)
+		counts := map[string]int{}
+		for range 9 {
+			reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
+			counts[reply[len(reply)-1:]]++
+		}
+		if counts["1"] != 3 || counts["2"] != 6 { // the one after the refusing takes its turn
+			t.Errorf("got %v", counts)
+		}
+		if reply := ask(t, through(t, freeAddr(t)).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 502") {
+			t.Errorf("got %q", reply)
+		}
+		if reply := ask(t, through(t, "").addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 404") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("bodies both ways, block by block", func(t *testing.T) {
+		upstream := start(t, echo)
+		big := strings.Repeat("0123456789", 1<<19)
+		s := through(t, upstream.addr)
+		reply := exchangeWith(t, s.addr, row{send: strings.Replace(post(big, "Content-Length: 5242880"), " / ", " /p ", 1)}, 1<<16)
+		if !strings.HasSuffix(reply, "\r\n\r\n"+big) {
+			t.Errorf("got %d bytes", len(reply))
+		}
+		seen := make(chan bool)
+		slow := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return Stream(func(yield func([]byte) bool) {
+				yield([]byte("first\n"))
+				<-seen
+			})
+		})
+		c := dial(t, through(t, slow.addr).addr)
+		io.WriteString(c, "GET /p HTTP/1.0\r\n\r\n")
+		for lines := bufio.NewScanner(c); lines.Scan(); {
+			if lines.Text() == "first" {
+				close(seen)
+				return
+			}
+		}
+		t.Error("the first block did not come before the second was made")
+		close(seen)
+	})
 }
 
 // TestDocs holds the pages to the source: each declaration that they name exists in that
