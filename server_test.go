@@ -1165,20 +1165,7 @@ func TestApplication(t *testing.T) {
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := &probe{}
-			s := start(t, func(environ Environ, startResponse StartResponse) Body {
-				p.calls.Add(1)
-				return c.app(p, environ, startResponse)
-			})
-			reply := converseWith(t, s.addr, c.send)
-			s.stop()
-			c.check(t, reply, s.errors.String())
-			if p.calls.Load() != 1 || p.closes.Load() != c.closes { // C01, C02
-				t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
-			}
-			if n := strings.Count(s.access.String(), "\n"); n != 1 { // C10
-				t.Errorf("%d lines in the access log", n)
-			}
+			c.run(t, func(application Application) Application { return application })
 		})
 	}
 }
@@ -2870,6 +2857,392 @@ func TestProxy(t *testing.T) {
 		t.Error("the first block did not come before the second was made")
 		close(seen)
 	})
+}
+
+// TestForm shows what becomes of query strings, bodies and files, whole and broken.
+func TestForm(t *testing.T) {
+	s := start(t, form)
+	multi := func(parts ...string) string {
+		content := ""
+		for _, part := range parts {
+			content += "--B\r\n" + part + "\r\n"
+		}
+		content += "--B--\r\n"
+		return post(content, "Content-Type: multipart/form-data; boundary=B", fmt.Sprint("Content-Length: ", len(content)))
+	}
+	coded := func(content string) string {
+		return post(content, "Content-Type: application/x-www-form-urlencoded", fmt.Sprint("Content-Length: ", len(content)))
+	}
+	const name = "Content-Disposition: form-data; name=\"n\"\r\n\r\n"
+	for _, c := range []struct{ name, send, want, has string }{
+		{"nothing", get(), "200", "</th></tr>\n</table>"},
+		{"a query", "GET /?b=2&a=%3Cb%3E&a=+ HTTP/1.0\r\n\r\n", "200",
+			"<td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td></tr>\n<tr><td>query</td><td>b</td>"},
+		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
+		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
+		{"a body that is not UTF-8", coded("x=%FF<"), "200", "<td>\uFFFD&lt;</td>"},
+		{"a broken body", coded("%"), "400", "invalid URL escape"},
+		{"a body too large", coded(strings.Repeat("x", formBytes+1)), "413", "send files as multipart"},
+		{"a body as large as can be", coded(strings.Repeat("x", formBytes)), "200", "xxxx"},
+		{"parts", multi(name+"v<", name+"w"), "200", "<td>part</td><td>n</td><td>v&lt;</td></tr>\n<tr><td>part</td><td>n</td><td>w</td>"},
+		{"a file", multi("Content-Disposition: form-data; name=\"f\"; filename=\"<a>.txt\"\r\nContent-Type: text/x\r\n\r\n" + strings.Repeat("z", 5000)),
+			"200", "<td>the file &lt;a&gt;.txt, 5000 bytes of text/x</td>"},
+		{"a long part", multi(name + strings.Repeat("z", 1001)), "200", strings.Repeat("z", 1000) + "…</td>"},
+		{"too many parts", multi(slices.Repeat([]string{name}, formParts+1)...), "413", "a form may have 1000 parts"},
+		{"parts without an end", post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
+			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
+		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
+		{"another kind of body", post("x", "Content-Type: text/plain", "Content-Length: 1"), "200", "</th></tr>\n</table>"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
+			if status, _, content := splitReply(t, reply); status[:3] != c.want || !strings.Contains(content, c.has) {
+				t.Errorf("expected %s with %q, got %s", c.want, c.has, reply)
+			}
+		})
+	}
+	t.Run("a part cut short", func(t *testing.T) {
+		reply := exchangeWith(t, s.addr, row{how: "eof", send: post("--B\r\n"+name+"v",
+			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
+		if !strings.HasPrefix(reply, "HTTP/1.0 400") || !strings.Contains(reply, "expected 1000 body bytes") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("a large file is not held in memory", func(t *testing.T) {
+		const size = 256 << 20
+		head := "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n"
+		tail := "\r\n--B--\r\n"
+		body := io.MultiReader(strings.NewReader(head), io.LimitReader(zeros{}, size), strings.NewReader(tail))
+		before := totalAlloc()
+		_, _, page := callApplication(form, Environ{"REQUEST_METHOD": "POST", "wsgi.input": body,
+			"CONTENT_TYPE": "multipart/form-data; boundary=B"})
+		if used := totalAlloc() - before; used > 8<<20 || !strings.Contains(string(page), "268435456 bytes") {
+			t.Errorf("allocated %d bytes: %s", used, page)
+		}
+	})
+}
+
+// zeros is endless.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func TestFiles(t *testing.T) {
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	write := func(name, content string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("secret", "hidden")
+	write("root/a.txt", "text")
+	write("root/b.html", "<p>")
+	write("root/c.unknown", "data")
+	write("root/sub/<d>.md", "# d")
+	write("root/with/index.html", "index")
+	write("root/empty", "")
+	for link, target := range map[string]string{"out": "../secret", "abs": "/etc/passwd", "in": "a.txt"} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Skip("this system has no symbolic links: ", err)
+		}
+	}
+	then := time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC)
+	os.Chtimes(filepath.Join(root, "a.txt"), then, then)
+	s := start(t, mount(map[string]Application{"/f": newFiles(root)}, hello))
+	for _, c := range []struct{ name, line, want, has string }{
+		{"a text", "GET /f/a.txt", "200", "Content-Type: text/plain; charset=utf-8\r\n"},
+		{"its date", "GET /f/a.txt", "200", "Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n"},
+		{"a page", "GET /f/b.html", "200", "Content-Type: text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>"},
+		{"unknown", "GET /f/c.unknown", "200", "application/octet-stream"},
+		{"empty", "GET /f/empty", "200", "Content-Length: 0\r\n\r\n"},
+		{"HEAD", "HEAD /f/a.txt", "200", "Content-Length: 4\r\n\r\n"},
+		{"a link inside", "GET /f/in", "200", "text"},
+		{"a list", "GET /f/sub/", "200", `<a href="./%3Cd%3E.md">&lt;d&gt;.md</a>`},
+		{"the root's list", "GET /f/", "200", `<a href="./sub/">sub/</a>`},
+		{"an index page", "GET /f/with/", "200", "\r\n\r\nindex"},
+		{"a directory without its slash", "GET /f/sub?q=1", "301", "Location: http://127.0.0.1:80/f/sub/?q=1\r\n"},
+		{"the root without its slash", "GET /f", "301", "/f/\r\n"},
+		{"a file with a slash", "GET /f/a.txt/", "404", ""},
+		{"missing", "GET /f/nothing", "404", ""},
+		{"POST", "POST /f/a.txt", "405", "Allow: GET, HEAD\r\n"},
+		{"a way out", "GET /f/../secret", "404", ""},
+		{"a longer way out", "GET /f/sub/../../secret", "404", ""},
+		{"an escaped way out", "GET /f/..%2fsecret", "404", ""},
+		{"a backslash", "GET /f/..%5csecret", "404", ""},
+		{"a link out", "GET /f/out", "404", ""},
+		{"an absolute link", "GET /f/abs", "404", ""},
+		{"an absolute path", "GET /f//etc/passwd", "404", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			reply := ask(t, s.addr, c.line+" HTTP/1.0\r\nHost: 127.0.0.1:80\r\n\r\n")
+			if status, _, _ := splitReply(t, reply); status[:3] != c.want || !strings.Contains(reply, c.has) ||
+				strings.Contains(reply, "hidden") || strings.Contains(reply, "root:") {
+				t.Errorf("expected %s with %q, got %q", c.want, c.has, reply)
+			}
+		})
+	}
+	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
+		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
+		"yesterday": "200", "": "200"} {
+		reply := ask(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n")
+		if status, _, _ := splitReply(t, reply); status[:3] != want {
+			t.Errorf("since %q: expected %s, got %q", since, want, reply)
+		}
+	}
+	if reply := ask(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get()); !strings.HasPrefix(reply, "HTTP/1.0 404") {
+		t.Errorf("without a root: %q", reply)
+	}
+}
+
+// TestUpper shows M02, M03 and M04.
+func TestUpper(t *testing.T) {
+	text := append(contentLength("6"), textPlain...)
+	for _, c := range []appCase{
+		{name: "M02 M03 M04 plain text", app: closes("200 OK", text, stream("abc", "é\xff")), closes: 1, log: "Close's error",
+			want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCé\xff"},
+		{name: "M04 another type is left alone", app: returns("200 OK", []Header{{"Content-Type", "text/html"}, {"Content-Length", "3"}}, stream("<p>")),
+			want: ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\n<p>"},
+		{name: "M04 what is written", want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCDEF",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				io.WriteString(startResponse("200 OK", textPlain), "abc")
+				return Blocks{[]byte("def")}
+			}},
+		{name: "M04 startResponse in the first iteration", want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nHELLO FROM AN OBJECT'S METHOD ALL\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				return class(environ, startResponse)
+			}},
+		{name: "M05 excInfo is passed on", want: "HTTP/1.0 503 Sorry\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nX",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", textPlain)
+				startResponse("503 Sorry", textPlain, errors.New("changed"))
+				return Blocks{[]byte("x")}
+			}},
+		{name: "M03 Close after a panic", app: closes("200 OK", text, stream("panic")), closes: 1, want: "500", log: "the block failed"},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, upper) })
+	}
+	blocks := 0 // M02: one block out for each block in
+	inner := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", textPlain)
+		return stream("a", "", "b")
+	}
+	environ := Environ{}
+	setTestingDefaults(environ)
+	for range upper(inner)(environ, func(string, []Header, ...error) io.Writer { return io.Discard }).All() {
+		blocks++
+	}
+	if blocks != 3 {
+		t.Errorf("%d blocks", blocks)
+	}
+}
+
+// run runs the case behind a server, with middleware around it.
+func (c appCase) run(t *testing.T, middleware Middleware) {
+	p := &probe{}
+	s := start(t, middleware(func(environ Environ, startResponse StartResponse) Body {
+		p.calls.Add(1)
+		return c.app(p, environ, startResponse)
+	}))
+	reply := converseWith(t, s.addr, c.send)
+	s.stop()
+	c.check(t, reply, s.errors.String())
+	if p.calls.Load() != 1 || p.closes.Load() != c.closes { // C01, C02
+		t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
+	}
+	if n := strings.Count(s.access.String(), "\n"); n != 1 { // C10
+		t.Errorf("%d lines in the access log", n)
+	}
+}
+
+func TestCatch(t *testing.T) {
+	page := "HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n"
+	for name, app := range map[string]func(*probe, Environ, StartResponse) Body{
+		"in the call":            func(*probe, Environ, StartResponse) Body { panic("oh no") },
+		"in the first iteration": returns("200 OK", textPlain, Stream(func(func([]byte) bool) { panic("oh no") })),
+		"after an empty block": returns("200 OK", textPlain, Stream(func(yield func([]byte) bool) {
+			yield(nil)
+			panic("oh no")
+		})),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, catch(func(environ Environ, startResponse StartResponse) Body {
+				environ["REMOTE_ADDR"] = environ.Get("HTTP_FROM")
+				return app(nil, environ, startResponse)
+			}))
+			near := ask(t, s.addr, get("From: ::1"))
+			far := ask(t, s.addr, get("From: 192.0.2.1"))
+			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
+				!strings.Contains(near, "The application failed: oh no\n") || !strings.Contains(near, "goroutine ") {
+				t.Errorf("near: %q", near)
+			}
+			if far = ourHeaders.ReplaceAllString(far, ""); !strings.HasPrefix(far, page) ||
+				!strings.HasSuffix(far, "\r\n\r\nThe application failed.\n") {
+				t.Errorf("far: %q", far)
+			}
+			if s.stop(); strings.Count(s.errors.String(), "catch: The application failed: oh no") != 2 {
+				t.Errorf("the log is %s", s.errors)
+			}
+		})
+	}
+	for _, c := range []appCase{
+		{name: "after the head", app: closes("200 OK", nil, stream("abc", "panic")), closes: 1,
+			want: ok200 + "\r\nabc", log: "the block failed"},
+		{name: "a body cut short keeps its status", app: readAll, want: "400",
+			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes"},
+		{name: "nothing wrong", app: closes("200 OK", nil, stream("abc")), closes: 1,
+			want: ok200 + "\r\nabc", log: "Close's error"},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, catch) })
+	}
+}
+
+func TestAuth(t *testing.T) {
+	s := start(t, auth(environ))
+	for header, want := range map[string]string{
+		"":                                       "401",
+		"Authorization: Basic cmVhZGVyOndzZ2k=":  "200", // reader:wsgi
+		"Authorization: bASIC cmVhZGVyOndzZ2k=":  "200",
+		"Authorization: Basic cmVhZGVyOndzZ2o=":  "401",
+		"Authorization: Basic cmVhZGVyOndzZ2k":   "401",
+		"Authorization: Basic":                   "401",
+		"Authorization: Digest cmVhZGVyOndzZ2k=": "401",
+	} {
+		request := get("X: y", header)
+		if header == "" {
+			request = get()
+		}
+		status, lines, content := splitReply(t, ask(t, s.addr, request))
+		if status[:3] != want {
+			t.Errorf("%q: %s", header, status)
+		}
+		if want == "401" && !slices.Contains(lines, `WWW-Authenticate: Basic realm="rawsgi", charset="UTF-8"`) {
+			t.Errorf("%q: %q", header, lines)
+		}
+		if want == "200" && !strings.Contains(content, "\nREMOTE_USER: reader\n") {
+			t.Errorf("%q: %q", header, content)
+		}
+	}
+}
+
+// TestValidate shows M07: each rule is named, with the side that breaks it.
+func TestValidate(t *testing.T) {
+	ok := Blocks{[]byte("x")}
+	html := []Header{{"Content-Type", "text/html"}}
+	for _, c := range []struct {
+		name string
+		app  func(*probe, Environ, StartResponse) Body
+		want string
+	}{
+		{"nothing wrong", returns("200 OK", html, ok), ""},
+		{"startResponse late", returns("200 OK", html, stream("", "x")), ""},
+		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
+		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
+		{"a type with 204", returns("204 No Content", html, Blocks{}), "application breaks a rule: 204 No Content has no Content-Type"},
+		{"an underscore", returns("200 OK", []Header{{"Content_Type", "a/b"}}, ok), "application breaks a rule: a header name with _"},
+		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "application breaks a rule: the value of X"},
+		{"no body", returns("200 OK", html, nil), "application breaks a rule: it returns an iterable"},
+		{"a wrong Len", returns("200 OK", html, lying{stream("x", "y")}), "application breaks a rule: Len is the number"},
+		{"no startResponse", func(*probe, Environ, StartResponse) Body { return ok }, "application breaks a rule: startResponse is called before"},
+		{"no startResponse, no block", func(*probe, Environ, StartResponse) Body { return Blocks{} }, "application breaks a rule: startResponse is called"},
+		{"twice", func(p *probe, environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", html)
+			startResponse("200 OK", html)
+			return ok
+		}, "application breaks a rule: a second call needs excInfo"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, log := runOn(&wire{}, validate(func(environ Environ, startResponse StartResponse) Body {
+				return c.app(nil, environ, startResponse)
+			}))
+			if c.want == "" && log != "" || !strings.Contains(log, c.want) {
+				t.Errorf("expected %q, got %s", c.want, log)
+			}
+		})
+	}
+	for key, value := range map[string]any{"REQUEST_METHOD": "", "SERVER_NAME": "", "SERVER_PORT": "x", "X": 1,
+		"HTTP_CONTENT_TYPE": "a/b", "SCRIPT_NAME": "/", "PATH_INFO": "x", "wsgi.version": "1.0",
+		"wsgi.url_scheme": "", "wsgi.run_once": nil, "wsgi.errors": nil, "CONTENT_LENGTH": "-1"} {
+		t.Run(key, func(t *testing.T) {
+			defer func() {
+				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: ") || !strings.Contains(reason, key) {
+					t.Errorf("got %s", reason)
+				}
+			}()
+			environ := Environ{key: value}
+			setTestingDefaults(environ)
+			validate(hello)(environ, func(string, []Header, ...error) io.Writer { return io.Discard })
+		})
+	}
+	for name, do := range map[string]func(b Body){
+		"a body is iterated once": func(b Body) {
+			for range 2 {
+				for range b.All() {
+				}
+			}
+		},
+		"Close is called once": func(b Body) { b.(io.Closer).Close(); b.(io.Closer).Close() },
+		"no block is asked for after Close": func(b Body) {
+			b.(io.Closer).Close()
+			for range b.All() {
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: "+name) {
+					t.Errorf("got %s", reason)
+				}
+			}()
+			environ := Environ{}
+			setTestingDefaults(environ)
+			do(validate(hello)(environ, func(string, []Header, ...error) io.Writer { return io.Discard }))
+		})
+	}
+}
+
+// TestValidateEverything runs every row, and every application, with validate around it:
+// our gateway and our applications keep the rules.
+func TestValidateEverything(t *testing.T) {
+	// validate hides Len, as wsgiref's validator does, so the application says how long it is.
+	s := start(t, validate(func(e Environ, startResponse StartResponse) Body {
+		var status string
+		var headers []Header
+		blocks := environ(e, func(s string, h []Header, _ ...error) io.Writer {
+			status, headers = s, h
+			return io.Discard
+		}).(Blocks)
+		startResponse(status, append(contentLength(strconv.Itoa(len(blocks[0]))), headers...))
+		return blocks
+	}))
+	for _, row := range allRows() {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			row.check(t, exchangeWith(t, s.addr, row, len(row.send)+1))
+		})
+	}
+	t.Cleanup(func() {
+		if s.stop(); strings.Contains(s.errors.String(), "validate:") {
+			t.Errorf("the log says %s", s.errors)
+		}
+	})
+	for _, entry := range applications(Config{Root: "docs"}) {
+		t.Run(entry.name, func(t *testing.T) {
+			if entry.name == "clock" {
+				entry.app = newClock(2, time.Millisecond)
+			}
+			s := start(t, validate(entry.app))
+			for _, request := range []string{get(), "HEAD / HTTP/1.0\r\n\r\n", post("a=b", "Content-Length: 3"),
+				"GET /excinfo HTTP/1.0\r\n\r\n", "GET /README.md HTTP/1.0\r\n\r\n"} {
+				ask(t, s.addr, request)
+			}
+			if s.stop(); strings.Contains(s.errors.String(), "validate:") {
+				t.Errorf("the log says %s", s.errors)
+			}
+		})
+	}
 }
 
 // TestDocs holds the pages to the source: each declaration that they name exists in that
