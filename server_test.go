@@ -2908,6 +2908,14 @@ func TestForm(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 	})
+	t.Run("a form that never ends", func(t *testing.T) {
+		s := start(t, form, short)
+		reply := ask(t, s.addr, post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
+			"Content-Length: 1000"))
+		if !strings.HasPrefix(reply, "HTTP/1.0 408") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("a large file is not held in memory", func(t *testing.T) {
 		const size = 256 << 20
 		head := "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n"
@@ -3240,6 +3248,144 @@ func TestValidateEverything(t *testing.T) {
 			}
 			if s.stop(); strings.Contains(s.errors.String(), "validate:") {
 				t.Errorf("the log says %s", s.errors)
+			}
+		})
+	}
+}
+
+// TestNginxInFront runs docs/nginx.conf in front of us, over TCP and over a Unix socket.
+func TestNginxInFront(t *testing.T) {
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
+			t.Skip("needs nginx: apt-get install nginx")
+		}
+	}
+	config := string(must(os.ReadFile("docs/nginx.conf"))(t))
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			dir, front := t.TempDir(), freeAddr(t)
+			addr, pass := "127.0.0.1:0", "http://"
+			if network == "unix" {
+				addr, pass = "unix:"+dir+"/s", "http://unix:"
+			}
+			s := startOn(t, addr, environ)
+			text := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr).Replace(config)
+			path := filepath.Join(dir, "nginx.conf")
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			directives := "daemon off;"
+			if os.Getuid() == 0 {
+				directives += " user root;" // or its workers could not enter our directory
+			}
+			background(t, front, exec.Command(nginx, "-p", dir, "-c", path, "-g", directives))
+			client := &http.Client{Transport: &http.Transport{}}
+			defer client.CloseIdleConnections()
+			for range 3 { // over one connection of the client's
+				reply := must(client.Post("http://"+front+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
+				content := string(must(io.ReadAll(reply.Body))(t))
+				reply.Body.Close()
+				for _, want := range append(body("abc"), "PATH_INFO: /a b", "QUERY_STRING: q=1",
+					"SERVER_PROTOCOL: HTTP/1.0", "HTTP_HOST: "+front, "HTTP_X_FORWARDED_FOR: 127.0.0.1") {
+					if !slices.Contains(strings.Split(content, "\n"), want) {
+						t.Errorf("no %q in %d %s", want, reply.StatusCode, content)
+					}
+				}
+			}
+			behind := start(t, newProxy(front, 10*time.Second)) // and nginx behind our proxy
+			if reply := ask(t, behind.addr, get()); !strings.Contains(reply, "\nHTTP_X_FORWARDED_FOR: 127.0.0.1, 127.0.0.1\n") {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+}
+
+// debianPython is the one that sees Debian's packages.
+const debianPython = "/usr/bin/python3"
+
+// needsPython skips a test where a Python package is missing.
+func needsPython(t *testing.T, module, install string) {
+	t.Helper()
+	if err := exec.Command(debianPython, "-c", "import "+module).Run(); err != nil {
+		t.Skipf("needs %s: apt-get install %s", module, install)
+	}
+}
+
+// pythonApp is a WSGI application for Python servers behind our proxy.
+const pythonApp = `
+def app(environ, start_response):
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-From", "python")])
+    return [environ["PATH_INFO"].encode("latin-1"), b"|", environ["HTTP_X_FORWARDED_FOR"].encode(), b"|", body]
+if __name__ == "__main__":
+    import sys
+    from wsgiref.simple_server import make_server
+    make_server("127.0.0.1", int(sys.argv[1]), app).serve_forever()
+`
+
+// TestProxyToOthers has the proxy in front of servers that are not ours.
+func TestProxyToOthers(t *testing.T) {
+	for _, server := range []struct{ name, module, install string }{
+		{"wsgiref", "wsgiref", "python3"}, {"gunicorn", "gunicorn", "gunicorn"},
+	} {
+		t.Run(server.name, func(t *testing.T) {
+			needsPython(t, server.module, server.install)
+			dir, addr := t.TempDir(), freeAddr(t)
+			_, port, _ := net.SplitHostPort(addr)
+			if err := os.WriteFile(filepath.Join(dir, "wsgiapp.py"), []byte(pythonApp), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command := exec.Command(debianPython, "wsgiapp.py", port)
+			if server.name == "gunicorn" {
+				command = exec.Command(debianPython, "-m", "gunicorn", "-b", addr, "wsgiapp:app")
+			}
+			command.Dir = dir
+			background(t, addr, command)
+			s := start(t, newProxy(addr, 10*time.Second))
+			for range 3 {
+				reply := ask(t, s.addr, "POST /a%20b HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
+				if !strings.HasPrefix(reply, ok200) || !strings.Contains(reply, "X-From: python\r\n") ||
+					!strings.HasSuffix(reply, "\r\n\r\n/a b|127.0.0.1|abc") {
+					t.Errorf("got %q", reply)
+				}
+			}
+		})
+	}
+}
+
+// TestPythonUnderCGI runs Python's frameworks as CGI programs under our host.
+func TestPythonUnderCGI(t *testing.T) {
+	for _, c := range []struct{ module, install, program string }{
+		{"flask", "python3-flask", `
+from flask import Flask, request
+app = Flask(__name__)
+@app.route("/a b", methods=["POST"])
+def page(): return "flask " + request.args["q"] + " " + request.get_data(as_text=True)
+`},
+		{"django", "python3-django", `
+from django.conf import settings
+settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x")
+from django.http import HttpResponse
+from django.urls import path
+def page(request): return HttpResponse("django " + request.GET["q"] + " " + request.body.decode())
+urlpatterns = [path("a b", page)]
+from django.core.wsgi import get_wsgi_application
+app = get_wsgi_application()
+`},
+	} {
+		t.Run(c.module, func(t *testing.T) {
+			needsPython(t, c.module, c.install)
+			script := filepath.Join(t.TempDir(), "app.py")
+			text := "#!" + debianPython + c.program + "from wsgiref.handlers import CGIHandler\nCGIHandler().run(app)\n"
+			if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second)}, hello))
+			reply := ask(t, s.addr, "POST /cgi/a%20b?q=1 HTTP/1.0\r\nHost: localhost\r\nContent-Length: 3\r\n"+
+				"Content-Type: text/plain\r\n\r\nabc")
+			if s.stop(); !strings.HasPrefix(reply, ok200) || !strings.HasSuffix(reply, c.module+" 1 abc") {
+				t.Errorf("got %q, log %s", reply, s.errors)
 			}
 		})
 	}
@@ -3701,4 +3847,40 @@ func transfer(b *testing.B, size int64, app Application, handler http.Handler, d
 		}
 	})
 	b.ReportMetric(float64(allocated)/float64(b.N), "allocated-B")
+}
+
+// BenchmarkGateways has one application answer in this process, through the proxy, and as
+// a CGI program that is started for each request.
+func BenchmarkGateways(b *testing.B) {
+	script := filepath.Join(b.TempDir(), "self")
+	if out, err := exec.Command("go", "build", "-o", script, ".").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	python := filepath.Join(b.TempDir(), "app.py")
+	if err := os.WriteFile(python, []byte("#!/usr/bin/python3"+`
+from wsgiref.handlers import CGIHandler
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"Hello, World!\n"]
+CGIHandler().run(app)
+`), 0o700); err != nil {
+		b.Fatal(err)
+	}
+	direct := start(b, must(choose(applications(Config{}), "gallery", ""))(b))
+	addrs := []string{direct.addr, start(b, newProxy(direct.addr, time.Minute)).addr,
+		start(b, newCGI(script, time.Minute)).addr, start(b, newCGI(python, time.Minute)).addr}
+	times := make([]time.Duration, len(addrs))
+	b.ResetTimer()
+	for range b.N {
+		for i, addr := range addrs {
+			begin := time.Now()
+			if reply := ask(b, addr, "GET /hello HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "World!\n") {
+				b.Fatalf("got %q", reply)
+			}
+			times[i] += time.Since(begin)
+		}
+	}
+	for i, name := range []string{"proxy", "CGI", "Python-CGI"} {
+		b.ReportMetric(float64(times[i+1])/float64(times[0]), name+"/in-process")
+	}
 }
