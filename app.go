@@ -49,11 +49,11 @@ type Application func(environ Environ, startResponse StartResponse) Body
 // Middleware wraps an application.
 type Middleware func(Application) Application
 
-// An entry is an application with its name, a line about it and a command to try it,
-// in which URL stands for the place where it is mounted.
+// An entry is an application with its name, where it comes from, a line about it, and a
+// command to try it, in which URL stands for the place where it is mounted.
 type entry struct {
-	name, about, try string
-	app              Application
+	name, from, about, try string
+	app                    Application
 }
 
 // Config is what some applications need from the command line.
@@ -66,39 +66,40 @@ type Config struct {
 
 // applications returns all of them, in the order in which they are best met.
 func applications(c Config) []entry {
+	const pep, rfc = "PEP 3333", "RFC 3875, chapter 11"
 	entries := []entry{
-		{"hello", "The smallest application: a function that returns one block.",
+		{"hello", pep + ", chapter 8", "The smallest application: a function that returns one block.",
 			"curl -i URL", hello},
-		{"class", "The body is an object; startResponse is called when its blocks are asked for.",
-			"curl -i URL", class},
-		{"environ", "What an application knows of its request, and how long the body was.",
-			"curl -d name=value 'URL/path?a=4&b=4'", environ},
-		{"write", "The imperative way: startResponse returns a writer.",
+		{"class", pep + ", chapter 8", "The body is an object; startResponse is called when its " +
+			"blocks are asked for.", "curl -i URL", class},
+		{"environ", pep + ", chapter 7", "What an application knows of its request, and how long " +
+			"the body was.", "curl -d name=value 'URL/path?a=4&b=4'", environ},
+		{"write", pep + ", chapter 8", "The imperative way: startResponse returns a writer.",
 			"curl -i URL", write},
-		{"clock", "A generator: ten blocks, one each second, each sent at once.",
+		{"clock", pep + ", chapter 8", "A generator: ten blocks, one each second, each sent at once.",
 			"curl -N URL", clock},
-		{"echo", "Sends the body of the request back, block by block.",
+		{"echo", pep + ", chapter 5", "Sends the body of the request back, block by block.",
 			"curl --data-binary @README.md URL", echo},
-		{"form", "A form and an upload, taken apart and shown back.",
+		{"errors", pep + ", chapter 8", "Fails before its head is sent, or after it, or changes its " +
+			"mind in time.", "curl -i URL/before URL/after URL/excinfo", failing},
+		{"form", "Python's cgi module, chapter 10", "A form and an upload, taken apart and shown back.",
 			"curl -F name=value -F file=@README.md URL", form},
-		{"files", "A directory (-root) with wsgi.file_wrapper and If-Modified-Since.",
-			"curl -i URL/", newFiles(c.Root)},
-		{"errors", "Fails before its head is sent, or after it, or changes its mind in time.",
-			"curl -i URL/before URL/after URL/excinfo", failing},
-		{"mount", "Two applications side by side: the path moves to SCRIPT_NAME.",
-			"curl URL/a/x URL/b/x", mount(map[string]Application{"/a": environ, "/b": hello},
-				environ)},
-		{"proxy", "Forwards to other servers (-upstream), in turn, over HTTP/1.0.",
-			"curl -i URL/", newProxy(c.Upstream, c.Timeout)},
-		{"cgi", "Runs a CGI program (-script) for each request.",
+		{"files", "RFC 1945, chapter 10", "A directory (-root) with wsgi.file_wrapper and " +
+			"If-Modified-Since.", "curl -i URL/", newFiles(c.Root)},
+		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "Two applications side by side: the path " +
+			"moves to SCRIPT_NAME.", "curl URL/a/x URL/b/x",
+			mount(map[string]Application{"/a": environ, "/b": hello}, environ)},
+		{"proxy", "RFC 9110, chapter 13", "Forwards to other servers (-upstream), in turn, over " +
+			"HTTP/1.0.", "curl -i URL/", newProxy(c.Upstream, c.Timeout)},
+		{"cgi", rfc, "Runs a CGI program (-script) for each request.",
 			"curl -i URL", newCGI(c.Script, c.Timeout)},
 	}
 	routes := map[string]Application{}
 	for _, entry := range entries {
 		routes["/"+entry.name] = entry.app
 	}
-	return append(entries, entry{"gallery", "The default: all of these, mounted " +
-		"under their names, with an index page.", "curl -i URL", mount(routes, newIndex(entries))})
+	return append(entries, entry{"gallery", "chapter 0", "The default: all of these, mounted under " +
+		"their names, with an index page.", "curl -i URL", mount(routes, newIndex(entries))})
 }
 
 // The middleware.
@@ -266,6 +267,10 @@ func mount(routes map[string]Application, fallback Application) Application {
 	}
 }
 
+// groups has the headings of the index, each above the application that begins the group.
+var groups = map[string]string{"form": "What web applications do",
+	"mount": "Applications made of others"}
+
 // newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
@@ -277,10 +282,13 @@ func newIndex(entries []entry) Application {
 		var page strings.Builder
 		page.WriteString(indexTop)
 		for _, entry := range entries {
+			if heading := groups[entry.name]; heading != "" {
+				fmt.Fprintf(&page, "</dl>\n<h2>%s</h2>\n<dl>\n", heading)
+			}
 			place := escapePath(script + "/" + entry.name)
-			fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s\n<pre>%s</pre>\n",
+			fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s <small>(%s)</small>\n<pre>%s</pre>\n",
 				html.EscapeString(place), entry.name, html.EscapeString(entry.about),
-				html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
+				html.EscapeString(entry.from), html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
 		}
 		page.WriteString(indexEnd)
 		return Blocks{[]byte(page.String())}
@@ -346,7 +354,8 @@ const indexTop = pageTop + `<title>rawsgi: the gallery</title>
 <h1>The gallery</h1>
 <p>Each application here is a Go function in <code>app.go</code>, called by the gateway
 that you started. Follow a link, or paste a command into another terminal and watch
-the bytes.</p>
+the bytes. The chapters are those of the course in <code>docs</code>.</p>
+<h2>The interface</h2>
 <dl>
 `
 
