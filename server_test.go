@@ -9,11 +9,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-
 	"log"
 	"maps"
 	"net"
@@ -105,7 +105,7 @@ type row struct {
 	want    string   // status code; "body" for a body alone; "nothing"
 	has     []string // lines that the answer's body must have
 	not     []string // beginnings of lines that it must not have
-	how     string   // "eof": end our half after sending; "more": more is sent than is read
+	how     string   // "then end" our half, "byte by byte", or "+": more is sent than is read
 	empty   bool     // the answer has no body, whatever its Content-Length
 }
 
@@ -144,10 +144,10 @@ func newRow(chapter string, cells []string) row {
 	if sent != nil {
 		row.send = expand(sent[2])
 	}
-	if strings.HasSuffix(cells[4], "then end") {
-		row.how = "eof"
-	} else if strings.HasSuffix(cells[4], " +") {
-		row.how = "more"
+	for _, how := range []string{"then end", "byte by byte", "+"} {
+		if strings.HasSuffix(cells[4], " "+how) {
+			row.how = how
+		}
 	}
 	row.want = strings.Fields(strings.Trim(cells[5], "` "))[0]
 	row.empty = strings.Contains(cells[5], "no body")
@@ -384,6 +384,9 @@ func patientExchange(addr string, row row, size int, patience time.Duration) (st
 	c := connection.(*net.TCPConn)
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(patience))
+	if row.how == "byte by byte" {
+		size = 1
+	}
 	sent := make(chan bool)
 	go func() {
 		defer close(sent)
@@ -391,8 +394,11 @@ func patientExchange(addr string, row row, size int, patience time.Duration) (st
 			if _, err := c.Write(piece); err != nil {
 				return // the server has answered without waiting for the rest
 			}
+			if row.how == "byte by byte" {
+				time.Sleep(time.Millisecond) // or the system would put the bytes together
+			}
 		}
-		if row.how == "eof" {
+		if row.how == "then end" {
 			c.CloseWrite()
 		}
 	}()
@@ -400,7 +406,7 @@ func patientExchange(addr string, row row, size int, patience time.Duration) (st
 	c.Close()
 	<-sent
 	// Bytes that arrive when all is over are answered by a reset, after the answer.
-	if row.how == "more" && len(reply) > 0 && errors.Is(err, syscall.ECONNRESET) {
+	if row.how == "+" && len(reply) > 0 && errors.Is(err, syscall.ECONNRESET) {
 		err = nil
 	}
 	return string(reply), err
@@ -1189,7 +1195,7 @@ func converseWith(t *testing.T, addr, request string) string {
 	if request == "" {
 		request = get()
 	}
-	return exchangeWith(t, addr, row{send: request, how: "eof"}, 1<<20)
+	return exchangeWith(t, addr, row{send: request, how: "then end"}, 1<<20)
 }
 
 func (c appCase) check(t *testing.T, reply, log string) {
@@ -1835,18 +1841,20 @@ func TestShutdown(t *testing.T) { // T06
 // TestHalfClose shows T08: the end of the client's half is not the end of the answer.
 func TestHalfClose(t *testing.T) {
 	s := start(t, newClock(3, time.Millisecond))
-	reply := exchangeWith(t, s.addr, row{send: get(), how: "eof"}, 100)
+	reply := exchangeWith(t, s.addr, row{send: get(), how: "then end"}, 100)
 	if lines := strings.Count(reply, "\n"); lines != 5+3 {
 		t.Errorf("%d lines: %q", lines, reply)
 	}
 }
 
-// TestUnreadBody shows B10: an application that does not read a body has its answer read.
+// TestUnreadBody shows B10: a client that sends all of its body before it reads can do so,
+// although the application does not want it, and then has its answer.
 func TestUnreadBody(t *testing.T) {
 	s := start(t, hello)
-	big := post(strings.Repeat("x", 8<<20), "Content-Length: 8388608")
-	reply := exchangeWith(t, s.addr, row{send: big}, 1<<16)
-	if !strings.HasSuffix(reply, "Hello, World!\n") {
+	c := dial(t, s.addr)
+	must(io.WriteString(c, post(strings.Repeat("x", 8<<20), "Content-Length: 8388608")))(t)
+	c.CloseWrite()
+	if reply := must(io.ReadAll(c))(t); !bytes.HasSuffix(reply, []byte("Hello, World!\n")) {
 		t.Errorf("got %q", reply)
 	}
 }
@@ -2588,7 +2596,13 @@ func children(t *testing.T) (pids []int) {
 // startProgram runs the program as a user does, and returns the address that it prints.
 func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
-	program := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	return startBinary(t, os.Args[0], args...)
+}
+
+// startBinary starts a program that is built from our source, or nearly so.
+func startBinary(t *testing.T, path string, args ...string) (*exec.Cmd, string, *lockedBuffer) {
+	t.Helper()
+	program := exec.Command(path, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
 	log := &lockedBuffer{}
 	program.Stderr = log
@@ -2916,7 +2930,7 @@ func TestForm(t *testing.T) {
 		})
 	}
 	t.Run("a part cut short", func(t *testing.T) {
-		reply := exchangeWith(t, s.addr, row{how: "eof", send: post("--B\r\n"+name+"v",
+		reply := exchangeWith(t, s.addr, row{how: "then end", send: post("--B\r\n"+name+"v",
 			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
 		if !strings.HasPrefix(reply, "HTTP/1.0 400") || !strings.Contains(reply, "expected 1000 body bytes") {
 			t.Errorf("got %q", reply)
@@ -3403,6 +3417,154 @@ app = get_wsgi_application()
 			}
 		})
 	}
+}
+
+// A mutant is our server with one mistake in its source, one that real servers and
+// students have made. The row that names the mistake must catch it, and few others.
+type mutant struct {
+	mistake  string
+	row      string // the id of the row, or the name of the Go test, that catches it
+	file     string
+	old, new string
+}
+
+var mutants = []mutant{
+	{"one Read is taken for a request", "R24", "server.go", "e.reader.Reset(&e.conn)",
+		"first := make([]byte, 1<<17); n, _ := e.conn.Read(first); e.reader.Reset(bytes.NewReader(first[:n]))"},
+	{"methods are put in upper case", "R02", "request.go", "q.Method, q.Target = method, target",
+		"q.Method, q.Target = strings.ToUpper(method), target"},
+	{"http://host is read and forgotten", "R05", "request.go", `if q.Authority != ""`, `if q.Authority == "-"`},
+	{"HTTP/0.9 gets a head", "R08", "server.go", `if e.request.Version == "HTTP/0.9"`, `if e.request.Version == "-"`},
+	{"HTTP/1.10 is a version", "R10", "request.go", "len(digits) != 3", "len(digits) < 3"},
+	{"HTTP/2.0 is a version", "R11", "request.go", "digits[0] != '1'", "digits[0] > '9'"},
+	{"lines may end in both ways", "R16", "request.go", `h.end != "" && h.end != end`, "false"},
+	{"CR is dropped", "R17", "request.go", `line, end = line[:len(line)-1], "\r\n"`,
+		`line, end = strings.ReplaceAll(line, "\r", ""), "\r\n"`},
+	{"an empty line first is a bad request", "R18", "request.go", `first[0] == '\r' || first[0] == '\n'`, "false"},
+	{"a line of 65,536 bytes is too long", "R19", "request.go", "len(raw) > maxLine", "len(raw) >= maxLine"},
+	{"a target has control characters", "R20", "request.go", "if hasControl(q.Target)", "if false"},
+	{"a fragment is kept", "R21", "request.go", `strings.Cut(q.Target, "#")`, `strings.Cut(q.Target, "\xff#")`},
+	{"a second request is answered", "R23", "server.go", "\t\te.answer()\n", `
+		for e.answer(); err == nil && e.reader.Buffered() > 0; e.answer() {
+			if e.request, err = readRequest(e.reader, s.MaxBody); err == nil { e.begin() }
+		}
+`},
+	{"names of headers have one spelling", "H01", "request.go", "strings.EqualFold(field.Name, name)", "field.Name == name"},
+	{"only the left of a value is trimmed", "H02", "request.go", `strings.Trim(value, " \t")`, `strings.TrimLeft(value, " \t")`},
+	{"values are trimmed by a library", "H03", "request.go", `strings.Trim(value, " \t")`, "strings.TrimSpace(value)"},
+	{"folded lines are joined", "H04", "request.go", "\t\tfield, err := parseField(line)\n", `
+		if (line[0] == ' ' || line[0] == '\t') && len(fields) > 0 {
+			fields[len(fields)-1].Value += line
+			continue
+		}
+		field, err := parseField(line)
+`},
+	{"a space before the colon is ignored", "H06", "request.go", "!isToken(name) {\n\t\treturn Header",
+		"!isToken(strings.TrimSpace(name)) {\n\t\treturn Header"},
+	{"a value has control characters", "H09", "request.go", `if hasControl(strings.ReplaceAll(value, "\t", " "))`, "if false"},
+	{"values are made UTF-8", "H10", "request.go", "return Header{name, value}, nil",
+		`return Header{name, strings.ToValidUTF8(value, "?")}, nil`},
+	{"the last of repeated fields wins", "H11", "request.go", "value = earlier + separator + value", "_, _ = earlier, separator"},
+	{"cookies are joined with commas", "H12", "request.go", `key == "HTTP_COOKIE"`, `key == "-"`},
+	{"the first of two Hosts is taken", "H13", "request.go", `{"Host", "Content-Length", "Content-Type"}`,
+		`{"Content-Length", "Content-Type"}`},
+	{"names with an underscore are mapped", "H15", "request.go", `strings.Contains(name, "_") || `, ""},
+	{"Proxy becomes HTTP_PROXY", "H17", "request.go", ` || strings.EqualFold(name, "Proxy")`, ""},
+	{"101 fields are read", "H20", "request.go", "len(fields) == maxFields", "len(fields) > maxFields"},
+	{"the end of the connection ends the head", "H22", "request.go", `return "", headCut(raw, err)`, `return "", nil`},
+	{"+5 is a Content-Length", "B04", "request.go", `strings.Trim(value, "0123456789") != "" {
+		return refuse`, `strings.Trim(value, "+0123456789") != "" {
+		return refuse`},
+	{"the first of two Content-Lengths is taken", "B05", "request.go", `{"Host", "Content-Length", "Content-Type"}`,
+		`{"Host", "Content-Type"}`},
+	{"any length is accepted", "B06", "request.go", "err != nil || n > maxBody", "err != nil"},
+	{"a body cut short is a body", "B08", "request.go", "err = io.ErrUnexpectedEOF", "return io.EOF"},
+	{"chunked coding is not noticed", "B11", "request.go", `"Transfer-Encoding"); n > 0`, `"Transfer-Encoding"); n > 9`},
+	{"100 Continue goes to HTTP/1.0", "B13", "server.go", `q.Version != "HTTP/1.0"`, "true"},
+	{"Content-Length counts characters", "W01", "response.go", "r.inferLength(int64(len(block)))",
+		"r.inferLength(int64(len([]rune(string(block)))))"},
+	{"HEAD gets a body", "W11", "response.go", `withBody: method != "HEAD"`, "withBody: true"},
+	{"a path is decoded twice", "E04", "request.go", "q.Path, q.Query = decoded, query",
+		"q.Path, q.Query = decoded, query; q.Path, _ = url.PathUnescape(decoded)"},
+	{"+ in a path is a space", "E04", "request.go", "url.PathUnescape(path)", "url.QueryUnescape(path)"},
+	{"a path is cleaned", "E04", "request.go", "q.Path, q.Query = decoded, query",
+		"q.Path, q.Query = (&url.URL{Path: decoded}).JoinPath().Path, query"},
+	{"%00 is decoded", "E05", "request.go", "if hasControl(decoded)", "if false"},
+	{"the query is decoded", "E09", "request.go", "q.Path, q.Query = decoded, query",
+		"q.Path = decoded; q.Query, _ = url.QueryUnescape(query)"},
+	{"the query is left in PATH_INFO", "E09", "request.go", `strings.Cut(target, "?")`, "target, \"\", 0"},
+
+	{"the head is sent too early", "TestHeadIsHeldBack", "response.go", "status, slices.Clone(headers), length\n",
+		"status, slices.Clone(headers), length; r.transmit(nil)\n"},
+	{"close is forgotten", "TestApplication", "response.go", "r.close(body)\n", "_ = body\n"},
+	{"nothing is drained", "TestUnreadBody", "server.go", "io.CopyN(io.Discard, c.Conn, drainLimit)", ""},
+}
+
+// TestMutants proves the table: each mistake is found, and by the row that is about it.
+func TestMutants(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program for each mistake")
+	}
+	for _, m := range mutants {
+		t.Run(m.mistake, func(t *testing.T) {
+			t.Parallel()
+			overlay := m.overlay(t)
+			if strings.HasPrefix(m.row, "Test") {
+				out, err := exec.Command("go", "test", "-overlay", overlay, "-run", "^"+m.row+"$", ".").CombinedOutput()
+				if err == nil || !bytes.Contains(out, []byte("--- FAIL: "+m.row)) {
+					t.Errorf("%s does not see it: %v\n%.2000s", m.row, err, out)
+				}
+				return
+			}
+			path := filepath.Join(t.TempDir(), "mutant")
+			build := exec.Command("go", "build", "-overlay", overlay, "-ldflags", "-s -w", "-o", path, ".")
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			caught := caughtBy(t, path)
+			if !caught[m.row] || len(caught) > 6 {
+				t.Errorf("expected %s and few others to see it, got %q", m.row, slices.Sorted(maps.Keys(caught)))
+			}
+		})
+	}
+}
+
+// overlay writes the source with the mistake, and what tells the go command to use it.
+func (m mutant) overlay(t *testing.T) string {
+	source := string(must(os.ReadFile(m.file))(t))
+	if n := strings.Count(source, m.old); n != 1 {
+		t.Fatalf("%q stands in %s %d times, so the mistake cannot be made", m.old, m.file, n)
+	}
+	dir := t.TempDir()
+	changed, overlay := filepath.Join(dir, m.file), filepath.Join(dir, "overlay.json")
+	replace := map[string]map[string]string{"Replace": {must(filepath.Abs(m.file))(t): changed}}
+	for name, content := range map[string][]byte{
+		changed: []byte(strings.Replace(source, m.old, m.new, 1)),
+		overlay: must(json.Marshal(replace))(t),
+	} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return overlay
+}
+
+// caughtBy returns the ids of the rows that a program does not pass.
+func caughtBy(t *testing.T, path string) map[string]bool {
+	program, addr, _ := startBinary(t, path, "-app", "environ", "-quiet", "-timeout", "2s")
+	caught := map[string]bool{}
+	for _, row := range allRows() {
+		if len(row.send) > 1<<17 {
+			continue // they take long, and are about limits
+		}
+		reply, err := patientExchange(addr, row, 1<<20, 5*time.Second)
+		if err != nil || len(row.verdict(reply, false)) > 0 {
+			caught[row.id()] = true
+		}
+	}
+	program.Process.Kill()
+	program.Wait() // says that it was killed
+	return caught
 }
 
 // TestConformancePage holds docs/conformance.md to be whole: every rule is a row, a test
