@@ -3687,6 +3687,98 @@ func serialise(request *Request) string {
 	return b.String() + "\r\n"
 }
 
+// stricter are the rules by which we refuse what net/http's parser reads; its server, which
+// the fuzzer does not call, has some of them too. looser are its errors for what we read.
+// Each of these differences is decided; any other is a fault in one of the two.
+var (
+	stricter = map[string]string{
+		"501 RFC 9112 §6.1":     "Transfer-Encoding: they decode chunked and ignore the rest in HTTP/1.0",
+		"501 RFC 9112 §3.2":     "CONNECT and OPTIONS *: they leave it to a handler",
+		"505 RFC 9110 §15.6.6":  "HTTP/2.0, HTTP/0.9: they leave it to their server",
+		"400 RFC 9112 §3.2":     "Host is checked, targets begin with / or http://host, without control characters",
+		"400 RFC 9112 §5.2":     "folded lines: they join them",
+		"400 RFC 9112 §5.1":     "a space before the colon: they leave it to their server",
+		"400 RFC 9110 §5.5":     "control characters in values: they leave it to their server",
+		"400 RFC 9110 §5.3":     "two equal Content-Lengths, two Content-Types: they take the first",
+		"400 RFC 9112 §2.2":     "mixed line ends, CR within a line",
+		"400 RFC 3875 §4.1.5":   "escaped control characters in a path",
+		"413 RFC 9110 §15.5.14": "a limit",
+		"414 RFC 9110 §15.5.15": "a limit",
+		"431 RFC 9110 §15.5.15": "a limit",
+		"431 RFC 6585 §5":       "a limit",
+	}
+	looser = []string{
+		"malformed HTTP request", // HTTP/0.9, and an empty line first
+		"invalid userinfo",       // in http://user@host: it is dropped unread
+	}
+)
+
+// FuzzAgainstNetHTTP: our parser and Go's read the same in each request that both accept,
+// and where one of them refuses, the difference is one of those that are listed.
+func FuzzAgainstNetHTTP(f *testing.F) {
+	for _, row := range allRows() {
+		if len(row.send) < 5000 {
+			f.Add([]byte(row.send))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours, content, ourErr := parse(bytes.NewReader(data))
+		theirs, theirContent, theirErr := parseLikeGo(data)
+		var refusal *Refusal
+		switch {
+		case ourErr != nil && theirErr != nil:
+		case errors.As(ourErr, &refusal):
+			if rule := refusal.Status[:4] + refusal.Source; stricter[rule] == "" {
+				t.Errorf("only net/http reads it; our rule is %s: %v", rule, ourErr)
+			}
+		case theirErr != nil:
+			if !slices.ContainsFunc(looser, func(s string) bool { return strings.Contains(theirErr.Error(), s) }) {
+				t.Errorf("only we read it: %+v; they say %v", ours, theirErr)
+			}
+		case ours != nil:
+			if a, b := summary(ours, content), goSummary(theirs, theirContent); a != b {
+				t.Errorf("ours:   %s\ntheirs: %s", a, b)
+			}
+		}
+	})
+}
+
+// parseLikeGo reads a request as net/http does, but for its fragment, which that leaves to
+// the url package and we cut off.
+func parseLikeGo(data []byte) (*http.Request, []byte, error) {
+	data = regexp.MustCompile(`^([^ \n]* [^ #\n]*)#[^ \n]*`).ReplaceAll(data, []byte("$1"))
+	request, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(data)))
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := io.ReadAll(request.Body)
+	return request, content, err
+}
+
+// summary says what a request means, and goSummary says it of one of net/http's.
+func summary(q *Request, content []byte) string {
+	header := http.Header{}
+	for _, field := range q.Header {
+		if !strings.EqualFold(field.Name, "Host") {
+			header.Add(field.Name, field.Value)
+		}
+	}
+	host, _ := lookup(q.Header, "Host")
+	if q.Authority != "" {
+		host = q.Authority
+	}
+	return fmt.Sprintf("%s %q %q %s %q %q %q", q.Method, q.Path, q.Query, q.Version, host, header, content)
+}
+
+func goSummary(q *http.Request, content []byte) string {
+	path := q.URL.Path
+	if path == "" {
+		path = "/"
+	}
+	return fmt.Sprintf("%s %q %q %s %q %q %q", q.Method, path, q.URL.RawQuery, q.Proto, q.Host,
+		q.Header, content)
+}
+
 // FuzzStartResponse: whatever an application says, the client gets one well-formed head
 // with nothing added to it, or a 500.
 func FuzzStartResponse(f *testing.F) {
