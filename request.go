@@ -452,7 +452,9 @@ func isHost(s string) bool {
 		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
 		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
 	}
-	return !hasControl(name) && !strings.ContainsAny(name, " \t\"<>\\^`{|}/?#@[]:,")
+	_, err := url.PathUnescape(name) // a name may have escapes, whole ones
+	return err == nil && !hasControl(name) &&
+		!strings.ContainsAny(name, " \t\"<>\\^`{|}/?#@[]:,")
 }
 
 // Environ is what an application knows of its request. Keys in capitals are CGI's and

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -2596,13 +2597,12 @@ func children(t *testing.T) (pids []int) {
 // startProgram runs the program as a user does, and returns the address that it prints.
 func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
-	return startBinary(t, os.Args[0], args...)
+	return startCommand(t, exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...))
 }
 
-// startBinary starts a program that is built from our source, or nearly so.
-func startBinary(t *testing.T, path string, args ...string) (*exec.Cmd, string, *lockedBuffer) {
+// startCommand starts a command that runs our source, or nearly so, on a free port.
+func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
-	program := exec.Command(path, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
 	log := &lockedBuffer{}
 	program.Stderr = log
@@ -3502,6 +3502,7 @@ var mutants = []mutant{
 
 // TestMutants proves the table: each mistake is found, and by the row that is about it.
 func TestMutants(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds a program for each mistake")
 	}
@@ -3551,7 +3552,8 @@ func (m mutant) overlay(t *testing.T) string {
 
 // caughtBy returns the ids of the rows that a program does not pass.
 func caughtBy(t *testing.T, path string) map[string]bool {
-	program, addr, _ := startBinary(t, path, "-app", "environ", "-quiet", "-timeout", "2s")
+	program, addr, _ := startCommand(t, exec.Command(path, "-addr", "127.0.0.1:0",
+		"-app", "environ", "-quiet", "-timeout", "2s"))
 	caught := map[string]bool{}
 	for _, row := range allRows() {
 		if len(row.send) > 1<<17 {
@@ -3632,6 +3634,363 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// ---------------------------------------------------------------- Faults and load
+
+// A troubled application goes wrong in every way that a server must survive.
+type troubled struct {
+	release chan bool // lets /block go on
+	closed  chan bool // tells that the body of /endless was
+}
+
+func newTroubled() *troubled {
+	return &troubled{make(chan bool), make(chan bool, 1000)}
+}
+
+func (a *troubled) app(environ Environ, startResponse StartResponse) Body {
+	switch environ.Get("PATH_INFO") {
+	case "/panic":
+		panic("the application panics")
+	case "/after":
+		startResponse("200 OK", textPlain)
+		return stream("abc", "panic")
+	case "/goexit":
+		runtime.Goexit()
+	case "/block":
+		<-a.release
+	case "/endless":
+		return endless(a.closed)(environ, startResponse)
+	case "/leak": // a goroutine and a file are held until the body is closed
+		startResponse("200 OK", textPlain)
+		return newLeaky()
+	}
+	return hashing(environ, startResponse)
+}
+
+// hashing is environ, by a name that a variable of that name does not hide.
+var hashing Application = environ
+
+// A leaky body would leave a goroutine and a file behind if nobody closed it.
+type leaky struct {
+	Stream
+	file *os.File
+	over chan bool
+}
+
+func newLeaky() Body {
+	l := leaky{file: openSelf(), over: make(chan bool)}
+	blocks := make(chan []byte)
+	go func() {
+		for {
+			select {
+			case blocks <- make([]byte, 1000):
+			case <-l.over:
+				return
+			}
+		}
+	}()
+	l.Stream = func(yield func([]byte) bool) {
+		for yield(<-blocks) {
+		}
+	}
+	return l
+}
+
+func (l leaky) Close() error {
+	close(l.over)
+	return l.file.Close()
+}
+
+// A fault is what a bad client does to one connection.
+type fault struct {
+	name string
+	do   func(t *testing.T, a *troubled, c *net.TCPConn)
+}
+
+// reset makes the client vanish: the server gets a reset at its next step.
+func reset(c *net.TCPConn) {
+	c.SetLinger(0)
+	c.Close()
+}
+
+// sends writes text and then does what follows.
+func sends(text string, then func(c *net.TCPConn)) func(*testing.T, *troubled, *net.TCPConn) {
+	return func(t *testing.T, a *troubled, c *net.TCPConn) {
+		io.WriteString(c, text) // may fail: the server may have answered already
+		then(c)
+	}
+}
+
+func leave(c *net.TCPConn)        { c.Close() }
+func readToEnd(c *net.TCPConn)    { io.Copy(io.Discard, c) } // a reset is an end, too
+func halfClose(c *net.TCPConn)    { c.CloseWrite(); readToEnd(c) }
+func readAndLeave(c *net.TCPConn) { io.ReadFull(c, make([]byte, 200)); c.Close() }
+func readAndReset(c *net.TCPConn) { io.ReadFull(c, make([]byte, 200)); reset(c) }
+
+// garbage is the same in each run.
+var garbage = func() string {
+	random, junk := rand.New(rand.NewPCG(1, 2)), make([]byte, 10_000)
+	for i := range junk {
+		junk[i] = byte(random.Uint32())
+	}
+	return string(junk)
+}()
+
+// getPath asks for one of the troubled application's.
+func getPath(path string) string { return "GET " + path + " HTTP/1.0\r\n\r\n" }
+
+var (
+	halfHead = "GET / HTTP/1.0\r\nHost: a"
+	halfBody = post("abc", "Content-Length: 9")
+	faults   = []fault{
+		{"leaves without a word", sends("", leave)},
+		{"resets without a word", sends("", reset)},
+		{"leaves in the head", sends(halfHead, leave)},
+		{"resets in the head", sends(halfHead, reset)},
+		{"leaves in the body", sends(halfBody, leave)},
+		{"resets in the body", sends(halfBody, reset)},
+		{"leaves before the answer", sends(get(), leave)},
+		{"resets before the answer", sends(get(), reset)},
+		{"leaves in the answer", sends(getPath("/leak"), readAndLeave)},
+		{"resets in the answer", sends(getPath("/leak"), readAndReset)},
+		{"half-closes without a word", sends("", halfClose)},
+		{"half-closes in the head", sends(halfHead, halfClose)},
+		{"half-closes in the body", sends(halfBody, halfClose)},
+		{"half-closes after the request", sends(get(), halfClose)},
+		{"goes silent", sends("", readToEnd)},
+		{"goes silent in the head", sends(halfHead, readToEnd)},
+		{"goes silent in the body", sends(halfBody, readToEnd)},
+		{"never reads", func(t *testing.T, a *troubled, c *net.TCPConn) {
+			io.WriteString(c, getPath("/endless"))
+			wait(t, "the server to give up", a.closed)
+		}},
+		{"sends garbage", sends(garbage, halfClose)},
+		{"sends NULs", sends(strings.Repeat("\x00", 100_000), halfClose)},
+		{"pipelines junk", sends(strings.Repeat(get("A: b"), 5000), readToEnd)},
+		{"sends a body that nobody wants", sends("POST /panic HTTP/1.0\r\nContent-Length: 200000\r\n\r\n"+
+			strings.Repeat("x", 200_000), readToEnd)},
+		{"an application panics", sends(getPath("/panic"), readToEnd)},
+		{"an application panics in its answer", sends(getPath("/after"), readToEnd)},
+		{"an application ends its goroutine", sends(getPath("/goexit"), readToEnd)},
+		{"an application blocks", func(t *testing.T, a *troubled, c *net.TCPConn) {
+			io.WriteString(c, getPath("/block"))
+			select {
+			case a.release <- true:
+			case <-time.After(20 * time.Second):
+				t.Error("the application was not called")
+			}
+			readToEnd(c)
+		}},
+	}
+)
+
+// TestFaults does each of them twenty times at once, in both modes. Afterwards the server
+// answers, and holds nothing.
+func TestFaults(t *testing.T) {
+	for _, serial := range []bool{false, true} {
+		a := newTroubled()
+		s := start(t, a.app, func(s *Server) { s.Serial, s.Timeout = serial, 100*time.Millisecond })
+		ask(t, s.addr, get())
+		goroutines, files := runtime.NumGoroutine(), openFiles()
+		for _, fault := range faults {
+			t.Run(fmt.Sprintf("serial=%v/%s", serial, fault.name), func(t *testing.T) {
+				before := runtime.NumGoroutine() // with this test's own
+				together(20, func() { fault.on(t, a, s.addr) })
+				reply := ask(t, s.addr, post("abc", "Content-Length: 3"))
+				(row{want: "200", has: body("abc")}).check(t, reply)
+				eventually(t, "goroutines and files to be given back", func() bool {
+					return runtime.NumGoroutine() <= before && openFiles() <= files
+				})
+			})
+		}
+		eventually(t, "all of them", func() bool { return runtime.NumGoroutine() <= goroutines })
+		s.stop()
+	}
+}
+
+// on makes a connection and does to it what the fault does.
+func (f fault) on(t *testing.T, a *troubled, addr string) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	f.do(t, a, c.(*net.TCPConn))
+}
+
+// TestFiveThousandIdle: clients that have sent half a head do not keep others from theirs.
+func TestFiveThousandIdle(t *testing.T) {
+	program, addr, _ := startProgram(t, "-app", "environ", "-quiet", "-timeout", "1m")
+	ask(t, addr, get())
+	files := filesOf(program)
+	var idle []net.Conn
+	closeAll := func() {
+		for _, c := range idle {
+			c.Close()
+		}
+	}
+	defer closeAll()
+	for range 5000 {
+		c, err := net.Dial("tcp", addr)
+		if errors.Is(err, syscall.EMFILE) {
+			t.Skip("needs 5,100 file descriptors: ulimit -n 6000")
+		}
+		idle = append(idle, must(c, err)(t))
+		must(io.WriteString(c, halfHead))(t)
+	}
+	for range 50 {
+		(row{want: "200"}).check(t, ask(t, addr, get()))
+	}
+	closeAll()
+	eventually(t, "their descriptors", func() bool { return filesOf(program) <= files })
+	(row{want: "200"}).check(t, ask(t, addr, get()))
+	program.Process.Signal(syscall.SIGTERM)
+	if err := program.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// filesOf counts a program's file descriptors, where the system can tell (Linux).
+func filesOf(program *exec.Cmd) int {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", program.Process.Pid)) // none elsewhere
+	return len(entries)
+}
+
+// TestDescriptorsRunOut: more clients than descriptors. Those who find a place are served,
+// the others wait, and when places are free again, all is well.
+func TestDescriptorsRunOut(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs ulimit")
+	}
+	program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+		os.Args[0], "-addr", "127.0.0.1:0", "-app", "environ", "-quiet", "-timeout", "1m"))
+	ask(t, addr, get())
+	files := filesOf(program)
+	var idle []net.Conn
+	for range 60 {
+		c := dial(t, addr)
+		must(io.WriteString(c, halfHead))(t)
+		idle = append(idle, c)
+	}
+	eventually(t, "a word about it", func() bool { return strings.Contains(log.String(), "cannot accept") })
+	reply := make(chan string)
+	go func() { reply <- ask(t, addr, get()) }() // this one waits for a place
+	for _, c := range idle {
+		c.Close()
+	}
+	(row{want: "200"}).check(t, wait(t, "an answer", reply))
+	eventually(t, "the descriptors", func() bool { return filesOf(program) <= files })
+	program.Process.Signal(syscall.SIGTERM)
+	if err := program.Wait(); err != nil || strings.Count(log.String(), "cannot accept") > 3 {
+		t.Errorf("%v, log %.500s", err, log)
+	}
+}
+
+// TestSlowHTTPTest has a tool for slow attacks look at us: heads and bodies that trickle, and
+// readers that sip.
+func TestSlowHTTPTest(t *testing.T) {
+	tool, err := exec.LookPath("slowhttptest")
+	if err != nil {
+		t.Skip("needs slowhttptest: apt-get install slowhttptest")
+	}
+	for name, mode := range map[string]string{"heads": "-H", "bodies": "-B", "readers": "-X"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			program, addr, _ := startProgram(t, "-quiet", "-timeout", "1s")
+			place := "/environ"
+			if mode == "-X" {
+				place = "/files/conformance.md"
+			}
+			ask(t, addr, get())
+			files := filesOf(program)
+			command := exec.Command(tool, mode, "-c", "400", "-r", "400", "-i", "1", "-l", "4", "-p", "3",
+				"-u", "http://"+addr+place)
+			out := make(chan string)
+			go func() {
+				text, err := command.CombinedOutput()
+				out <- fmt.Sprint(string(text), err)
+			}()
+			var text string
+			for text == "" {
+				select {
+				case text = <-out:
+				default:
+					(row{want: "200"}).check(t, ask(t, addr, getPath("/environ")))
+				}
+			}
+			last := text[max(0, strings.LastIndex(text, "service available")):]
+			if !strings.Contains(last, "YES") || !strings.HasSuffix(text, "<nil>") {
+				t.Errorf("the tool says %.2000s", text)
+			}
+			eventually(t, "its connections to end", func() bool { return filesOf(program) <= files })
+			program.Process.Signal(syscall.SIGTERM)
+			program.Wait() // TestProgram looks at the status
+		})
+	}
+}
+
+var soak = flag.Duration("soak", time.Minute, "how long TestSoak lasts; with -short, 2s")
+
+// TestSoak is a minute at full load, good clients and bad ones mixed. No good client misses
+// a byte, and each answer that was cut has its line in the log.
+func TestSoak(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		*soak = 2 * time.Second
+	}
+	a := newTroubled()
+	access, errorLog := &lineCounter{}, &lineCounter{substring: "the application failed: the block failed"}
+	s := start(t, a.app, func(s *Server) {
+		s.Timeout = 5 * time.Second // bad clients keep it waiting, a busy machine does too
+		s.AccessLog, s.ErrorLog = log.New(access, "", 0), log.New(errorLog, "", 0)
+	})
+	var good, bad, cut, workers atomic.Int64
+	end := time.Now().Add(*soak)
+	together(32, func() {
+		worker := workers.Add(1)
+		random := rand.New(rand.NewPCG(3, uint64(worker)))
+		for time.Now().Before(end) && !t.Failed() {
+			switch {
+			case worker%2 == 0: // most of these wait most of the time
+				bad.Add(1)
+				faults[random.IntN(len(faults))].on(t, a, s.addr)
+			case random.IntN(20) == 0:
+				cut.Add(1)
+				if reply := ask(t, s.addr, getPath("/after")); !strings.HasSuffix(reply, "\r\n\r\nabc") {
+					t.Errorf("got %q", reply)
+				}
+			default:
+				good.Add(1)
+				content := strings.Repeat("x", random.IntN(1000)*random.IntN(20))
+				reply := ask(t, s.addr, post(content, "Content-Length: "+strconv.Itoa(len(content))))
+				(row{want: "200", has: body(content)}).check(t, reply)
+			}
+		}
+	})
+	s.stop()
+	t.Logf("%d good requests, %d faults, %d answers cut, %d lines of access log", good.Load(), bad.Load(),
+		cut.Load(), access.lines.Load())
+	// Some of the faults have an answer that is cut, or a line, too.
+	if access.lines.Load() < good.Load()+cut.Load() || errorLog.lines.Load() < cut.Load() {
+		t.Errorf("%d lines of access log, %d of cut answers", access.lines.Load(), errorLog.lines.Load())
+	}
+}
+
+// A lineCounter is a log of which only the number of lines is kept, of those that have a
+// substring.
+type lineCounter struct {
+	substring string
+	lines     atomic.Int64
+}
+
+func (l *lineCounter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(l.substring)) {
+		l.lines.Add(1)
+	}
+	return len(p), nil
+}
+
 // ---------------------------------------------------------------- Fuzzing
 
 // FuzzReadRequest: whatever comes, the parser does not panic, gives the same for slow
@@ -3710,6 +4069,7 @@ var (
 	looser = []string{
 		"malformed HTTP request", // HTTP/0.9, and an empty line first
 		"invalid userinfo",       // in http://user@host: it is dropped unread
+		"invalid URL escape",     // %41 in a host is RFC 3986's, they want none of ASCII
 	}
 )
 
