@@ -690,8 +690,7 @@ type answer struct {
 func (a answer) Read(p []byte) (int, error) {
 	n, err := a.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = &Refusal{gatewayStatus(err), "the answer broke off: " + err.Error(),
-			"RFC 9110 §15.6.3", nil}
+		err = refuse(gatewayStatus(err), "RFC 9110 §15.6.3", "the answer broke off: %v", err)
 	}
 	return n, err
 }

@@ -56,6 +56,8 @@ type Refusal struct {
 	Reason string // what was expected, what came, what to do
 	Source string // the rule: "RFC 9112 §5.1"
 	Err    error  // what lies beneath: io.ErrUnexpectedEOF, a time-out, or nil
+	Rest   string // of the last line read: what stands from the first bad byte on
+	Field  string // the name of the header field that is refused, if it is one
 }
 
 func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
@@ -63,9 +65,14 @@ func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-func refuse(status, source, format string, args ...any) error {
+func refuse(status, source, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Reason: fmt.Sprintf(format, args...)}
 }
+
+// at says where in the line the fault begins, and about in which field it is.
+func (r *Refusal) at(rest string) *Refusal { r.Rest = rest; return r }
+
+func (r *Refusal) about(field string) *Refusal { r.Field = field; return r }
 
 // errSilent says that nothing was asked, so nothing is answered or logged: a client
 // connected and left, as browsers do with the connections they open in advance.
@@ -157,7 +164,8 @@ func (h *headReader) line(tooLong string) (string, error) {
 	h.size += len(raw)
 	if len(raw) > maxLine {
 		return "", refuse(tooLong, "RFC 9110 §15.5.15",
-			"a line of the head may have %d bytes, this one is longer", maxLine)
+			"a line of the head may have %d bytes, this one is longer", maxLine).
+			at(string(raw[maxLine:]))
 	}
 	if err != nil {
 		return "", headCut(raw, err)
@@ -166,13 +174,13 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if strings.HasSuffix(line, "\r") {
 		line, end = line[:len(line)-1], "\r\n"
 	}
-	if strings.Contains(line, "\r") {
+	if i := strings.IndexByte(line, '\r'); i >= 0 {
 		return "", refuse(badRequest, "RFC 9112 §2.2",
-			`CR must be followed by LF, here it stands alone: %s`, quote(line))
+			`CR must be followed by LF, here it stands alone: %s`, quote(line)).at(line[i:])
 	}
 	if h.end != "" && h.end != end {
 		return "", refuse(badRequest, "RFC 9112 §2.2",
-			`lines end in \r\n or all in \n, this head mixes both: %s`, quote(line))
+			`lines end in \r\n or all in \n, this head mixes both: %s`, quote(line)).at(end)
 	}
 	h.end = end
 	return line, nil
@@ -194,11 +202,12 @@ func (h *headReader) longLine(piece []byte) ([]byte, error) {
 func headCut(rest []byte, err error) error {
 	switch {
 	case err == io.EOF:
-		return &Refusal{badRequest, fmt.Sprintf("expected an empty line to end the head, "+
-			"the client stopped sending after %s", quote(string(rest))), "RFC 1945 §5", err}
+		return &Refusal{Status: badRequest, Reason: "expected an empty line to end the head, " +
+			"the client stopped sending after " + quote(string(rest)), Source: "RFC 1945 §5", Err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &Refusal{requestTimeout, fmt.Sprintf("expected an empty line to end the head, "+
-			"got nothing after %s: %v", quote(string(rest)), err), "RFC 9110 §15.5.9", err}
+		return &Refusal{Status: requestTimeout, Reason: fmt.Sprintf("expected an empty line to "+
+			"end the head, got nothing after %s: %v", quote(string(rest)), err),
+			Source: "RFC 9110 §15.5.9", Err: err}
 	}
 	return err // e.g. connection reset by peer: nobody is left to answer
 }
@@ -221,12 +230,18 @@ func (q *Request) parseLine(line string) error {
 		return q.parseTarget()
 	}
 	if method == "" || target == "" || version == "" {
+		bad := line
+		if target != "" {
+			bad = rest[len(target):]
+		} else if method != "" {
+			bad = rest
+		}
 		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like "+
-			"GET /path HTTP/1.0 with single spaces, got %s", quote(line))
+			"GET /path HTTP/1.0 with single spaces, got %s", quote(line)).at(bad)
 	}
-	if !isToken(method) {
+	if i := nonToken(method); i >= 0 {
 		return refuse(badRequest, "RFC 9110 §5.6.2", "expected a method made of letters, "+
-			"digits and !#$%%&'*+-.^_`|~, got %s", quote(method))
+			"digits and !#$%%&'*+-.^_`|~, got %s", quote(method)).at(line[i:])
 	}
 	if err := checkVersion(version); err != nil {
 		return err
@@ -242,11 +257,11 @@ func checkVersion(version string) error {
 	if !ok || len(digits) != 3 || digits[1] != '.' || !isDigit(digits[0]) ||
 		!isDigit(digits[2]) {
 		return refuse(badRequest, "RFC 9112 §2.3",
-			"expected a version like HTTP/1.0, got %s", quote(version))
+			"expected a version like HTTP/1.0, got %s", quote(version)).at(version)
 	}
 	if digits[0] != '1' {
 		return refuse(badVersion, "RFC 9110 §15.6.6",
-			"this server speaks HTTP/1.0, the request is %s", version)
+			"this server speaks HTTP/1.0, the request is %s", version).at(version)
 	}
 	return nil
 }
@@ -264,17 +279,17 @@ func (q *Request) parseTarget() error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2",
 			"%s %s is not for an application, and this server has no answer of its own",
-			q.Method, quote(q.Target))
+			q.Method, quote(q.Target)).at(q.rest(0))
 	}
-	if hasControl(q.Target) {
+	if i := control(q.Target); i >= 0 {
 		return refuse(badRequest, "RFC 9112 §3.2",
-			"a target has no control characters, this one has: %s", quote(q.Target))
+			"a target has no control characters, this one has: %s", quote(q.Target)).at(q.rest(i))
 	}
 	if !strings.HasPrefix(target, "/") {
 		var ok bool
 		if q.Authority, target, ok = cutAuthority(target); !ok {
 			return refuse(badRequest, "RFC 9112 §3.2", "expected a target that starts "+
-				"with / or http://host, got %s", quote(q.Target))
+				"with / or http://host, got %s", quote(q.Target)).at(q.rest(0))
 		}
 	}
 	path, query, _ := strings.Cut(target, "?")
@@ -284,14 +299,31 @@ func (q *Request) parseTarget() error {
 	decoded, err := url.PathUnescape(path)
 	if err != nil {
 		return refuse(badRequest, "RFC 3986 §2.1", "expected two hex digits after each %% "+
-			"(a %% itself is %%25), got %s", quote(path))
+			"(a %% itself is %%25), got %s", quote(path)).at(q.rest(badEscape(q.Target)))
 	}
-	if hasControl(decoded) {
+	if control(decoded) >= 0 {
 		return refuse(badRequest, "RFC 3875 §4.1.5",
-			"a path has no control characters, not escaped either: %s", quote(path))
+			"a path has no control characters, not escaped either: %s", quote(path)).at(q.rest(0))
 	}
 	q.Path, q.Query = decoded, query
 	return nil
+}
+
+// rest is the request line from byte i of the target on.
+func (q *Request) rest(i int) string {
+	return q.Target[i:] + strings.TrimPrefix(q.Line, q.Method+" "+q.Target)
+}
+
+// badEscape returns where the first % stands that no two hex digits follow.
+func badEscape(target string) int {
+	for i := range len(target) {
+		if target[i] == '%' {
+			if _, err := url.PathUnescape(target[i:min(i+3, len(target))]); err != nil {
+				return i
+			}
+		}
+	}
+	return 0
 }
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → "h:81", "/p", true. A
@@ -325,7 +357,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if len(fields) == maxFields || h.size-start > maxSection {
 			return fields, refuse(headTooLarge, "RFC 6585 §5",
 				"at most %d header fields of %d bytes together are read, here come more",
-				maxFields, maxSection)
+				maxFields, maxSection).at(line)
 		}
 		field, err := parseField(line)
 		if err != nil {
@@ -346,18 +378,21 @@ func readHeader(h *headReader) ([]Header, error) {
 func parseField(line string) (Header, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Header{}, refuse(badRequest, "RFC 9112 §5.2",
-			"a header line must not start with a space or tab: %s", quote(line))
+			"a header line must not start with a space or tab: %s", quote(line)).at(line)
 	}
 	name, value, found := strings.Cut(line, ":")
-	if !found || !isToken(name) {
+	if bad := nonToken(name); !found || bad >= 0 {
+		if bad < 0 {
+			bad = len(line) // where the colon should be
+		}
 		return Header{}, refuse(badRequest, "RFC 9112 §5.1",
 			"expected a header line like Name: value, without a space before "+
-				"the colon, got %s", quote(line))
+				"the colon, got %s", quote(line)).at(line[bad:])
 	}
 	value = strings.Trim(value, " \t") // TrimSpace would cut U+0085 and U+00A0 too
-	if hasControl(strings.ReplaceAll(value, "\t", " ")) {
+	if i := control(strings.ReplaceAll(line, "\t", " ")); i >= 0 {
 		return Header{}, refuse(badRequest, "RFC 9110 §5.5",
-			"a header value has no control characters, this one has: %s", quote(line))
+			"a header value has no control characters, this one has: %s", quote(line)).at(line[i:])
 	}
 	return Header{name, value}, nil
 }
@@ -368,16 +403,17 @@ func (q *Request) checkHeader(maxBody int64) error {
 	for _, name := range [...]string{"Host", "Content-Length", "Content-Type"} {
 		if _, n := lookup(q.Header, name); n > 1 {
 			return refuse(badRequest, "RFC 9110 §5.3",
-				"%s may be sent once, it came %d times", name, n)
+				"%s may be sent once, it came %d times", name, n).about(name)
 		}
 	}
 	if value, n := lookup(q.Header, "Transfer-Encoding"); n > 0 {
 		return refuse(notImplemented, "RFC 9112 §6.1", "this server speaks HTTP/1.0: send a "+
-			"Content-Length instead of Transfer-Encoding: %s", quote(value))
+			"Content-Length instead of Transfer-Encoding: %s", quote(value)).
+			about("Transfer-Encoding")
 	}
 	if host, _ := lookup(q.Header, "Host"); host != "" && !isHost(host) {
 		return refuse(badRequest, "RFC 9112 §3.2",
-			"expected Host: name or Host: name:port, got %s", quote(host))
+			"expected Host: name or Host: name:port, got %s", quote(host)).about("Host")
 	}
 	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
 		return q.setLength(value, maxBody)
@@ -390,12 +426,13 @@ func (q *Request) checkHeader(maxBody int64) error {
 func (q *Request) setLength(value string, maxBody int64) error {
 	if value == "" || strings.Trim(value, "0123456789") != "" {
 		return refuse(badRequest, "RFC 9110 §8.6",
-			"expected digits for Content-Length, got %s", quote(value))
+			"expected digits for Content-Length, got %s", quote(value)).about("Content-Length")
 	}
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n > maxBody { // the one error that is left: beyond 64 bits
 		return refuse(tooLarge, "RFC 9110 §15.5.14",
-			"at most %d body bytes are accepted, Content-Length is %s", maxBody, quote(value))
+			"at most %d body bytes are accepted, Content-Length is %s", maxBody, quote(value)).
+			about("Content-Length")
 	}
 	q.Length = n
 	return nil
@@ -416,26 +453,36 @@ func lookup(fields []Header, name string) (value string, count int) {
 
 // isToken reports whether s can be a method or a header name: one or more letters,
 // digits and fifteen other characters, all ASCII. (RFC 9110 §5.6.2)
-func isToken(s string) bool {
+func isToken(s string) bool { return nonToken(s) < 0 }
+
+// nonToken returns where the first byte stands that keeps s from being a token: 0 if s is
+// empty, -1 if it is one.
+func nonToken(s string) int {
 	for i := range len(s) {
 		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
 		if !letter && !isDigit(s[i]) && strings.IndexByte("-!#$%&'*+.^_`|~", s[i]) < 0 {
-			return false
+			return i
 		}
 	}
-	return s != ""
+	if s == "" {
+		return 0
+	}
+	return -1
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // hasControl reports whether s has an ASCII control character: 0 to 31, or 127.
-func hasControl(s string) bool {
+func hasControl(s string) bool { return control(s) >= 0 }
+
+// control returns where the first of them stands, -1 if there is none.
+func control(s string) int {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f {
-			return true
+			return i
 		}
 	}
-	return false
+	return -1
 }
 
 // isHost reports whether s is name, name:port, [IPv6] or [IPv6]:port. The name is not
@@ -655,8 +702,8 @@ func (in *Input) broken(err error) error {
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		status = requestTimeout
 	}
-	return &Refusal{status, fmt.Sprintf("expected %d body bytes, got %d: %v",
-		in.length, in.length-in.left, err), "RFC 9112 §8", err}
+	return &Refusal{Status: status, Reason: fmt.Sprintf("expected %d body bytes, got %d: %v",
+		in.length, in.length-in.left, err), Source: "RFC 9112 §8", Err: err}
 }
 
 // ReadLine is Python's readline(limit): it returns the next line with its "\n", at most
