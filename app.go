@@ -62,6 +62,7 @@ type Config struct {
 	Script   string        // a CGI program or a directory of them, for cgi
 	Upstream string        // host:port,host:port, for proxy
 	Timeout  time.Duration // for a script or an upstream
+	Trace    bool          // somebody watches what the applications do
 }
 
 // applications returns all of them, in the order in which they are best met.
@@ -95,11 +96,19 @@ func applications(c Config) []entry {
 			"curl -i URL", newCGI(c.Script, c.Timeout)},
 	}
 	routes := map[string]Application{}
-	for _, entry := range entries {
+	for i, entry := range entries {
+		if c.Trace {
+			entry.app = traced(entry.name, entry.app)
+			entries[i] = entry
+		}
 		routes["/"+entry.name] = entry.app
 	}
+	gallery := mount(routes, newIndex(entries))
+	if c.Trace {
+		gallery = traced("gallery", gallery)
+	}
 	return append(entries, entry{"gallery", "chapter 0", "The default: all of these, mounted under " +
-		"their names, with an index page.", "curl -i URL", mount(routes, newIndex(entries))})
+		"their names, with an index page.", "curl -i URL", gallery})
 }
 
 // The middleware.

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -52,13 +53,17 @@ func command(args []string, stdout, stderr io.Writer) int {
 		list(stdout)
 		return exitOK
 	}
-	application, err := choose(applications(o.config), o.app, o.use)
+	application, err := choose(applications(o.config), o.app, o.use, o.config.Trace)
 	if err != nil {
 		return usage(stderr, err)
 	}
 	if o.cgi || os.Getenv("GATEWAY_INTERFACE") != "" {
 		signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
-		serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0))
+		var trace *recorder
+		if o.config.Trace {
+			trace = newNarrator(stderr, "").record()
+		}
+		serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0), trace)
 		return exitOK
 	}
 	return serve(application, o, stdout, stderr)
@@ -76,6 +81,9 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 	if server.Worker {
 		open = inherit
 		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
+	}
+	if o.config.Trace {
+		server.Trace = newNarrator(stderr, server.ErrorLog.Prefix()).record
 	}
 	if !o.quiet {
 		server.AccessLog = server.ErrorLog
@@ -127,6 +135,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 		"the application cgi")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
+	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange on standard error")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
@@ -162,7 +171,7 @@ func usage(stderr io.Writer, err error) int {
 }
 
 // choose finds an application by its name and wraps middleware around it.
-func choose(entries []entry, app, use string) (Application, error) {
+func choose(entries []entry, app, use string, trace bool) (Application, error) {
 	var application Application
 	var names []string
 	for _, entry := range entries {
@@ -175,12 +184,12 @@ func choose(entries []entry, app, use string) (Application, error) {
 		return nil, fmt.Errorf("no application is called %q; there are %s", app,
 			strings.Join(names, ", "))
 	}
-	return wrap(application, use)
+	return wrap(application, use, trace)
 }
 
 // wrap puts middleware around an application. The first name is the outermost layer, so
 // it is wrapped around last.
-func wrap(application Application, use string) (Application, error) {
+func wrap(application Application, use string, trace bool) (Application, error) {
 	if use == "" {
 		return application, nil
 	}
@@ -189,7 +198,9 @@ func wrap(application Application, use string) (Application, error) {
 		if err != nil {
 			return nil, err
 		}
-		application = middleware(application)
+		if application = middleware(application); trace {
+			application = traced(name, application)
+		}
 	}
 	return application, nil
 }
@@ -376,4 +387,85 @@ func converse(addr string, pieces []string, delay time.Duration, half bool, out 
 			return err
 		}
 	}
+}
+
+// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
+// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+//
+//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
+//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+type narrator struct {
+	mu     sync.Mutex
+	out    io.Writer
+	prefix string // in front of each line: which process it is
+	colour bool
+	count  int // exchanges begun
+}
+
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+func newNarrator(out io.Writer, prefix string) *narrator {
+	n := &narrator{out: out, prefix: prefix}
+	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := file.Stat()
+		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return n
+}
+
+// record begins the record of one exchange. Its number keeps it apart from others.
+func (n *narrator) record() *recorder {
+	n.mu.Lock()
+	n.count++
+	number := n.count
+	n.mu.Unlock()
+	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
+}
+
+// The colours of a terminal: what comes, what goes, what is wrong.
+const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+// tell prints an event.
+func (n *narrator) tell(number int, e event) {
+	sign, colour, lines := "*", "", []string{e.Text}
+	switch e.Kind {
+	case "in":
+		sign, colour, lines = ">", cyan, shorten(e.Data)
+	case "out":
+		sign, colour, lines = "<", green, shorten(e.Data)
+	case "refused", "panic", "log":
+		colour = red
+	}
+	switch {
+	case e.Kind == "refused":
+		lines[0] += " (" + e.Value + fmt.Sprintf(", byte %d)", e.From)
+	case e.Kind != "in" && e.To > e.From:
+		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
+	}
+	end := plain
+	if !n.colour {
+		colour, end = "", ""
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, line := range lines {
+		fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s %s%s\n", n.prefix, number, float64(e.At)/1000, colour,
+			sign, line, end)
+	}
+}
+
+// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
+func shorten(data []byte) (lines []string) {
+	const most, width = 12, 90
+	for line := range strings.Lines(string(data)) {
+		if len(lines) == most {
+			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+		}
+		rest := ""
+		if len(line) > width {
+			rest = fmt.Sprintf("… (%d bytes)", len(line))
+			line = line[:width]
+		}
+		lines = append(lines, visible(line)+rest)
+	}
+	return lines
 }

@@ -2107,7 +2107,7 @@ func TestGatewayFault(t *testing.T) {
 
 // call runs an application of ours without a server.
 func call(name, path string, change ...Environ) (status string, headers []Header, body string) {
-	application, err := choose(applications(Config{Root: "docs"}), name, "")
+	application, err := choose(applications(Config{Root: "docs"}), name, "", false)
 	if err != nil {
 		panic(err)
 	}
@@ -2228,7 +2228,7 @@ func TestMiddleware(t *testing.T) { // M01, M03
 				startResponse("200 OK", textPlain)
 				return telling{stream("a\r\n", ""), &out}
 			}
-			wrapped := must(wrap(application, c.use))(t)
+			wrapped := must(wrap(application, c.use, false))(t)
 			environ := Environ{"wsgi.errors": &out, "PATH_INFO": "/x", "QUERY_STRING": "y=1"}
 			if _, _, body := callApplication(wrapped, environ); string(body) != "a\r\n" {
 				t.Errorf("got %q", body)
@@ -2351,7 +2351,7 @@ func TestProgram(t *testing.T) { // T06
 // gatewayOut runs the CGI gateway on a request.
 func gatewayOut(app Application, stdin io.Reader, variables ...string) (stdout, stderr string) {
 	var out, errors bytes.Buffer
-	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0))
+	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0), nil)
 	return out.String(), errors.String()
 }
 
@@ -4818,7 +4818,7 @@ CGIHandler().run(app)
 `), 0o700); err != nil {
 		b.Fatal(err)
 	}
-	direct := start(b, must(choose(applications(Config{}), "gallery", ""))(b))
+	direct := start(b, must(choose(applications(Config{}), "gallery", "", false))(b))
 	addrs := []string{direct.addr, start(b, newProxy(direct.addr, time.Minute)).addr,
 		start(b, newCGI(script, time.Minute)).addr, start(b, newCGI(python, time.Minute)).addr}
 	times := make([]time.Duration, len(addrs))
