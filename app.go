@@ -14,13 +14,17 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	_ "embed"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
 	"io"
 	"iter"
+	"log"
 	"maps"
+	"math"
 	"mime"
 	"mime/multipart"
 	"net"
@@ -63,6 +67,7 @@ type Config struct {
 	Upstream string        // host:port,host:port, for proxy
 	Timeout  time.Duration // for a script or an upstream
 	Trace    bool          // somebody watches what the applications do
+	OpenLab  bool          // others than this machine may use the lab
 }
 
 // applications returns all of them, in the order in which they are best met.
@@ -95,6 +100,8 @@ func applications(c Config) []entry {
 		{"cgi", rfc, "Runs a CGI program (-script) for each request.",
 			"curl -i URL", newCGI(c.Script, c.Timeout)},
 	}
+	entries = append(entries, entry{"lab", "chapter 0", "Type raw bytes, and watch what becomes of " +
+		"each, step by step.", "open URL in a browser", newLab(entries, c.OpenLab)})
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
@@ -278,7 +285,7 @@ func mount(routes map[string]Application, fallback Application) Application {
 
 // groups has the headings of the index, each above the application that begins the group.
 var groups = map[string]string{"form": "What web applications do",
-	"mount": "Applications made of others"}
+	"mount": "Applications made of others", "lab": "Watch it"}
 
 // newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
 func newIndex(entries []entry) Application {
@@ -1403,3 +1410,273 @@ func setTestingDefaults(environ Environ) {
 		}
 	}
 }
+
+//go:embed docs/lab.html
+var labPage string
+
+// Limits of one experiment in the lab.
+const (
+	labRequest = 64 * 1024       // bytes of the request
+	labData    = 256 * 1024      // bytes told of, in and out
+	labEvents  = 5000            // events told of
+	labTime    = 5 * time.Second // for the application
+	labAtOnce  = 4               // experiments
+)
+
+// newLab makes the lab: a page on which one types the bytes of a request, and a place to
+// which that page sends them. They go through a server like this one, over a connection in
+// memory, and what its recorder tells goes back. No proxy or CGI program can be reached:
+// what an experiment does stays here.
+func newLab(entries []entry, open bool) Application {
+	apps, names := map[string]Application{}, []string{}
+	for _, entry := range entries {
+		if entry.name == "proxy" || entry.name == "cgi" {
+			continue
+		}
+		names = append(names, entry.name)
+		apps[entry.name] = traced(entry.name, entry.app)
+	}
+	apps["clock"] = traced("clock", newClock(3, 100*time.Millisecond))
+	running := make(chan bool, labAtOnce)
+	page := Blocks{[]byte(labChoices(names))}
+	return func(environ Environ, startResponse StartResponse) Body {
+		refuse := func(status, reason string) Body {
+			startResponse(status, textPlain)
+			return Blocks{[]byte(reason + "\n")}
+		}
+		if reason := notWelcome(environ); reason != "" && !open {
+			return refuse("403 Forbidden", reason)
+		}
+		method := environ.Get("REQUEST_METHOD")
+		switch environ.Get("PATH_INFO") {
+		case "", "/":
+			startResponse("200 OK", labHeaders)
+			return page
+		case "/run":
+		default:
+			return notFound(environ, startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
+		}
+		if method != "POST" || environ.Get("CONTENT_TYPE") != "application/json" || crossSite(environ) {
+			return refuse("403 Forbidden", "An experiment is a POST of application/json from the lab's own page.")
+		}
+		select {
+		case running <- true:
+			defer func() { <-running }()
+		default:
+			return refuse("503 Service Unavailable", "Too many experiments at once: try again.")
+		}
+		var x experiment
+		input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
+		if err := json.NewDecoder(input).Decode(&x); err != nil {
+			return refuse(badRequest, "The experiment cannot be read: "+err.Error())
+		}
+		events, err := x.run(apps)
+		if err != nil {
+			return refuse(badRequest, err.Error())
+		}
+		answer, err := json.Marshal(events)
+		if err != nil {
+			panic(err) // it is made of strings and numbers
+		}
+		startResponse("200 OK", []Header{{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}})
+		return Blocks{answer}
+	}
+}
+
+// The page is whole in itself, and may fetch from where it comes from only.
+var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
+	{"Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; " +
+		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
+		"base-uri 'none'; frame-ancestors 'none'"},
+	{"X-Content-Type-Options", "nosniff"}, {"Referrer-Policy", "no-referrer"}}
+
+// labChoices fills the page's menus.
+func labChoices(names []string) string {
+	var apps, layers, ways strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&apps, "<option>%s</option>\n", name)
+	}
+	for _, middleware := range middlewares {
+		fmt.Fprintf(&layers, "<option>%s</option>\n", middleware.name)
+	}
+	for _, arrival := range slices.Sorted(maps.Keys(arrivals)) {
+		fmt.Fprintf(&ways, "<option%s>%s</option>\n",
+			map[bool]string{true: " selected"}[arrival == "at once"], arrival)
+	}
+	return strings.NewReplacer("<!-- applications -->", apps.String(),
+		"<!-- middleware -->", layers.String(), "<!-- arrivals -->", ways.String()).Replace(labPage)
+}
+
+// notWelcome says why a client may not use the lab, "" if it may: it has to be on this
+// machine, must not have come through a proxy, and must call us by a name of this machine,
+// for a page elsewhere can give its own name our address.
+func notWelcome(environ Environ) string {
+	client, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
+	if err != nil || !client.IsLoopback() || environ.Get("HTTP_X_FORWARDED_FOR") != "" ||
+		environ.Get("HTTP_FORWARDED") != "" || environ.Get("HTTP_VIA") != "" {
+		return "The lab is for this machine alone, unless it is started with -open-lab."
+	}
+	host := (&url.URL{Host: environ.Get("HTTP_HOST")}).Hostname()
+	if name, err := netip.ParseAddr(host); host != "" && host != "localhost" &&
+		(err != nil || !name.IsLoopback()) {
+		return "The lab is at localhost or 127.0.0.1, not at " + visible(host) + "."
+	}
+	return ""
+}
+
+// crossSite reports whether a page from elsewhere makes the browser ask.
+func crossSite(environ Environ) bool {
+	site, origin := environ.Get("HTTP_SEC_FETCH_SITE"), environ.Get("HTTP_ORIGIN")
+	return site != "" && site != "same-origin" || origin != "" && origin != baseURL(environ)
+}
+
+// An experiment is what the lab's page sends.
+type experiment struct {
+	Request string `json:"request"` // with the escapes of rawsgi send; line breaks do not count
+	App     string `json:"app"`
+	Use     string `json:"use"`     // middleware
+	Arrival string `json:"arrival"` // one of arrivals
+}
+
+// arrivals are the ways in which the bytes of a request reach the server: the pieces, the
+// pause before each, and whether the client then ends its half of the connection.
+var arrivals = map[string]struct {
+	cut   func(text string) []string
+	pause time.Duration
+	ends  bool
+}{
+	"at once":                                {whole, 0, false},
+	"byte by byte":                           {func(text string) []string { return pieces(text, 1) }, 0, false},
+	"a pause of 2 s before each line":        {lines, 2 * time.Second, false},
+	"all, then the client ends its half":     {whole, 0, true},
+	"the first half, then the client leaves": {firstHalf, 0, true},
+	"the first half, then silence":           {firstHalf, 0, false},
+}
+
+func whole(text string) []string     { return []string{text} }
+func lines(text string) []string     { return slices.Collect(strings.Lines(text)) }
+func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
+
+// run sends the request through a server and returns the events of that exchange.
+func (x experiment) run(apps map[string]Application) ([]event, error) {
+	text, err := unescape(strings.NewReplacer("\r", "", "\n", "").Replace(x.Request))
+	arrival, application := arrivals[x.Arrival], apps[x.App]
+	switch {
+	case err != nil:
+		return nil, err
+	case len(text) > labRequest:
+		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+	case application == nil:
+		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
+	case arrival.cut == nil:
+		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
+	case strings.Count(x.Use, ",") >= 10:
+		return nil, errors.New("ten layers of middleware are enough")
+	}
+	if application, err = wrap(application, x.Use, true); err != nil {
+		return nil, err
+	}
+	return watch(application, &labConn{pieces: arrival.cut(text), pause: arrival.pause,
+		ends: arrival.ends, end: time.Now().Add(labTime)}), nil
+}
+
+// watch serves one connection and returns what happens.
+func watch(application Application, conn *labConn) []event {
+	server := newServer(application)
+	server.ErrorLog, server.MaxBody = log.New(io.Discard, "", 0), 1<<20
+	server.setAddr(labServer)
+	var told eventLog
+	server.Trace = func() *recorder { return newRecorder(conn.now, told.add) }
+	server.serveConn(conn)
+	return told.events
+}
+
+// An eventLog collects events, up to the limits.
+type eventLog struct {
+	events []event
+	data   int
+}
+
+func (c *eventLog) add(e event) {
+	if c.data += len(e.Data); c.data > labData {
+		e.Data = nil
+		e.Text += " (not shown: there were too many before)"
+	}
+	if len(c.events) == labEvents {
+		e = event{At: e.At, Kind: "enough", Text: "The rest is not shown."}
+	}
+	if len(c.events) <= labEvents {
+		c.events = append(c.events, e)
+	}
+}
+
+var (
+	labServer = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
+	labClient = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 49152}
+)
+
+// A labConn is the server's end of a connection to a client that follows a script. It does
+// not wait for pauses and deadlines to pass: its clock does.
+type labConn struct {
+	pieces []string      // to come
+	pause  time.Duration // before each
+	inside bool          // a part of the first piece has been read
+	ends   bool          // after the last piece the client ends its half; otherwise it waits
+	passed time.Duration // by which its clock is ahead
+	left   time.Duration // until a read fails
+	shut   bool          // the server has ended its half, so the client will end its own
+	end    time.Time     // when the experiment must be over
+}
+
+func (c *labConn) now() time.Time { return time.Now().Add(c.passed) }
+
+// wait lets time pass, until the deadline at most.
+func (c *labConn) wait(d time.Duration) error {
+	if d > c.left {
+		c.passed, c.left = c.passed+c.left, 0
+		return os.ErrDeadlineExceeded
+	}
+	c.passed, c.left = c.passed+d, c.left-d
+	return nil
+}
+
+func (c *labConn) Read(p []byte) (int, error) {
+	for len(c.pieces) > 0 && c.pieces[0] == "" {
+		c.pieces, c.inside = c.pieces[1:], false
+	}
+	if len(c.pieces) == 0 {
+		if c.ends || c.shut {
+			return 0, io.EOF
+		}
+		return 0, c.wait(math.MaxInt64)
+	}
+	if !c.inside {
+		if err := c.wait(c.pause); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, c.pieces[0])
+	c.pieces[0], c.inside = c.pieces[0][n:], true
+	return n, nil
+}
+
+// Write takes everything: the recorder has seen it.
+func (c *labConn) Write(p []byte) (int, error) {
+	if time.Now().After(c.end) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return len(p), nil
+}
+
+// SetReadDeadline sets how much time may pass. Less than 10 ms have, between time.Now and here.
+func (c *labConn) SetReadDeadline(t time.Time) error {
+	c.left = max(0, time.Until(t).Round(10*time.Millisecond))
+	return nil
+}
+
+func (c *labConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *labConn) SetDeadline(time.Time) error      { return nil }
+func (c *labConn) CloseWrite() error                { c.shut = true; return nil }
+func (c *labConn) Close() error                     { return nil }
+func (c *labConn) LocalAddr() net.Addr              { return labServer }
+func (c *labConn) RemoteAddr() net.Addr             { return labClient }

@@ -1,7 +1,8 @@
 // rawsgi is a web server gateway interface, from a raw socket up: it reads HTTP/1.0 by
 // hand, builds an environ, calls an application and sends what that returns.
 //
-//	main.go      this file: choose an application, wrap middleware around it, serve it
+//	main.go      this file: choose an application, wrap middleware around it, serve it;
+//	             then send and -trace, the tools to watch it with
 //	server.go    the gateway: sockets, deadlines, who calls the application
 //	request.go   bytes in: request line, header fields, body → environ
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
@@ -12,10 +13,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"iter"
 	"log"
 	"net"
 	"os"
@@ -136,6 +139,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
 	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange on standard error")
+	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
 	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
@@ -326,7 +330,11 @@ func send(args []string, stdout, stderr io.Writer) int {
 func unescape(text string) (string, error) {
 	var b strings.Builder
 	for rest := text; rest != ""; {
-		char, multibyte, tail, err := strconv.UnquoteChar(rest, 0)
+		quote := byte('"') // so that \" is understood, as we show it, and a " alone as well
+		if rest[0] == '"' {
+			quote = 0
+		}
+		char, multibyte, tail, err := strconv.UnquoteChar(rest, quote)
 		if err != nil {
 			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, rest)
 		}
@@ -388,6 +396,463 @@ func converse(addr string, pieces []string, delay time.Duration, half bool, out 
 		}
 	}
 }
+
+// An event is one step of an exchange, for whoever watches it: the narration of -trace and
+// the lab page.
+type event struct {
+	At   int64  `json:"at"`   // microseconds since the connection was accepted
+	Kind string `json:"kind"` // "in", "key", "call", …, as below
+	Text string `json:"text"` // what happens, in printable characters
+
+	// The bytes of the request that the event is about, the first and the one after the last.
+	From int `json:"from"`
+	To   int `json:"to"`
+
+	Key     string            `json:"key,omitempty"`     // what they become in environ
+	Value   string            `json:"value,omitempty"`   // the same; the rule of a refusal
+	Data    []byte            `json:"data,omitempty"`    // bytes that come or go
+	Environ map[string]string `json:"environ,omitempty"` // all of it, when it is complete
+}
+
+// A recorder tells of one exchange, event by event. It listens on the connection, on
+// wsgi.errors and, as middleware, between the applications. What the parser did is told
+// from what it returned: the code that does the work knows nothing of it.
+type recorder struct {
+	emit func(event)
+	now  func() time.Time
+
+	mu       sync.Mutex // an application may read its input in a goroutine of its own
+	begin    time.Time
+	received []byte    // until the head is understood
+	count    int       // bytes received
+	drains   bool      // our half is closed: what comes now is thrown away
+	response *Response // from the moment there is one
+	headLeft bool      // the head of the answer is on its way
+	sent     int       // bytes to the client
+}
+
+func newRecorder(now func() time.Time, emit func(event)) *recorder {
+	return &recorder{emit: emit, now: now, begin: now()}
+}
+
+// add tells of an event.
+func (t *recorder) add(e event) {
+	e.At = t.now().Sub(t.begin).Microseconds()
+	t.emit(e)
+}
+
+func (t *recorder) say(kind, format string, args ...any) {
+	t.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// accepted begins the record of a connection, and returns one that is listened on.
+func (t *recorder) accepted(c net.Conn) net.Conn {
+	client := "a client"
+	if address := c.RemoteAddr().String(); address != "" {
+		client = address
+	}
+	t.say("accept", "a connection from %s is accepted", client)
+	return &tracedConn{c, t}
+}
+
+// A tracedConn tells what passes through a connection.
+type tracedConn struct {
+	net.Conn
+	trace *recorder
+}
+
+func (c *tracedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.trace.came(p[:n])
+	}
+	switch {
+	case err == io.EOF:
+		c.trace.say("eof", "the client has ended its half of the connection")
+	case err != nil:
+		c.trace.say("eof", "reading ends: %v", err)
+	}
+	return n, err
+}
+
+func (c *tracedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.trace.left(p[:n])
+	if err != nil {
+		c.trace.say("eof", "writing ends: %v", err)
+	}
+	return n, err
+}
+
+// CloseWrite ends our half, if such a connection has halves.
+func (c *tracedConn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	c.trace.mu.Lock()
+	c.trace.drains = true
+	c.trace.mu.Unlock()
+	c.trace.say("drain", "we end our half, and read on until the client has read the answer")
+	return half.CloseWrite()
+}
+
+func (c *tracedConn) Close() error {
+	c.trace.say("close", "the connection is closed")
+	return c.Conn.Close()
+}
+
+// A traceWriter tells what passes through standard output.
+type traceWriter struct {
+	io.Writer
+	trace *recorder
+}
+
+func (w traceWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.trace.left(p[:n])
+	return n, err
+}
+
+// came tells of bytes from the client.
+func (t *recorder) came(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from := t.count
+	t.count += len(p)
+	if t.drains {
+		t.say("drained", "%d bytes that nobody wanted are thrown away", len(p))
+		return
+	}
+	t.received = append(t.received, p...)
+	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p),
+		Text: fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)})
+	if t.response != nil {
+		t.received = nil // it is body by now
+	}
+}
+
+// left tells of bytes to the client: first the head, and why it has a Content-Length.
+func (t *recorder) left(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent += len(p)
+	r := t.response
+	if r != nil && !t.headLeft && r.firstLine != noHead && !bytes.HasPrefix(p, []byte("HTTP/1.1 100")) {
+		t.headLeft = true
+		t.say("length", "%s", lengthReason(r))
+		end := bytes.Index(p, []byte("\r\n\r\n")) + 4
+		t.add(event{Kind: "out", Data: bytes.Clone(p[:end]),
+			Text: fmt.Sprintf("the head leaves, %d bytes", end)})
+		p = p[end:]
+	}
+	if len(p) > 0 {
+		t.add(event{Kind: "out", Data: bytes.Clone(p), Text: fmt.Sprintf("%d bytes leave", len(p))})
+	}
+}
+
+func (t *recorder) bytesSent() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sent
+}
+
+// lengthReason says why an answer has the Content-Length that it has.
+func lengthReason(r *Response) string {
+	_, own := lookup(r.headers, "Content-Length")
+	switch {
+	case r.bodyless():
+		return "no Content-Length is inferred: " + r.status + " has no body"
+	case own > 0:
+		return "the application has given a Content-Length"
+	case r.length >= 0:
+		return fmt.Sprintf("Content-Length %d is inferred: the whole body is known", r.length)
+	}
+	return "no Content-Length: nobody knows how long the body will be, " +
+		"so the end of the connection ends it"
+}
+
+// understood tells what the parser made of the bytes received, of which it has left unread
+// some. Its error, if it is a *Refusal, says where the bad byte is.
+func (t *recorder) understood(q *Request, unread int, err error) {
+	t.mu.Lock()
+	head := string(t.received[:len(t.received)-unread])
+	t.received = nil
+	t.mu.Unlock()
+	spans := lineSpans(head)
+	if q.Version != "" {
+		t.requestLine(q, spans[0].from)
+	}
+	seen := Environ{}
+	for i, field := range q.Header {
+		t.field(q, field, spans[i+1], seen)
+	}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		from, to := refusal.span(q, head, spans)
+		t.add(event{Kind: "refused", From: from, To: to, Value: refusal.Source,
+			Text: refusal.Status + ": " + refusal.Reason})
+	case err != nil:
+		t.say("eof", "%v: there will be no answer", err)
+	case q.Length > 0:
+		t.add(event{Kind: "body", From: len(head), To: len(head) + int(q.Length),
+			Key: "wsgi.input", Value: fmt.Sprintf("%d bytes", q.Length),
+			Text: fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)})
+	default:
+		t.add(event{Kind: "body", From: len(head), To: len(head), Key: "wsgi.input", Value: "0 bytes",
+			Text: "there is no Content-Length, so there is no body"})
+	}
+}
+
+// A span is a range of the bytes received: the first, and the one after the last.
+type span struct{ from, to int }
+
+// lineSpans returns where the lines of a head are, without their line ends, and without an
+// empty line in front.
+func lineSpans(head string) (spans []span) {
+	from := 0
+	for line := range strings.Lines(head) {
+		text := strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		if text != "" || len(spans) > 0 {
+			spans = append(spans, span{from, from + len(text)})
+		}
+		from += len(line)
+	}
+	return spans
+}
+
+// key tells what bytes of the request have become.
+func (t *recorder) key(s span, key, value, note string) {
+	t.add(event{Kind: "key", From: s.from, To: s.to, Key: key, Value: visible(value),
+		Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
+}
+
+func (t *recorder) dropped(s span, format string, args ...any) {
+	t.add(event{Kind: "dropped", From: s.from, To: s.to, Text: fmt.Sprintf(format, args...)})
+}
+
+// requestLine tells what the request line, which begins at byte from, has become.
+func (t *recorder) requestLine(q *Request, from int) {
+	target := from + len(q.Method) + 1
+	t.key(span{from, target - 1}, "REQUEST_METHOD", q.Method, "")
+	if q.Path != "" { // otherwise the target is refused
+		t.target(q, target)
+	}
+	if end := from + len(q.Line); q.Version != "HTTP/0.9" {
+		t.key(span{end - len(q.Version), end}, "SERVER_PROTOCOL", q.Version, "")
+	}
+}
+
+func (t *recorder) target(q *Request, at int) {
+	target, fragment, found := strings.Cut(q.Target, "#")
+	if q.Authority != "" {
+		end := len("http://") + strings.IndexAny(target[len("http://"):]+"/", "/?")
+		t.key(span{at + end - len(q.Authority), at + end}, "HTTP_HOST", q.Authority,
+			": an absolute target decides")
+		at, target = at+end, target[end:]
+	}
+	path, note := target, ""
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		path = target[:i]
+	}
+	if path != q.Path {
+		note = ", decoded once"
+	}
+	t.key(span{at, at + len(path)}, "PATH_INFO", q.Path, note)
+	end := at + len(target)
+	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
+	if found {
+		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for the "+
+			"client alone", visible(fragment))
+	}
+}
+
+// field tells what a header field has become, or why it has not.
+func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
+	key, ok := environKey(field.Name)
+	switch {
+	case !ok && strings.Contains(field.Name, "_"):
+		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key", field.Name)
+	case !ok:
+		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting", field.Name)
+	case key == "HTTP_HOST" && q.Authority != "":
+		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
+	default:
+		note := ""
+		if seen[key] != nil {
+			note = ": joined to what came before"
+		}
+		seen.addHeader(field)
+		t.key(s, key, seen.Get(key), note)
+	}
+}
+
+// span returns which bytes of the head are to blame; if bytes are missing, the place where
+// they should be.
+func (r *Refusal) span(q *Request, head string, spans []span) (from, to int) {
+	for i, field := range slices.Backward(q.Header) {
+		if strings.EqualFold(field.Name, r.Field) {
+			return spans[i+1].from, spans[i+1].to
+		}
+	}
+	switch {
+	case head == "": // not even a line was read: its first byte was enough
+		return 0, 1
+	case r.Rest != "" && strings.HasSuffix(head, r.Rest):
+		return len(head) - len(r.Rest), len(head)
+	case len(spans) == 0:
+		return len(head), len(head)
+	}
+	end := spans[len(spans)-1].to
+	return end - len(r.Rest), end
+}
+
+// complete tells what environ is, and puts the recorder into it for traced.
+func (t *recorder) complete(environ Environ) {
+	all := map[string]string{}
+	for key, value := range environ {
+		all[key] = fmt.Sprintf("%T", value)
+		switch value.(type) {
+		case string, bool, [2]int:
+			all[key] = visible(fmt.Sprint(value))
+		}
+	}
+	t.add(event{Kind: "environ", Text: fmt.Sprintf("environ is complete: %d keys", len(all)),
+		Environ: all})
+	environ["rawsgi.trace"] = t
+}
+
+// logged tells of what is written to wsgi.errors, without the stacks of panics.
+func (t *recorder) logged(p []byte) {
+	text, _, _ := strings.Cut(string(p), "\ngoroutine ")
+	t.say("log", "wsgi.errors: %s", printable(strings.TrimSpace(text)))
+}
+
+// traced puts a middleware around an application that tells the recorder, if environ has
+// one, what the application does. It changes nothing of that.
+func traced(name string, application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		t, ok := environ["rawsgi.trace"].(*recorder)
+		if !ok {
+			return application(environ, startResponse)
+		}
+		l := layer{t, name}
+		l.tell("call", " is called with environ and startResponse")
+		var body Body
+		l.guard("", func() { body = application(environ, l.listen(startResponse)) })
+		l.tell("return", " returns a body, %T", untraced(body))
+		return l.wrap(body)
+	}
+}
+
+// A layer is one application or middleware, as traced sees it.
+type layer struct {
+	*recorder
+	name string
+}
+
+func (l layer) tell(kind, format string, args ...any) {
+	l.say(kind, "%s%s", l.name, fmt.Sprintf(format, args...))
+}
+
+// guard does something, and tells if that does not come to its end. The panic goes on.
+func (l layer) guard(what string, do func()) {
+	finished := false
+	defer func() {
+		if !finished {
+			l.tell("panic", "%s panics", what)
+		}
+	}()
+	do()
+	finished = true
+}
+
+// listen tells of calls of startResponse, and of the write() that it returns.
+func (l layer) listen(startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
+		var names []string
+		for _, header := range headers {
+			names = append(names, visible(header.Name))
+		}
+		l.tell("start", " calls startResponse(%s) with headers: %s", quote(status),
+			strings.Join(names, ", "))
+		l.guard("'s call of startResponse", func() { out = startResponse(status, headers, excInfo...) })
+		l.tell("started", " has it back: status and headers are stored, %d bytes have been sent",
+			l.bytesSent())
+		return layerWriter{out, l}
+	}
+}
+
+type layerWriter struct {
+	io.Writer
+	layer
+}
+
+func (w layerWriter) Write(p []byte) (int, error) {
+	w.tell("write", " calls write() with %d bytes", len(p))
+	return w.Writer.Write(p)
+}
+
+// wrap tells of a body's blocks and of its Close. A file is left as it is: the gateway asks
+// for that type, and would send it differently if it were another.
+func (l layer) wrap(body Body) Body {
+	if _, isFile := body.(*fileBody); isFile || body == nil {
+		return body
+	}
+	if sized, ok := body.(interface{ Len() int }); ok {
+		return sizedTracedBody{tracedBody{body, l}, sized.Len()}
+	}
+	return tracedBody{body, l}
+}
+
+type tracedBody struct {
+	Body
+	layer layer
+}
+
+func (b tracedBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		b.layer.guard("'s body", func() {
+			for block := range b.Body.All() {
+				b.layer.tell("block", " gives a block of %d bytes", len(block))
+				if !yield(block) {
+					b.layer.tell("enough", " is asked for no more blocks")
+					return
+				}
+			}
+			b.layer.tell("enough", " has no more blocks")
+		})
+	}
+}
+
+// Close closes a body that can be closed.
+func (b tracedBody) Close() error {
+	if _, ok := untraced(b.Body).(io.Closer); !ok {
+		return nil
+	}
+	b.layer.tell("closed", " has its body closed")
+	return b.Body.(io.Closer).Close()
+}
+
+// untraced returns a body as the application made it.
+func untraced(body Body) Body {
+	switch b := body.(type) {
+	case tracedBody:
+		return untraced(b.Body)
+	case sizedTracedBody:
+		return untraced(b.Body)
+	}
+	return body
+}
+
+// A sizedTracedBody knows how many blocks it has, so that the gateway can ask.
+type sizedTracedBody struct {
+	tracedBody
+	n int
+}
+
+func (b sizedTracedBody) Len() int { return b.n }
 
 // A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
 // from the client and < what goes to it, as curl shows them, and * is what becomes of it.

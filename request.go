@@ -230,10 +230,10 @@ func (q *Request) parseLine(line string) error {
 		return q.parseTarget()
 	}
 	if method == "" || target == "" || version == "" {
-		bad := line
-		if target != "" {
-			bad = rest[len(target):]
-		} else if method != "" {
+		bad := rest[len(target):]
+		if method == "" {
+			bad = line
+		} else if target == "" {
 			bad = rest
 		}
 		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like "+

@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cgi"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,6 +240,9 @@ func TestConformance(t *testing.T) {
 	for _, mode := range []string{"serial", "concurrent"} {
 		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
+	modes["traced"] = start(t, traced("environ", environ), func(s *Server) {
+		s.Trace = newNarrator(io.Discard, "").record
+	}).addr
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
@@ -3160,12 +3164,12 @@ func TestUpper(t *testing.T) {
 }
 
 // run runs the case behind a server, with middleware around it.
-func (c appCase) run(t *testing.T, middleware Middleware) {
+func (c appCase) run(t *testing.T, middleware Middleware, change ...func(*Server)) {
 	p := &probe{}
 	s := start(t, middleware(func(environ Environ, startResponse StartResponse) Body {
 		p.calls.Add(1)
 		return c.app(p, environ, startResponse)
-	}))
+	}), change...)
 	reply := converseWith(t, s.addr, c.send)
 	s.stop()
 	c.check(t, reply, s.errors.String())
@@ -3924,6 +3928,434 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 	return b.String()
 }
 
+// ---------------------------------------------------------------- The trace and the lab
+
+// told returns what happens to a request that a client sends and then waits, or ends its
+// half of the connection.
+func told(application Application, request string, ends bool) []event {
+	return watch(traced("app", application), &labConn{pieces: []string{request}, ends: ends,
+		end: time.Now().Add(time.Minute)})
+}
+
+// ofKind picks events.
+func ofKind(events []event, kinds ...string) (some []event) {
+	for _, e := range events {
+		if slices.Contains(kinds, e.Kind) {
+			some = append(some, e)
+		}
+	}
+	return some
+}
+
+// checkEvents holds a record to the bytes that came and to the environ that came of them.
+func checkEvents(t *testing.T, request string, events []event) {
+	t.Helper()
+	var in []byte
+	for _, e := range ofKind(events, "in") {
+		if e.From != len(in) || e.To != len(in)+len(e.Data) {
+			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
+		}
+		in = append(in, e.Data...)
+	}
+	if !strings.HasPrefix(request, string(in)) {
+		t.Errorf("the record has %.200q of %.200q", in, request)
+	}
+	keys := Environ{}
+	for _, e := range ofKind(events, "key", "dropped", "refused") {
+		if e.From < 0 || e.From > e.To || e.To > len(in) {
+			t.Fatalf("%s: bytes %d to %d of %d", e.Text, e.From, e.To, len(in))
+		}
+		if e.Kind != "key" {
+			continue
+		}
+		keys[e.Key] = e.Value
+		bytes := visible(string(in[e.From:e.To]))
+		switch e.Key {
+		case "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL":
+			if bytes != e.Value {
+				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
+			}
+		case "PATH_INFO":
+			decoded, _ := url.PathUnescape(string(in[e.From:e.To])) // an error shows as ""
+			if visible(decoded) != e.Value && bytes+e.Value != "/" {
+				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
+			}
+		default: // the last of the values that were joined
+			if value := strings.Trim(bytes[strings.Index(bytes, ":")+1:], " "); !strings.HasSuffix(e.Value, value) &&
+				!strings.Contains(bytes, `\x09`) && !(e.Key == "HTTP_HOST" && bytes == e.Value) {
+				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
+			}
+		}
+	}
+	for _, e := range ofKind(events, "environ") {
+		for key, value := range e.Environ {
+			fromRequest := strings.HasPrefix(key, "HTTP_") || slices.Contains([]string{"REQUEST_METHOD", "PATH_INFO",
+				"QUERY_STRING", "SERVER_PROTOCOL", "CONTENT_LENGTH", "CONTENT_TYPE"}, key)
+			if fromRequest && keys.Get(key) != value && !(key == "SERVER_PROTOCOL" && value == "HTTP/0.9") {
+				t.Errorf("%s is %q in environ, %q in the record", key, value, keys.Get(key))
+			}
+		}
+	}
+}
+
+// TestRecord holds the record of every row to what came and what was made of it.
+func TestRecord(t *testing.T) {
+	for _, row := range allRows() {
+		if len(row.send) > labData {
+			continue // more than is told
+		}
+		t.Run(row.name, func(t *testing.T) {
+			events := told(environ, row.send, row.how == "then end")
+			checkEvents(t, row.send, events)
+			refused, out := ofKind(events, "refused"), ofKind(events, "out")
+			wantRefused := row.want[0] != '2' && row.want != "nothing" && row.id() != "B08" &&
+				!strings.Contains(row.name, "R08") || strings.HasSuffix(row.name, "an error")
+			if (len(refused) == 1) != wantRefused {
+				t.Errorf("refused: %+v", refused)
+			}
+			if row.want != "nothing" && row.want != "body" && !bytes.HasPrefix(out[0].Data, []byte("HTTP/1.0 "+row.want)) {
+				t.Errorf("out: %q", out[0].Data)
+			}
+			if last := events[len(events)-1]; last.Kind != "close" {
+				t.Errorf("the last event is %+v", last)
+			}
+		})
+	}
+}
+
+// TestBadByte shows that a refusal points at the first byte that is wrong.
+func TestBadByte(t *testing.T) {
+	for _, request := range []string{ // ‸ stands in front of it
+		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n", "POST /‸\r\n\r\n",
+		"GET / ‸http/1.0\r\n\r\n", "GET / ‸HTTP/2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
+		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET ‸/%00 HTTP/1.0\r\n\r\n",
+		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03", "\r\n‸\x16\x03",
+		get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"), get("A: b‸\x07c"), get("A: b‸\rc"),
+		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "‸Host: a b", "C: d"),
+		get("‸Content-Length: +5", "A: +5"), get("A: b", "‸Transfer-Encoding: x"), get("‸Content-Length: 99999999999"),
+		"GET / HTTP/1.0\r\nA: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
+		"GET / HTTP/1.0\r\n" + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
+	} {
+		sent := strings.Replace(strings.Replace(request, "‸", "", 1), "GET /%41%4\r\n", "GET /%41%4 HTTP/1.0\r\n\r\n", 1)
+		want := strings.Index(request, "‸")
+		if strings.HasPrefix(request, "GET /%41%4‸") {
+			want = len("GET /%41")
+		}
+		refused := ofKind(told(environ, sent, true), "refused")
+		if len(refused) != 1 || refused[0].From != want {
+			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
+		}
+	}
+}
+
+// volatile are the parts of a narration that differ from run to run.
+var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+`)
+
+// TestNarration holds what -trace prints to the letter.
+func TestNarration(t *testing.T) {
+	application := must(choose(applications(Config{Trace: true}), "hello", "upper", true))(t)
+	var out lockedBuffer
+	s := start(t, application, func(s *Server) { s.Trace = newNarrator(&out, "[7] ").record })
+	ask(t, s.addr, "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\nProxy: p\r\n\r\n")
+	ask(t, s.addr, "POST / HTTP/1.0\r\nContent-Length: 3\r\nLong: "+strings.Repeat("x", 200)+"\r\n\r\nabc")
+	s.stop()
+	want := `[7] #1 * a connection from - is accepted
+[7] #1 > GET /%41?c=4#f HTTP/1.0\r\n
+[7] #1 > Host: h\r\n
+[7] #1 > X_A: 1\r\n
+[7] #1 > Cookie: a\r\n
+[7] #1 > Cookie: b\r\n
+[7] #1 > Proxy: p\r\n
+[7] #1 > \r\n
+[7] #1 * REQUEST_METHOD is "GET" (bytes 0 to 2)
+[7] #1 * PATH_INFO is "/A", decoded once (bytes 4 to 7)
+[7] #1 * QUERY_STRING is "c=4" (bytes 9 to 11)
+[7] #1 * #f is cut off: a fragment is for the client alone (bytes 12 to 13)
+[7] #1 * SERVER_PROTOCOL is "HTTP/1.0" (bytes 15 to 22)
+[7] #1 * HTTP_HOST is "h" (bytes 25 to 31)
+[7] #1 * X_A is dropped: with a - instead of _ it would have the same key (bytes 34 to 39)
+[7] #1 * HTTP_COOKIE is "a" (bytes 42 to 50)
+[7] #1 * HTTP_COOKIE is "a; b": joined to what came before (bytes 53 to 61)
+[7] #1 * Proxy is dropped: many programs take HTTP_PROXY for their own setting (bytes 64 to 71)
+[7] #1 * there is no Content-Length, so there is no body
+[7] #1 * environ is complete: 23 keys
+[7] #1 * upper is called with environ and startResponse
+[7] #1 * hello is called with environ and startResponse
+[7] #1 * hello calls startResponse("200 OK") with headers: Content-Type
+[7] #1 * upper calls startResponse("200 OK") with headers: Content-Type
+[7] #1 * upper has it back: status and headers are stored, 0 bytes have been sent
+[7] #1 * hello has it back: status and headers are stored, 0 bytes have been sent
+[7] #1 * hello returns a body, main.Blocks
+[7] #1 * upper returns a body, main.upperBody
+[7] #1 * hello gives a block of 14 bytes
+[7] #1 * upper gives a block of 14 bytes
+[7] #1 * no Content-Length: nobody knows how long the body will be, so the end of the connection ends it
+[7] #1 < HTTP/1.0 200 OK\r\n
+[7] #1 < -\r\n
+[7] #1 < Server: rawsgi/1.0\r\n
+[7] #1 < Content-Type: text/plain; charset=utf-8\r\n
+[7] #1 < \r\n
+[7] #1 < HELLO, WORLD!\n
+[7] #1 * hello has no more blocks
+[7] #1 * upper has no more blocks
+[7] #1 * upper has its body closed
+[7] #1 * the connection is closed
+`
+	got := volatile.ReplaceAllStringFunc(out.String(), func(part string) string {
+		if strings.HasSuffix(part, " ms") {
+			return ""
+		}
+		return "-"
+	})
+	first, second, _ := strings.Cut(got, "[7] #2 ")
+	if first != want {
+		t.Errorf("got\n%swant\n%s", first, want)
+	}
+	for _, want := range []string{"> Long: " + strings.Repeat("x", 84) + "… (208 bytes)\n", "> abc\n",
+		"* the body begins: 3 bytes, says Content-Length (bytes 246 to 248)\n",
+		"* we end our half, and read on until the client has read the answer\n"} {
+		if !strings.Contains(second, want) {
+			t.Errorf("no %q in\n%s", want, second)
+		}
+	}
+}
+
+// TestNarrator shows what depends on the terminal, and that exchanges are kept apart.
+func TestNarrator(t *testing.T) {
+	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
+	defer terminal.Close()
+	t.Setenv("NO_COLOR", "")
+	if runtime.GOOS != "windows" && !newNarrator(terminal, "").colour {
+		t.Error("no colours on a terminal")
+	}
+	if newNarrator(&bytes.Buffer{}, "").colour {
+		t.Error("colours in a buffer")
+	}
+	t.Setenv("NO_COLOR", "1")
+	if newNarrator(terminal, "").colour {
+		t.Error("colours against NO_COLOR")
+	}
+	var out bytes.Buffer
+	n := &narrator{out: &out, colour: true}
+	one, two := n.record(), n.record()
+	two.add(event{Kind: "in", Data: []byte(strings.Repeat("a\n", 20))})
+	one.add(event{Kind: "refused", Text: "no", Value: "RFC", From: 3, To: 9})
+	got := volatile.ReplaceAllString(out.String(), "")
+	if !strings.HasPrefix(got, "#2\x1b[36m > a\\n\x1b[0m\n") && !strings.HasPrefix(got, "#2 \x1b[36m> a\\n\x1b[0m\n") ||
+		!strings.Contains(got, "… and more: 40 bytes in all") || !strings.HasSuffix(got, "\x1b[31m* no (RFC, byte 3)\x1b[0m\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestTraceChangesNothing runs each small application with somebody watching.
+func TestTraceChangesNothing(t *testing.T) {
+	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
+		t.Run(c.name, func(t *testing.T) {
+			c.run(t, func(app Application) Application { return traced("app", app) },
+				func(s *Server) { s.Trace = newNarrator(io.Discard, "").record })
+		})
+	}
+}
+
+// TestTracePanics shows that a panic is told where it happens, and passes on.
+func TestTracePanics(t *testing.T) {
+	for path, want := range map[string]string{"/before": "app panics", "/after": "app's body panics"} {
+		events := told(failing, "GET "+path+" HTTP/1.0\r\n\r\n", true)
+		if panics := ofKind(events, "panic"); len(panics) != 1 || panics[0].Text != want {
+			t.Errorf("got %+v", panics)
+		}
+		if logs := ofKind(events, "log"); len(logs) != 1 || strings.Contains(logs[0].Text, "goroutine") ||
+			!strings.HasPrefix(logs[0].Text, "wsgi.errors: the application failed: ") {
+			t.Errorf("got %+v", logs)
+		}
+	}
+	events := told(func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200", nil)
+		return nil
+	}, get(), true)
+	if panics := ofKind(events, "panic"); len(panics) != 2 || panics[0].Text != "app's call of startResponse panics" {
+		t.Errorf("got %+v", panics)
+	}
+}
+
+// TestTraceCGI shows that a CGI program's narration goes to standard error, and nothing of it
+// to the server.
+func TestTraceCGI(t *testing.T) {
+	program := exec.Command(os.Args[0], "-app", "hello", "-trace", "-cgi")
+	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1")
+	var stdout, stderr bytes.Buffer
+	program.Stdout, program.Stderr = &stdout, &stderr
+	if err := program.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "Status: 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 14\r\n\r\n" +
+		"Hello, World!\n"; stdout.String() != want {
+		t.Errorf("got %q", stdout.String())
+	}
+	for _, want := range []string{"environ is complete", "hello is called", `< Status: 200 OK\r\n`, `< Hello, World!\n`} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("no %q in %s", want, stderr.String())
+		}
+	}
+}
+
+// TestLabConn shows that time passes on the connection's own clock, and when reading fails.
+func TestLabConn(t *testing.T) {
+	for arrival, want := range map[string]struct {
+		status string
+		at     time.Duration
+	}{
+		"at once":                                {"200", 0},
+		"byte by byte":                           {"200", 0},
+		"a pause of 2 s before each line":        {"200", 6 * time.Second},
+		"all, then the client ends its half":     {"200", 0},
+		"the first half, then the client leaves": {"400", 0},
+		"the first half, then silence":           {"408", 10 * time.Second},
+	} {
+		x := experiment{`GET / HTTP/1.0\r\nA: b\r\n\r\n`, "hello", "", arrival}
+		events := must(x.run(map[string]Application{"hello": hello}))(t)
+		out := ofKind(events, "out")[0]
+		late := time.Duration(out.At)*time.Microsecond - want.at
+		if !strings.HasPrefix(string(out.Data), "HTTP/1.0 "+want.status) || late < -time.Second || late > time.Second {
+			t.Errorf("%s: after %v: %q", arrival, time.Duration(out.At)*time.Microsecond, out.Data)
+		}
+	}
+	if len(arrivals) != 6 {
+		t.Errorf("%d arrivals", len(arrivals))
+	}
+	late := &labConn{end: time.Now().Add(-time.Second)}
+	if _, err := late.Write([]byte("x")); err == nil {
+		t.Error("an experiment may go on for ever")
+	}
+}
+
+// runLab is a request to the lab as its page makes it, with changes.
+func runLab(application Application, content string, change ...Environ) (status, answer string) {
+	environ := Environ{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/lab", "PATH_INFO": "/run", "REMOTE_ADDR": "127.0.0.1",
+		"HTTP_HOST": "localhost:8000", "HTTP_ORIGIN": "http://localhost:8000", "HTTP_SEC_FETCH_SITE": "same-origin",
+		"CONTENT_TYPE": "application/json", "wsgi.url_scheme": "http", "wsgi.input": strings.NewReader(content)}
+	for _, change := range change {
+		maps.Copy(environ, change)
+	}
+	status, _, body := callApplication(application, environ)
+	return status, string(body)
+}
+
+// TestLab shows who may use the lab, and for what.
+func TestLab(t *testing.T) {
+	const good = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "hello", "use": "upper", "arrival": "at once"}`
+	entries := applications(Config{Root: "docs"})
+	entries = entries[:len(entries)-2] // without itself and the gallery
+	lab, open := newLab(entries, false), newLab(entries, true)
+	status, answer := runLab(lab, good)
+	var events []event
+	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
+		len(ofKind(events, "call")) != 2 || string(ofKind(events, "out")[1].Data) != "HELLO, WORLD!\n" {
+		t.Errorf("%s, %v: %s", status, err, answer)
+	}
+	for _, c := range []struct {
+		name, content string
+		change        Environ
+		status, why   string
+	}{
+		{"another machine", good, Environ{"REMOTE_ADDR": "192.0.2.1"}, "403", "this machine alone"},
+		{"a Unix socket", good, Environ{"REMOTE_ADDR": ""}, "403", "this machine alone"},
+		{"through a proxy", good, Environ{"HTTP_X_FORWARDED_FOR": "192.0.2.1"}, "403", "this machine alone"},
+		{"a name that was rebound", good, Environ{"HTTP_HOST": "evil.example:8000"}, "403", "not at evil.example"},
+		{"an address elsewhere", good, Environ{"HTTP_HOST": "192.0.2.1"}, "403", "not at 192.0.2.1"},
+		{"the page, for another machine", "", Environ{"REMOTE_ADDR": "192.0.2.1", "REQUEST_METHOD": "GET",
+			"PATH_INFO": ""}, "403", "this machine alone"},
+		{"another origin", good, Environ{"HTTP_ORIGIN": "http://evil.example"}, "403", "own page"},
+		{"another port", good, Environ{"HTTP_ORIGIN": "http://localhost:9000"}, "403", "own page"},
+		{"no origin to speak of", good, Environ{"HTTP_ORIGIN": "null"}, "403", "own page"},
+		{"another site", good, Environ{"HTTP_ORIGIN": "", "HTTP_SEC_FETCH_SITE": "cross-site"}, "403", "own page"},
+		{"a form", good, Environ{"CONTENT_TYPE": "text/plain"}, "403", "own page"},
+		{"GET", good, Environ{"REQUEST_METHOD": "GET"}, "403", "own page"},
+		{"no JSON", "{", nil, "400", "cannot be read"},
+		{"an empty experiment", "{}", nil, "400", "no application here is called"},
+		{"the cgi application", strings.Replace(good, "hello", "cgi", 1), nil, "400", `no application here is called "cgi"`},
+		{"the proxy application", strings.Replace(good, "hello", "proxy", 1), nil, "400", `is called "proxy"`},
+		{"the gallery, which has them", strings.Replace(good, "hello", "gallery", 1), nil, "400", `is called "gallery"`},
+		{"the lab in the lab", strings.Replace(good, "hello", "lab", 1), nil, "400", `is called "lab"`},
+		{"another middleware", strings.Replace(good, "upper", "lower", 1), nil, "400", "no middleware is called"},
+		{"too much middleware", strings.Replace(good, "upper", strings.Repeat("upper,", 20)+"upper", 1), nil, "400", "enough"},
+		{"another arrival", strings.Replace(good, "at once", "never", 1), nil, "400", "no request arrives"},
+		{"no escapes", strings.Replace(good, "GET", `\\q`, 1), nil, "400", "expected escapes"},
+		{"a large request", strings.Replace(good, "GET", strings.Repeat("x", labRequest), 1), nil, "400", "may have 65536 bytes"},
+		{"a huge request", strings.Replace(good, "GET", strings.Repeat("x", 9*labRequest), 1), nil, "400", "cannot be read"},
+		{"elsewhere", "", Environ{"PATH_INFO": "/x"}, "404", "/lab"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			status, answer := runLab(lab, c.content, c.change)
+			if status[:3] != c.status || !strings.Contains(answer, c.why) {
+				t.Errorf("got %s %.300s", status, answer)
+			}
+			status, _ = runLab(open, c.content, c.change)
+			if why := c.why == "this machine alone" || strings.HasPrefix(c.why, "not at"); why && status != "200 OK" &&
+				c.change["HTTP_HOST"] == nil {
+				t.Errorf("-open-lab: %s", status)
+			}
+		})
+	}
+	t.Run("the page", func(t *testing.T) {
+		status, headers, page := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "PATH_INFO": "", "HTTP_HOST": "[::1]:8000"})
+		policy, _ := lookup(headers, "Content-Security-Policy")
+		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") {
+			t.Errorf("got %s %v", status, headers)
+		}
+		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option selected>at once"} {
+			if !strings.Contains(string(page), want) {
+				t.Errorf("no %s", want)
+			}
+		}
+		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).Match(page) || bytes.Contains(page, []byte("innerHTML")) ||
+			bytes.Contains(page, []byte("<option>cgi<")) {
+			t.Error("the page needs something from elsewhere, or writes HTML, or offers what it must not")
+		}
+	})
+}
+
+// TestLabLimits: an experiment is bounded in number, time and size.
+func TestLabLimits(t *testing.T) {
+	begun, release := make(chan bool), make(chan bool)
+	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
+		begun <- true
+		<-release
+		return hello(environ, startResponse)
+	}}, {name: "echo", app: echo}}, false)
+	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
+	var all sync.WaitGroup
+	for range labAtOnce {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			if status, answer := runLab(lab, blocked); status != "200 OK" {
+				t.Errorf("got %s %s", status, answer)
+			}
+		}()
+		wait(t, "an experiment", begun)
+	}
+	if status, answer := runLab(lab, blocked); status[:3] != "503" {
+		t.Errorf("got %s %s", status, answer)
+	}
+	close(release)
+	all.Wait()
+	body := strings.Repeat("x", labRequest-100)
+	request := fmt.Sprintf(`POST / HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n%s`, len(body), body)
+	status, answer := runLab(lab, `{"request": "`+request+`", "app": "echo", "arrival": "byte by byte"}`)
+	var events []event
+	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" || len(events) > labEvents+1 {
+		t.Errorf("%s, %v, %d events", status, err, len(events))
+	}
+	log := eventLog{}
+	for range 3 {
+		log.add(event{Data: make([]byte, labData/2)})
+	}
+	if log.events[1].Data == nil || log.events[2].Data != nil || !strings.Contains(log.events[2].Text, "not shown") {
+		t.Error("too many bytes are told")
+	}
+}
+
 // ---------------------------------------------------------------- Faults and load
 
 // A troubled application goes wrong in every way that a server must survive.
@@ -4427,6 +4859,18 @@ func goSummary(q *http.Request, content []byte) string {
 	}
 	return fmt.Sprintf("%s %q %q %s %q %q %q", q.Method, path, q.URL.RawQuery, q.Proto, q.Host,
 		q.Header, content)
+}
+
+// FuzzRecord: whatever comes, the record fits the bytes and environ.
+func FuzzRecord(f *testing.F) {
+	for _, row := range allRows() {
+		if len(row.send) < 5000 {
+			f.Add([]byte(row.send))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		checkEvents(t, string(data), told(hello, string(data), true))
+	})
 }
 
 // FuzzStartResponse: whatever an application says, the client gets one well-formed head
