@@ -280,6 +280,9 @@ func grade(t *testing.T, addr string) {
 	if err != nil {
 		t.Fatalf("the target does not answer GET / HTTP/1.0: after %q: %v", reply, err)
 	}
+	if reply == "" {
+		t.Fatal("the target closes the connection without an answer to GET / HTTP/1.0")
+	}
 	whose := other
 	if !strings.Contains(reply, "REQUEST_METHOD: GET") {
 		whose = fixedText
@@ -521,7 +524,7 @@ func (row row) verdict(reply string, whose grading) (faults []string) {
 			return []string{"expected a body without a head"}
 		}
 	default:
-		if fault := caret("HTTP/1.0 "+row.want+" ", reply, len("HTTP/1.0 "+row.want)); fault != "" {
+		if fault := caret("HTTP/1.0 "+row.want, reply, false); fault != "" {
 			return []string{fault}
 		}
 		_, header, content, err := cutReply(reply)
@@ -552,13 +555,18 @@ func (row row) verdict(reply string, whose grading) (faults []string) {
 	return faults
 }
 
-// caret compares n bytes and points at the first that differs; "" if none does.
-func caret(want, got string, n int) string {
+// caret points at the first byte of got that differs from want; "" if none does. What follows
+// want does not matter, unless got has to be whole.
+func caret(want, got string, whole bool) string {
+	n := len(want)
+	if whole {
+		n = max(n, len(got))
+	}
 	for i := range n {
-		if i >= len(got) || got[i] != want[i] {
+		if i >= len(got) || i >= len(want) || got[i] != want[i] {
 			line, _, _ := strings.Cut(got, "\n")
-			return fmt.Sprintf("expected  %s\ngot       %.150s\n          %s^", visible(want[:n]), visible(line),
-				strings.Repeat(" ", len(visible(want[:i]))))
+			return fmt.Sprintf("expected  %s\ngot       %.150s\n          %s^", visible(want), visible(line),
+				strings.Repeat(" ", len(visible(got[:i]))))
 		}
 	}
 	return ""
@@ -569,10 +577,7 @@ func nearest(want string, lines []string) string {
 	key, _, _ := strings.Cut(want, ": ")
 	for _, line := range lines {
 		if strings.HasPrefix(line, key+": ") {
-			if fault := caret(want, line, len(want)); fault != "" {
-				return fault
-			}
-			return caret(line, want, len(line)) // it goes on where it should end
+			return caret(want, line, true)
 		}
 	}
 	return fmt.Sprintf("expected the line %q", want)
@@ -3507,6 +3512,69 @@ app = get_wsgi_application()
 	}
 }
 
+// TestGrade shows how any server is graded: by this test binary, run as a student runs it.
+func TestGrade(t *testing.T) {
+	t.Parallel()
+	silent := must(net.Listen("tcp", "127.0.0.1:0"))(t) // accepts, and that is all
+	t.Cleanup(func() { silent.Close() })
+	var asked atomic.Int64
+	tired := start(t, func(e Environ, startResponse StartResponse) Body {
+		if asked.Add(1) > 3 {
+			time.Sleep(4 * time.Second) // longer than a row is waited for
+		}
+		return environ(e, startResponse)
+	})
+	wrong := start(t, func(e Environ, startResponse StartResponse) Body {
+		e["PATH_INFO"] = e.Get("PATH_INFO") + "?" + e.Get("QUERY_STRING")
+		return environ(e, startResponse)
+	})
+	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
+		"Content-Length: 2\r\n"
+	hi, _ := fake(t, head+"\r\nhi", nil)
+	nothing, _ := fake(t, "", nil)
+	for _, c := range []struct {
+		name, addr, rows string
+		want             []string
+		not              string
+	}{
+		{"ours", start(t, environ).addr, "Conformance", []string{"ch03: 109 of 109 rows pass, 0 differ where they may",
+			"ch07: 26 of 26 rows pass", "\nPASS\n"}, "--- FAIL"},
+		{"a chapter", start(t, environ).addr, "Conformance/ch04", []string{"ch04: 44 of 44 rows pass"}, "ch03"},
+		{"nobody", freeAddr(t), "Conformance", []string{"the target cannot be reached: ", "connection refused"}, "ch03"},
+		{"one that is silent", silent.Addr().String(), "Conformance", []string{"the target does not answer GET / HTTP/1.0: "}, "ch03"},
+		{"one that closes", nothing, "Conformance", []string{"the target closes the connection without an answer"}, "ch03"},
+		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"has not answered five rows in a row: not tried",
+			"the exchange did not end well: "}, "\nPASS\n"},
+		{"fixed text", hi, "Conformance/ch03/R0[14]", []string{"The target answers fixed text",
+			"--- PASS: TestConformance/ch03/R01", "--- FAIL: TestConformance/ch03/R04"}, "expected the line"},
+		{"a query left in PATH_INFO", wrong.addr, "Conformance/ch07/E09", []string{
+			"E09 the query is raw, from the first ? on\n",
+			"rule      PEP environ; 3875 4.1.7, ch07; level M\n",
+			`sent      GET /p?a?b%20c+d HTTP/1.0\r\n` + "\n",
+			"expected  PATH_INFO: /p\n",
+			"got       PATH_INFO: /p?a?b%20c+d\n",
+			"hint      cut at the first ?, and leave the query alone\n",
+			"ch07: 0 of 4 rows pass"}, "\nPASS\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			out, _ := exec.Command(os.Args[0], "-test.run", c.rows, "-test.v", "-target", c.addr).CombinedOutput()
+			for _, want := range c.want {
+				if !strings.Contains(string(out), want) {
+					t.Errorf("no %q in\n%.3000s", want, out)
+				}
+			}
+			if strings.Contains(string(out), c.not) {
+				t.Errorf("%q in\n%.3000s", c.not, out)
+			}
+			caret := regexp.MustCompile(`(?m)^( *got       PATH_INFO: /p)\?.*\n( *)\^$`).FindSubmatch(out)
+			if (caret != nil) != (c.addr == wrong.addr) || caret != nil && len(caret[1]) != len(caret[2]) {
+				t.Errorf("the caret stands elsewhere:\n%s", caret)
+			}
+		})
+	}
+}
+
 // A mutant is our server with one mistake in its source, one that real servers and
 // students have made. The row that names the mistake must catch it, and few others.
 type mutant struct {
@@ -5041,6 +5109,14 @@ func BenchmarkExchange(b *testing.B) {
 			})
 		})
 	}
+	watched := quiet(traced("hello", hello))
+	watched.setAddr(memoryAddr)
+	watched.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+	b.Run("traced", func(b *testing.B) {
+		compare(b, []string{"traced", "untraced"}, func(i, n int) {
+			exchange(n, func(c *memoryConn) { []*Server{watched, server}[i].serveConn(c) })
+		})
+	})
 	b.Run("allocations", func(b *testing.B) {
 		b.ReportAllocs()
 		direct(b.N)
