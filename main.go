@@ -447,11 +447,11 @@ func (t *recorder) say(kind, format string, args ...any) {
 
 // accepted begins the record of a connection, and returns one that is listened on.
 func (t *recorder) accepted(c net.Conn) net.Conn {
-	client := "a client"
-	if address := c.RemoteAddr().String(); address != "" {
-		client = address
+	from := "" // a client on a Unix socket has no address
+	if host, port := hostPort(c.RemoteAddr()); host != "" {
+		from = " from " + net.JoinHostPort(host, port)
 	}
-	t.say("accept", "a connection from %s is accepted", client)
+	t.say("accept", "a connection%s is accepted", from)
 	return &tracedConn{c, t}
 }
 
