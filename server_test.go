@@ -44,6 +44,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv("RAWSGI_AS_PROGRAM") != "" {
 		main()
 	}
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		parallel.Value.Set("6") // tests that run at once mostly wait, for a program or a peer
+	}
 	warmUp()
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
@@ -3816,6 +3820,9 @@ var servers = []struct {
 // -update. It is about the versions that the page names: with others, the page has to be
 // written anew.
 func TestServers(t *testing.T) {
+	if !*update {
+		t.Parallel()
+	}
 	versions, outcomes := []string{}, map[string][]string{}
 	for _, server := range servers {
 		version := map[string]string{"rawsgi": software, "net/http": runtime.Version()}[server.name]
