@@ -4123,6 +4123,49 @@ func TestBadByte(t *testing.T) {
 	}
 }
 
+// TestRecordTells shows events that the bytes of a request alone do not decide.
+func TestRecordTells(t *testing.T) {
+	unwanted := "POST / HTTP/1.0\r\nContent-Length: 9000\r\n\r\n" + strings.Repeat("x", 9000)
+	for _, c := range []struct {
+		name, request string
+		app           Application
+		want          []string
+	}{
+		{"a body that nobody reads", unwanted, hello, []string{"we end our half", "bytes that nobody wanted are thrown away",
+			"the client has ended its half", "the connection is closed"}},
+		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
+		{"a target that decides", "GET http://a/ HTTP/1.0\r\nHost: b\r\n\r\n", hello,
+			[]string{`HTTP_HOST is "a": an absolute target decides`, "Host is dropped: the target says a"}},
+		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
+		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
+			"the head leaves", "app calls write() with 5 bytes", "app returns a body, main.Blocks"}},
+		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
+			startResponse("304 Not Modified", nil)
+			return Blocks{}
+		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
+		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
+			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rest := ""
+			for _, e := range told(c.app, c.request, true) {
+				rest += e.Text + "\n"
+			}
+			all := rest
+			for _, want := range c.want { // in this order
+				_, after, ok := strings.Cut(rest, want)
+				if rest = after; !ok {
+					t.Fatalf("no %q in its place in\n%s", want, all)
+				}
+			}
+		})
+	}
+	events := told(hello, get(), true)
+	if e := ofKind(events, "environ")[0].Environ; e["SERVER_PORT"] != "8000" || e["REMOTE_ADDR"] != "127.0.0.1" {
+		t.Errorf("environ is %v", e)
+	}
+}
+
 // volatile are the parts of a narration that differ from run to run.
 var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+`)
 
@@ -4295,6 +4338,11 @@ func TestLabConn(t *testing.T) {
 			t.Errorf("%s: after %v: %q", arrival, time.Duration(out.At)*time.Microsecond, out.Data)
 		}
 	}
+	x := experiment{"GET /" + strings.Repeat("x", 5000) + ` HTTP/1.0\r\n\r\n`, "hello", "", "a pause of 2 s before each line"}
+	events := must(x.run(map[string]Application{"hello": hello}))(t)
+	if at := time.Duration(ofKind(events, "out")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
+		t.Errorf("two lines take %v", at)
+	}
 	if len(arrivals) != 6 {
 		t.Errorf("%d arrivals", len(arrivals))
 	}
@@ -4336,6 +4384,8 @@ func TestLab(t *testing.T) {
 		{"another machine", good, Environ{"REMOTE_ADDR": "192.0.2.1"}, "403", "this machine alone"},
 		{"a Unix socket", good, Environ{"REMOTE_ADDR": ""}, "403", "this machine alone"},
 		{"through a proxy", good, Environ{"HTTP_X_FORWARDED_FOR": "192.0.2.1"}, "403", "this machine alone"},
+		{"through another proxy", good, Environ{"HTTP_FORWARDED": "for=192.0.2.1"}, "403", "this machine alone"},
+		{"through a gateway", good, Environ{"HTTP_VIA": "1.0 x"}, "403", "this machine alone"},
 		{"a name that was rebound", good, Environ{"HTTP_HOST": "evil.example:8000"}, "403", "not at evil.example"},
 		{"an address elsewhere", good, Environ{"HTTP_HOST": "192.0.2.1"}, "403", "not at 192.0.2.1"},
 		{"the page, for another machine", "", Environ{"REMOTE_ADDR": "192.0.2.1", "REQUEST_METHOD": "GET",
