@@ -304,7 +304,8 @@ func newIndex(entries []entry) Application {
 			place := escapePath(script + "/" + entry.name)
 			fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s <small>(%s)</small>\n<pre>%s</pre>\n",
 				html.EscapeString(place), entry.name, html.EscapeString(entry.about),
-				html.EscapeString(entry.from), html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
+				html.EscapeString(entry.from),
+				html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
 		}
 		page.WriteString(indexEnd)
 		return Blocks{[]byte(page.String())}
@@ -809,7 +810,8 @@ func newCGI(script string, timeout time.Duration) Application {
 }
 
 // runScript starts a program, gives it the request, and passes on its answer.
-func runScript(program string, timeout time.Duration, environ Environ, startResponse StartResponse) Body {
+func runScript(program string, timeout time.Duration, environ Environ,
+	startResponse StartResponse) Body {
 	input, err := spool(environ)
 	if err != nil {
 		panic(err)
@@ -876,7 +878,8 @@ type script struct {
 
 // startScript starts the program in its directory, with a small clean environment and in
 // a process group of its own.
-func startScript(program string, input *os.File, timeout time.Duration, environ Environ) (*script, error) {
+func startScript(program string, input *os.File, timeout time.Duration,
+	environ Environ) (*script, error) {
 	output, out, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -1423,64 +1426,83 @@ const (
 	labAtOnce  = 4               // experiments
 )
 
-// newLab makes the lab: a page on which one types the bytes of a request, and a place to
-// which that page sends them. They go through a server like this one, over a connection in
-// memory, and what its recorder tells goes back. No proxy or CGI program can be reached:
-// what an experiment does stays here.
+// A lab is a page on which one types the bytes of a request, and a place to which that page
+// sends them. They go through a server like this one, over a connection in memory, and what
+// its recorder tells goes back.
+type lab struct {
+	apps    map[string]Application
+	page    string
+	running chan bool // holds a value for each experiment that runs
+	open    bool      // to other machines as well
+}
+
+// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
+// here.
 func newLab(entries []entry, open bool) Application {
-	apps, names := map[string]Application{}, []string{}
+	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce), open: open}
+	var names []string
 	for _, entry := range entries {
-		if entry.name == "proxy" || entry.name == "cgi" {
-			continue
+		if entry.name != "proxy" && entry.name != "cgi" {
+			names = append(names, entry.name)
+			l.apps[entry.name] = traced(entry.name, entry.app)
 		}
-		names = append(names, entry.name)
-		apps[entry.name] = traced(entry.name, entry.app)
 	}
-	apps["clock"] = traced("clock", newClock(3, 100*time.Millisecond))
-	running := make(chan bool, labAtOnce)
-	page := Blocks{[]byte(labChoices(names))}
-	return func(environ Environ, startResponse StartResponse) Body {
-		refuse := func(status, reason string) Body {
-			startResponse(status, textPlain)
-			return Blocks{[]byte(reason + "\n")}
-		}
-		if reason := notWelcome(environ); reason != "" && !open {
-			return refuse("403 Forbidden", reason)
-		}
-		method := environ.Get("REQUEST_METHOD")
-		switch environ.Get("PATH_INFO") {
-		case "", "/":
-			startResponse("200 OK", labHeaders)
-			return page
-		case "/run":
-		default:
-			return notFound(environ, startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
-		}
-		if method != "POST" || environ.Get("CONTENT_TYPE") != "application/json" || crossSite(environ) {
-			return refuse("403 Forbidden", "An experiment is a POST of application/json from the lab's own page.")
-		}
-		select {
-		case running <- true:
-			defer func() { <-running }()
-		default:
-			return refuse("503 Service Unavailable", "Too many experiments at once: try again.")
-		}
-		var x experiment
-		input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
-		if err := json.NewDecoder(input).Decode(&x); err != nil {
-			return refuse(badRequest, "The experiment cannot be read: "+err.Error())
-		}
-		events, err := x.run(apps)
-		if err != nil {
-			return refuse(badRequest, err.Error())
-		}
-		answer, err := json.Marshal(events)
-		if err != nil {
-			panic(err) // it is made of strings and numbers
-		}
-		startResponse("200 OK", []Header{{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}})
-		return Blocks{answer}
+	l.apps["clock"] = traced("clock", newClock(3, 100*time.Millisecond))
+	l.page = labChoices(names)
+	return l.app
+}
+
+// app answers with the page, or with the events of an experiment.
+func (l *lab) app(environ Environ, startResponse StartResponse) Body {
+	if reason := notWelcome(environ); reason != "" && !l.open {
+		return plainly(startResponse, "403 Forbidden", reason)
 	}
+	switch environ.Get("PATH_INFO") {
+	case "", "/":
+		startResponse("200 OK", labHeaders)
+		return Blocks{[]byte(l.page)}
+	case "/run":
+		return l.run(environ, startResponse)
+	}
+	return notFound(environ, startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
+}
+
+// plainly answers with a line of text.
+func plainly(startResponse StartResponse, status, reason string) Body {
+	startResponse(status, textPlain)
+	return Blocks{[]byte(reason + "\n")}
+}
+
+// run makes an experiment, if it may and can.
+func (l *lab) run(environ Environ, startResponse StartResponse) Body {
+	if environ.Get("REQUEST_METHOD") != "POST" || crossSite(environ) ||
+		environ.Get("CONTENT_TYPE") != "application/json" { // which no form can send
+		return plainly(startResponse, "403 Forbidden",
+			"An experiment is a POST of application/json from the lab's own page.")
+	}
+	select {
+	case l.running <- true:
+		defer func() { <-l.running }()
+	default:
+		return plainly(startResponse, "503 Service Unavailable",
+			"Too many experiments at once: try again.")
+	}
+	var x experiment
+	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
+	if err := json.NewDecoder(input).Decode(&x); err != nil {
+		return plainly(startResponse, badRequest, "The experiment cannot be read: "+err.Error())
+	}
+	events, err := x.run(l.apps)
+	if err != nil {
+		return plainly(startResponse, badRequest, err.Error())
+	}
+	answer, err := json.Marshal(events)
+	if err != nil {
+		panic(err) // impossible: it is made of strings and numbers
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
+		{"Cache-Control", "no-store"}})
+	return Blocks{answer}
 }
 
 // The page is whole in itself, and may fetch from where it comes from only.
@@ -1546,7 +1568,7 @@ var arrivals = map[string]struct {
 	ends  bool
 }{
 	"at once":                                {whole, 0, false},
-	"byte by byte":                           {func(text string) []string { return pieces(text, 1) }, 0, false},
+	"byte by byte":                           {eachByte, 0, false},
 	"a pause of 2 s before each line":        {lines, 2 * time.Second, false},
 	"all, then the client ends its half":     {whole, 0, true},
 	"the first half, then the client leaves": {firstHalf, 0, true},
@@ -1554,6 +1576,7 @@ var arrivals = map[string]struct {
 }
 
 func whole(text string) []string     { return []string{text} }
+func eachByte(text string) []string  { return pieces(text, 1) }
 func lines(text string) []string     { return slices.Collect(strings.Lines(text)) }
 func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 

@@ -138,7 +138,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 		"the application cgi")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
-	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange on standard error")
+	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
+		"on standard error")
 	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
@@ -538,7 +539,8 @@ func (t *recorder) left(p []byte) {
 	defer t.mu.Unlock()
 	t.sent += len(p)
 	r := t.response
-	if r != nil && !t.headLeft && r.firstLine != noHead && !bytes.HasPrefix(p, []byte("HTTP/1.1 100")) {
+	interim := bytes.HasPrefix(p, []byte("HTTP/1.1 100"))
+	if r != nil && !t.headLeft && !interim && r.firstLine != noHead {
 		t.headLeft = true
 		t.say("length", "%s", lengthReason(r))
 		end := bytes.Index(p, []byte("\r\n\r\n")) + 4

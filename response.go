@@ -387,7 +387,8 @@ func (r *Response) transmit(block []byte) {
 }
 
 // appendHead appends the head to b. Date and Server are added by a server unless the
-// application gave its own; a CGI program leaves them to the server that started it. (RFC 1945 §6.1, RFC 9110 §6.6.1)
+// application gave its own; a CGI program leaves them to the server that started it.
+// (RFC 1945 §6.1, RFC 9110 §6.6.1)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
