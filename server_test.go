@@ -2634,6 +2634,12 @@ func TestCGIHost(t *testing.T) {
 			}
 		})
 	}
+	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
+		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
+		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
+		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
+			not: []string{"CONTENT_"}}).check(t, reply)
+	})
 	t.Run("X01 X02 X03 X09 the environment", func(t *testing.T) {
 		os.Setenv("RAWSGI_SECRET", "hidden")
 		defer os.Unsetenv("RAWSGI_SECRET")
@@ -2923,6 +2929,7 @@ func TestProxy(t *testing.T) {
 	})
 	for _, c := range []struct{ name, answer, want string }{
 		{"it stalls before its head", "HTTP/1.0 200", "504"},
+		{"it stays after an empty body", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "200"},
 		{"it stalls before its body", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "504"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -3292,16 +3299,19 @@ func TestValidate(t *testing.T) {
 			}
 		})
 	}
-	for key, value := range map[string]any{"REQUEST_METHOD": "", "SERVER_NAME": "", "SERVER_PORT": "x", "X": 1,
-		"HTTP_CONTENT_TYPE": "a/b", "SCRIPT_NAME": "/", "PATH_INFO": "x", "wsgi.version": "1.0",
-		"wsgi.url_scheme": "", "wsgi.run_once": nil, "wsgi.errors": nil, "CONTENT_LENGTH": "-1"} {
-		t.Run(key, func(t *testing.T) {
+	for _, c := range []struct {
+		key   string
+		value any
+	}{{"REQUEST_METHOD", ""}, {"SERVER_NAME", ""}, {"SERVER_PORT", "x"}, {"X", 1}, {"HTTP_CONTENT_TYPE", "a/b"},
+		{"SCRIPT_NAME", "/"}, {"SCRIPT_NAME", "x"}, {"PATH_INFO", "x"}, {"wsgi.version", "1.0"}, {"wsgi.url_scheme", ""},
+		{"wsgi.run_once", nil}, {"wsgi.errors", nil}, {"CONTENT_LENGTH", "-1"}} {
+		t.Run(c.key, func(t *testing.T) {
 			defer func() {
-				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: ") || !strings.Contains(reason, key) {
+				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: ") || !strings.Contains(reason, c.key) {
 					t.Errorf("got %s", reason)
 				}
 			}()
-			environ := Environ{key: value}
+			environ := Environ{c.key: c.value}
 			setTestingDefaults(environ)
 			validate(hello)(environ, func(string, []Header, ...error) io.Writer { return io.Discard })
 		})
