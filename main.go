@@ -148,26 +148,35 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	flags.Int64Var(&o.maxBody, "max-body", 1<<30, "largest request body in `bytes`")
 	flags.Usage = func() {}
 	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
+	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, "Usage: rawsgi [flags]          serve an application\n"+
 			"       rawsgi send ADDR TEXT   send raw bytes and show the reply\n\nFlags:\n")
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
-	case err != nil:
-	case flags.NArg() > 0:
+	}
+	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
-	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
-		err = fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
-	case o.workers < 1:
-		err = fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
-	case o.timeout <= 0:
-		err = fmt.Errorf("-timeout must be more than 0, like 10s; it is %v", o.timeout)
-	case o.maxBody < 0:
-		err = fmt.Errorf("-max-body must not be negative; it is %d", o.maxBody)
+	}
+	if err == nil {
+		err = o.check()
 	}
 	o.config.Timeout = o.timeout
 	return o, err
+}
+
+// check says what a flag should have been.
+func (o *options) check() error {
+	switch {
+	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
+		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
+	case o.workers < 1:
+		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+	case o.timeout <= 0:
+		return fmt.Errorf("-timeout must be more than 0, like 10s; it is %v", o.timeout)
+	case o.maxBody < 0:
+		return fmt.Errorf("-max-body must not be negative; it is %d", o.maxBody)
+	}
+	return nil
 }
 
 func usage(stderr io.Writer, err error) int {
