@@ -40,6 +40,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -1616,11 +1617,14 @@ func watch(application Application, conn *labConn) []event {
 
 // An eventLog collects events, up to the limits.
 type eventLog struct {
+	mu     sync.Mutex
 	events []event
 	data   int
 }
 
 func (c *eventLog) add(e event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.data += len(e.Data); c.data > labData {
 		e.Data = nil
 		e.Text += " (not shown: there were too many before)"

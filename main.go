@@ -534,12 +534,11 @@ func (t *recorder) came(p []byte) {
 		t.say("drained", "%d bytes that nobody wanted are thrown away", len(p))
 		return
 	}
-	t.received = append(t.received, p...)
+	if t.response == nil { // otherwise it is body by now
+		t.received = append(t.received, p...)
+	}
 	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p),
 		Text: fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)})
-	if t.response != nil {
-		t.received = nil // it is body by now
-	}
 }
 
 // left tells of bytes to the client: first the head, and why it has a Content-Length.
@@ -549,13 +548,16 @@ func (t *recorder) left(p []byte) {
 	t.sent += len(p)
 	r := t.response
 	interim := bytes.HasPrefix(p, []byte("HTTP/1.1 100"))
-	if r != nil && !t.headLeft && !interim && r.firstLine != noHead {
+	if r != nil && len(p) > 0 && !t.headLeft && !interim && r.firstLine != noHead {
 		t.headLeft = true
 		t.say("length", "%s", lengthReason(r))
-		end := bytes.Index(p, []byte("\r\n\r\n")) + 4
-		t.add(event{Kind: "out", Data: bytes.Clone(p[:end]),
-			Text: fmt.Sprintf("the head leaves, %d bytes", end)})
-		p = p[end:]
+		head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
+		if whole { // otherwise the client has left in the middle of it
+			head = p[:len(head)+4]
+		}
+		t.add(event{Kind: "out", Data: bytes.Clone(head),
+			Text: fmt.Sprintf("the head leaves, %d bytes", len(head))})
+		p = p[len(head):]
 	}
 	if len(p) > 0 {
 		t.add(event{Kind: "out", Data: bytes.Clone(p), Text: fmt.Sprintf("%d bytes leave", len(p))})
@@ -667,7 +669,9 @@ func (t *recorder) target(q *Request, at int) {
 	if i := strings.IndexByte(target, '?'); i >= 0 {
 		path = target[:i]
 	}
-	if path != q.Path {
+	if path == "" {
+		note = ": an empty path is the root"
+	} else if path != q.Path {
 		note = ", decoded once"
 	}
 	t.key(span{at, at + len(path)}, "PATH_INFO", q.Path, note)

@@ -4150,8 +4150,8 @@ func TestRecordTells(t *testing.T) {
 		{"a body that nobody reads", unwanted, hello, []string{"we end our half", "bytes that nobody wanted are thrown away",
 			"the client has ended its half", "the connection is closed"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
-		{"a target that decides", "GET http://a/ HTTP/1.0\r\nHost: b\r\n\r\n", hello,
-			[]string{`HTTP_HOST is "a": an absolute target decides`, "Host is dropped: the target says a"}},
+		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
+			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
 		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
 			"the head leaves", "app calls write() with 5 bytes", "app returns a body, main.Blocks"}},
@@ -4175,6 +4175,18 @@ func TestRecordTells(t *testing.T) {
 				}
 			}
 		})
+	}
+	gone := watch(traced("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
+	if out, ends := ofKind(gone, "out"), ofKind(gone, "eof"); len(out) > 0 || len(ends) != 1 ||
+		ends[0].Text != "writing ends: i/o timeout" {
+		t.Errorf("a client that has left: %+v %+v", out, ends)
+	}
+	var some []event
+	r := newRecorder(time.Now, func(e event) { some = append(some, e) })
+	r.response = &Response{firstLine: httpLine}
+	r.left([]byte("HTTP/1.0 2"))
+	if out := ofKind(some, "out"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
+		t.Errorf("part of a head: %+v", out)
 	}
 	events := told(hello, get(), true)
 	if e := ofKind(events, "environ")[0].Environ; e["SERVER_PORT"] != "8000" || e["REMOTE_ADDR"] != "127.0.0.1" {
@@ -4488,7 +4500,7 @@ func TestLabLimits(t *testing.T) {
 	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" || len(events) > labEvents+1 {
 		t.Errorf("%s, %v, %d events", status, err, len(events))
 	}
-	log := eventLog{}
+	var log eventLog
 	for range 3 {
 		log.add(event{Data: make([]byte, labData/2)})
 	}
