@@ -2634,6 +2634,14 @@ func TestCGIHost(t *testing.T) {
 			}
 		})
 	}
+	t.Run("X09 the body's file is removed", func(t *testing.T) {
+		spooled := t.TempDir()
+		t.Setenv("TMPDIR", spooled)
+		ask(t, start(t, host).addr, "POST /lf HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
+		if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
 	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
 		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
@@ -3098,6 +3106,7 @@ func TestFiles(t *testing.T) {
 		{"HEAD", "HEAD /f/a.txt", "200", "Content-Length: 4\r\n\r\n"},
 		{"a link inside", "GET /f/in", "200", "text"},
 		{"a list", "GET /f/sub/", "200", `<a href="./%3Cd%3E.md">&lt;d&gt;.md</a>`},
+		{"the title of a list", "GET /f/sub/", "200", "<h1>/sub/</h1>"},
 		{"the root's list", "GET /f/", "200", `<a href="./sub/">sub/</a>`},
 		{"an index page", "GET /f/with/", "200", "\r\n\r\nindex"},
 		{"a directory without its slash", "GET /f/sub?q=1", "301", "Location: http://127.0.0.1:80/f/sub/?q=1\r\n"},
