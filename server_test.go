@@ -27,6 +27,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -2569,6 +2570,8 @@ func TestCGIHost(t *testing.T) {
 		"die":    `echo oops >&2; exit 3`,
 		"noisy":  `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; printf 'Content-Type: text/plain\n\nhi'`,
 		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
+		"brood":  `sleep 1000 & echo $! > $0.pid; printf 'Content-Type: text/plain\n\nhi'`,
+		"broody": `sleep 1000 & echo $! > $0.pid; wait`,
 		"deaf":   `exec <&-; printf 'Content-Type: text/plain\n\nhi'`,
 	} {
 		writeScript(t, dir, name, commands)
@@ -2678,6 +2681,17 @@ func TestCGIHost(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 	})
+	for _, name := range []string{"brood", "broody"} {
+		t.Run("X12 what a program leaves running is ended: "+name, func(t *testing.T) {
+			if runtime.GOOS != "linux" {
+				t.Skip("it looks for processes in /proc")
+			}
+			ask(t, start(t, host).addr, "GET /"+name+" HTTP/1.0\r\n\r\n")
+			text := string(must(os.ReadFile(filepath.Join(dir, name+".pid")))(t))
+			pid := must(strconv.Atoi(strings.TrimSpace(text)))(t)
+			eventually(t, "the end of "+text, func() bool { return !alive(pid) })
+		})
+	}
 	t.Run("X12 the client leaves", func(t *testing.T) {
 		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour))
 		c := dial(t, s.addr)
@@ -4703,6 +4717,46 @@ func (f fault) on(t *testing.T, a *troubled, addr string) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	f.do(t, a, c.(*net.TCPConn))
+}
+
+// TestFilesAreClosed asks for everything that opens a file or a process, while the garbage
+// collector, which would close forgotten ones some time, is off.
+func TestFilesAreClosed(t *testing.T) {
+	dir := t.TempDir()
+	writeScript(t, dir, "hi", `printf 'Content-Type: text/plain\n\nhi'`)
+	writeScript(t, dir, "bad", `printf 'hi'`)
+	writeScript(t, dir, "hang", `sleep 1000`)
+	if err := os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	up := start(t, environ)
+	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond), "/form": form,
+		"/p": newProxy(up.addr, time.Second)}, hello))
+	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
+	requests := []string{getPath("/f/"), getPath("/f/hi"), getPath("/f/nothing"), "HEAD /f/hi HTTP/1.0\r\n\r\n",
+		"GET /f/hi HTTP/1.0\r\nIf-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT\r\n\r\n",
+		getPath("/c/hi"), getPath("/c/bad"), getPath("/c/hang"), getPath("/c/broken"), getPath("/c/none"), getPath("/p/"),
+		"HEAD /c/hi HTTP/1.0\r\n\r\n", "POST /c/hi HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc",
+		"POST /form HTTP/1.0\r\nContent-Type: multipart/form-data; boundary=B\r\nContent-Length: " +
+			strconv.Itoa(len(upload)) + "\r\n\r\n" + upload}
+	ask(t, s.addr, get())
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for _, request := range requests {
+		name, _, _ := strings.Cut(request, "\r\n")
+		t.Run(name, func(t *testing.T) {
+			eventually(t, "earlier connections to end", func() bool { return idle(s) && idle(up) })
+			before := openFiles()
+			ask(t, s.addr, request)
+			eventually(t, "its files to be closed", func() bool { return idle(s) && openFiles() <= before })
+		})
+	}
+}
+
+// idle reports whether a server has no connection.
+func idle(s *running) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns) == 0
 }
 
 // TestFiveThousandIdle: clients that have sent half a head do not keep others from theirs.
