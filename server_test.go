@@ -117,7 +117,7 @@ type row struct {
 }
 
 // id is the first of the row's ids.
-func (row row) id() string { return row.name[:3] }
+func (row row) id() string { return row.name[:min(3, len(row.name))] }
 
 // allRows reads docs/conformance.md.
 var allRows = sync.OnceValue(func() (rows []row) {
@@ -278,11 +278,13 @@ func grade(t *testing.T, addr string) {
 		t.Fatalf("the target cannot be reached: %v", err)
 	}
 	c.Close()
-	reply, err := patientExchange(addr, row{send: get()}, 1<<20, 5*time.Second, oneAnswer("GET"))
-	if err != nil {
-		t.Fatalf("the target does not answer GET / HTTP/1.0: after %q: %v", reply, err)
-	}
-	if reply == "" {
+	plain := row{send: get()}
+	reply, err := patientExchange(addr, plain, 1<<20, 5*time.Second, oneAnswer(plain))
+	switch {
+	case reply != "":
+	case err != nil:
+		t.Fatalf("the target does not answer GET / HTTP/1.0: %v", err)
+	default:
 		t.Fatal("the target closes the connection without an answer to GET / HTTP/1.0")
 	}
 	whose := other
@@ -290,16 +292,24 @@ func grade(t *testing.T, addr string) {
 		whose = fixedText
 		t.Log("The target answers fixed text, so only statuses and framing are compared.")
 	}
-	passed, differ, total, silent := map[string]int{}, map[string]int{}, map[string]int{}, 0
+	patience, stalls, gone := 3*time.Second, 0, false
+	passed, differ, total := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, row := range allRows() {
 		t.Run(row.chapter+"/"+row.name, func(t *testing.T) {
-			if silent == 5 {
-				t.Fatal("the target has not answered five rows in a row: not tried")
+			if whose == fixedText && row.chapter == "ch07" {
+				t.Skip("environ is not seen in fixed text")
+			}
+			if gone {
+				t.Fatal("the target answers no more: not tried")
 			}
 			total[row.chapter]++
-			outcome, reply, faults := row.try(addr, whose)
-			if silent++; reply != "" {
-				silent = 0
+			outcome, reply, faults, err := row.try(addr, whose, patience)
+			if err != nil && reply == "" && !errors.Is(err, syscall.ECONNRESET) {
+				// Nobody waits for minutes: now it has to answer a plain request, or that is all.
+				if stalls++; stalls >= 5 {
+					reply, _ := patientExchange(addr, plain, 1<<20, patience, oneAnswer(plain))
+					patience, gone = 500*time.Millisecond, reply == ""
+				}
 			}
 			switch outcome {
 			case "fails":
@@ -318,50 +328,67 @@ func grade(t *testing.T, addr string) {
 	}
 }
 
-// try sends a row to a server that is not ours: it "passes", "differs" where it may, or
-// "fails".
-func (row row) try(addr string, whose grading) (outcome, reply string, faults []string) {
-	method, _, _ := strings.Cut(row.send, " ")
-	reply, err := patientExchange(addr, row, 1<<20, 3*time.Second, oneAnswer(method))
+// try sends a row to a server that is not ours, and waits so long for an answer: it
+// "passes", "differs" where it may, or "fails".
+func (row row) try(addr string, whose grading, patience time.Duration) (outcome, reply string,
+	faults []string, err error) {
+	reply, err = patientExchange(addr, row, 1<<20, patience, oneAnswer(row))
 	faults = row.verdict(inHTTP10(reply, row.send), whose)
+	if err == errStaysOpen && row.id() != "R01" {
+		err = nil // once is enough
+	}
 	if err != nil {
 		faults = append(faults, fmt.Sprintf("the exchange did not end well: %v", err))
 	}
 	refusal := regexp.MustCompile(`^HTTP/1.[01] [45]`)
 	switch {
 	case len(faults) == 0:
-		return "passes", reply, nil
+		return "passes", reply, nil, err
 	case row.level == "P" || strings.HasSuffix(row.level, "*"):
-		return "differs", reply, faults
+		return "differs", reply, faults, err
 	case refusal.MatchString("HTTP/1.0 "+row.want) && (refusal.MatchString(reply) || reply == "") &&
 		!errors.Is(err, os.ErrDeadlineExceeded):
-		return "differs", reply, faults
+		return "differs", reply, faults, err
 	}
-	return "fails", reply, faults
+	return "fails", reply, faults, err
 }
 
 // wholeAnswer reads all that comes: an answer in HTTP/1.0 ends with the connection.
-func wholeAnswer(c io.Reader) (string, error) {
+func wholeAnswer(c net.Conn) (string, error) {
 	reply, err := io.ReadAll(c)
 	return string(reply), err
 }
 
-// oneAnswer reads what belongs to one answer, for in HTTP/1.1 the connection may stay.
-func oneAnswer(method string) func(io.Reader) (string, error) {
-	return func(c io.Reader) (string, error) {
+var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
+	"the server closes it after its answer")
+
+// oneAnswer reads what belongs to one answer, for in HTTP/1.1 the connection may stay. In
+// HTTP/1.0 it may not: the answer to R01 is held to that, and any other is read on for a
+// moment, in case too much is sent.
+func oneAnswer(row row) func(net.Conn) (string, error) {
+	return func(c net.Conn) (string, error) {
+		method, _, _ := strings.Cut(row.send, " ")
 		raw := &bytes.Buffer{}
 		r := bufio.NewReader(io.TeeReader(c, raw))
 		answer, err := http.ReadResponse(r, &http.Request{Method: method})
 		for err == nil && answer.StatusCode == http.StatusContinue {
 			answer, err = http.ReadResponse(r, &http.Request{Method: method})
 		}
+		whole := false
 		if err == nil {
 			_, err = io.Copy(io.Discard, answer.Body)
+			whole = err == nil && answer.ContentLength >= 0
 			if err == nil && !answer.Close {
 				return raw.String()[:raw.Len()-r.Buffered()], nil
 			}
 		}
+		if whole && row.id() != "R01" {
+			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		}
 		_, err = io.Copy(io.Discard, r) // what net/http cannot read is shown all the same
+		if whole && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errStaysOpen
+		}
 		return raw.String(), err
 	}
 }
@@ -458,7 +485,7 @@ func exchangeWith(t *testing.T, addr string, row row, size int) string {
 
 // patientExchange does that without a test, for so long, and reads as it is told.
 func patientExchange(addr string, row row, size int, patience time.Duration,
-	read func(io.Reader) (string, error)) (string, error) {
+	read func(net.Conn) (string, error)) (string, error) {
 	connection, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
 		return "", err
@@ -2381,7 +2408,7 @@ func TestCGIGateway(t *testing.T) {
 			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
 			"wsgi.multiprocess: true", "wsgi.run_once: true"} {
 			if !slices.Contains(strings.Split(out, "\n"), want) {
-				t.Errorf("no %q in %s", want, out)
+				t.Errorf("no %q in %.3000s", want, out)
 			}
 		}
 	})
@@ -3568,6 +3595,10 @@ func TestGrade(t *testing.T) {
 		"Content-Length: 2\r\n"
 	hi, _ := fake(t, head+"\r\nhi", nil)
 	nothing, _ := fake(t, "", nil)
+	stays, _ := fake(t, head+"\r\nhi", func(c net.Conn) { io.Copy(io.Discard, c) })
+	staysSilent, _ := fake(t, strings.TrimSuffix(head, "Content-Length: 2\r\n")+"\r\nhi", func(c net.Conn) {
+		io.Copy(io.Discard, c)
+	})
 	for _, c := range []struct {
 		name, addr, rows string
 		want             []string
@@ -3579,10 +3610,17 @@ func TestGrade(t *testing.T) {
 		{"nobody", freeAddr(t), "Conformance", []string{"the target cannot be reached: ", "connection refused"}, "ch03"},
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{"the target does not answer GET / HTTP/1.0: "}, "ch03"},
 		{"one that closes", nothing, "Conformance", []string{"the target closes the connection without an answer"}, "ch03"},
-		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"has not answered five rows in a row: not tried",
+		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"the target answers no more: not tried",
 			"the exchange did not end well: "}, "\nPASS\n"},
-		{"fixed text", hi, "Conformance/ch03/R0[14]", []string{"The target answers fixed text",
-			"--- PASS: TestConformance/ch03/R01", "--- FAIL: TestConformance/ch03/R04"}, "expected the line"},
+		{"fixed text", hi, "Conformance/ch0[37]/(R0[14]|E09)", []string{"The target answers fixed text",
+			"--- PASS: TestConformance/ch03/R01", "--- FAIL: TestConformance/ch03/R04",
+			"--- SKIP: TestConformance/ch07/E09"}, "expected the line"},
+		{"one that stays open", stays, "Conformance/ch03/R0[145]", []string{"--- FAIL: TestConformance/ch03/R01",
+			errStaysOpen.Error(), "--- PASS: TestConformance/ch03/R05", "ch03: "}, "not tried"},
+		{"one that stays open without Content-Length", staysSilent, "Conformance/ch03/R0[12]",
+			[]string{"--- FAIL: TestConformance/ch03/R01", "the exchange did not end well: ", "ch03: 0 of 2"}, "not tried"},
+		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "Conformance/ch0[34]", []string{"ch03: 27 of 109 rows pass, 82 differ",
+			"ch04: "}, "not tried"},
 		{"a query left in PATH_INFO", wrong.addr, "Conformance/ch07/E09", []string{
 			"E09 the query is raw, from the first ? on\n",
 			"rule      PEP environ; 3875 4.1.7, ch07; level M\n",
@@ -3609,6 +3647,45 @@ func TestGrade(t *testing.T) {
 			}
 		})
 	}
+	t.Run("wsgiref, as the page says", func(t *testing.T) {
+		needsPython(t, "wsgiref", "python3")
+		addr := startOther(t, "wsgiref", []string{debianPython, "environ_app.py", "PORT"})
+		out, _ := exec.Command(os.Args[0], "-test.run", "Conformance", "-test.v", "-target", addr).CombinedOutput()
+		if bytes.Contains(out, []byte("not tried")) || !bytes.Contains(out, []byte("ch07: 16 of 26 rows pass, 6 differ")) {
+			t.Errorf("got %s", out[max(0, len(out)-3000):])
+		}
+	})
+}
+
+// refusesSilently stands in front of a server and passes on its answers of 200 alone.
+func refusesSilently(t *testing.T, addr string) string {
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				server, err := net.Dial("tcp", addr)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				go func() {
+					// Only as reader and writer: splice(2) would keep its pipes open.
+					io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
+					server.(*net.TCPConn).CloseWrite()
+				}()
+				if reply, _ := io.ReadAll(server); bytes.HasPrefix(reply, []byte("HTTP/1.0 200")) {
+					c.Write(reply)
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
 }
 
 // A mutant is our server with one mistake in its source, one that real servers and
@@ -3986,7 +4063,7 @@ func tryAll(addr string, clients int) []string {
 	var next atomic.Int64
 	together(clients, func() {
 		for i := int(next.Add(1)) - 1; i < len(outcomes); i = int(next.Add(1)) - 1 {
-			outcomes[i], _, _ = allRows()[i].try(addr, other)
+			outcomes[i], _, _, _ = allRows()[i].try(addr, other, 3*time.Second)
 		}
 	})
 	return outcomes
