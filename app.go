@@ -174,6 +174,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
+		case *recorder: // who watches wants to see what there is without him
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
 		default: // wsgi.input and the like: what they are says more than their address
@@ -412,6 +413,7 @@ const (
 	formBytes = 1 << 20 // in an urlencoded body, which is held in memory
 	formParts = 1000    // in a body of parts
 	partBytes = 1000    // of each part are shown
+	nameBytes = 1 << 16 // in the names of all parts, of files and of types
 )
 
 // readForm takes query string and body apart. Its errors are *Refusals.
@@ -422,6 +424,10 @@ func readForm(environ Environ) ([]formField, error) {
 	}
 	input := environ["wsgi.input"].(io.Reader)
 	kind, params, _ := mime.ParseMediaType(environ.Get("CONTENT_TYPE")) // "" if malformed
+	if charset := params["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return nil, refuse("415 Unsupported Media Type", "RFC 9110 §15.5.16", "expected a form in UTF-8, "+
+			"as the page asks for, got charset=%s", quote(charset))
+	}
 	switch kind {
 	case "application/x-www-form-urlencoded":
 		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
@@ -457,6 +463,7 @@ func readQuery(from, text string) (fields []formField, err error) {
 
 // readParts goes through the parts of a body and keeps the beginning of each.
 func readParts(reader *multipart.Reader) (fields []formField, err error) {
+	names := 0
 	for len(fields) < formParts {
 		part, err := reader.NextPart()
 		if err == io.EOF {
@@ -476,6 +483,9 @@ func readParts(reader *multipart.Reader) (fields []formField, err error) {
 		}
 		if err != nil {
 			return nil, refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %v", err)
+		}
+		if names += len(part.Header.Get("Content-Disposition")) + len(part.Header.Get("Content-Type")); names > nameBytes {
+			return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "the names in a form may have %d bytes", nameBytes)
 		}
 		field := formField{"part", part.FormName(), string(start)}
 		if file := part.FileName(); file != "" {
@@ -542,8 +552,7 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 	}
 	modified := info.ModTime().UTC().Truncate(time.Second)
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
-	since, err := time.Parse(httpDate, environ.Get("HTTP_IF_MODIFIED_SINCE"))
-	if err == nil && !modified.After(since) { // without a date that can be read, no 304
+	if !modifiedSince(modified, environ) {
 		file.Close()
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
@@ -563,8 +572,25 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 	return newFileWrapper(file) // a gateway need not have one
 }
 
-// httpDate is the form of dates that HTTP prefers. (RFC 9110 §5.6.7)
+// httpDate is the form of dates that HTTP prefers, oldDates are those it had before.
+// (RFC 9110 §5.6.7)
 const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
+var oldDates = []string{"Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC}
+
+// modifiedSince reports whether the client does not have what was modified then. It may
+// not if it asks in another way, or its date cannot be read or has yet to come. (RFC 1945
+// §10.9; RFC 9110 §13.1.3)
+func modifiedSince(modified time.Time, environ Environ) bool {
+	date, now := environ.Get("HTTP_IF_MODIFIED_SINCE"), time.Now()
+	for _, form := range append(oldDates, httpDate) {
+		since, err := time.Parse(form, date)
+		if err == nil && !modified.After(since) && !since.After(now) {
+			return environ["HTTP_IF_NONE_MATCH"] != nil
+		}
+	}
+	return true
+}
 
 // serveDirectory sends the directory's index.html, or a list of what is in it.
 func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
@@ -656,7 +682,9 @@ func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body
 	if _, err := io.WriteString(upstream, upstreamHead(environ)); err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(upstream, onlyReader{environ["wsgi.input"].(io.Reader)}); err != nil {
+	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
+	// ReadFrom, which has one for all.
+	if _, err := io.Copy(struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)); err != nil {
 		var refusal *Refusal
 		if errors.As(err, &refusal) {
 			panic(err) // the client's fault, and the gateway's to answer
@@ -713,20 +741,30 @@ func (a answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// onlyReader hides every method but Read, so that io.Copy uses the deadlines of Write.
-type onlyReader struct{ io.Reader }
-
 // endToEnd returns the fields that are not about the connection on which they came, with
-// spaces for tabs, which startResponse refuses. (RFC 9110 §7.6.1)
+// spaces for tabs, which startResponse refuses.
 func endToEnd(fields []Header) []Header {
 	var kept []Header
-	connection, _ := lookup(fields, "Connection")
+	connection := ""
 	for _, field := range fields {
-		if !isHopByHop(field.Name) && !listed(connection, field.Name) {
+		if strings.EqualFold(field.Name, "Connection") {
+			connection += "," + field.Value
+		}
+	}
+	for _, field := range fields {
+		if passesOn(connection, field.Name) {
 			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
 		}
 	}
 	return kept
+}
+
+// passesOn reports whether a field is for whoever is at the other end, and not only about
+// one connection, as those that Connection lists are. It may not list what says how long a
+// body is: without that, the body would be read as a request of its own. (RFC 9110 §7.6.1)
+func passesOn(connection, name string) bool {
+	return listed("Content-Length,Content-Type,Host", name) ||
+		!isHopByHop(name) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
 }
 
 // listed reports whether name stands in a comma-separated list, in any case.
@@ -765,7 +803,7 @@ func upstreamHead(environ Environ) string {
 			name, ok = key, true
 		}
 		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
-		if ok && !isHopByHop(name) && !listed(environ.Get("HTTP_CONNECTION"), name) &&
+		if ok && passesOn(environ.Get("HTTP_CONNECTION"), name) &&
 			!listed("Expect,X-Forwarded-For,X-Forwarded-Proto", name) {
 			fmt.Fprintf(&b, "%s: %s\r\n", name, environ.Get(key))
 		}
@@ -825,7 +863,7 @@ func runScript(program string, timeout time.Duration, environ Environ,
 	passed := false
 	defer func() {
 		if !passed {
-			s.Close() // after a panic, too
+			s.end() // after a panic, too
 		}
 	}()
 	h := &headReader{r: bufio.NewReader(s)}
@@ -877,6 +915,17 @@ type script struct {
 	ended   chan bool   // closed when it has ended, and all that it started
 }
 
+// scripts are the CGI programs that run: the keys are *script.
+var scripts sync.Map
+
+// endScripts ends them all, before this program ends: nobody else would.
+func endScripts() {
+	scripts.Range(func(s, _ any) bool {
+		s.(*script).kill()
+		return true
+	})
+}
+
 // startScript starts the program in its directory, with a small clean environment and in
 // a process group of its own.
 func startScript(program string, input *os.File, timeout time.Duration,
@@ -903,6 +952,7 @@ func startScript(program string, input *os.File, timeout time.Duration,
 		problems.Close()
 		return nil, err
 	}
+	scripts.Store(s, nil)
 	s.timer = time.AfterFunc(timeout, s.expire)
 	go s.wait(environ["wsgi.errors"].(io.Writer))
 	return s, nil
@@ -920,6 +970,7 @@ func (s *script) wait(log io.Writer) {
 		fmt.Fprintf(log, "%s: %v\n", s.command.Path, err)
 	}
 	s.kill()
+	scripts.Delete(s)
 	select {
 	case <-copied:
 	case <-time.After(time.Second): // somebody left the group and keeps it open
@@ -965,14 +1016,24 @@ func (s *script) kill() {
 func (s *script) Read(p []byte) (int, error) {
 	s.timer.Reset(s.timeout)
 	n, err := s.output.Read(p)
+	s.timer.Stop() // until the client has taken what was read
 	if err != nil && s.late.Load() {
 		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.timeout, os.ErrDeadlineExceeded)
 	}
 	return n, err
 }
 
-// Close ends the program, if it has not ended, and waits until it has.
+// Close lets the program say the rest of what it has to say, which nobody wants, for
+// HEAD has another purpose than to end it. There is a limit, for the client may have left.
+// (RFC 3875 §6.4)
 func (s *script) Close() error {
+	s.timer.Reset(s.timeout)                   // for all of it
+	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
+	return s.end()
+}
+
+// end ends the program, if it has not ended, and waits until it has.
+func (s *script) end() error {
 	s.timer.Stop()
 	s.output.Close() // an error would mean that expire has closed it
 	select {
@@ -991,9 +1052,9 @@ func cgiVariables(program string, environ Environ) []string {
 	if root := os.Getenv("SystemRoot"); root != "" {
 		variables = append(variables, "SystemRoot="+root) // Windows programs need it
 	}
-	if path := environ.Get("PATH_INFO"); path != "" {
-		translated := filepath.Join(filepath.Dir(program), filepath.FromSlash(path))
-		variables = append(variables, "PATH_TRANSLATED="+translated)
+	if info := environ.Get("PATH_INFO"); info != "" {
+		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
+		variables = append(variables, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
@@ -1187,8 +1248,7 @@ func catch(application Application) Application {
 			stack := debug.Stack()
 			fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
 			startResponse("500 Internal Server Error", textPlain, err)
-			address, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
-			if err != nil || !address.IsLoopback() {
+			if !onThisMachine(environ) {
 				return []byte("The application failed.\n")
 			}
 			return append([]byte(text), stack...)
@@ -1246,7 +1306,7 @@ func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
 		v := &validator{method: environ.Get("REQUEST_METHOD")}
-		environ["wsgi.input"] = &validInput{environ["wsgi.input"].(io.Reader)}
+		environ["wsgi.input"] = &validInput{environ["wsgi.input"].(lineReader)}
 		body := application(environ, v.wrap(startResponse))
 		v.must("application", body != nil, "it returns an iterable, not nil", "The Application Side")
 		return &validBody{wrappedBody: wrappedBody{body}, v: v}
@@ -1298,8 +1358,8 @@ func checkEnviron(environ Environ) {
 		_, ok := environ[key].(bool)
 		gateway(ok, key+" is true or false")
 	}
-	_, ok := environ["wsgi.input"].(io.Reader)
-	gateway(ok, "wsgi.input can be read")
+	_, ok := environ["wsgi.input"].(lineReader)
+	gateway(ok, "wsgi.input can be read, and line by line")
 	_, ok = environ["wsgi.errors"].(io.Writer)
 	gateway(ok, "wsgi.errors can be written")
 }
@@ -1366,12 +1426,19 @@ func (b *validBody) Close() error {
 	return b.wrappedBody.Close()
 }
 
+// A lineReader is what wsgi.input has to be. (PEP 3333, "Input and Error Streams")
+type lineReader interface {
+	io.Reader
+	ReadLine(limit int) ([]byte, error)
+	Lines() iter.Seq[[]byte]
+}
+
 // A validInput checks what the gateway's input gives.
-type validInput struct{ io.Reader }
+type validInput struct{ lineReader }
 
 // Read reads, and counts.
 func (in *validInput) Read(p []byte) (int, error) {
-	n, err := in.Reader.Read(p)
+	n, err := in.lineReader.Read(p)
 	var v validator
 	v.must("gateway", n >= 0 && n <= len(p), "no more is read than was asked for",
 		"Input and Error Streams")
@@ -1522,21 +1589,26 @@ func labChoices(names []string) string {
 	for _, middleware := range middlewares {
 		fmt.Fprintf(&layers, "<option>%s</option>\n", middleware.name)
 	}
-	for _, arrival := range slices.Sorted(maps.Keys(arrivals)) {
-		fmt.Fprintf(&ways, "<option%s>%s</option>\n",
-			map[bool]string{true: " selected"}[arrival == "at once"], arrival)
+	for _, arrival := range arrivals {
+		fmt.Fprintf(&ways, "<option>%s</option>\n", arrival.name)
 	}
 	return strings.NewReplacer("<!-- applications -->", apps.String(),
 		"<!-- middleware -->", layers.String(), "<!-- arrivals -->", ways.String()).Replace(labPage)
+}
+
+// onThisMachine reports whether the client is on this machine and has not come through a
+// proxy that is.
+func onThisMachine(environ Environ) bool {
+	client, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
+	return err == nil && client.IsLoopback() && environ.Get("HTTP_X_FORWARDED_FOR") == "" &&
+		environ.Get("HTTP_FORWARDED") == "" && environ.Get("HTTP_VIA") == ""
 }
 
 // notWelcome says why a client may not use the lab, "" if it may: it has to be on this
 // machine, must not have come through a proxy, and must call us by a name of this machine,
 // for a page elsewhere can give its own name our address.
 func notWelcome(environ Environ) string {
-	client, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
-	if err != nil || !client.IsLoopback() || environ.Get("HTTP_X_FORWARDED_FOR") != "" ||
-		environ.Get("HTTP_FORWARDED") != "" || environ.Get("HTTP_VIA") != "" {
+	if !onThisMachine(environ) {
 		return "The lab is for this machine alone, unless it is started with -open-lab."
 	}
 	host := (&url.URL{Host: environ.Get("HTTP_HOST")}).Hostname()
@@ -1561,19 +1633,23 @@ type experiment struct {
 	Arrival string `json:"arrival"` // one of arrivals
 }
 
-// arrivals are the ways in which the bytes of a request reach the server: the pieces, the
+// An arrival is a way in which the bytes of a request reach the server: the pieces, the
 // pause before each, and whether the client then ends its half of the connection.
-var arrivals = map[string]struct {
+type arrival struct {
+	name  string
 	cut   func(text string) []string
 	pause time.Duration
 	ends  bool
-}{
-	"at once":                                {whole, 0, false},
-	"byte by byte":                           {eachByte, 0, false},
-	"a pause of 2 s before each line":        {lines, 2 * time.Second, false},
-	"all, then the client ends its half":     {whole, 0, true},
-	"the first half, then the client leaves": {firstHalf, 0, true},
-	"the first half, then silence":           {firstHalf, 0, false},
+}
+
+// The page lists them in this order, the usual one first.
+var arrivals = []arrival{
+	{"at once", whole, 0, false},
+	{"byte by byte", eachByte, 0, false},
+	{"a pause of 2 s before each line", lines, 2 * time.Second, false},
+	{"all, then the client ends its half", whole, 0, true},
+	{"the first half, then the client leaves", firstHalf, 0, true},
+	{"the first half, then silence", firstHalf, 0, false},
 }
 
 func whole(text string) []string     { return []string{text} }
@@ -1584,7 +1660,8 @@ func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 // run sends the request through a server and returns the events of that exchange.
 func (x experiment) run(apps map[string]Application) ([]event, error) {
 	text, err := unescape(strings.NewReplacer("\r", "", "\n", "").Replace(x.Request))
-	arrival, application := arrivals[x.Arrival], apps[x.App]
+	application := apps[x.App]
+	way := slices.IndexFunc(arrivals, func(a arrival) bool { return a.name == x.Arrival })
 	switch {
 	case err != nil:
 		return nil, err
@@ -1592,7 +1669,7 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
 	case application == nil:
 		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
-	case arrival.cut == nil:
+	case way < 0:
 		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
 	case strings.Count(x.Use, ",") >= 10:
 		return nil, errors.New("ten layers of middleware are enough")
@@ -1600,8 +1677,9 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 	if application, err = wrap(application, x.Use, true); err != nil {
 		return nil, err
 	}
-	return watch(application, &labConn{pieces: arrival.cut(text), pause: arrival.pause,
-		ends: arrival.ends, end: time.Now().Add(labTime)}), nil
+	arrives := arrivals[way]
+	return watch(application, &labConn{pieces: arrives.cut(text), pause: arrives.pause,
+		ends: arrives.ends, end: time.Now().Add(labTime)}), nil
 }
 
 // watch serves one connection and returns what happens.

@@ -42,8 +42,12 @@ const (
 
 // command is the whole program: it returns the exit status.
 func command(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "send" {
+	hosted := os.Getenv("GATEWAY_INTERFACE") != "" // a web server has started us
+	if len(args) > 0 && args[0] == "send" && !hosted {
 		return send(args[1:], stdout, stderr)
+	}
+	if hosted && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
+		return answerCGI(refuseFlags, false, stdout, stderr)
 	}
 	o, err := parseFlags(args, stdout, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -60,16 +64,35 @@ func command(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return usage(stderr, err)
 	}
-	if o.cgi || os.Getenv("GATEWAY_INTERFACE") != "" {
-		signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
-		var trace *recorder
-		if o.config.Trace {
-			trace = newNarrator(stderr, "").record()
-		}
-		serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0), trace)
-		return exitOK
+	if o.cgi || hosted {
+		return answerCGI(application, o.config.Trace, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
+}
+
+// answerCGI answers the one request of a CGI program.
+func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int {
+	signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
+	errorLog, trace := log.New(stderr, "", 0), (*recorder)(nil)
+	if tell {
+		errorLog, trace = log.New(io.Discard, "", 0), newNarrator(stderr, "").record()
+	}
+	serveCGI(application, os.Environ(), os.Stdin, stdout, errorLog, trace)
+	return exitOK
+}
+
+// hasFlags reports whether a query could give a CGI program flags. A web server may pass
+// one without = as arguments, its words separated by +, and they look like ours: any
+// client could choose the application, and the program it runs. (RFC 3875 §4.4)
+func hasFlags(query string) bool {
+	text := strings.NewReplacer("%2d", "-", "%2D", "-", "%20", "+", "%09", "+").Replace("+" + query)
+	return !strings.Contains(query, "=") && strings.Contains(text, "+-")
+}
+
+// refuseFlags is the answer to such a query.
+func refuseFlags(Environ, StartResponse) Body {
+	panic(refuse(badRequest, "RFC 3875 §4.4", "expected a query with = or without a word that "+
+		"begins with -, which could be taken for a flag of this CGI program"))
 }
 
 // serve runs the application under one of the gateways that listen.
@@ -154,7 +177,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 	}
-	if err == nil && flags.NArg() > 0 {
+	// The words of a query may follow, if a web server has started us: see hasFlags.
+	if err == nil && flags.NArg() > 0 && os.Getenv("GATEWAY_INTERFACE") == "" {
 		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
 	}
 	if err == nil {
@@ -285,6 +309,7 @@ func onSignal(worker bool) <-chan bool {
 		<-signals
 		close(stop)
 		<-signals
+		endScripts()
 		os.Exit(exitOK)
 	}()
 	return stop
@@ -301,6 +326,7 @@ func serveUntilSignal(server *Server, listener net.Listener) {
 	}()
 	server.Serve(listener)
 	<-stopped
+	endScripts()
 }
 
 // send is the other end of the wire: it sends raw bytes, at once or in pieces with pauses,
@@ -428,8 +454,9 @@ type event struct {
 // wsgi.errors and, as middleware, between the applications. What the parser did is told
 // from what it returned: the code that does the work knows nothing of it.
 type recorder struct {
-	emit func(event)
-	now  func() time.Time
+	emit        func(event)
+	now         func() time.Time
+	tellsErrors bool // wsgi.errors need not go to the error log as well
 
 	mu       sync.Mutex // an application may read its input in a goroutine of its own
 	begin    time.Time
@@ -447,9 +474,12 @@ func newRecorder(now func() time.Time, emit func(event)) *recorder {
 
 // add tells of an event.
 func (t *recorder) add(e event) {
-	e.At = t.now().Sub(t.begin).Microseconds()
+	e.At = t.elapsed()
 	t.emit(e)
 }
+
+// elapsed returns the microseconds since the beginning.
+func (t *recorder) elapsed() int64 { return t.now().Sub(t.begin).Microseconds() }
 
 func (t *recorder) say(kind, format string, args ...any) {
 	t.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
@@ -512,6 +542,20 @@ func (c *tracedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// A traceReader tells what passes through standard input.
+type traceReader struct {
+	io.Reader
+	trace *recorder
+}
+
+func (r traceReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.trace.came(p[:n])
+	}
+	return n, err
+}
+
 // A traceWriter tells what passes through standard output.
 type traceWriter struct {
 	io.Writer
@@ -537,31 +581,53 @@ func (t *recorder) came(p []byte) {
 	if t.response == nil { // otherwise it is body by now
 		t.received = append(t.received, p...)
 	}
-	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p),
-		Text: fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)})
+	text := fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)
+	if len(p) == 1 {
+		text = fmt.Sprintf("1 byte comes: %d", from)
+	}
+	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p), Text: text})
 }
 
 // left tells of bytes to the client: first the head, and why it has a Content-Length.
 func (t *recorder) left(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(p) == 0 {
+		return
+	}
 	t.sent += len(p)
 	r := t.response
 	interim := bytes.HasPrefix(p, []byte("HTTP/1.1 100"))
-	if r != nil && len(p) > 0 && !t.headLeft && !interim && r.firstLine != noHead {
-		t.headLeft = true
-		t.say("length", "%s", lengthReason(r))
-		head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
-		if whole { // otherwise the client has left in the middle of it
-			head = p[:len(head)+4]
-		}
-		t.add(event{Kind: "out", Data: bytes.Clone(head),
-			Text: fmt.Sprintf("the head leaves, %d bytes", len(head))})
-		p = p[len(head):]
-	}
-	if len(p) > 0 {
+	if t.headLeft || interim || r == nil || r.firstLine == noHead {
 		t.add(event{Kind: "out", Data: bytes.Clone(p), Text: fmt.Sprintf("%d bytes leave", len(p))})
+		return
 	}
+	t.headLeft = true
+	if r.refusal != nil {
+		t.add(event{Kind: "refused", From: t.count, To: t.count, Value: r.refusal.Source,
+			Text: r.refusal.Status + ": " + r.refusal.Reason})
+	}
+	t.say("length", "%s", lengthReason(r))
+	t.head(p)
+}
+
+// head tells of the head, and of what leaves in the same write.
+func (t *recorder) head(p []byte) {
+	head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
+	if whole { // otherwise the client has left in the middle of it
+		head = p[:len(head)+4]
+	}
+	e := event{Kind: "out", At: t.elapsed(), Data: bytes.Clone(head),
+		Text: fmt.Sprintf("the head leaves, %d bytes", len(head))}
+	rest := p[len(head):]
+	if len(rest) == 0 {
+		t.emit(e)
+		return
+	}
+	e.Text += fmt.Sprintf(", in one write with %d bytes of the body", len(rest))
+	t.emit(e)
+	e.Data, e.Text = bytes.Clone(rest), fmt.Sprintf("%d bytes of the body leave, in that same write", len(rest))
+	t.emit(e)
 }
 
 func (t *recorder) bytesSent() int {
@@ -741,7 +807,9 @@ func (t *recorder) complete(environ Environ) {
 // logged tells of what is written to wsgi.errors, without the stacks of panics.
 func (t *recorder) logged(p []byte) {
 	text, _, _ := strings.Cut(string(p), "\ngoroutine ")
-	t.say("log", "wsgi.errors: %s", printable(strings.TrimSpace(text)))
+	for line := range strings.Lines(text) {
+		t.say("log", "wsgi.errors: %s", printable(strings.TrimSpace(line)))
+	}
 }
 
 // traced puts a middleware around an application that tells the recorder, if environ has
@@ -812,7 +880,11 @@ func (w layerWriter) Write(p []byte) (int, error) {
 // wrap tells of a body's blocks and of its Close. A file is left as it is: the gateway asks
 // for that type, and would send it differently if it were another.
 func (l layer) wrap(body Body) Body {
-	if _, isFile := body.(*fileBody); isFile || body == nil {
+	if _, isFile := body.(*fileBody); isFile {
+		l.tell("file", "'s body is a file: the gateway reads it, sends it and closes it")
+		return body
+	}
+	if body == nil {
 		return body
 	}
 	if sized, ok := body.(interface{ Len() int }); ok {
@@ -898,7 +970,9 @@ func (n *narrator) record() *recorder {
 	n.count++
 	number := n.count
 	n.mu.Unlock()
-	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
+	r := newRecorder(time.Now, func(e event) { n.tell(number, e) })
+	r.tellsErrors = true
+	return r
 }
 
 // The colours of a terminal: what comes, what goes, what is wrong.

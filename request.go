@@ -203,7 +203,7 @@ func headCut(rest []byte, err error) error {
 	switch {
 	case err == io.EOF:
 		return &Refusal{Status: badRequest, Reason: "expected an empty line to end the head, " +
-			"the client stopped sending after " + quote(string(rest)), Source: "RFC 1945 §5", Err: err}
+			"the bytes stopped after " + quote(string(rest)), Source: "RFC 1945 §5", Err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &Refusal{Status: requestTimeout, Reason: fmt.Sprintf("expected an empty line to "+
 			"end the head, got nothing after %s: %v", quote(string(rest)), err),

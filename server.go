@@ -274,6 +274,9 @@ func (e *exchange) begin() {
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if e.trace != nil {
 		e.trace.response, e.errors.heard = &e.response, e.trace.logged
+		if e.trace.tellsErrors {
+			e.errors.log = log.New(io.Discard, "", 0)
+		}
 	}
 }
 
@@ -294,10 +297,11 @@ func (e *exchange) answer() {
 		defer e.server.turn.Unlock()
 	}
 	run(e.server.Application, environ, &e.response)
-	// A request without Content-Length may be followed by a body all the same, unless its
-	// method has none, and an HTTP/0.9 request by header lines.
+	// A body may be unread, or followed by a line end that belongs to nothing; a request
+	// without Content-Length may have one all the same, unless its method has none; and
+	// an HTTP/0.9 request may be followed by header lines.
 	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
-	e.unread = e.input.left > 0 || e.reader.Buffered() > 0 || q.Length == 0 && !bodyless
+	e.unread = !bodyless || q.Length > 0 || e.reader.Buffered() > 0
 }
 
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
@@ -531,8 +535,14 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 			environ[key] = value
 		}
 	}
+	if environ.Get("SCRIPT_NAME") == "" && environ.Get("PATH_INFO") == "" {
+		environ["PATH_INFO"] = "/" // one of them is there, says the PEP
+	}
 	errors := &errorStream{log: errorLog}
 	defer errors.Flush()
+	if trace != nil {
+		stdin, stdout = traceReader{stdin, trace}, traceWriter{stdout, trace}
+	}
 	q := &Request{}
 	var err error
 	if length := environ.Get("CONTENT_LENGTH"); length != "" {
@@ -541,9 +551,6 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	input := &Input{r: bufio.NewReader(stdin), length: q.Length, left: q.Length}
 	environ.addGateway(input, &Gateway{URLScheme: urlScheme(environ.Get("HTTPS")),
 		MultiProcess: true, RunOnce: true, Errors: errors, Application: application})
-	if trace != nil {
-		stdout = traceWriter{stdout, trace}
-	}
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), errors)
 	if trace != nil {
 		trace.response, errors.heard = &response, trace.logged
@@ -677,6 +684,7 @@ func inherit() (net.Listener, error) {
 	life := os.NewFile(workerLife, "life")
 	go func() {
 		io.Copy(io.Discard, life) // nothing is sent: it returns when the parent is gone
+		endScripts()
 		os.Exit(exitOK)
 	}()
 	socket := os.NewFile(workerSocket, "socket")

@@ -1351,6 +1351,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	return len(p), w.fail
 }
 
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 // runOn runs an application against a wire, without any server.
 func runOn(w *wire, application Application) (*Response, string) {
 	var errors bytes.Buffer
@@ -1982,6 +1986,22 @@ func TestUnreadBody(t *testing.T) {
 	}
 }
 
+// TestTrailingLineEnd: B10, for what old browsers send behind a body that they do not count.
+func TestTrailingLineEnd(t *testing.T) {
+	for _, n := range []int{3, 100000} {
+		for range 5 {
+			s := start(t, environ)
+			c := dial(t, s.addr)
+			must(io.WriteString(c, post(strings.Repeat("x", n)+"\r\n", "Content-Length: "+strconv.Itoa(n))))(t)
+			if reply := must(io.ReadAll(c))(t); !bytes.Contains(reply, []byte(fmt.Sprintf("BODY-LENGTH: %d\n", n))) {
+				t.Errorf("got %q", reply)
+			}
+			c.Close()
+			s.stop()
+		}
+	}
+}
+
 // TestContinue shows B14: 100 Continue goes out when the body is first read, to a client
 // that waits for it, and not after the answer has begun.
 func TestContinue(t *testing.T) {
@@ -2412,6 +2432,11 @@ func TestCGIGateway(t *testing.T) {
 			}
 		}
 	})
+	t.Run("G02 the defaults keep the rules", func(t *testing.T) {
+		if out, log := gatewayOut(validate(hello), strings.NewReader("")); !strings.HasPrefix(out, "Status: 200 OK\r\n") {
+			t.Errorf("got %q, log %q", out, log)
+		}
+	})
 	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
 		open, w := io.Pipe() // it never ends
 		go io.WriteString(w, "0123456789")
@@ -2432,6 +2457,39 @@ func TestCGIGateway(t *testing.T) {
 			if !strings.HasPrefix(out, c.want) || !strings.Contains(out, "\r\n\r\n") ||
 				!strings.Contains(log, c.log) || strings.Contains(out, "goroutine") {
 				t.Errorf("got %q, log %q", out, log)
+			}
+		})
+	}
+}
+
+// TestCGIArguments shows that a query never is a flag, although web servers pass some as
+// arguments: those of RFC 3875 §4.4 word by word, Python's in one.
+func TestCGIArguments(t *testing.T) {
+	for _, c := range []struct {
+		query string
+		args  []string
+		want  string // in the answer
+	}{
+		{"-app+environ", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
+		{"-list", []string{"-list"}, "Status: 400 Bad Request\r\n"},
+		{"%2Dapp%3Denviron", []string{"-app=environ"}, "Status: 400 Bad Request\r\n"},
+		{"x+-app+environ", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
+		{"%20%2dlist", []string{"-list"}, "Status: 400 Bad Request\r\n"},
+		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, "Status: 200 OK\r\n"},
+		{"foo", []string{"foo"}, "Status: 200 OK\r\n"},
+		{"foo+bar", []string{"-quiet", "foo", "bar"}, "Status: 200 OK\r\n"},
+		{"", []string{""}, "Status: 200 OK\r\n"},
+		{"-a=b", nil, "Status: 200 OK\r\n"},
+		{"-x", nil, "Status: 200 OK\r\n"},
+		{"a-b", []string{"-app", "environ"}, "QUERY_STRING: a-b\n"},
+		{"-a=b", []string{"-app", "environ"}, "QUERY_STRING: -a=b\n"},
+	} {
+		t.Run(fmt.Sprintf("%q %q", c.query, c.args), func(t *testing.T) {
+			t.Parallel()
+			program := exec.Command(os.Args[0], c.args...)
+			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING="+c.query)
+			if out, err := program.Output(); err != nil || !strings.Contains(string(out), c.want) {
+				t.Errorf("%v, %q", err, out)
 			}
 		})
 	}
@@ -2599,6 +2657,9 @@ func TestCGIHost(t *testing.T) {
 		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
 		"brood":  `sleep 1000 & echo $! > $0.pid; printf 'Content-Type: text/plain\n\nhi'`,
 		"broody": `sleep 1000 & echo $! > $0.pid; wait`,
+		"late":   `printf 'Content-Type: text/plain\nContent-Length: 3\n\nabc'; sleep 0.2; echo more; touch $0.done`,
+		"long":   `printf 'Content-Type: text/plain\n\n'; head -c 200000 /dev/zero; sleep 0.2; touch $0.done`,
+		"steps":  `printf 'Content-Type: text/plain\n\n'; for i in 1 2 3; do sleep 0.2; echo $i; done`,
 		"deaf":   `exec <&-; printf 'Content-Type: text/plain\n\nhi'`,
 	} {
 		writeScript(t, dir, name, commands)
@@ -2627,7 +2688,7 @@ func TestCGIHost(t *testing.T) {
 		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
 		{"X08 no answer", "/none", "502", "bad gateway"},
 		{"X08 no header", "/nohead", "502", "expected a header line"},
-		{"X08 no empty line", "/noend", "502", "the client stopped sending"},
+		{"X08 no empty line", "/noend", "502", "the bytes stopped after"},
 		{"X08 a folded header", "/fold", "502", "must not start with a space"},
 		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
 		{"X08 a control character", "/evil", "502", "control character"},
@@ -2680,6 +2741,37 @@ func TestCGIHost(t *testing.T) {
 		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
 			not: []string{"CONTENT_"}}).check(t, reply)
 	})
+	for request, name := range map[string]string{"GET /late": "late", "HEAD /long": "long"} {
+		t.Run("X08 all output is read: "+request, func(t *testing.T) {
+			done := filepath.Join(dir, name) + ".done"
+			s := start(t, host)
+			ask(t, s.addr, request+" HTTP/1.0\r\n\r\n")
+			s.stop()
+			if _, err := os.Stat(done); err != nil || strings.Contains(s.errors.String(), "signal") {
+				t.Errorf("%v, log %q", err, s.errors)
+			}
+		})
+	}
+	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
+		var out, log lockedBuffer
+		slow := writerFunc(func(p []byte) (int, error) {
+			time.Sleep(400 * time.Millisecond) // with the program's 200, longer than it may be silent
+			return out.Write(p)
+		})
+		r := newResponse(slow, httpLine, "GET", &log)
+		environ := Environ{"wsgi.errors": &log}
+		setTestingDefaults(environ)
+		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond), environ, &r); log.String() != "" ||
+			!strings.HasSuffix(out.String(), "1\n2\n3\n") {
+			t.Errorf("got %q, log %q", &out, &log)
+		}
+	})
+	t.Run("X11 PATH_TRANSLATED stays below the directory", func(t *testing.T) {
+		reply := ask(t, start(t, host).addr, "GET /env/../../../../../etc/passwd HTTP/1.0\r\n\r\n")
+		if !strings.Contains(reply, "\nPATH_TRANSLATED="+dir+"/etc/passwd\n") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("X01 X02 X03 X09 the environment", func(t *testing.T) {
 		os.Setenv("RAWSGI_SECRET", "hidden")
 		defer os.Unsetenv("RAWSGI_SECRET")
@@ -2717,6 +2809,31 @@ func TestCGIHost(t *testing.T) {
 			text := string(must(os.ReadFile(filepath.Join(dir, name+".pid")))(t))
 			pid := must(strconv.Atoi(strings.TrimSpace(text)))(t)
 			eventually(t, "the end of "+text, func() bool { return !alive(pid) })
+		})
+	}
+	for signals, name := range map[int]string{1: "after the time for it", 2: "at the second signal"} {
+		t.Run("X12 the server ends, and its programs with it, "+name, func(t *testing.T) {
+			if runtime.GOOS != "linux" {
+				t.Skip("it looks for processes in /proc")
+			}
+			t.Parallel()
+			pidFile := filepath.Join(t.TempDir(), "pid")
+			script := writeScript(t, t.TempDir(), "endless", "echo $$ > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; sleep 1000")
+			program, addr, _ := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
+			c := dial(t, addr)
+			io.WriteString(c, get())
+			var text []byte
+			eventually(t, "the program", func() bool {
+				text, _ = os.ReadFile(pidFile)
+				return len(text) > 0
+			})
+			for range signals {
+				program.Process.Signal(syscall.SIGTERM)
+				time.Sleep(100 * time.Millisecond) // or the two could become one
+			}
+			program.Wait() // how it ends is for other tests
+			pid := must(strconv.Atoi(strings.TrimSpace(string(text))))(t)
+			eventually(t, "its end", func() bool { return !alive(pid) })
 		})
 	}
 	t.Run("X12 the client leaves", func(t *testing.T) {
@@ -2823,7 +2940,7 @@ func TestPrefork(t *testing.T) {
 		}
 	})
 	t.Run("a worker killed under load", func(t *testing.T) {
-		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello", "-quiet")
+		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello")
 		pids := two(t, program)
 		var whole, cut, refused atomic.Int32
 		go syscallKill(pids[0])
@@ -2857,6 +2974,24 @@ func TestPrefork(t *testing.T) {
 		}
 		program.Process.Signal(os.Interrupt)
 		program.Wait() // how it ends is for the case above
+		// What a worker has logged, it has answered.
+		if lines := strings.Count(log.String(), "] 127.0.0.1 - - ["); lines > int(whole.Load()) {
+			t.Errorf("%d answers, of %d that were sent", whole.Load(), lines)
+		}
+	})
+	t.Run("the second signal does not wait", func(t *testing.T) {
+		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet", "-timeout", "1h")
+		pids := two(t, program)
+		busy := dial(t, addr)
+		io.WriteString(busy, post("abc", "Content-Length: 6"))
+		must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+		program.Process.Signal(syscall.SIGTERM)
+		eventually(t, "the end of the idle worker", func() bool { return !alive(pids[0]) || !alive(pids[1]) })
+		program.Process.Signal(syscall.SIGTERM)
+		if err := program.Wait(); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
 	})
 	t.Run("no worker survives a killed parent", func(t *testing.T) {
 		program, _, _ := startProgram(t, "-mode", "prefork")
@@ -2931,6 +3066,29 @@ func TestProxy(t *testing.T) {
 	through := func(t *testing.T, upstreams string) *running {
 		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
 	}
+	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
+		s := through(t, start(t, environ).addr)
+		c := dial(t, s.addr)
+		io.WriteString(c, strings.Replace(post("", "Content-Length: 6"), " / ", " /p ", 1))
+		for range 6 {
+			time.Sleep(100 * time.Millisecond) // six of them: twice the proxy's time
+			io.WriteString(c, "x")
+		}
+		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
+	})
+	t.Run("Connection may not list what frames a message", func(t *testing.T) {
+		s := through(t, start(t, environ).addr)
+		reply := ask(t, s.addr, strings.Replace(post("hello", "Connection: content-length, X-Drop, Content-Type, Host",
+			"Content-Type: a/b", "Host: h", "X-Drop: 1", "Proxy-Connection: keep-alive", "Content-Length: 5"), " / ", " /p ", 1))
+		(row{want: "200", has: append(body("hello"), "CONTENT_TYPE: a/b", "HTTP_HOST: h"),
+			not: []string{"HTTP_X_DROP", "HTTP_PROXY_CONNECTION"}}).check(t, reply)
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nConnection: close\r\nConnection: X-Drop, Content-Length\r\n"+
+			"X-Drop: 1\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nhi and more", nil)
+		reply = ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
+		if reply = ourHeaders.ReplaceAllString(reply, ""); reply != ok200+"Content-Length: 2\r\n\r\nhi" {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("what is forwarded", func(t *testing.T) {
 		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 1\r\n\r\nhi", nil)
 		s := through(t, addr)
@@ -2946,7 +3104,7 @@ func TestProxy(t *testing.T) {
 		}
 	})
 	for _, c := range []struct{ name, answer, want, log string }{
-		{"no answer", "", "502", "the client stopped sending"},
+		{"no answer", "", "502", "the bytes stopped after"},
 		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
 		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
 		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
@@ -3060,6 +3218,12 @@ func TestForm(t *testing.T) {
 			"<td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td></tr>\n<tr><td>query</td><td>b</td>"},
 		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
 		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
+		{"another charset", post("x=%E9", "Content-Length: 5", "Content-Type: application/x-www-form-urlencoded; charset=latin1"),
+			"415", "expected a form in UTF-8"},
+		{"UTF-8, and it says so", post("x=%E9", "Content-Length: 5",
+			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
+		{"long names", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
+			"the names in a form may have 65536 bytes"},
 		{"a body that is not UTF-8", coded("x=%FF<"), "200", "<td>\uFFFD&lt;</td>"},
 		{"a broken body", coded("%"), "400", "invalid URL escape"},
 		{"a body too large", coded(strings.Repeat("x", formBytes+1)), "413", "send files as multipart"},
@@ -3175,6 +3339,8 @@ func TestFiles(t *testing.T) {
 	}
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
 		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
+		"Monday, 03-Feb-20 04:05:06 GMT": "304", "Mon Feb  3 04:05:06 2020": "304", "Mon Feb  3 04:05:05 2020": "200",
+		"Fri, 01 Jan 2100 00:00:00 GMT": "200", "Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": "200",
 		"yesterday": "200", "": "200"} {
 		reply := ask(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n")
 		if status, _, _ := splitReply(t, reply); status[:3] != want {
@@ -3263,6 +3429,7 @@ func TestCatch(t *testing.T) {
 			}))
 			near := ask(t, s.addr, get("From: ::1"))
 			far := ask(t, s.addr, get("From: 192.0.2.1"))
+			proxied := ask(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"))
 			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
 				!strings.Contains(near, "The application failed: oh no\n") || !strings.Contains(near, "goroutine ") {
 				t.Errorf("near: %q", near)
@@ -3271,7 +3438,10 @@ func TestCatch(t *testing.T) {
 				!strings.HasSuffix(far, "\r\n\r\nThe application failed.\n") {
 				t.Errorf("far: %q", far)
 			}
-			if s.stop(); strings.Count(s.errors.String(), "catch: The application failed: oh no") != 2 {
+			if strings.Contains(proxied, "oh no") {
+				t.Errorf("proxied: %q", proxied)
+			}
+			if s.stop(); strings.Count(s.errors.String(), "catch: The application failed: oh no") != 3 {
 				t.Errorf("the log is %s", s.errors)
 			}
 		})
@@ -3326,6 +3496,14 @@ func TestValidate(t *testing.T) {
 		want string
 	}{
 		{"nothing wrong", returns("200 OK", html, ok), ""},
+		{"lines of the body", func(_ *probe, environ Environ, startResponse StartResponse) Body {
+			line, err := environ["wsgi.input"].(interface{ ReadLine(int) ([]byte, error) }).ReadLine(0)
+			if string(line) != "" || err != io.EOF {
+				panic(fmt.Sprintf("got %q, %v", line, err))
+			}
+			startResponse("200 OK", html)
+			return ok
+		}, ""},
 		{"startResponse late", returns("200 OK", html, stream("", "x")), ""},
 		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
 		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
@@ -3426,6 +3604,11 @@ func TestValidateEverything(t *testing.T) {
 				entry.app = newClock(2, time.Millisecond)
 			}
 			s := start(t, validate(entry.app))
+			for _, row := range allRows() {
+				if len(row.send) < 70000 {
+					exchangeWith(t, s.addr, row, len(row.send)+1) // what comes back is the application's own matter
+				}
+			}
 			for _, request := range []string{get(), "HEAD / HTTP/1.0\r\n\r\n", post("a=b", "Content-Length: 3"),
 				"GET /excinfo HTTP/1.0\r\n\r\n", "GET /README.md HTTP/1.0\r\n\r\n"} {
 				ask(t, s.addr, request)
@@ -4201,9 +4384,9 @@ func TestRecord(t *testing.T) {
 			events := told(environ, row.send, row.how == "then end")
 			checkEvents(t, row.send, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "out")
-			wantRefused := row.want[0] != '2' && row.want != "nothing" && row.id() != "B08" &&
+			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
 				!strings.Contains(row.name, "R08") || strings.HasSuffix(row.name, "an error")
-			if (len(refused) == 1) != wantRefused {
+			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != len(row.send) {
 				t.Errorf("refused: %+v", refused)
 			}
 			if row.want != "nothing" && row.want != "body" && !bytes.HasPrefix(out[0].Data, []byte("HTTP/1.0 "+row.want)) {
@@ -4254,6 +4437,9 @@ func TestRecordTells(t *testing.T) {
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
+		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"app's body is a file: the gateway reads it",
+			"the head leaves", "bytes leave"}},
+		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
 		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
 			"the head leaves", "app calls write() with 5 bytes", "app returns a body, main.Blocks"}},
@@ -4400,8 +4586,33 @@ func TestTraceChangesNothing(t *testing.T) {
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, func(app Application) Application { return traced("app", app) },
-				func(s *Server) { s.Trace = newNarrator(io.Discard, "").record })
+				func(s *Server) {
+					s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+				})
 		})
+	}
+}
+
+// TestTraceTellsErrors shows that wsgi.errors is told in the narration alone, without stacks.
+func TestTraceTellsErrors(t *testing.T) {
+	var out lockedBuffer
+	s := start(t, traced("app", failing), func(s *Server) { s.Trace = newNarrator(&out, "").record })
+	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
+	s.stop()
+	if strings.Count(out.String(), "* wsgi.errors: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine") {
+		t.Errorf("told: %s", &out)
+	}
+	if strings.Contains(s.errors.String(), "failed") {
+		t.Errorf("the log is %s", s.errors)
+	}
+}
+
+// TestTraceOneWrite shows that the head and the first block leave at the same time.
+func TestTraceOneWrite(t *testing.T) {
+	out := ofKind(told(hello, get(), true), "out")
+	if len(out) != 2 || out[0].At != out[1].At || !strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") ||
+		out[1].Text != "14 bytes of the body leave, in that same write" {
+		t.Errorf("got %+v", out)
 	}
 }
 
@@ -4429,18 +4640,19 @@ func TestTracePanics(t *testing.T) {
 // TestTraceCGI shows that a CGI program's narration goes to standard error, and nothing of it
 // to the server.
 func TestTraceCGI(t *testing.T) {
-	program := exec.Command(os.Args[0], "-app", "hello", "-trace", "-cgi")
-	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1")
+	program := exec.Command(os.Args[0], "-app", "echo", "-trace", "-cgi")
+	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST",
+		"CONTENT_LENGTH=3")
+	program.Stdin = strings.NewReader("abc")
 	var stdout, stderr bytes.Buffer
 	program.Stdout, program.Stderr = &stdout, &stderr
 	if err := program.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if want := "Status: 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 14\r\n\r\n" +
-		"Hello, World!\n"; stdout.String() != want {
-		t.Errorf("got %q", stdout.String())
+	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
+		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "hello is called", `< Status: 200 OK\r\n`, `< Hello, World!\n`} {
+	for _, want := range []string{"environ is complete", "echo is called", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr.String())
 		}
@@ -4558,7 +4770,7 @@ func TestLab(t *testing.T) {
 		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") {
 			t.Errorf("got %s %v", status, headers)
 		}
-		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option selected>at once"} {
+		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option>at once"} {
 			if !strings.Contains(string(page), want) {
 				t.Errorf("no %s", want)
 			}
