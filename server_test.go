@@ -46,6 +46,7 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	flag.Parse()
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or each child would wait a second before it ends
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
 		parallel.Value.Set("6") // tests that run at once mostly wait, for a program or a peer
 	}
@@ -2497,7 +2498,7 @@ func TestCGIArguments(t *testing.T) {
 
 // asProgram makes a shell script that runs this binary as the program, with arguments.
 func asProgram(t *testing.T, dir, name, args string) string {
-	return writeScript(t, dir, name, "RAWSGI_AS_PROGRAM=1 exec '"+must(filepath.Abs(os.Args[0]))(t)+"' "+args)
+	return writeScript(t, dir, name, "RAWSGI_AS_PROGRAM=1 GORACE=atexit_sleep_ms=0 exec '"+must(filepath.Abs(os.Args[0]))(t)+"' "+args)
 }
 
 // writeScript makes a program of shell commands.
