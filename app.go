@@ -101,7 +101,7 @@ func applications(c Config) []entry {
 		{"cgi", rfc, "Runs a CGI program (-script) for each request.",
 			"curl -i URL", newCGI(c.Script, c.Timeout)},
 	}
-	entries = append(entries, entry{"lab", "chapter 0", "Type raw bytes, and watch what becomes of " +
+	entries = append(entries, entry{"lab", "our own, chapter 0", "Type raw bytes, and watch what becomes of " +
 		"each, step by step.", "open URL in a browser", newLab(entries, c.OpenLab)})
 	routes := map[string]Application{}
 	for i, entry := range entries {
@@ -115,7 +115,7 @@ func applications(c Config) []entry {
 	if c.Trace {
 		gallery = traced("gallery", gallery)
 	}
-	return append(entries, entry{"gallery", "chapter 0", "The default: all of these, mounted under " +
+	return append(entries, entry{"gallery", "our own, chapter 0", "The default: all of these, mounted under " +
 		"their names, with an index page.", "curl -i URL", gallery})
 }
 
@@ -373,7 +373,7 @@ const indexTop = pageTop + `<title>rawsgi: the gallery</title>
 <h1>The gallery</h1>
 <p>Each application here is a Go function in <code>app.go</code>, called by the gateway
 that you started. Follow a link, or paste a command into another terminal and watch
-the bytes. The chapters are those of the course in <code>docs</code>.</p>
+the bytes. The chapters are those of the course, which will stand in <code>docs</code>.</p>
 <h2>The interface</h2>
 <dl>
 `

@@ -367,7 +367,7 @@ func (r *Response) Write(block []byte) (int, error) {
 }
 
 // transmit sends block, and the head ahead of it if that is still here. Head and small
-// block leave in one write: two would cost 8% of a short request over TCP, client included.
+// block leave in one write: two would cost more, and show no more.
 func (r *Response) transmit(block []byte) {
 	head := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {

@@ -94,8 +94,8 @@ func listen(addr string) (net.Listener, error) {
 		host = "127.0.0.1"
 	}
 	// Keep-alive probes are for long silences, which a deadline ends here: not switching
-	// them on saves 4 of 12 system calls a connection. Multipath TCP, Go's default for
-	// listeners, makes a connection 10% dearer and is of no use to a short one.
+	// them on saves a third of the system calls for a short connection. Multipath TCP, Go's
+	// default for listeners, makes such a connection dearer and is of no use to it.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
@@ -221,7 +221,7 @@ type exchange struct {
 }
 
 // readers holds the buffers of exchanges that have ended. A new one for each would make an
-// exchange 20% slower. Most heads fit into 2 KiB, and an idle client costs no more.
+// exchange slower. Most heads fit into 2 KiB, and an idle client costs no more.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) }}
 
 // serveConn serves one connection: it reads a request, has it answered, and hangs up.

@@ -4096,6 +4096,18 @@ func TestDocs(t *testing.T) {
 		string(must(os.ReadFile("docs/README.md"))(t)), request) ||
 		len(must(unescape(request))(t)) != 82 {
 		t.Error("docs/README.md no longer follows its 82 bytes")
+	} else {
+		// Its answer, when the server's port has four digits and the client's five.
+		s := start(t, mount(map[string]Application{"/environ": environ}, hello))
+		c := dial(t, s.addr)
+		io.WriteString(c, must(unescape(request))(t))
+		_, _, content := splitReply(t, string(must(io.ReadAll(c))(t)))
+		_, ours := hostPort(c.RemoteAddr())
+		_, theirs := hostPort(c.LocalAddr())
+		want := fmt.Sprintf(`Content-Length: %d\r\n`, len(content)-len(ours)+4-len(theirs)+5)
+		if !strings.Contains(string(must(os.ReadFile("docs/README.md"))(t)), want) {
+			t.Errorf("docs/README.md does not have the %q that comes", want)
+		}
 	}
 }
 
