@@ -451,7 +451,7 @@ func readForm(environ Environ) ([]formField, error) {
 func readQuery(from, text string) (fields []formField, err error) {
 	values, err := url.ParseQuery(text)
 	if err != nil {
-		return nil, refuse(badRequest, "WHATWG URL §5.1", "expected name=value&name=value: %v", err)
+		return nil, refuse(badRequest, "HTML 4.01 §17.13.4", "expected name=value&name=value: %v", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		for _, value := range values[name] {
@@ -551,6 +551,9 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		panic(err)
 	}
 	modified := info.ModTime().UTC().Truncate(time.Second)
+	if now := time.Now().UTC(); modified.After(now) {
+		modified = now // an answer is not older than what it sends (RFC 1945 §10.10)
+	}
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
 	if !modifiedSince(modified, environ) {
 		file.Close()
@@ -700,9 +703,8 @@ func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body
 	if !strings.HasPrefix(version, "HTTP/1.") {
 		return nil, fmt.Errorf("expected a status line, got %s", quote(line))
 	}
-	if !strings.Contains(status, " ") {
-		status += " " // the reason may be missing, its space not
-	}
+	code, reason, _ := strings.Cut(status, " ") // it may be missing, its space not
+	status = code + " " + strings.TrimSpace(strings.ReplaceAll(reason, "\t", " "))
 	fields, err := readHeader(h)
 	if err != nil {
 		return nil, err
@@ -863,7 +865,7 @@ func runScript(program string, timeout time.Duration, environ Environ,
 	passed := false
 	defer func() {
 		if !passed {
-			s.end() // after a panic, too
+			s.end(100 * time.Millisecond) // after a panic, too
 		}
 	}()
 	h := &headReader{r: bufio.NewReader(s)}
@@ -871,7 +873,7 @@ func runScript(program string, timeout time.Duration, environ Environ,
 	if err != nil {
 		return badGateway(environ, startResponse, err)
 	}
-	if location, _ := lookup(fields, "Location"); strings.HasPrefix(location, "/") {
+	if location, _ := lookup(fields, "Location"); strings.HasPrefix(location, "/") && len(fields) == 1 {
 		return localRedirect(location, environ, startResponse)
 	}
 	status, headers, err := cgiAnswer(fields)
@@ -893,7 +895,7 @@ func spool(environ Environ) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(file.Name()) // on Unix, it lives on while it is open
+	os.Remove(file.Name()) // on Unix, it lives on while it is open, whatever happens to us
 	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
@@ -1029,24 +1031,32 @@ func (s *script) Read(p []byte) (int, error) {
 func (s *script) Close() error {
 	s.timer.Reset(s.timeout)                   // for all of it
 	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
-	return s.end()
+	return s.end(s.timeout)
 }
 
-// end ends the program, if it has not ended, and waits until it has.
-func (s *script) end() error {
+// end gives the program, which may have said all, a time to end, and then ends it.
+func (s *script) end(grace time.Duration) error {
 	s.timer.Stop()
 	s.output.Close() // an error would mean that expire has closed it
 	select {
-	case <-s.ended: // it has said all, and ended
-	case <-time.After(100 * time.Millisecond):
+	case <-s.ended:
+	case <-time.After(grace):
 		s.kill()
 		<-s.ended
 	}
 	return nil
 }
 
-// cgiVariables makes the environment of a CGI program: the strings of environ, and PATH to
-// find its interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
+// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two that everybody
+// sets beside those and HTTP_*.
+var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "PATH_INFO",
+	"QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER", "REQUEST_METHOD",
+	"SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "SERVER_SOFTWARE",
+	"HTTPS", "REMOTE_PORT"}
+
+// cgiVariables makes the environment of a CGI program: of environ what is CGI's, for we may
+// be a CGI program ourselves and have more in it, and PATH to find its interpreter.
+// Passwords are withheld. (RFC 3875 §4.1, §9.2)
 func cgiVariables(program string, environ Environ) []string {
 	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
 	if root := os.Getenv("SystemRoot"); root != "" {
@@ -1058,8 +1068,9 @@ func cgiVariables(program string, environ Environ) []string {
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
-		if ok && !strings.Contains(key, ".") && key != "HTTP_AUTHORIZATION" &&
-			key != "HTTP_PROXY_AUTHORIZATION" && (key != "CONTENT_LENGTH" || text != "0") {
+		public := strings.HasPrefix(key, "HTTP_") &&
+			!listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
+		if ok && (public || slices.Contains(cgiNames, key)) && (key != "CONTENT_LENGTH" || text != "0") {
 			variables = append(variables, key+"="+text)
 		}
 	}
@@ -1185,7 +1196,8 @@ func upper(application Application) Application {
 		text := false
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
 			kind, _ := lookup(headers, "Content-Type")
-			if text = strings.HasPrefix(kind, "text/plain"); !text {
+			_, coded := lookup(headers, "Content-Encoding") // what it hides is no text
+			if text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0; !text {
 				return startResponse(status, headers, excInfo...)
 			}
 			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
@@ -1269,12 +1281,20 @@ type caughtBody struct {
 
 func (b caughtBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
+		outside := false // the gateway works, and it may panic as well
 		defer func() {
-			if reason := recover(); reason != nil {
+			if reason := recover(); outside && reason != nil {
+				panic(reason)
+			} else if reason != nil {
 				yield(b.page(reason))
 			}
 		}()
-		b.Body.All()(yield)
+		b.Body.All()(func(block []byte) bool {
+			outside = true
+			more := yield(block)
+			outside = false
+			return more
+		})
 	}
 }
 
@@ -1548,17 +1568,17 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "403 Forbidden",
 			"An experiment is a POST of application/json from the lab's own page.")
 	}
+	var x experiment
+	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
+	if err := json.NewDecoder(input).Decode(&x); err != nil {
+		return plainly(startResponse, badRequest, "The experiment cannot be read: "+err.Error())
+	}
 	select {
 	case l.running <- true:
 		defer func() { <-l.running }()
 	default:
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
-	}
-	var x experiment
-	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
-	if err := json.NewDecoder(input).Decode(&x); err != nil {
-		return plainly(startResponse, badRequest, "The experiment cannot be read: "+err.Error())
 	}
 	events, err := x.run(l.apps)
 	if err != nil {

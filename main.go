@@ -73,6 +73,13 @@ func command(args []string, stdout, stderr io.Writer) int {
 // answerCGI answers the one request of a CGI program.
 func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
+	go func() {
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		<-signals
+		endScripts()
+		os.Exit(exitFailed)
+	}()
 	errorLog, trace := log.New(stderr, "", 0), (*recorder)(nil)
 	if tell {
 		errorLog, trace = log.New(io.Discard, "", 0), newNarrator(stderr, "").record()
@@ -85,7 +92,8 @@ func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int
 // one without = as arguments, its words separated by +, and they look like ours: any
 // client could choose the application, and the program it runs. (RFC 3875 §4.4)
 func hasFlags(query string) bool {
-	text := strings.NewReplacer("%2d", "-", "%2D", "-", "%20", "+", "%09", "+").Replace("+" + query)
+	text := strings.NewReplacer("%2d", "-", "%2D", "-", "%20", "+", "%09", "+",
+		"%0a", "+", "%0A", "+", "%0d", "+", "%0D", "+").Replace("+" + query)
 	return !strings.Contains(query, "=") && strings.Contains(text, "+-")
 }
 
@@ -295,15 +303,19 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 }
 
-// onSignal closes the channel at the first SIGINT or SIGTERM, and ends the program at the
-// second. A worker leaves Ctrl-C, which reaches all processes of a terminal, to its parent.
+// onSignal closes the channel at the first SIGINT, SIGTERM or SIGHUP, and ends the program at
+// the second. A worker leaves to its parent what reaches all processes of a terminal: Ctrl-C,
+// and the terminal's end.
 func onSignal(worker bool) <-chan bool {
 	signals, stop := make(chan os.Signal, 2), make(chan bool)
 	signal.Notify(signals, syscall.SIGTERM)
+	terminal := signals
 	if worker {
-		signal.Ignore(os.Interrupt)
-	} else {
-		signal.Notify(signals, os.Interrupt)
+		terminal = make(chan os.Signal, 1) // nobody listens
+	}
+	signal.Notify(terminal, os.Interrupt)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup does
+		signal.Notify(terminal, syscall.SIGHUP)
 	}
 	go func() {
 		<-signals
@@ -369,6 +381,11 @@ func unescape(text string) (string, error) {
 		quote := byte('"') // so that \" is understood, as we show it, and a " alone as well
 		if rest[0] == '"' {
 			quote = 0
+		}
+		if rest[0] >= 0x80 { // a byte of what need not be UTF-8
+			b.WriteByte(rest[0])
+			rest = rest[1:]
+			continue
 		}
 		char, multibyte, tail, err := strconv.UnquoteChar(rest, quote)
 		if err != nil {
@@ -804,11 +821,15 @@ func (t *recorder) complete(environ Environ) {
 	environ["rawsgi.trace"] = t
 }
 
-// logged tells of what is written to wsgi.errors, without the stacks of panics.
+// logged tells of what is written to wsgi.errors, without the stacks of panics if they are in
+// the error log as well.
 func (t *recorder) logged(p []byte) {
-	text, _, _ := strings.Cut(string(p), "\ngoroutine ")
+	text := string(p)
+	if !t.tellsErrors {
+		text, _, _ = strings.Cut(text, "\ngoroutine ")
+	}
 	for line := range strings.Lines(text) {
-		t.say("log", "wsgi.errors: %s", printable(strings.TrimSpace(line)))
+		t.say("log", "wsgi.errors: %s", printable(strings.TrimRight(line, "\r\n")))
 	}
 }
 

@@ -160,7 +160,8 @@ func (s *Server) setAddr(addr net.Addr) {
 }
 
 // Shutdown stops accepting, hangs up on clients that have not asked anything yet, lets
-// running requests finish within grace, and then closes what is still open.
+// running requests finish within grace, and then closes what is still open and gives it a
+// second to end.
 func (s *Server) Shutdown(grace time.Duration) {
 	s.mu.Lock()
 	s.closed = true
@@ -183,6 +184,11 @@ func (s *Server) Shutdown(grace time.Duration) {
 			c.Close()
 		}
 		s.mu.Unlock()
+		endScripts() // an exchange may wait for one
+		select {
+		case <-idle:
+		case <-time.After(time.Second): // an application that does not end
+		}
 	}
 }
 
@@ -227,13 +233,13 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) 
 // serveConn serves one connection: it reads a request, has it answered, and hangs up.
 func (s *Server) serveConn(connection net.Conn) {
 	e := &exchange{server: s, conn: conn{Conn: connection, timeout: s.Timeout}}
-	if !s.admit(&e.conn) {
-		connection.Close()
-		return
-	}
 	if s.Trace != nil {
 		e.trace = s.Trace()
 		e.conn.Conn = e.trace.accepted(connection)
+	}
+	if !s.admit(&e.conn) {
+		e.conn.Close()
+		return
 	}
 	e.reader = readers.Get().(*bufio.Reader)
 	e.reader.Reset(&e.conn)
@@ -530,6 +536,11 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 		key, value, _ := strings.Cut(variable, "=")
 		environ[key] = value
 	}
+	// The first two have names of their own. The last is for programs that take it as their
+	// setting; from a web server, it is a client's header. (RFC 3875 §4.1.18)
+	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"} {
+		delete(environ, key)
+	}
 	for key, value := range cgiDefaults {
 		if environ.Get(key) == "" {
 			environ[key] = value
@@ -670,7 +681,13 @@ func (p *parent) startWorker() (*os.Process, <-chan error) {
 	worker.Env = append(os.Environ(), workerVariable+"=1")
 	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
 	worker.ExtraFiles = p.files
-	if err := worker.Start(); err != nil {
+	err := worker.Start()
+	// Start makes the socket blocking, for all who share it: an Accept that waits could not
+	// be ended by Close. Making a listener of it, as a worker does, undoes that.
+	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
+		l.Close()
+	}
+	if err != nil {
 		ended <- err
 		return nil, ended
 	}
@@ -681,6 +698,8 @@ func (p *parent) startWorker() (*os.Process, <-chan error) {
 // inherit is a worker's first act: it returns the socket that it shares, and ends the
 // process when the parent has ended.
 func inherit() (net.Listener, error) {
+	syscall.CloseOnExec(workerSocket) // they are not for CGI programs
+	syscall.CloseOnExec(workerLife)
 	life := os.NewFile(workerLife, "life")
 	go func() {
 		io.Copy(io.Discard, life) // nothing is sent: it returns when the parent is gone

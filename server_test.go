@@ -1945,6 +1945,34 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("Close is called before it returns", func(t *testing.T) {
+		p := &probe{}
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return closing{Body: Stream(func(yield func([]byte) bool) {
+				for yield([]byte("x")) {
+					time.Sleep(50 * time.Millisecond) // an application that takes its time
+				}
+			}), p: p}
+		})
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		must(io.ReadFull(c, make([]byte, 1)))(t)
+		if s.Shutdown(time.Millisecond); p.closes.Load() != 1 {
+			t.Errorf("Close was called %d times", p.closes.Load())
+		}
+	})
+	t.Run("while connections come, and somebody watches", func(t *testing.T) {
+		for i := range 50 { // what can go wrong is a race
+			s := start(t, hello, func(s *Server) {
+				s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+			})
+			c := dial(t, s.addr)
+			time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+			s.Shutdown(time.Second)
+			c.Close()
+		}
+	})
 	t.Run("an endless answer is cut", func(t *testing.T) {
 		closed := make(chan bool, 1)
 		s := start(t, endless(closed))
@@ -2372,6 +2400,7 @@ func TestProgram(t *testing.T) { // T06
 	}{
 		{"SIGINT", []os.Signal{os.Interrupt}, true},
 		{"SIGTERM", []os.Signal{syscall.SIGTERM}, true},
+		{"SIGHUP", []os.Signal{syscall.SIGHUP}, true},
 		{"twice", []os.Signal{os.Interrupt, os.Interrupt}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2405,6 +2434,20 @@ func TestProgram(t *testing.T) { // T06
 	}
 }
 
+// TestUnescape shows what send makes of its argument.
+func TestUnescape(t *testing.T) {
+	for text, want := range map[string]string{`a\r\n`: "a\r\n", `\x00\xff`: "\x00\xff", "\xff한\"": "\xff한\"", `\"\\`: "\"\\", "": ""} {
+		if got, err := unescape(text); got != want || err != nil {
+			t.Errorf("%q: got %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{`\`, `\q`, `a\x0`} {
+		if got, err := unescape(text); err == nil || !strings.Contains(err.Error(), "expected escapes like") {
+			t.Errorf("%q: got %q, %v", text, got, err)
+		}
+	}
+}
+
 // ---------------------------------------------------------------- Gateways and hosts
 
 // gatewayOut runs the CGI gateway on a request.
@@ -2431,6 +2474,13 @@ func TestCGIGateway(t *testing.T) {
 			if !slices.Contains(strings.Split(out, "\n"), want) {
 				t.Errorf("no %q in %.3000s", want, out)
 			}
+		}
+	})
+	t.Run("G02 H17 what a server should not have set", func(t *testing.T) {
+		out, log := gatewayOut(validate(environ), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
+			"HTTP_CONTENT_LENGTH=3", "HTTP_CONTENT_TYPE=a/b", "HTTP_PROXY=evil", "HTTP_A=1")
+		if log != "" || strings.Contains(out, "HTTP_CONTENT") || strings.Contains(out, "evil") || !strings.Contains(out, "\nHTTP_A: 1\n") {
+			t.Errorf("got %q, log %q", out, log)
 		}
 	})
 	t.Run("G02 the defaults keep the rules", func(t *testing.T) {
@@ -2475,6 +2525,7 @@ func TestCGIArguments(t *testing.T) {
 		{"-list", []string{"-list"}, "Status: 400 Bad Request\r\n"},
 		{"%2Dapp%3Denviron", []string{"-app=environ"}, "Status: 400 Bad Request\r\n"},
 		{"x+-app+environ", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
+		{"%0a-app%0Denviron", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
 		{"%20%2dlist", []string{"-list"}, "Status: 400 Bad Request\r\n"},
 		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, "Status: 200 OK\r\n"},
 		{"foo", []string{"foo"}, "Status: 200 OK\r\n"},
@@ -2658,6 +2709,9 @@ func TestCGIHost(t *testing.T) {
 		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
 		"brood":  `sleep 1000 & echo $! > $0.pid; printf 'Content-Type: text/plain\n\nhi'`,
 		"broody": `sleep 1000 & echo $! > $0.pid; wait`,
+		"login":  `printf 'Status: 303 See Other\nSet-Cookie: a=b\nLocation: /ok\n\n'`,
+		"typed":  `printf 'Location: /ok\nContent-Type: text/plain\n\nbody'`,
+		"worker": `printf 'Content-Type: text/plain\n\nhi'; exec >&-; sleep 0.2; touch $0.done`,
 		"late":   `printf 'Content-Type: text/plain\nContent-Length: 3\n\nabc'; sleep 0.2; echo more; touch $0.done`,
 		"long":   `printf 'Content-Type: text/plain\n\n'; head -c 200000 /dev/zero; sleep 0.2; touch $0.done`,
 		"steps":  `printf 'Content-Type: text/plain\n\n'; for i in 1 2 3; do sleep 0.2; echo $i; done`,
@@ -2687,6 +2741,10 @@ func TestCGIHost(t *testing.T) {
 		{"X05 a loop of them", "/loop", "502", "after 10 others"},
 		{"X06 a redirect", "/away", "HTTP/1.0 302 Found\r\nLocation: http://h/x\r\nContent-Length: 0\r\n\r\n", ""},
 		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
+		{"X06 a redirect to a path, with Status", "/login",
+			"HTTP/1.0 303 See Other\r\nSet-Cookie: a=b\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n", ""},
+		{"X06 a redirect to a path, with a body", "/typed",
+			"HTTP/1.0 302 Found\r\nLocation: /ok\r\nContent-Type: text/plain\r\n\r\nbody", ""},
 		{"X08 no answer", "/none", "502", "bad gateway"},
 		{"X08 no header", "/nohead", "502", "expected a header line"},
 		{"X08 no empty line", "/noend", "502", "the bytes stopped after"},
@@ -2736,13 +2794,28 @@ func TestCGIHost(t *testing.T) {
 			t.Errorf("left behind: %v", left)
 		}
 	})
+	t.Run("X09 the body's file is removed while the body comes", func(t *testing.T) {
+		if runtime.GOOS == "windows" {
+			t.Skip("an open file cannot be removed there")
+		}
+		spooled := t.TempDir()
+		t.Setenv("TMPDIR", spooled)
+		c := dial(t, start(t, host).addr)
+		io.WriteString(c, "POST /lf HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+		must(io.ReadFull(c, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))))(t) // the host has begun to read
+		if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
+			t.Errorf("there is %v", left)
+		}
+		io.WriteString(c, "abc")
+		must(io.ReadAll(c))(t)
+	})
 	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
 		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
 		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
 			not: []string{"CONTENT_"}}).check(t, reply)
 	})
-	for request, name := range map[string]string{"GET /late": "late", "HEAD /long": "long"} {
+	for request, name := range map[string]string{"GET /late": "late", "HEAD /long": "long", "GET /worker": "worker"} {
 		t.Run("X08 all output is read: "+request, func(t *testing.T) {
 			done := filepath.Join(dir, name) + ".done"
 			s := start(t, host)
@@ -2812,7 +2885,8 @@ func TestCGIHost(t *testing.T) {
 			eventually(t, "the end of "+text, func() bool { return !alive(pid) })
 		})
 	}
-	for signals, name := range map[int]string{1: "after the time for it", 2: "at the second signal"} {
+	for name, signals := range map[string][]syscall.Signal{"after the time for it": {syscall.SIGTERM},
+		"at the second signal": {syscall.SIGTERM, syscall.SIGHUP}} {
 		t.Run("X12 the server ends, and its programs with it, "+name, func(t *testing.T) {
 			if runtime.GOOS != "linux" {
 				t.Skip("it looks for processes in /proc")
@@ -2820,7 +2894,7 @@ func TestCGIHost(t *testing.T) {
 			t.Parallel()
 			pidFile := filepath.Join(t.TempDir(), "pid")
 			script := writeScript(t, t.TempDir(), "endless", "echo $$ > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; sleep 1000")
-			program, addr, _ := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
+			program, addr, log := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
 			c := dial(t, addr)
 			io.WriteString(c, get())
 			var text []byte
@@ -2828,15 +2902,51 @@ func TestCGIHost(t *testing.T) {
 				text, _ = os.ReadFile(pidFile)
 				return len(text) > 0
 			})
-			for range signals {
-				program.Process.Signal(syscall.SIGTERM)
+			for _, signal := range signals {
+				program.Process.Signal(signal)
 				time.Sleep(100 * time.Millisecond) // or the two could become one
 			}
 			program.Wait() // how it ends is for other tests
 			pid := must(strconv.Atoi(strings.TrimSpace(string(text))))(t)
 			eventually(t, "its end", func() bool { return !alive(pid) })
+			if len(signals) == 1 && !strings.Contains(log.String(), `"GET / HTTP/1.0" 502`) {
+				t.Errorf("the log is %q", log)
+			}
 		})
 	}
+	t.Run("X12 a gateway is ended, and its program with it", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("it looks for processes in /proc")
+		}
+		gateway := exec.Command(os.Args[0], "-cgi", "-app", "cgi", "-script", filepath.Join(dir, "broody"))
+		gateway.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "REQUEST_METHOD=GET")
+		if err := os.RemoveAll(filepath.Join(dir, "broody.pid")); err != nil {
+			t.Fatal(err)
+		}
+		if err := gateway.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := 0
+		eventually(t, "the program", func() bool {
+			text, _ := os.ReadFile(filepath.Join(dir, "broody.pid"))
+			pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+			return pid > 0
+		})
+		gateway.Process.Signal(syscall.SIGTERM)
+		gateway.Wait() // it says that it failed
+		eventually(t, "its end", func() bool { return !alive(pid) })
+	})
+	t.Run("X03 what a host's own environment does not pass on", func(t *testing.T) {
+		environ := Environ{"HTTP_PROXY": "evil", "HTTP_A": "1", "SECRET": "s", "PATH": "/no", "SCRIPT_FILENAME": "/no",
+			"PATH_TRANSLATED": "/no", "REMOTE_USER": "u", "wsgi.input": "x", "PATH_INFO": "/x"}
+		got := cgiVariables("/dir/p", environ)
+		slices.Sort(got)
+		want := []string{"HTTP_A=1", "PATH=" + os.Getenv("PATH"), "PATH_INFO=/x", "PATH_TRANSLATED=" + filepath.FromSlash("/dir/x"),
+			"REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q", got)
+		}
+	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
 		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour))
 		c := dial(t, s.addr)
@@ -2980,6 +3090,29 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("%d answers, of %d that were sent", whole.Load(), lines)
 		}
 	})
+	t.Run("a worker that cannot be started again", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "rawsgi")
+		if err := os.Link(os.Args[0], path); err != nil {
+			content := must(os.ReadFile(os.Args[0]))(t) // another file system
+			if err := os.WriteFile(path, content, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		program, addr, log := startCommand(t, exec.Command(path, "-addr", "127.0.0.1:0", "-mode", "prefork", "-app", "hello"))
+		pids := two(t, program)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		syscallKill(pids[0])
+		eventually(t, "a failure", func() bool { return strings.Contains(log.String(), "no such file") })
+		if reply := ask(t, addr, get()); !strings.HasSuffix(reply, "World!\n") {
+			t.Errorf("got %q", reply)
+		}
+		program.Process.Signal(syscall.SIGTERM)
+		ended := make(chan bool)
+		go func() { program.Wait(); close(ended) }() // how it ends is for others
+		wait(t, "the end of the program", ended)
+	})
 	t.Run("the second signal does not wait", func(t *testing.T) {
 		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet", "-timeout", "1h")
 		pids := two(t, program)
@@ -3076,6 +3209,16 @@ func TestProxy(t *testing.T) {
 			io.WriteString(c, "x")
 		}
 		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
+	})
+	t.Run("any reason", func(t *testing.T) {
+		for line, want := range map[string]string{"HTTP/1.0 200 OK ": "200 OK", "HTTP/1.1 200 A\tB": "200 A B", "HTTP/1.1 200": "200 ",
+			"HTTP/1.1 200 ": "200 ", "HTTP/1.1 200 A\xff": "200 A\xff"} {
+			addr, _ := fake(t, line+"\r\nContent-Length: 2\r\n\r\nhi", nil)
+			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
+			if !strings.HasPrefix(reply, "HTTP/1.0 "+want+"\r\n") {
+				t.Errorf("%q: got %q", line, reply)
+			}
+		}
 	})
 	t.Run("Connection may not list what frames a message", func(t *testing.T) {
 		s := through(t, start(t, environ).addr)
@@ -3348,6 +3491,15 @@ func TestFiles(t *testing.T) {
 			t.Errorf("since %q: expected %s, got %q", since, want, reply)
 		}
 	}
+	future := time.Now().Add(time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, "root", "a.txt"), future, future); err != nil {
+		t.Fatal(err)
+	}
+	reply := ask(t, s.addr, "GET /f/a.txt HTTP/1.0\r\n\r\n")
+	date := regexp.MustCompile(`\nLast-Modified: (.*)\r\n`).FindStringSubmatch(reply)
+	if modified, err := time.Parse(httpDate, date[1]); err != nil || modified.After(time.Now()) {
+		t.Errorf("modified in the future: %q", reply)
+	}
 	if reply := ask(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get()); !strings.HasPrefix(reply, "HTTP/1.0 404") {
 		t.Errorf("without a root: %q", reply)
 	}
@@ -3361,6 +3513,10 @@ func TestUpper(t *testing.T) {
 			want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCé\xff"},
 		{name: "M04 another type is left alone", app: returns("200 OK", []Header{{"Content-Type", "text/html"}, {"Content-Length", "3"}}, stream("<p>")),
 			want: ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\n<p>"},
+		{name: "M04 text that is coded", app: returns("200 OK", []Header{{"Content-Type", "text/plain"}, {"Content-Encoding", "gzip"}}, stream("abc")),
+			want: ok200 + "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n\r\nabc"},
+		{name: "M04 a type in capitals", app: returns("200 OK", []Header{{"Content-Type", "Text/Plain"}}, stream("abc")),
+			want: ok200 + "Content-Type: Text/Plain\r\n\r\nABC"},
 		{name: "M04 what is written", want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCDEF",
 			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
 				io.WriteString(startResponse("200 OK", textPlain), "abc")
@@ -3456,6 +3612,10 @@ func TestCatch(t *testing.T) {
 			want: ok200 + "\r\nabc", log: "Close's error"},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, catch) })
+	}
+	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
+	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
+		t.Errorf("a block without startResponse: the log is %s", log)
 	}
 }
 
@@ -4606,13 +4766,13 @@ func TestTraceChangesNothing(t *testing.T) {
 	}
 }
 
-// TestTraceTellsErrors shows that wsgi.errors is told in the narration alone, without stacks.
+// TestTraceTellsErrors shows that wsgi.errors is told in the narration alone, and all of it.
 func TestTraceTellsErrors(t *testing.T) {
 	var out lockedBuffer
 	s := start(t, traced("app", failing), func(s *Server) { s.Trace = newNarrator(&out, "").record })
 	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
 	s.stop()
-	if strings.Count(out.String(), "* wsgi.errors: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine") {
+	if strings.Count(out.String(), "* wsgi.errors: the application failed: ") != 1 || strings.Count(out.String(), "* wsgi.errors: goroutine ") != 1 {
 		t.Errorf("told: %s", &out)
 	}
 	if strings.Contains(s.errors.String(), "failed") {
@@ -4816,6 +4976,9 @@ func TestLabLimits(t *testing.T) {
 		wait(t, "an experiment", begun)
 	}
 	if status, answer := runLab(lab, blocked); status[:3] != "503" {
+		t.Errorf("got %s %s", status, answer)
+	}
+	if status, answer := runLab(lab, "{"); status[:3] != "400" { // it is read before it waits for its turn
 		t.Errorf("got %s %s", status, answer)
 	}
 	close(release)
