@@ -248,8 +248,8 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textPlain, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	}
-	return notFound(environ, startResponse, "Try /before, /after or /excinfo under "+
-		environ.Get("SCRIPT_NAME"))
+	return notFound(environ, startResponse, "Try before, after or excinfo under "+
+		environ.Get("SCRIPT_NAME")+"/")
 }
 
 // notFound answers 404 and says what could be asked instead.
@@ -829,7 +829,7 @@ func newCGI(script string, timeout time.Duration) Application {
 		if err == nil && info.IsDir() {
 			name, rest, slash := strings.Cut(strings.TrimPrefix(environ.Get("PATH_INFO"), "/"), "/")
 			if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
-				return notFound(environ, startResponse, "Name a program after "+environ.Get("SCRIPT_NAME"))
+				return notFound(environ, startResponse, "Name a program after "+environ.Get("SCRIPT_NAME")+"/")
 			}
 			program = filepath.Join(program, name)
 			info, err = os.Lstat(program) // a link could lead out of the directory
@@ -1109,9 +1109,16 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	count, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: location}
-	if err := q.parseTarget(); err != nil || !ok || count == 10 {
+	err := q.parseTarget()
+	switch {
+	case count == 10:
+		err = errors.New("it comes after 10 others")
+	case !ok:
+		err = errors.New("nobody knows the application")
+	}
+	if err != nil {
 		return badGateway(environ, startResponse, fmt.Errorf("cannot follow the local redirect "+
-			"to %s: %v, after %d others", quote(location), err, count))
+			"to %s: %w", quote(location), err))
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"] = count + 1
@@ -1335,10 +1342,11 @@ func validate(application Application) Application {
 
 // A validator knows what has happened in one exchange.
 type validator struct {
-	method  string
-	status  string
-	started bool
-	closed  bool
+	method    string
+	status    string
+	started   bool
+	iterating bool
+	closed    bool
 }
 
 // must panics if a rule does not hold.
@@ -1384,7 +1392,7 @@ func checkEnviron(environ Environ) {
 	gateway(ok, "wsgi.errors can be written")
 }
 
-// wrap checks each call of startResponse, and what is written through its writer.
+// wrap checks each call of startResponse, and when its writer is used.
 func (v *validator) wrap(startResponse StartResponse) StartResponse {
 	const section = "The start_response() Callable"
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
@@ -1404,8 +1412,20 @@ func (v *validator) wrap(startResponse StartResponse) StartResponse {
 		v.started, v.status = true, status
 		out := startResponse(status, headers, excInfo...)
 		v.must("gateway", out != nil, "startResponse returns write()", section)
-		return out
+		return validWriter{out, v}
 	}
+}
+
+// A validWriter is a write() that knows when it may be called.
+type validWriter struct {
+	io.Writer
+	v *validator
+}
+
+func (w validWriter) Write(p []byte) (int, error) {
+	w.v.must("application", !w.v.iterating, "write() is called before the body is iterated",
+		"The write() Callable")
+	return w.Writer.Write(p)
 }
 
 // A validBody checks how a body is used and what it gives.
@@ -1423,6 +1443,7 @@ func (b *validBody) All() iter.Seq[[]byte] {
 		v.must("gateway", !v.closed, "no block is asked for after Close", "The Server/Gateway Side")
 		b.iterated = true
 		blocks := 0
+		v.iterating = true
 		for block := range b.Body.All() {
 			blocks++
 			v.must("application", v.started || len(block) == 0,
@@ -1469,9 +1490,15 @@ func (in *validInput) Read(p []byte) (int, error) {
 // there is: it calls, iterates, closes. Whatever environ lacks gets a plausible value.
 func callApplication(application Application, environ Environ) (
 	status string, headers []Header, body []byte) {
+	if environ == nil {
+		environ = Environ{}
+	}
 	setTestingDefaults(environ)
 	var out bytes.Buffer
 	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {
+		if status != "" && (len(excInfo) == 0 || excInfo[0] == nil) {
+			panic(errStartedTwice)
+		}
 		if _, err := checkHead(s, h); err != nil {
 			panic(err)
 		}
@@ -1483,18 +1510,35 @@ func callApplication(application Application, environ Environ) (
 		defer c.Close() // an error is for a server to log
 	}
 	for block := range result.All() {
+		if status == "" && len(block) > 0 {
+			break
+		}
 		out.Write(block)
+	}
+	if status == "" {
+		panic(errNotStarted)
 	}
 	return status, headers, out.Bytes()
 }
 
-// setTestingDefaults completes an environ as if GET / had been asked.
+// setTestingDefaults completes an environ as if GET / had been asked; of a server with a name,
+// or over HTTPS, if environ says so; or of an application that is mounted, if it says where.
 func setTestingDefaults(environ Environ) {
+	host, port, scheme := environ.Get("SERVER_NAME"), "80", urlScheme(environ.Get("HTTPS"))
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	if scheme == "https" {
+		port = "443"
+	}
 	request := &Request{Method: "GET", Path: "/", Target: "/", Version: "HTTP/1.0",
-		Header: []Header{{"Host", "127.0.0.1"}}}
+		Header: []Header{{"Host", host}}}
+	if environ["SCRIPT_NAME"] != nil {
+		request.Path = ""
+	}
 	empty := &Input{r: bufio.NewReader(strings.NewReader(""))}
-	defaults := newEnviron(request, empty, &Gateway{ServerName: "127.0.0.1", ServerPort: "80",
-		RemoteAddr: "127.0.0.1", RemotePort: "49152", URLScheme: "http", Errors: io.Discard})
+	defaults := newEnviron(request, empty, &Gateway{ServerName: host, ServerPort: port,
+		RemoteAddr: "127.0.0.1", RemotePort: "49152", URLScheme: scheme, Errors: io.Discard})
 	for key, value := range defaults {
 		if _, present := environ[key]; !present {
 			environ[key] = value

@@ -168,7 +168,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 			at(string(raw[maxLine:]))
 	}
 	if err != nil {
-		return "", headCut(raw, err)
+		return "", h.cut(raw, err)
 	}
 	line, end := string(raw[:len(raw)-1]), "\n"
 	if strings.HasSuffix(line, "\r") {
@@ -198,15 +198,22 @@ func (h *headReader) longLine(piece []byte) ([]byte, error) {
 	return long, err
 }
 
-// headCut explains why a head stopped in the middle, after the bytes of rest.
-func headCut(rest []byte, err error) error {
+// cut explains why a head stopped in the middle, after the bytes of rest.
+func (h *headReader) cut(rest []byte, err error) error {
+	last := quote(string(rest))
+	if len(rest) == 0 {
+		last = "a whole line"
+		if h.end == "" {
+			last = "nothing at all"
+		}
+	}
 	switch {
 	case err == io.EOF:
 		return &Refusal{Status: badRequest, Reason: "expected an empty line to end the head, " +
-			"the bytes stopped after " + quote(string(rest)), Source: "RFC 1945 §5", Err: err}
+			"the bytes stopped after " + last, Source: "RFC 1945 §5", Err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &Refusal{Status: requestTimeout, Reason: fmt.Sprintf("expected an empty line to "+
-			"end the head, got nothing after %s: %v", quote(string(rest)), err),
+			"end the head in time, after %s it had not come: %v", last, err),
 			Source: "RFC 9110 §15.5.9", Err: err}
 	}
 	return err // e.g. connection reset by peer: nobody is left to answer
@@ -338,7 +345,7 @@ func cutAuthority(target string) (authority, rest string, ok bool) {
 		authority, rest = authority[:i], authority[i:]
 	}
 	authority = authority[strings.LastIndexByte(authority, '@')+1:]
-	return authority, rest, authority != "" && isHost(authority)
+	return authority, rest, authority != "" && authority[0] != ':' && isHost(authority)
 }
 
 // readHeader reads a header section up to and with the empty line that ends it.
@@ -485,6 +492,8 @@ func control(s string) int {
 	return -1
 }
 
+func isBeyondASCII(r rune) bool { return r >= 0x80 }
+
 // isHost reports whether s is name, name:port, [IPv6] or [IPv6]:port. The name is not
 // resolved and need not exist. (RFC 9110 §7.2, RFC 3986 §3.2.2)
 func isHost(s string) bool {
@@ -500,7 +509,7 @@ func isHost(s string) bool {
 		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
 	}
 	_, err := url.PathUnescape(name) // a name may have escapes, whole ones
-	return err == nil && !hasControl(name) &&
+	return err == nil && !hasControl(name) && !strings.ContainsFunc(name, isBeyondASCII) &&
 		!strings.ContainsAny(name, " \t\"<>\\^`{|}/?#@[]:,")
 }
 

@@ -157,6 +157,9 @@ func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Resp
 var errNotStarted = errors.New("startResponse must be called before the first block " +
 	"that is not empty, and before the body ends")
 
+// errStartedTwice is what it gets that does not say why it changes its mind.
+var errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
+
 // startResponse implements StartResponse.
 func (r *Response) startResponse(status string, headers []Header,
 	excInfo ...error) io.Writer {
@@ -165,7 +168,7 @@ func (r *Response) startResponse(status string, headers []Header,
 			panic(excInfo[0]) // too late: the application's own error ends the answer
 		}
 	} else if r.started {
-		panic(errors.New("startResponse was called before: a second call needs excInfo"))
+		panic(errStartedTwice)
 	}
 	r.started, r.status = true, ""
 	length, err := checkHead(status, headers)
@@ -261,7 +264,7 @@ func run(application Application, environ Environ, r *Response) {
 	complete = true
 }
 
-// close calls the body's Close, if it has one. What goes wrong there is logged: the
+// close calls the body's Close, if it has one. An error or a panic there is logged: the
 // answer is on its way already.
 func (r *Response) close(body Body) {
 	closer, ok := body.(io.Closer)
@@ -452,7 +455,8 @@ func (r *Response) sendFile(body *fileBody) bool {
 }
 
 // restOf returns how many bytes a regular file has from its current offset to its end,
-// 0 for anything else.
+// 0 for anything else. Some only say so, as in /sys, and some cannot be read: the last byte
+// has to be there.
 func restOf(file *os.File) int64 {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
@@ -461,6 +465,9 @@ func restOf(file *os.File) int64 {
 	offset, err := file.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return 0 // it cannot be measured, so it is read like any other reader
+	}
+	if _, err := file.ReadAt(make([]byte, 1), info.Size()-1); err != nil {
+		return 0
 	}
 	return info.Size() - offset
 }

@@ -25,12 +25,12 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 )
 
 // Server is the HTTP/1.0 gateway. Every field stands as newServer sets it, or may be
@@ -307,7 +307,7 @@ func (e *exchange) answer() {
 	// without Content-Length may have one all the same, unless its method has none; and
 	// an HTTP/0.9 request may be followed by header lines.
 	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
-	e.unread = !bodyless || q.Length > 0 || e.reader.Buffered() > 0
+	e.unread = !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
 }
 
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
@@ -393,6 +393,7 @@ type conn struct {
 	timeout  time.Duration
 	eachRead bool        // each read has its own deadline; before that, the whole head has one
 	asked    atomic.Bool // the head is read: Shutdown waits for the answer
+	full     bool        // the last read filled its buffer: there may have been more
 }
 
 // Read reads, and says how long it waited if that was in vain.
@@ -401,6 +402,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.SetReadDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Read
 	}
 	n, err := c.Conn.Read(p)
+	c.full = n == len(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("waited %v: %w", c.timeout, os.ErrDeadlineExceeded)
 	}
@@ -482,14 +484,15 @@ func (e *errorStream) Flush() {
 	}
 }
 
-// printable replaces control characters, but for tabs, and what is not UTF-8.
+// printable replaces what a terminal would obey: control characters, but for tabs, what
+// begins a line or turns it round; and what is not UTF-8.
 func printable(line string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\t' || strconv.IsPrint(r) {
-			return r
+		if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)) {
+			return '\uFFFD'
 		}
-		return '\uFFFD'
-	}, line)
+		return r // what is not UTF-8 has become this already
+	}, strings.TrimSuffix(line, "\r"))
 }
 
 // visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
