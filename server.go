@@ -488,10 +488,13 @@ func (e *errorStream) Flush() {
 // begins a line or turns it round; and what is not UTF-8.
 func printable(line string) string {
 	return strings.Map(func(r rune) rune {
-		if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)) {
+		switch {
+		case ' ' <= r && r <= '~' || r == '\t': // most are
+			return r
+		case unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control):
 			return '\uFFFD'
 		}
-		return r // what is not UTF-8 has become this already
+		return r // what is not UTF-8 has become U+FFFD already
 	}, strings.TrimSuffix(line, "\r"))
 }
 
