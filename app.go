@@ -695,16 +695,10 @@ func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body
 		// Otherwise upstream may have answered without reading it all.
 	}
 	h := &headReader{r: bufio.NewReader(upstream)}
-	line, err := h.line(headTooLarge)
+	status, err := readStatusLine(h)
 	if err != nil {
 		return nil, err
 	}
-	version, status, _ := strings.Cut(line, " ")
-	if !strings.HasPrefix(version, "HTTP/1.") {
-		return nil, fmt.Errorf("expected a status line, got %s", quote(line))
-	}
-	code, reason, _ := strings.Cut(status, " ") // it may be missing, its space not
-	status = code + " " + strings.TrimSpace(strings.ReplaceAll(reason, "\t", " "))
 	fields, err := readHeader(h)
 	if err != nil {
 		return nil, err
@@ -726,6 +720,25 @@ func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body
 	}
 	startResponse(status, headers)
 	return newFileWrapper(answer{body, upstream}, pieceSize), nil
+}
+
+// readStatusLine reads the first line of an answer.
+//
+//	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
+//
+// The reason may be missing, its space not, for startResponse; and it has spaces for tabs.
+// What is no line of HTTP/1.x is an error. (RFC 1945 §6.1)
+func readStatusLine(h *headReader) (status string, err error) {
+	line, err := h.line(headTooLarge)
+	if err != nil {
+		return "", err
+	}
+	version, rest, _ := strings.Cut(line, " ")
+	if !strings.HasPrefix(version, "HTTP/1.") {
+		return "", fmt.Errorf("expected a status line, got %s", quote(line))
+	}
+	code, reason, _ := strings.Cut(rest, " ")
+	return code + " " + strings.TrimSpace(strings.ReplaceAll(reason, "\t", " ")), nil
 }
 
 // An answer is the body of somebody else's answer, and what to close after it. If it

@@ -3272,6 +3272,42 @@ func TestPrefork(t *testing.T) {
 		go func() { program.Wait(); close(ended) }() // how it ends is for others
 		wait(t, "the end of the program", ended)
 	})
+	for stage, begun := range map[string]string{"idle": "", "in the head": "POST / HT", "in the body": post("ab", "Content-Length: 3"),
+		"in the answer": post(strings.Repeat("x", 100), "Content-Length: 101")} {
+		t.Run("a worker killed while its clients are "+stage, func(t *testing.T) {
+			program, addr, log := startProgram(t, "-mode", "prefork", "-app", "echo")
+			pids := two(t, program)
+			var clients []*net.TCPConn
+			for range 20 {
+				c := dial(t, addr)
+				io.WriteString(c, begun)
+				clients = append(clients, c)
+				if stage == "in the answer" {
+					must(io.ReadFull(c, make([]byte, 1)))(t)
+				}
+			}
+			syscallKill(pids[0])
+			eventually(t, "its end", func() bool { return !alive(pids[0]) })
+			whole, want := post("abc", "Content-Length: 3"), "abc"
+			if stage == "in the answer" {
+				whole, want = begun+"x", strings.Repeat("x", 101)
+			}
+			answered := 0
+			for _, c := range clients {
+				io.WriteString(c, strings.TrimPrefix(whole, begun)) // fails if its worker is dead
+				if reply, err := io.ReadAll(c); err == nil && bytes.HasSuffix(reply, []byte(want)) {
+					answered++
+				}
+				c.Close()
+			}
+			program.Process.Signal(syscall.SIGTERM)
+			program.Wait() // how it ends is for the first case
+			// Of the one that lives, each client has its answer.
+			if lines := strings.Count(log.String(), `"POST / HTTP/1.0" 200`); answered != lines {
+				t.Errorf("%d answers, of %d that were sent", answered, lines)
+			}
+		})
+	}
 	t.Run("the second signal does not wait", func(t *testing.T) {
 		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet", "-timeout", "1h")
 		pids := two(t, program)
@@ -3327,9 +3363,26 @@ func syscallKill(pid int) {
 // fake is an upstream that answers every request with fixed bytes and closes, and records
 // what it got.
 func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *lockedBuffer) {
+	got = &lockedBuffer{}
+	return accepts(t, func(c net.Conn) {
+		for r := bufio.NewReader(c); ; {
+			line, err := r.ReadString('\n')
+			io.WriteString(got, line)
+			if err != nil || line == "\r\n" {
+				break
+			}
+		}
+		io.WriteString(c, answer)
+		if after != nil {
+			after(c)
+		}
+	}), got
+}
+
+// accepts listens, and has each connection served and closed.
+func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { l.Close() })
-	got = &lockedBuffer{}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -3338,21 +3391,11 @@ func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *
 			}
 			go func() {
 				defer c.Close()
-				for r := bufio.NewReader(c); ; {
-					line, err := r.ReadString('\n')
-					io.WriteString(got, line)
-					if err != nil || line == "\r\n" {
-						break
-					}
-				}
-				io.WriteString(c, answer)
-				if after != nil {
-					after(c)
-				}
+				serve(c)
 			}()
 		}
 	}()
-	return l.Addr().String(), got
+	return l.Addr().String()
 }
 
 func TestProxy(t *testing.T) {
@@ -3452,6 +3495,17 @@ func TestProxy(t *testing.T) {
 			}
 		})
 	}
+	t.Run("it stalls in its body", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabc", func(c net.Conn) { io.Copy(io.Discard, c) })
+		s := through(t, addr)
+		reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
+		if got := ourHeaders.ReplaceAllString(reply, ""); got != ok200+"Content-Length: 5\r\n\r\nabc" {
+			t.Errorf("got %q", reply)
+		}
+		if s.stop(); !strings.Contains(s.errors.String(), "the answer broke off: ") {
+			t.Errorf("the log is %q", s.errors)
+		}
+	})
 	t.Run("in turn, past one that refuses", func(t *testing.T) {
 		one, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n1", nil)
 		two, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n2", nil)
@@ -4173,33 +4227,21 @@ func TestGrade(t *testing.T) {
 
 // refusesSilently stands in front of a server and passes on its answers of 200 alone.
 func refusesSilently(t *testing.T, addr string) string {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				server, err := net.Dial("tcp", addr)
-				if err != nil {
-					return
-				}
-				defer server.Close()
-				go func() {
-					// Only as reader and writer: splice(2) would keep its pipes open.
-					io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
-					server.(*net.TCPConn).CloseWrite()
-				}()
-				if reply, _ := io.ReadAll(server); bytes.HasPrefix(reply, []byte("HTTP/1.0 200")) {
-					c.Write(reply)
-				}
-			}()
+	return accepts(t, func(c net.Conn) {
+		server, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String()
+		defer server.Close()
+		go func() {
+			// Only as reader and writer: splice(2) would keep its pipes open.
+			io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
+			server.(*net.TCPConn).CloseWrite()
+		}()
+		if reply, _ := io.ReadAll(server); bytes.HasPrefix(reply, []byte("HTTP/1.0 200")) {
+			c.Write(reply)
+		}
+	})
 }
 
 // A mutant is our server with one mistake in its source, one that real servers and
