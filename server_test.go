@@ -3182,7 +3182,16 @@ func TestPrefork(t *testing.T) {
 		t.Skip("it looks for processes in /proc")
 	}
 	two := func(t *testing.T, program *exec.Cmd) []int {
-		eventually(t, "two workers", func() bool { return len(workersOf(t, program)) == 2 })
+		eventually(t, "two workers", func() bool {
+			pids := workersOf(t, program)
+			for _, pid := range pids { // what has only been forked is still its parent
+				environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+				if !bytes.Contains(environment, []byte(workerVariable+"=1")) {
+					return false
+				}
+			}
+			return len(pids) == 2
+		})
 		return workersOf(t, program)
 	}
 	t.Run("E18 several processes answer", func(t *testing.T) {
