@@ -2768,7 +2768,8 @@ func TestCGIUnderOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		script := writeScript(t, bin, "self", "RAWSGI_AS_PROGRAM=1 exec "+copied+" -app environ")
-		if err := os.Chmod(script, 0o755); err != nil {
+		passing := writeScript(t, bin, "passing", "RAWSGI_AS_PROGRAM=1 exec "+copied+" -app environ \"$@\"")
+		if err := errors.Join(os.Chmod(script, 0o755), os.Chmod(passing, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		addr := freeAddr(t)
@@ -2776,6 +2777,15 @@ func TestCGIUnderOthers(t *testing.T) {
 		background(t, addr, exec.Command(python, "-m", "http.server", "--cgi", "--bind", "127.0.0.1",
 			"--directory", dir, port))
 		check(t, "http://"+addr+"/cgi-bin/self")
+		// This server passes a query without = as an argument.
+		for query, want := range map[string]string{"": "QUERY_STRING: \n", "?foo": "QUERY_STRING: foo\n",
+			"?foo+bar": "QUERY_STRING: foo+bar\n", "?-list": "400 Bad Request\n", "?x+-app+hello": "400 Bad Request\n"} {
+			response := must(http.Get("http://" + addr + "/cgi-bin/passing/x" + query))(t)
+			page := must(io.ReadAll(response.Body))(t)
+			if response.Body.Close(); !bytes.Contains(page, []byte(want)) {
+				t.Errorf("%q: got %q", query, page)
+			}
+		}
 	})
 	t.Run("lighttpd", func(t *testing.T) {
 		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
