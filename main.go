@@ -35,18 +35,17 @@ func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // Exit statuses.
 const (
-	exitOK     = 0 // also after SIGINT or SIGTERM
+	exitOK     = 0 // also after a signal that asks us to end
 	exitFailed = 1 // something went wrong at run time
 	exitUsage  = 2 // the command line was wrong
 )
 
 // command is the whole program: it returns the exit status.
 func command(args []string, stdout, stderr io.Writer) int {
-	hosted := os.Getenv("GATEWAY_INTERFACE") != "" // a web server has started us
-	if len(args) > 0 && args[0] == "send" && !hosted {
+	if len(args) > 0 && args[0] == "send" && !hosted() {
 		return send(args[1:], stdout, stderr)
 	}
-	if hosted && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
+	if hosted() && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
 		return answerCGI(refuseFlags, false, stdout, stderr)
 	}
 	o, err := parseFlags(args, stdout, stderr)
@@ -64,33 +63,37 @@ func command(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return usage(stderr, err)
 	}
-	if o.cgi || hosted {
+	if o.cgi || hosted() {
 		return answerCGI(application, o.config.Trace, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
 }
 
+// hosted reports whether a web server has started us, as a CGI program.
+func hosted() bool { return os.Getenv("GATEWAY_INTERFACE") != "" }
+
 // answerCGI answers the one request of a CGI program.
 func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, endings()...)
 	go func() {
-		signals := make(chan os.Signal, 1)
-		signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		<-signals
 		endScripts()
 		os.Exit(exitFailed)
 	}()
-	errorLog, trace := log.New(stderr, "", 0), (*recorder)(nil)
+	var trace *recorder
 	if tell {
-		errorLog, trace = log.New(io.Discard, "", 0), newNarrator(stderr, "").record()
+		trace = newNarrator(stderr, "").record()
 	}
-	serveCGI(application, os.Environ(), os.Stdin, stdout, errorLog, trace)
+	serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0), trace)
 	return exitOK
 }
 
 // hasFlags reports whether a query could give a CGI program flags. A web server may pass
 // one without = as arguments, its words separated by +, and they look like ours: any
-// client could choose the application, and the program it runs. (RFC 3875 §4.4)
+// client could choose the application, and the program it runs. A shell in between may
+// separate words at blanks and line ends, too. (RFC 3875 §4.4)
 func hasFlags(query string) bool {
 	text := strings.NewReplacer("%2d", "-", "%2D", "-", "%20", "+", "%09", "+",
 		"%0a", "+", "%0A", "+", "%0d", "+", "%0D", "+").Replace("+" + query)
@@ -186,7 +189,7 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 		flags.PrintDefaults()
 	}
 	// The words of a query may follow, if a web server has started us: see hasFlags.
-	if err == nil && flags.NArg() > 0 && os.Getenv("GATEWAY_INTERFACE") == "" {
+	if err == nil && flags.NArg() > 0 && !hosted() {
 		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
 	}
 	if err == nil {
@@ -308,14 +311,11 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 // and the terminal's end.
 func onSignal(worker bool) <-chan bool {
 	signals, stop := make(chan os.Signal, 2), make(chan bool)
-	signal.Notify(signals, syscall.SIGTERM)
-	terminal := signals
 	if worker {
-		terminal = make(chan os.Signal, 1) // nobody listens
-	}
-	signal.Notify(terminal, os.Interrupt)
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup does
-		signal.Notify(terminal, syscall.SIGHUP)
+		signal.Notify(make(chan os.Signal, 1), endings()...) // nobody listens
+		signal.Notify(signals, syscall.SIGTERM)
+	} else {
+		signal.Notify(signals, endings()...)
 	}
 	go func() {
 		<-signals
@@ -325,6 +325,16 @@ func onSignal(worker bool) <-chan bool {
 		os.Exit(exitOK)
 	}()
 	return stop
+}
+
+// endings are the signals that ask a program to end. SIGHUP is none for one that nohup(1)
+// has started.
+func endings() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }
 
 // serveUntilSignal serves until a signal and then lets running requests finish, for 5 s
@@ -338,7 +348,7 @@ func serveUntilSignal(server *Server, listener net.Listener) {
 	}()
 	server.Serve(listener)
 	<-stopped
-	endScripts()
+	endScripts() // of exchanges that did not end in time
 }
 
 // send is the other end of the wire: it sends raw bytes, at once or in pieces with pauses,
@@ -469,7 +479,7 @@ type event struct {
 
 // A recorder tells of one exchange, event by event. It listens on the connection, on
 // wsgi.errors and, as middleware, between the applications. What the parser did is told
-// from what it returned: the code that does the work knows nothing of it.
+// from what it returned: neither that nor the gateway interface knows anything of it.
 type recorder struct {
 	emit        func(event)
 	now         func() time.Time
@@ -510,6 +520,15 @@ func (t *recorder) accepted(c net.Conn) net.Conn {
 	}
 	t.say("accept", "a connection%s is accepted", from)
 	return &tracedConn{c, t}
+}
+
+// hear makes the recorder hear of an answer and of wsgi.errors; instead of the error log, if
+// it tells that as well.
+func (t *recorder) hear(r *Response, errors *errorStream) {
+	t.response, errors.heard = r, t.logged
+	if t.tellsErrors {
+		errors.log = log.New(io.Discard, "", 0)
+	}
 }
 
 // A tracedConn tells what passes through a connection.
@@ -621,8 +640,7 @@ func (t *recorder) left(p []byte) {
 	}
 	t.headLeft = true
 	if r.refusal != nil {
-		t.add(event{Kind: "refused", From: t.count, To: t.count, Value: r.refusal.Source,
-			Text: r.refusal.Status + ": " + r.refusal.Reason})
+		t.refused(r.refusal, t.count, t.count)
 	}
 	t.say("length", "%s", lengthReason(r))
 	t.head(p)
@@ -687,8 +705,7 @@ func (t *recorder) understood(q *Request, unread int, err error) {
 	switch {
 	case errors.As(err, &refusal):
 		from, to := refusal.span(q, head, spans)
-		t.add(event{Kind: "refused", From: from, To: to, Value: refusal.Source,
-			Text: refusal.Status + ": " + refusal.Reason})
+		t.refused(refusal, from, to)
 	case err != nil:
 		t.say("eof", "%v: there will be no answer", err)
 	case q.Length > 0:
@@ -699,6 +716,11 @@ func (t *recorder) understood(q *Request, unread int, err error) {
 		t.add(event{Kind: "body", From: len(head), To: len(head), Key: "wsgi.input", Value: "0 bytes",
 			Text: "there is no Content-Length, so there is no body"})
 	}
+}
+
+// refused tells of a refusal, and which bytes are to blame.
+func (t *recorder) refused(r *Refusal, from, to int) {
+	t.add(event{Kind: "refused", From: from, To: to, Value: r.Source, Text: r.Status + ": " + r.Reason})
 }
 
 // A span is a range of the bytes received: the first, and the one after the last.

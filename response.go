@@ -137,7 +137,7 @@ type Response struct {
 	headSent bool
 	sent     int64    // body bytes, for the access log
 	err      error    // the client could not be reached: nothing more is sent
-	refusal  *Refusal // that the application has let through
+	refusal  *Refusal // that the application has let through, for who watches
 }
 
 // The beginnings of a head: this is how gateways differ.
@@ -370,7 +370,7 @@ func (r *Response) Write(block []byte) (int, error) {
 }
 
 // transmit sends block, and the head ahead of it if that is still here. Head and small
-// block leave in one write: two would cost more, and show no more.
+// block leave in one write: two would be two system calls, and often two packets.
 func (r *Response) transmit(block []byte) {
 	head := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
@@ -449,7 +449,7 @@ func (r *Response) sendFile(body *fileBody) bool {
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		r.err = err
+		r.err = err // it may be the file's: sendfile(2) does not say whose
 	}
 	return true
 }

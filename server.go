@@ -94,7 +94,7 @@ func listen(addr string) (net.Listener, error) {
 		host = "127.0.0.1"
 	}
 	// Keep-alive probes are for long silences, which a deadline ends here: not switching
-	// them on saves a third of the system calls for a short connection. Multipath TCP, Go's
+	// them on saves system calls, which a short connection would feel. Multipath TCP, Go's
 	// default for listeners, makes such a connection dearer and is of no use to it.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
@@ -279,10 +279,7 @@ func (e *exchange) begin() {
 	}
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if e.trace != nil {
-		e.trace.response, e.errors.heard = &e.response, e.trace.logged
-		if e.trace.tellsErrors {
-			e.errors.log = log.New(io.Discard, "", 0)
-		}
+		e.trace.hear(&e.response, &e.errors)
 	}
 }
 
@@ -570,7 +567,7 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 		MultiProcess: true, RunOnce: true, Errors: errors, Application: application})
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), errors)
 	if trace != nil {
-		trace.response, errors.heard = &response, trace.logged
+		trace.hear(&response, errors)
 		trace.complete(environ)
 	}
 	if refusal, ok := err.(*Refusal); ok {
@@ -689,7 +686,8 @@ func (p *parent) startWorker() (*os.Process, <-chan error) {
 	worker.ExtraFiles = p.files
 	err := worker.Start()
 	// Start makes the socket blocking, for all who share it: an Accept that waits could not
-	// be ended by Close. Making a listener of it, as a worker does, undoes that.
+	// be ended by Close. Making a listener of it, as a worker does, undoes that; if it
+	// fails, the next worker will.
 	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
 		l.Close()
 	}
