@@ -484,13 +484,14 @@ func readParts(reader *multipart.Reader) (fields []formField, err error) {
 		if err != nil {
 			return nil, refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %v", err)
 		}
-		if names += len(part.Header.Get("Content-Disposition")) + len(part.Header.Get("Content-Type")); names > nameBytes {
+		kind := part.Header.Get("Content-Type")
+		if names += len(part.Header.Get("Content-Disposition")) + len(kind); names > nameBytes {
 			return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "the names in a form may have %d bytes", nameBytes)
 		}
 		field := formField{"part", part.FormName(), string(start)}
 		if file := part.FileName(); file != "" {
 			field.value = fmt.Sprintf("the file %s, %d bytes of %s", file,
-				int64(len(start))+rest, part.Header.Get("Content-Type"))
+				int64(len(start))+rest, kind)
 		} else if rest > 0 {
 			field.value += "…"
 		}
@@ -575,21 +576,23 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 	return newFileWrapper(file) // a gateway need not have one
 }
 
-// httpDate is the form of dates that HTTP prefers, oldDates are those it had before.
-// (RFC 9110 §5.6.7)
+// httpDate is the form of dates that HTTP prefers, and httpDates has those that it had
+// before, too. (RFC 9110 §5.6.7)
 const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 
-var oldDates = []string{"Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC}
+var httpDates = []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC}
 
 // modifiedSince reports whether the client does not have what was modified then. It may
 // not if it asks in another way, or its date cannot be read or has yet to come. (RFC 1945
 // §10.9; RFC 9110 §13.1.3)
 func modifiedSince(modified time.Time, environ Environ) bool {
-	date, now := environ.Get("HTTP_IF_MODIFIED_SINCE"), time.Now()
-	for _, form := range append(oldDates, httpDate) {
-		since, err := time.Parse(form, date)
-		if err == nil && !modified.After(since) && !since.After(now) {
-			return environ["HTTP_IF_NONE_MATCH"] != nil
+	if environ["HTTP_IF_NONE_MATCH"] != nil {
+		return true
+	}
+	for _, form := range httpDates {
+		since, err := time.Parse(form, environ.Get("HTTP_IF_MODIFIED_SINCE"))
+		if err == nil {
+			return modified.After(since) || since.After(time.Now())
 		}
 	}
 	return true
@@ -775,8 +778,9 @@ func endToEnd(fields []Header) []Header {
 }
 
 // passesOn reports whether a field is for whoever is at the other end, and not only about
-// one connection, as those that Connection lists are. It may not list what says how long a
-// body is: without that, the body would be read as a request of its own. (RFC 9110 §7.6.1)
+// one connection, as those that Connection lists are. What it may not list passes on all
+// the same: without its length, a body would be read as a request of its own.
+// Proxy-Connection, which no RFC has, an application may use. (RFC 9110 §7.6.1)
 func passesOn(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
 		!isHopByHop(name) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
@@ -908,7 +912,9 @@ func spool(environ Environ) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	os.Remove(file.Name()) // on Unix, it lives on while it is open, whatever happens to us
+	// On Unix, it lives on while it is open, whatever happens to us; on Windows this fails,
+	// and it stays.
+	os.Remove(file.Name())
 	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
@@ -1038,16 +1044,16 @@ func (s *script) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close lets the program say the rest of what it has to say, which nobody wants, for
-// HEAD has another purpose than to end it. There is a limit, for the client may have left.
-// (RFC 3875 §6.4)
+// Close reads the rest of the output and throws it away, so that the program can do its
+// work to the end although its answer has been cut, by HEAD or by its own Content-Length.
+// There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
 	s.timer.Reset(s.timeout)                   // for all of it
 	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
 	return s.end(s.timeout)
 }
 
-// end gives the program, which may have said all, a time to end, and then ends it.
+// end gives the program, which may have said all, a time to end by itself, and then ends it.
 func (s *script) end(grace time.Duration) error {
 	s.timer.Stop()
 	s.output.Close() // an error would mean that expire has closed it

@@ -200,20 +200,20 @@ func (h *headReader) longLine(piece []byte) ([]byte, error) {
 
 // cut explains why a head stopped in the middle, after the bytes of rest.
 func (h *headReader) cut(rest []byte, err error) error {
-	last := quote(string(rest))
-	if len(rest) == 0 {
-		last = "a whole line"
-		if h.end == "" {
-			last = "nothing at all"
-		}
+	came := "what came ends with " + quote(string(rest))
+	switch {
+	case len(rest) == 0 && h.end == "":
+		came = "nothing came"
+	case len(rest) == 0:
+		came = "what came ends with a whole line"
 	}
 	switch {
 	case err == io.EOF:
 		return &Refusal{Status: badRequest, Reason: "expected an empty line to end the head, " +
-			"the bytes stopped after " + last, Source: "RFC 1945 §5", Err: err}
+			came, Source: "RFC 1945 §5", Err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &Refusal{Status: requestTimeout, Reason: fmt.Sprintf("expected an empty line to "+
-			"end the head in time, after %s it had not come: %v", last, err),
+			"end the head in time, %s: %v", came, err),
 			Source: "RFC 9110 §15.5.9", Err: err}
 	}
 	return err // e.g. connection reset by peer: nobody is left to answer
@@ -492,8 +492,6 @@ func control(s string) int {
 	return -1
 }
 
-func isBeyondASCII(r rune) bool { return r >= 0x80 }
-
 // isHost reports whether s is name, name:port, [IPv6] or [IPv6]:port. The name is not
 // resolved and need not exist. (RFC 9110 §7.2, RFC 3986 §3.2.2)
 func isHost(s string) bool {
@@ -509,7 +507,8 @@ func isHost(s string) bool {
 		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
 	}
 	_, err := url.PathUnescape(name) // a name may have escapes, whole ones
-	return err == nil && !hasControl(name) && !strings.ContainsFunc(name, isBeyondASCII) &&
+	ascii := !strings.ContainsFunc(name, func(r rune) bool { return r >= 0x80 })
+	return err == nil && ascii && !hasControl(name) &&
 		!strings.ContainsAny(name, " \t\"<>\\^`{|}/?#@[]:,")
 }
 
