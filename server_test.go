@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -53,6 +54,7 @@ func TestMain(m *testing.M) {
 	warmUp()
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
+	fmt.Print(skips.line())
 	if flag.Lookup("test.fuzz").Value.String() != "" {
 		os.Exit(code) // fuzzing keeps goroutines of its own
 	}
@@ -67,6 +69,75 @@ func TestMain(m *testing.M) {
 	fmt.Printf("FAIL: left behind: goroutines %d → %d, descriptors %d → %d\n%s\n", goroutines,
 		runtime.NumGoroutine(), files, openFiles(), stacks[:runtime.Stack(stacks, true)])
 	os.Exit(1)
+}
+
+var all = flag.Bool("all", false, "run the tests that take long or need other programs, too")
+
+// skips counts the skipped tests by reason. The run's last line lists them, because without
+// -v nothing else does.
+var skips = skipList{reasons: map[string]int{}}
+
+type skipList struct {
+	mu       sync.Mutex
+	reasons  map[string]int
+	packages []string // to install
+}
+
+// skip skips a test, and counts it. Where a program is missing, packages provide it.
+func skip(t testing.TB, reason string, packages ...string) {
+	t.Helper()
+	skips.mu.Lock()
+	defer skips.mu.Unlock()
+	counted := reason
+	if len(packages) > 0 {
+		counted = "needs a program that is not here"
+		reason += ": apt-get install " + strings.Join(packages, " ")
+	}
+	skips.reasons[counted]++
+	skips.packages = append(skips.packages, packages...)
+	t.Skip(reason)
+}
+
+// line is "" when nothing was skipped.
+func (s *skipList) line() string {
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(s.reasons)) {
+		parts = append(parts, fmt.Sprintf("%d: %s", s.reasons[reason], reason))
+	}
+	if len(s.packages) > 0 {
+		slices.Sort(s.packages)
+		parts = append(parts, "apt-get install "+strings.Join(slices.Compact(s.packages), " "))
+	}
+	if parts == nil {
+		return ""
+	}
+	return "skipped " + strings.Join(parts, "; ") + "\n"
+}
+
+// long skips a test that takes long, or is about other programs, unless -all is given. When
+// -run names the test, long fails it instead: "ok" would be a lie.
+func long(t testing.TB) {
+	t.Helper()
+	switch {
+	case *all:
+	case named(t.Name(), flag.Lookup("test.run").Value.String()):
+		t.Fatal("this test takes long or needs other programs: add -all to run it")
+	default:
+		skip(t, "takes long or needs other programs (go test -all)")
+	}
+}
+
+// named reports whether a pattern of -run has a test's name in it, or a part of that.
+func named(test, pattern string) bool {
+	if strings.Count(test, "/") != strings.Count(pattern, "/") {
+		return false
+	}
+	words := strings.FieldsFunc(pattern[strings.LastIndex(pattern, "/")+1:], func(r rune) bool {
+		return strings.ContainsRune("^$|()", r)
+	})
+	return slices.ContainsFunc(words, func(word string) bool {
+		return word != "Test" && strings.Contains(test[strings.LastIndex(test, "/")+1:], word)
+	})
 }
 
 // warmUp makes the runtime open what it keeps open (the network poller), so that it does
@@ -1534,7 +1605,7 @@ func TestFileWrapper(t *testing.T) {
 		const path = "/sys/class/net/lo/mtu"
 		content, err := os.ReadFile(path)
 		if err != nil {
-			t.Skip("there is no such file")
+			skip(t, "there is no such file")
 		}
 		reply := ask(t, start(t, func(_ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
@@ -1657,11 +1728,11 @@ func TestFileWrapper(t *testing.T) {
 // TestFileWrapper under strace and adds up what that system call sent.
 func TestSendfile(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("strace is for Linux")
+		skip(t, "strace is for Linux")
 	}
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("needs strace: apt-get install strace")
+		skip(t, "needs strace", "strace")
 	}
 	trace := filepath.Join(t.TempDir(), "trace")
 	child := exec.Command(strace, "-f", "-e", "trace=sendfile", "-e", "signal=none", "-o", trace,
@@ -2236,7 +2307,7 @@ func TestAddresses(t *testing.T) {
 	})
 	t.Run("IPv6", func(t *testing.T) {
 		if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
-			t.Skip("this machine has no IPv6: ", err)
+			skip(t, fmt.Sprint("this machine has no IPv6: ", err))
 		} else {
 			l.Close()
 		}
@@ -2540,7 +2611,7 @@ func TestCommand(t *testing.T) {
 // of an answer.
 func TestProgram(t *testing.T) { // T06
 	if runtime.GOOS == "windows" {
-		t.Skip("signals are for Unix")
+		skip(t, "signals are for Unix")
 	}
 	for _, c := range []struct {
 		name    string
@@ -2554,12 +2625,15 @@ func TestProgram(t *testing.T) { // T06
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if slices.Contains(c.signals, os.Signal(syscall.SIGHUP)) && signal.Ignored(syscall.SIGHUP) {
+				skip(t, "SIGHUP is ignored here, as nohup(1) does")
+			}
 			program, addr, _ := startProgram(t, "-app", "echo", "-quiet")
 			busy := dial(t, addr)
 			io.WriteString(busy, post("abc", "Content-Length: 6"))
 			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-			for i, signal := range c.signals {
-				if program.Process.Signal(signal); i > 0 {
+			for i, each := range c.signals {
+				if program.Process.Signal(each); i > 0 {
 					break
 				}
 				eventually(t, "a refused connection", func() bool {
@@ -2575,6 +2649,7 @@ func TestProgram(t *testing.T) { // T06
 				if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
 					t.Errorf("got %q", reply)
 				}
+				busy.Close() // or the server would wait for it
 			}
 			if err := program.Wait(); err != nil {
 				t.Errorf("the program ended with %v", err)
@@ -2715,7 +2790,7 @@ func asProgram(t *testing.T, dir, name, args string) string {
 func writeScript(t *testing.T, dir, name, commands string) string {
 	t.Helper()
 	if runtime.GOOS == "windows" {
-		t.Skip("the scripts are for a Unix shell")
+		skip(t, "the scripts are for a Unix shell")
 	}
 	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o700); err != nil {
@@ -2752,9 +2827,10 @@ func TestCGIUnderOthers(t *testing.T) {
 		check(t, "http://"+s.addr+"/cgi")
 	})
 	t.Run("python -m http.server --cgi", func(t *testing.T) {
+		long(t)
 		python, err := exec.LookPath("/usr/bin/python3")
 		if err != nil {
-			t.Skip("needs /usr/bin/python3: apt-get install python3")
+			skip(t, "needs /usr/bin/python3", "python3")
 		}
 		// As root, that server runs programs as nobody, who must be let in.
 		dir := must(os.MkdirTemp("", "rawsgi-cgi-"))(t)
@@ -2788,9 +2864,10 @@ func TestCGIUnderOthers(t *testing.T) {
 		}
 	})
 	t.Run("lighttpd", func(t *testing.T) {
+		long(t)
 		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
 		if err != nil {
-			t.Skip("needs lighttpd: apt-get install lighttpd")
+			skip(t, "needs lighttpd", "lighttpd")
 		}
 		dir, addr := t.TempDir(), freeAddr(t)
 		asProgram(t, dir, "self.cgi", "-app environ")
@@ -2965,7 +3042,7 @@ func TestCGIHost(t *testing.T) {
 	})
 	t.Run("X09 the body's file is removed while the body comes", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
-			t.Skip("an open file cannot be removed there")
+			skip(t, "an open file cannot be removed there")
 		}
 		spooled := t.TempDir()
 		t.Setenv("TMPDIR", spooled)
@@ -3046,7 +3123,7 @@ func TestCGIHost(t *testing.T) {
 	for _, name := range []string{"brood", "broody"} {
 		t.Run("X12 what a program leaves running is ended: "+name, func(t *testing.T) {
 			if runtime.GOOS != "linux" {
-				t.Skip("it looks for processes in /proc")
+				skip(t, "looks for processes in /proc")
 			}
 			ask(t, start(t, host).addr, "GET /"+name+" HTTP/1.0\r\n\r\n")
 			text := string(must(os.ReadFile(filepath.Join(dir, name+".pid")))(t))
@@ -3058,9 +3135,12 @@ func TestCGIHost(t *testing.T) {
 		"at the second signal": {syscall.SIGTERM, syscall.SIGHUP}} {
 		t.Run("X12 the server ends, and its programs with it, "+name, func(t *testing.T) {
 			if runtime.GOOS != "linux" {
-				t.Skip("it looks for processes in /proc")
+				skip(t, "looks for processes in /proc")
 			}
 			t.Parallel()
+			if len(signals) == 1 {
+				long(t) // five seconds
+			}
 			pidFile := filepath.Join(t.TempDir(), "pid")
 			script := writeScript(t, t.TempDir(), "endless", "echo $$ > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; sleep 1000")
 			program, addr, log := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
@@ -3071,8 +3151,8 @@ func TestCGIHost(t *testing.T) {
 				text, _ = os.ReadFile(pidFile)
 				return len(text) > 0
 			})
-			for _, signal := range signals {
-				program.Process.Signal(signal)
+			for _, each := range signals {
+				program.Process.Signal(each)
 				time.Sleep(100 * time.Millisecond) // or the two could become one
 			}
 			program.Wait() // how it ends is for other tests
@@ -3085,7 +3165,7 @@ func TestCGIHost(t *testing.T) {
 	}
 	t.Run("X12 a gateway is ended, and its program with it", func(t *testing.T) {
 		if runtime.GOOS != "linux" {
-			t.Skip("it looks for processes in /proc")
+			skip(t, "looks for processes in /proc")
 		}
 		gateway := exec.Command(os.Args[0], "-cgi", "-app", "cgi", "-script", filepath.Join(dir, "broody"))
 		gateway.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "REQUEST_METHOD=GET")
@@ -3189,7 +3269,7 @@ func workersOf(t *testing.T, program *exec.Cmd) (pids []int) {
 
 func TestPrefork(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("it looks for processes in /proc")
+		skip(t, "looks for processes in /proc")
 	}
 	two := func(t *testing.T, program *exec.Cmd) []int {
 		eventually(t, "two workers", func() bool {
@@ -3229,6 +3309,7 @@ func TestPrefork(t *testing.T) {
 		}
 	})
 	t.Run("a worker killed under load", func(t *testing.T) {
+		t.Parallel() // mostly waits until a worker may be started again
 		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello")
 		pids := two(t, program)
 		var whole, cut, refused atomic.Int32
@@ -3269,6 +3350,7 @@ func TestPrefork(t *testing.T) {
 		}
 	})
 	t.Run("a worker that cannot be started again", func(t *testing.T) {
+		t.Parallel()
 		path := filepath.Join(t.TempDir(), "rawsgi")
 		if err := os.Link(os.Args[0], path); err != nil {
 			content := must(os.ReadFile(os.Args[0]))(t) // another file system
@@ -3366,6 +3448,7 @@ func TestPrefork(t *testing.T) {
 		if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
 			t.Errorf("got %q", reply)
 		}
+		busy.Close() // or the server would wait for it
 		if err := program.Wait(); err != nil {
 			t.Errorf("the program ended with %v", err)
 		}
@@ -3674,7 +3757,7 @@ func TestFiles(t *testing.T) {
 	write("root/empty", "")
 	for link, target := range map[string]string{"out": "../secret", "abs": "/etc/passwd", "in": "a.txt"} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
-			t.Skip("this system has no symbolic links: ", err)
+			skip(t, fmt.Sprint("this system has no symbolic links: ", err))
 		}
 	}
 	then := time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC)
@@ -4020,10 +4103,11 @@ func TestValidateEverything(t *testing.T) {
 
 // TestNginxInFront runs docs/nginx.conf in front of us, over TCP and over a Unix socket.
 func TestNginxInFront(t *testing.T) {
+	long(t)
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			t.Skip("needs nginx: apt-get install nginx")
+			skip(t, "needs nginx", "nginx-light")
 		}
 	}
 	config := string(must(os.ReadFile("docs/nginx.conf"))(t))
@@ -4073,7 +4157,7 @@ const debianPython = "/usr/bin/python3"
 func needsPython(t *testing.T, module, install string) {
 	t.Helper()
 	if err := exec.Command(debianPython, "-c", "import "+module).Run(); err != nil {
-		t.Skipf("needs %s: apt-get install %s", module, install)
+		skip(t, "needs "+module, install)
 	}
 }
 
@@ -4091,6 +4175,7 @@ if __name__ == "__main__":
 
 // TestProxyToOthers has the proxy in front of servers that are not ours.
 func TestProxyToOthers(t *testing.T) {
+	long(t)
 	for _, server := range []struct{ name, module, install string }{
 		{"wsgiref", "wsgiref", "python3"}, {"gunicorn", "gunicorn", "gunicorn"},
 	} {
@@ -4121,6 +4206,7 @@ func TestProxyToOthers(t *testing.T) {
 
 // TestPythonUnderCGI runs Python's frameworks as CGI programs under our host.
 func TestPythonUnderCGI(t *testing.T) {
+	long(t)
 	for _, c := range []struct{ module, install, program string }{
 		{"flask", "python3-flask", `
 from flask import Flask, request
@@ -4186,6 +4272,8 @@ func TestGrade(t *testing.T) {
 	staysSilent, _ := fake(t, strings.TrimSuffix(head, "Content-Length: 2\r\n")+"\r\nhi", func(c net.Conn) {
 		io.Copy(io.Discard, c)
 	})
+	slow := []string{"one that is silent", "one that gets tired", "one that stays open",
+		"one that stays open without Content-Length"} // each row is waited for
 	for _, c := range []struct {
 		name, addr, rows string
 		want             []string
@@ -4219,6 +4307,9 @@ func TestGrade(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if slices.Contains(slow, c.name) {
+				long(t)
+			}
 			out, _ := exec.Command(os.Args[0], "-test.run", c.rows, "-test.v", "-target", c.addr).CombinedOutput()
 			for _, want := range c.want {
 				if !strings.Contains(string(out), want) {
@@ -4235,6 +4326,7 @@ func TestGrade(t *testing.T) {
 		})
 	}
 	t.Run("wsgiref, as the page says", func(t *testing.T) {
+		long(t)
 		needsPython(t, "wsgiref", "python3")
 		addr := startOther(t, "wsgiref", []string{debianPython, "environ_app.py", "PORT"})
 		out, _ := exec.Command(os.Args[0], "-test.run", "Conformance", "-test.v", "-target", addr).CombinedOutput()
@@ -4347,9 +4439,7 @@ var mutants = []mutant{
 // TestMutants proves the table: each mistake is found, and by the row that is about it.
 func TestMutants(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("builds a program for each mistake")
-	}
+	long(t)
 	for _, m := range mutants {
 		t.Run(m.mistake, func(t *testing.T) {
 			t.Parallel()
@@ -4527,6 +4617,7 @@ var servers = []struct {
 func TestServers(t *testing.T) {
 	if !*update {
 		t.Parallel()
+		long(t)
 	}
 	versions, outcomes := []string{}, map[string][]string{}
 	for _, server := range servers {
@@ -4534,7 +4625,7 @@ func TestServers(t *testing.T) {
 		if server.version != nil {
 			out, err := exec.Command(server.version[0], server.version[1:]...).CombinedOutput()
 			if err != nil {
-				t.Skipf("needs %s: apt-get install %s", server.name, server.install)
+				skip(t, "needs "+server.name, strings.Fields(server.install)...)
 			}
 			version = strings.TrimSpace(string(out))
 		}
@@ -4547,7 +4638,7 @@ func TestServers(t *testing.T) {
 	}
 	page := string(must(os.ReadFile("docs/servers.md"))(t))
 	if !*update && !strings.Contains(page, strings.Join(versions, "")) {
-		t.Skip("docs/servers.md is about other versions: go test -run Servers -update")
+		skip(t, "docs/servers.md is about other versions (go test -run Servers -update)")
 	}
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -5457,6 +5548,7 @@ func idle(s *running) bool {
 
 // TestFiveThousandIdle: clients that have sent half a head do not keep others from theirs.
 func TestFiveThousandIdle(t *testing.T) {
+	long(t)
 	program, addr, _ := startProgram(t, "-app", "environ", "-quiet", "-timeout", "1m")
 	ask(t, addr, get())
 	files := filesOf(program)
@@ -5470,7 +5562,7 @@ func TestFiveThousandIdle(t *testing.T) {
 	for range 5000 {
 		c, err := net.Dial("tcp", addr)
 		if errors.Is(err, syscall.EMFILE) {
-			t.Skip("needs 5,100 file descriptors: ulimit -n 6000")
+			skip(t, "needs 5,100 file descriptors (ulimit -n 6000)")
 		}
 		idle = append(idle, must(c, err)(t))
 		must(io.WriteString(c, halfHead))(t)
@@ -5497,9 +5589,9 @@ func filesOf(program *exec.Cmd) int {
 // the others wait, and when places are free again, all is well.
 func TestDescriptorsRunOut(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("needs ulimit")
+		skip(t, "needs ulimit")
 	}
-	program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+	program, addr, log := startCommand(t, exec.Command("/bin/sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
 		os.Args[0], "-addr", "127.0.0.1:0", "-app", "environ", "-quiet", "-timeout", "1m"))
 	ask(t, addr, get())
 	files := filesOf(program)
@@ -5526,9 +5618,10 @@ func TestDescriptorsRunOut(t *testing.T) {
 // TestSlowHTTPTest has a tool for slow attacks look at us: heads and bodies that trickle, and
 // readers that sip.
 func TestSlowHTTPTest(t *testing.T) {
+	long(t)
 	tool, err := exec.LookPath("slowhttptest")
 	if err != nil {
-		t.Skip("needs slowhttptest: apt-get install slowhttptest")
+		skip(t, "needs slowhttptest", "slowhttptest")
 	}
 	for name, mode := range map[string]string{"heads": "-H", "bodies": "-B", "readers": "-X"} {
 		t.Run(name, func(t *testing.T) {
@@ -5572,6 +5665,7 @@ var soak = flag.Duration("soak", time.Minute, "how long TestSoak lasts; with -sh
 // a byte, and each answer that was cut has its line in the log.
 func TestSoak(t *testing.T) {
 	t.Parallel()
+	long(t)
 	if testing.Short() {
 		*soak = 2 * time.Second
 	}
