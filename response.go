@@ -52,6 +52,22 @@ type Body interface {
 	All() iter.Seq[[]byte]
 }
 
+// blocks gives the blocks of a body, which the application must have returned.
+func blocks(body Body) iter.Seq[[]byte] {
+	if body == nil {
+		panic(errors.New("the application returned no body: an empty one is Blocks{}"))
+	}
+	return body.All()
+}
+
+// closeBody calls the Close method of a body or file, if it has one.
+func closeBody(body any) error {
+	if closer, ok := body.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
 // Blocks is a body whose blocks are there already, like Python's [b"…"]. Its length is
 // known, so a single block gets a Content-Length.
 type Blocks [][]byte

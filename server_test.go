@@ -249,7 +249,7 @@ func TestConformance(t *testing.T) {
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
-		modes["CGI"] = start(t, newCGI(script, 20*time.Second)).addr
+		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
 		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "environ", "-quiet")
 		modes["prefork"] = addr
 		t.Cleanup(func() { program.Process.Signal(syscall.SIGTERM); program.Wait() })
@@ -2748,7 +2748,7 @@ func TestCGIUnderOthers(t *testing.T) {
 	})
 	t.Run("our own host", func(t *testing.T) {
 		script := asProgram(t, t.TempDir(), "self", "-cgi -app environ")
-		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute)}, hello))
+		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute, 0)}, hello))
 		check(t, "http://"+s.addr+"/cgi")
 	})
 	t.Run("python -m http.server --cgi", func(t *testing.T) {
@@ -2897,7 +2897,7 @@ func TestCGIHost(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	host := newCGI(dir, time.Second)
+	host := newCGI(dir, time.Second, 0)
 	for _, c := range []struct {
 		name, path string
 		want       string // the reply without Date and Server, or the status code
@@ -3004,7 +3004,7 @@ func TestCGIHost(t *testing.T) {
 		r := newResponse(slow, httpLine, "GET", &log)
 		environ := Environ{"wsgi.errors": &log}
 		setTestingDefaults(environ)
-		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond), environ, &r); log.String() != "" ||
+		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond, 0), environ, &r); log.String() != "" ||
 			!strings.HasSuffix(out.String(), "1\n2\n3\n") {
 			t.Errorf("got %q, log %q", &out, &log)
 		}
@@ -3117,7 +3117,7 @@ func TestCGIHost(t *testing.T) {
 		}
 	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
-		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour))
+		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour, 0))
 		c := dial(t, s.addr)
 		io.WriteString(c, get())
 		eventually(t, "the program", func() bool { return len(children(t)) > 0 })
@@ -4146,7 +4146,7 @@ app = get_wsgi_application()
 			if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second)}, hello))
+			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second, 0)}, hello))
 			reply := ask(t, s.addr, "POST /cgi/a%20b?q=1 HTTP/1.0\r\nHost: localhost\r\nContent-Length: 3\r\n"+
 				"Content-Type: text/plain\r\n\r\nabc")
 			if s.stop(); !strings.HasPrefix(reply, ok200) || !strings.HasSuffix(reply, c.module+" 1 abc") {
@@ -5426,7 +5426,7 @@ func TestFilesAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := start(t, environ)
-	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond), "/form": form,
+	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond, 0), "/form": form,
 		"/p": newProxy(up.addr, time.Second)}, hello))
 	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
 	requests := []string{getPath("/f/"), getPath("/f/hi"), getPath("/f/nothing"), "HEAD /f/hi HTTP/1.0\r\n\r\n",
@@ -6192,7 +6192,7 @@ CGIHandler().run(app)
 	}
 	direct := start(b, must(choose(applications(Config{}), "gallery", "", false))(b))
 	addrs := []string{direct.addr, start(b, newProxy(direct.addr, time.Minute)).addr,
-		start(b, newCGI(script, time.Minute)).addr, start(b, newCGI(python, time.Minute)).addr}
+		start(b, newCGI(script, time.Minute, 0)).addr, start(b, newCGI(python, time.Minute, 0)).addr}
 	times := make([]time.Duration, len(addrs))
 	b.ResetTimer()
 	for range b.N {
