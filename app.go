@@ -146,13 +146,13 @@ var middlewares = []struct {
 
 // ---------------------------------------------------------------- Applications
 
-// Browsers guess the type of a page that does not say nosniff, and show nothing of a plain
-// text until they have enough of it to guess.
+// textPlain is the header of a plain text. A browser shows nothing of it until there are
+// enough bytes to guess whether it is one; nosniff tells it to show each as it comes, and
+// never to take the text for a page.
 var (
-	textPlain = []Header{{"Content-Type", "text/plain; charset=utf-8"},
-		{"X-Content-Type-Options", "nosniff"}}
-	textHTML = []Header{{"Content-Type", "text/html; charset=utf-8"},
-		{"X-Content-Type-Options", "nosniff"}}
+	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
+	textAtOnce = []Header{textPlain[0], nosniff}
+	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
 )
 
 // hello is the smallest application.
@@ -189,7 +189,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	if err != nil {
 		panic(err) // the gateway answers a body cut short with 400, a slow one with 408
 	}
-	startResponse("200 OK", textPlain)
+	startResponse("200 OK", textAtOnce)
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
@@ -207,7 +207,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 // write sends its body through the writer that startResponse returns, as programs do that
 // cannot be turned inside out into a generator. (PEP 3333, "The write() Callable")
 func write(environ Environ, startResponse StartResponse) Body {
-	out := startResponse("200 OK", textPlain)
+	out := startResponse("200 OK", textAtOnce)
 	for n := 3; n > 0; n-- {
 		if _, err := fmt.Fprintf(out, "%d...\n", n); err != nil {
 			panic(err) // the client has left
@@ -224,7 +224,7 @@ var clock = newClock(10, time.Second)
 // closed; here defer does, at the end or when the client has left.
 func newClock(ticks int, pause time.Duration) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		return Stream(func(yield func([]byte) bool) {
 			ticker := time.NewTicker(pause)
 			defer ticker.Stop()
@@ -263,15 +263,15 @@ func failing(environ Environ, startResponse StartResponse) Body {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
 	case "/after": // too late for a 500: the gateway hangs up
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		return Stream(func(yield func([]byte) bool) {
 			yield([]byte("This page will never be comp"))
 			panic(errors.New("the application failed after its head was sent"))
 		})
 	case "/excinfo": // the application makes its own error page, while it still can
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		err := errors.New("the database is on fire")
-		startResponse("503 Service Unavailable", textPlain, err)
+		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
 		return htmlPage(startResponse, "note", note{Title: "Three failures",
@@ -286,7 +286,7 @@ func failing(environ Environ, startResponse StartResponse) Body {
 
 // plainly answers with a line of text.
 func plainly(startResponse StartResponse, status, text string, more ...Header) Body {
-	startResponse(status, slices.Concat(textPlain, more))
+	startResponse(status, slices.Concat(textAtOnce, more))
 	return Blocks{[]byte(text + "\n")}
 }
 
@@ -339,7 +339,7 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
 		panic(err) // the template does not fit the data
 	}
-	startResponse("200 OK", textHTML)
+	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}, nosniff})
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
@@ -425,7 +425,7 @@ const (
 	formBytes  = 1 << 20 // in an urlencoded body, which is held in memory
 	formFields = 10000   // in a query string or an urlencoded body
 	formParts  = 1000    // in a body of parts
-	partHead   = 1 << 16 // bytes in the head of one part
+	partHead   = 1 << 13 // bytes in the head of one part
 	partBytes  = 1000    // of each part are shown
 	nameBytes  = 1 << 16 // in the names of all parts, of files and of types
 )
@@ -539,9 +539,9 @@ func badPart(err error) *Refusal {
 	return refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %s", quote(err.Error()))
 }
 
-// A headLimit is a body of parts that limits the head of each: mime/multipart holds 10 MB
-// of one in memory before its caller sees any. It is in front of a reader that reads ahead, so
-// the limit is one of bytes between the end of a part and the end of the next head.
+// A headLimit is a body of parts that limits the head of each, of which mime/multipart would
+// hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that are read
+// between the end of a part and the end of the next head.
 type headLimit struct {
 	io.Reader
 	inHead bool
@@ -643,8 +643,7 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	startResponse("200 OK", append(headers, Header{"Content-Type", contentType(name)},
-		Header{"X-Content-Type-Options", "nosniff"}))
+	startResponse("200 OK", append(headers, Header{"Content-Type", contentType(name)}, nosniff))
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
@@ -655,7 +654,7 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 func contentType(name string) string {
 	switch extension := path.Ext(name); extension {
 	case ".md", ".go":
-		return "text/plain; charset=utf-8" // so that browsers show them
+		return textPlain[0].Value // so that browsers show them
 	default:
 		return cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
 	}
@@ -1114,7 +1113,7 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
-	startResponse(status, textPlain, err)
+	startResponse(status, textAtOnce, err)
 	return Blocks{[]byte(status + "\n")}
 }
 
@@ -1482,7 +1481,7 @@ func failurePage(environ Environ, startResponse StartResponse, reason any) []byt
 	text := fmt.Sprintf("The application failed: %v\n", err)
 	stack := debug.Stack()
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
-	startResponse("500 Internal Server Error", textPlain, err)
+	startResponse("500 Internal Server Error", textAtOnce, err)
 	if !onThisMachine(environ) {
 		return []byte("The application failed.\n")
 	}
