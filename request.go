@@ -248,6 +248,9 @@ func (h *headReader) line(tooLong string) (string, error) {
 		return "", refuse(tooLong, source, line, maxLine,
 			"expected at most %d bytes in a line, with its line end", maxLine)
 	}
+	if err != nil && h.size == 0 {
+		return "", incomplete(err, "", "expected a head, got nothing")
+	}
 	if err != nil {
 		return "", incomplete(err, line, "expected an empty line to end the head")
 	}

@@ -261,7 +261,7 @@ func run(application Application, environ Environ, r *Response) {
 func (r *Response) close(body Body) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			fmt.Fprintf(r.errors, "Close failed: %s", describe(reason))
+			fmt.Fprintf(r.errors, "Close: %s", describe(reason))
 		}
 	}()
 	if err := closeBody(body); err != nil {
@@ -385,13 +385,18 @@ func (r *Response) appendHead(b []byte) []byte {
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
+	ownLength := false
 	for _, header := range r.headers {
-		if !header.is("Content-Length") {
-			b = append(append(append(b, header.Name...), ": "...), header.Value...)
-			b = append(b, "\r\n"...)
+		if header.is("Content-Length") {
+			ownLength = true
+			if strings.HasPrefix(r.status, "204 ") {
+				continue
+			}
 		}
+		b = append(append(append(b, header.Name...), ": "...), header.Value...)
+		b = append(b, "\r\n"...)
 	}
-	if r.length >= 0 && !strings.HasPrefix(r.status, "204 ") {
+	if r.length >= 0 && !ownLength {
 		b = strconv.AppendInt(append(b, "Content-Length: "...), r.length, 10)
 		b = append(b, "\r\n"...)
 	}

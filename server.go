@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math"
 	"net"
 	"os"
@@ -352,12 +353,18 @@ func (e *exchange) answer(application Application) {
 // application. They differ in where environ comes from and where the answer goes.
 func runGateway(application Application, environ Environ, input *Input, errors io.Writer,
 	response *Response) {
-	environ["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
-	environ["wsgi.input"] = input                 // *Input
-	environ["wsgi.errors"] = errors               // io.Writer
-	environ["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
-	environ["rawsgi.application"] = application   // for a local redirect (RFC 3875 §6.2.2)
+	environ.addInterface(input, errors)
+	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
 	run(application, environ, response)
+}
+
+// addInterface adds the keys with which an application reads its request and reports
+// errors. (PEP 3333, "environ Variables")
+func (e Environ) addInterface(input *Input, errors io.Writer) {
+	e["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
+	e["wsgi.input"] = input                 // *Input
+	e["wsgi.errors"] = errors               // io.Writer
+	e["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
 }
 
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
@@ -604,3 +611,62 @@ var cgiDefaults = map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "",
 	"PATH_INFO": "", "QUERY_STRING": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
 	"SERVER_PROTOCOL": "HTTP/1.0", "SERVER_SOFTWARE": software,
 	"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": ""}
+
+// callApplication runs an application without any server, and is the shortest gateway
+// there is: it calls, iterates, closes. Missing variables of environ get plausible values.
+func callApplication(application Application, environ Environ) (
+	status string, headers []Header, body []byte) {
+	if environ == nil {
+		environ = Environ{}
+	}
+	setTestingDefaults(environ)
+	var out bytes.Buffer
+	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {
+		if status != "" && (len(excInfo) == 0 || excInfo[0] == nil) {
+			panic(errStartedTwice)
+		}
+		if _, err := checkHead(s, h); err != nil {
+			panic(err)
+		}
+		status, headers = s, slices.Clone(h)
+		return &out
+	}
+	result := application(environ, startResponse)
+	defer closeBody(result) // an error is for a server to log
+	for block := range blocks(result) {
+		if status == "" && len(block) > 0 {
+			break
+		}
+		out.Write(block)
+	}
+	if status == "" {
+		panic(errNotStarted)
+	}
+	return status, headers, out.Bytes()
+}
+
+// setTestingDefaults completes an environ as if a client on this machine had asked for /,
+// or for the application that is mounted at SCRIPT_NAME.
+func setTestingDefaults(environ Environ) {
+	request := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0"}
+	if environ["SCRIPT_NAME"] != nil {
+		request.Path = ""
+	}
+	loopback, scheme, port := net.IPv4(127, 0, 0, 1), urlScheme(environ.Get("HTTPS")), 80
+	if scheme == "https" {
+		port = 443
+	}
+	defaults := newEnviron(request, &net.TCPAddr{IP: loopback, Port: port},
+		&net.TCPAddr{IP: loopback, Port: 49152})
+	defaults["HTTP_HOST"] = loopback.String()
+	if name := environ.Get("SERVER_NAME"); name != "" {
+		defaults["HTTP_HOST"] = name
+	}
+	defaults["wsgi.url_scheme"] = scheme
+	defaults["wsgi.multithread"] = false
+	defaults["wsgi.multiprocess"] = false
+	defaults["wsgi.run_once"] = false
+	defaults.addInterface(&Input{}, io.Discard)
+	maps.Copy(defaults, environ) // what is there is kept
+	maps.Copy(environ, defaults)
+}
