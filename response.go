@@ -135,9 +135,8 @@ type Response struct {
 	headers  []Header // a copy
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
-	sent     int64    // body bytes, for the access log
-	err      error    // the client could not be reached: nothing more is sent
-	refusal  *Refusal // that the application has let through, for who watches
+	sent     int64 // body bytes, for the access log
+	err      error // the client could not be reached: nothing more is sent
 }
 
 // The beginnings of a head: this is how gateways differ.
@@ -504,7 +503,6 @@ func (r *Response) fail(reason any) {
 		refusal = &Refusal{Status: "500 Internal Server Error", Source: `PEP 3333, "Error Handling"`,
 			Reason: "the application failed; the server's error log says how"}
 	} else {
-		r.refusal = refusal
 		r.logRefusal(refusal)
 	}
 	if !r.headSent {

@@ -45,7 +45,9 @@ type Server struct {
 	AccessLog   *log.Logger   // one line a request; nil for none
 	ErrorLog    *log.Logger   // wsgi.errors and the server's own troubles
 
-	Trace func() *recorder // makes one for each exchange; nil if nobody watches
+	// Watch, if set, is given each connection and the application, and returns what to use
+	// instead.
+	Watch func(net.Conn, Application) (net.Conn, Application)
 
 	turn     sync.Mutex // held by the one application call that runs in serial mode
 	addr     net.Addr   // at which the server listens
@@ -213,17 +215,17 @@ func (s *Server) dismiss(c *conn) {
 // An exchange is one connection: one request with its answer. Its parts are fields and
 // not pointers, so that they come with a single allocation.
 type exchange struct {
-	server   *Server
-	conn     conn
-	reader   *bufio.Reader
-	request  *Request
-	gateway  Gateway
-	input    Input
-	response Response
-	errors   errorStream
-	trace    *recorder // nil if nobody watches
-	answered bool      // there is an answer: the exchange is logged
-	unread   bool      // the client may have sent, or be sending, what nobody will read
+	server      *Server
+	application Application
+	conn        conn
+	reader      *bufio.Reader
+	request     *Request
+	gateway     Gateway
+	input       Input
+	response    Response
+	errors      errorStream
+	answered    bool // there is an answer: the exchange is logged
+	unread      bool // the client may have sent, or be sending, what nobody will read
 }
 
 // readers holds the buffers of exchanges that have ended. A new one for each would make an
@@ -232,11 +234,12 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) 
 
 // serveConn serves one connection: it reads a request, has it answered, and hangs up.
 func (s *Server) serveConn(connection net.Conn) {
-	e := &exchange{server: s, conn: conn{Conn: connection, timeout: s.Timeout}}
-	if s.Trace != nil {
-		e.trace = s.Trace()
-		e.conn.Conn = e.trace.accepted(connection)
+	application := s.Application
+	if s.Watch != nil {
+		connection, application = s.Watch(connection, application)
 	}
+	e := &exchange{server: s, application: application,
+		conn: conn{Conn: connection, timeout: s.Timeout}}
 	if !s.admit(&e.conn) {
 		e.conn.Close()
 		return
@@ -249,9 +252,6 @@ func (s *Server) serveConn(connection net.Conn) {
 	var err error
 	e.request, err = readRequest(e.reader, s.MaxBody)
 	e.conn.asked.Store(true)
-	if e.trace != nil {
-		e.trace.understood(e.request, e.reader.Buffered(), err)
-	}
 	if err == nil {
 		e.begin()
 		e.answer()
@@ -278,9 +278,6 @@ func (e *exchange) begin() {
 		firstLine = noHead
 	}
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
-	if e.trace != nil {
-		e.trace.hear(&e.response, &e.errors)
-	}
 }
 
 // answer runs the application.
@@ -291,15 +288,12 @@ func (e *exchange) answer() {
 		e.input.before = e.sendContinue
 	}
 	environ := newEnviron(q, &e.input, &e.gateway)
-	if e.trace != nil {
-		e.trace.complete(environ)
-	}
 	e.conn.eachRead = true
 	if e.server.Serial {
 		e.server.turn.Lock()
 		defer e.server.turn.Unlock()
 	}
-	run(e.server.Application, environ, &e.response)
+	run(e.application, environ, &e.response)
 	// A body may be unread, or followed by a line end that belongs to nothing; a request
 	// without Content-Length may have one all the same, unless its method has none; and
 	// an HTTP/0.9 request may be followed by header lines.
@@ -368,20 +362,25 @@ func hostPort(addr net.Addr) (host, port string) {
 	return strings.Trim(text[:colon], "[]"), text[colon+1:]
 }
 
-// logAccess writes the access log line of an exchange, in wsgiref's form:
+// logAccess writes the access log line of an exchange.
+func (s *Server) logAccess(e *exchange) {
+	if s.AccessLog != nil {
+		r := &e.response
+		s.AccessLog.Print(accessLine(e.gateway.RemoteAddr.(string), r.now(), e.request.Line,
+			r.status, r.sent))
+	}
+}
+
+// accessLine is a line of the access log, in wsgiref's form:
 //
 //	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
-func (s *Server) logAccess(e *exchange) {
-	if s.AccessLog == nil {
-		return
-	}
-	client, r := e.gateway.RemoteAddr, e.response
+func accessLine(client string, now time.Time, line, status string, sent int64) string {
 	if client == "" {
 		client = "-"
 	}
-	code, _, _ := strings.Cut(r.status, " ")
-	s.AccessLog.Printf(`%s - - [%s] "%s" %s %d`, client,
-		r.now().Format("02/Jan/2006 15:04:05"), visible(e.request.Line), code, r.sent)
+	code, _, _ := strings.Cut(status, " ")
+	return fmt.Sprintf(`%s - - [%s] "%s" %s %d`, client, now.Format("02/Jan/2006 15:04:05"),
+		visible(line), code, sent)
 }
 
 // A conn is a connection with deadlines.
@@ -447,19 +446,15 @@ func (c *conn) hangUp(unread bool) {
 // that those of concurrent requests do not mix, and nothing that a terminal would obey.
 // (PEP 3333, "Input and Error Streams")
 type errorStream struct {
-	mu    sync.Mutex // an application may share it among its goroutines
-	log   *log.Logger
-	rest  []byte       // the beginning of a line
-	heard func([]byte) // is given what is written; nil if nobody watches
+	mu   sync.Mutex // an application may share it among its goroutines
+	log  *log.Logger
+	rest []byte // the beginning of a line
 }
 
 // Write never fails: there is nowhere to report it.
 func (e *errorStream) Write(p []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.heard != nil {
-		e.heard(p)
-	}
 	e.rest = append(e.rest, p...)
 	for {
 		line, rest, whole := bytes.Cut(e.rest, []byte("\n"))
@@ -533,7 +528,7 @@ func quote(s string) string {
 // from the process, the head begins with Status, and the rest is as for a socket: the same
 // run. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
 func serveCGI(application Application, variables []string, stdin io.Reader,
-	stdout io.Writer, errorLog *log.Logger, trace *recorder) {
+	stdout io.Writer, errorLog *log.Logger) {
 	environ := Environ{}
 	for _, variable := range variables {
 		key, value, _ := strings.Cut(variable, "=")
@@ -554,9 +549,6 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	}
 	errors := &errorStream{log: errorLog}
 	defer errors.Flush()
-	if trace != nil {
-		stdin, stdout = traceReader{stdin, trace}, traceWriter{stdout, trace}
-	}
 	q := &Request{}
 	var err error
 	if length := environ.Get("CONTENT_LENGTH"); length != "" {
@@ -566,10 +558,6 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	environ.addGateway(input, &Gateway{URLScheme: urlScheme(environ.Get("HTTPS")),
 		MultiProcess: true, RunOnce: true, Errors: errors, Application: application})
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), errors)
-	if trace != nil {
-		trace.hear(&response, errors)
-		trace.complete(environ)
-	}
 	if refusal, ok := err.(*Refusal); ok {
 		response.logRefusal(refusal)
 		response.refuse(refusal)
