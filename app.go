@@ -45,6 +45,7 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -116,14 +117,14 @@ func applications(c Config) []entry {
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
-			entry.app = traced(entry.name, entry.app)
+			entry.app = watched(entry.name, entry.app)
 			entries[i] = entry
 		}
 		routes["/"+entry.name] = entry.app
 	}
 	gallery := mount(routes, newIndex(entries))
 	if c.Trace {
-		gallery = traced("gallery", gallery)
+		gallery = watched("gallery", gallery)
 	}
 	return append(entries, entry{"gallery", "our own, chapter 0", "curl -i URL", gallery,
 		"The default: all of these, mounted under their names, with an index page."})
@@ -1679,6 +1680,944 @@ func (b *validBody) Close() error {
 	return closeBody(b.body)
 }
 
+// ---------------------------------------------------------------- Watching
+//
+// A gateway has two openings: the connection, and the call of the application. A recorder
+// stands in both, and the gateway does not know. What the parser made of a head, the
+// recorder finds by calling the parser again on the bytes that it saw.
+
+// An event is one step of an exchange, for -trace and for the lab's page.
+type event struct {
+	At   int64  `json:"at"`   // microseconds since the connection was accepted
+	Kind string `json:"kind"` // "in", "key", "call", …, as below
+	Text string `json:"text"` // a sentence, in printable characters
+
+	// The bytes of the request that the event is about, the first and the one after the last.
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+
+	Layer string `json:"layer,omitempty"` // the application or middleware that acts
+	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
+
+	Key     string            `json:"key,omitempty"`     // what bytes become in environ
+	Value   string            `json:"value,omitempty"`   // its value; the status of startResponse
+	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
+	Headers []Header          `json:"headers,omitempty"` // given to startResponse
+	Size    int               `json:"size,omitempty"`    // bytes in a block
+	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
+	Data    []byte            `json:"data,omitempty"`    // bytes that come or go
+	Environ map[string]string `json:"environ,omitempty"` // all of it, when it is complete
+}
+
+// A recorder records one exchange, event by event.
+type recorder struct {
+	emit      func(event)
+	now       func() time.Time
+	begin     time.Time
+	server    *Server // whose connection it is; nil for the CGI gateway
+	client    string  // its address
+	keepsLogs bool    // wsgi.errors is told as events and need not go to the log as well
+
+	mu       sync.Mutex // an application may read its input in a goroutine of its own
+	received []byte     // until the head is understood
+	count    int64      // bytes received
+	err      error      // what the connection gave with the last read
+	request  *Request   // the head, once it is understood
+	headSize int64      // bytes in it
+	refusal  *Refusal   // the one that has been told
+	environ  map[string]string
+	depth    int    // of the layer that runs
+	caller   string // its name
+	status   string // stored by startResponse, as are the headers
+	headers  []Header
+	drains   bool // our half is closed: what comes now is thrown away
+	headSent bool
+	sent     int64 // bytes to the client
+	body     int64 // those of the body
+	answer   string
+	inStack  bool // the log is in the middle of a panic's stack
+}
+
+func newRecorder(s *Server, now func() time.Time, emit func(event)) *recorder {
+	return &recorder{server: s, emit: emit, now: now, begin: now(), caller: "the gateway"}
+}
+
+// watch stands in both openings of a server's exchange.
+func (t *recorder) watch(c net.Conn, application Application) (net.Conn, Application) {
+	from := "" // a client on a Unix socket has no address
+	host, port := hostPort(c.RemoteAddr())
+	if t.client = host; host != "" {
+		from = " from " + net.JoinHostPort(host, port)
+	}
+	t.say("accept", "a connection%s is accepted", from)
+	return &watchedConn{c, t}, t.gateway(application)
+}
+
+// watchCGI does the same for the CGI gateway, whose connection is two streams.
+func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Application) (
+	io.Reader, io.Writer, Application) {
+	return watchedReader{stdin, t}, watchedWriter{stdout, t}, t.gateway(application)
+}
+
+// add tells of an event.
+func (t *recorder) add(e event) {
+	e.At = t.now().Sub(t.begin).Microseconds()
+	t.emit(e)
+}
+
+func (t *recorder) say(kind, format string, args ...any) {
+	t.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// A watchedConn tells what passes through a connection.
+type watchedConn struct {
+	net.Conn
+	trace *recorder
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.trace.onRead(p[:n], err)
+	return n, err
+}
+
+func (c *watchedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.trace.onWrite(p[:n], err)
+	return n, err
+}
+
+// ReadFrom leaves sendfile(2) what it is: of a file, only the size is seen.
+func (c *watchedConn) ReadFrom(source io.Reader) (int64, error) {
+	to, ok := c.Conn.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, source)
+	}
+	n, err := to.ReadFrom(source)
+	c.trace.onFile(n, err)
+	return n, err
+}
+
+// CloseWrite ends our half, if such a connection has halves.
+func (c *watchedConn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	c.trace.onCloseWrite()
+	return half.CloseWrite()
+}
+
+func (c *watchedConn) Close() error {
+	c.trace.onClose()
+	return c.Conn.Close()
+}
+
+// A watchedReader tells what passes through standard input.
+type watchedReader struct {
+	io.Reader
+	trace *recorder
+}
+
+func (r watchedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.trace.onRead(p[:n], err)
+	return n, err
+}
+
+// A watchedWriter tells what passes through standard output.
+type watchedWriter struct {
+	io.Writer
+	trace *recorder
+}
+
+func (w watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.trace.onWrite(p[:n], err)
+	return n, err
+}
+
+// onRead tells of bytes from the client, or of their end.
+func (t *recorder) onRead(p []byte, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case len(p) > 0 && t.drains:
+		t.count += int64(len(p))
+		t.say("drained", "%s that nobody wanted are thrown away", count(len(p), "byte"))
+	case len(p) > 0:
+		t.onBytes(p)
+	}
+	t.err = err
+	switch {
+	case err == io.EOF && t.server != nil:
+		t.say("eof", "the client has ended its half of the connection")
+	case err != nil && err != io.EOF:
+		t.say("eof", "reading ends: %v", err)
+	}
+}
+
+// onBytes tells of bytes of the request.
+func (t *recorder) onBytes(p []byte) {
+	from := t.count
+	t.count += int64(len(p))
+	if t.request == nil { // otherwise it is body by now
+		t.received = append(t.received, p...)
+	}
+	text := fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)
+	if len(p) == 1 {
+		text = fmt.Sprintf("1 byte comes: %d", from)
+	}
+	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p), Text: text})
+}
+
+// onWrite tells of bytes to the client: first the head, and why it has a Content-Length.
+func (t *recorder) onWrite(p []byte, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	if len(p) > 0 {
+		t.onAnswer(p)
+	}
+	if err != nil {
+		t.say("eof", "writing ends: %v", err)
+	}
+}
+
+func (t *recorder) onAnswer(p []byte) {
+	t.sent += int64(len(p))
+	e := event{Kind: "out", Data: bytes.Clone(p)}
+	switch {
+	case t.headSent || t.request != nil && t.request.Version == "HTTP/0.9":
+		t.headSent = true
+		t.body += int64(len(p))
+		e.Text = count(len(p), "byte") + " of the body leave"
+	case bytes.HasPrefix(p, []byte("HTTP/1.1 100")):
+		e.Text = fmt.Sprintf("%d bytes leave: the client may send the body", len(p))
+	default:
+		t.headSent = true
+		e.Head, e.Text = t.onHead(p)
+		t.body += int64(len(p) - e.Head)
+	}
+	t.add(e)
+}
+
+// onHead tells of what the head in p holds, and returns its size and a sentence.
+func (t *recorder) onHead(p []byte) (size int, text string) {
+	head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
+	if size = len(head); whole { // otherwise the client has left in the middle of it
+		size += len("\r\n\r\n")
+	}
+	first, rest, _ := strings.Cut(string(head), "\r\n")
+	_, t.answer, _ = strings.Cut(first, " ")
+	if r := t.cutShort(); r != nil && r.Status == t.answer {
+		t.onRefusal(r, t.count, t.count)
+	}
+	t.say("length", "%s", t.lengthReason(rest))
+	text = fmt.Sprintf("the head leaves, %s", count(size, "byte"))
+	if more := len(p) - size; more > 0 {
+		text += fmt.Sprintf(", in one write with %s of the body", count(more, "byte"))
+	}
+	return size, text
+}
+
+// lengthReason says why an answer has the Content-Length that it has.
+func (t *recorder) lengthReason(head string) string {
+	var fields []Header
+	for line := range strings.Lines(head) {
+		name, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ": ")
+		fields = append(fields, Header{name, value})
+	}
+	length, given := lookup(fields, "Content-Length")
+	_, own := lookup(t.headers, "Content-Length")
+	switch {
+	case t.answer != t.status && given > 0:
+		return "the answer is the gateway's own: Content-Length is " + length
+	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
+		return "no Content-Length is inferred: " + visible(t.answer) + " has no body"
+	case own > 0:
+		return "the application has given a Content-Length"
+	case given > 0:
+		return "Content-Length " + length + " is inferred: the whole body is known"
+	}
+	return "no Content-Length: nobody knows how long the body will be, " +
+		"so the end of the connection ends it"
+}
+
+// onFile tells of bytes of a file, which the operating system has sent.
+func (t *recorder) onFile(n int64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent, t.body = t.sent+n, t.body+n
+	if n > 0 {
+		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never enter "+
+			"this program", n)
+	}
+	if err != nil {
+		t.say("eof", "writing ends: %v", err)
+	}
+}
+
+func (t *recorder) onCloseWrite() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drains = true
+	t.say("drain", "we end our half, and read on until the client has read the answer")
+}
+
+func (t *recorder) onClose() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	t.say("close", "the connection is closed")
+}
+
+// accessLine is the line of the access log.
+func (t *recorder) accessLine() string {
+	return accessLine(t.client, time.Now(), t.request.Line, t.answer, t.body)
+}
+
+// onLog tells of a line that the gateway logs. A refusal is told already.
+func (t *recorder) onLog(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	if r := t.cutShort(); r != nil && line == r.Status+": "+r.Error() {
+		t.onRefusal(r, t.count, t.count)
+	}
+	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
+	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
+	if !told && !t.inStack && !ownFrame.MatchString(line) {
+		t.say("log", "the gateway logs: %s", printable(line))
+	}
+}
+
+// ownFrame matches a line about a function of this part in the log of a panic.
+var ownFrame = regexp.MustCompile(`^\t\S+ \(?\*?(layer|watched|recorder)`)
+
+// onErrors tells of what the application writes to wsgi.errors.
+func (t *recorder) onErrors(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth,
+			Text: "wsgi.errors: " + printable(strings.TrimRight(line, "\r\n"))})
+	}
+}
+
+// again is a connection that gives once more what another gave: bytes, then an error.
+type again struct {
+	net.Conn // none: it is only read from
+	bytes    io.Reader
+	err      error
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	n, err := a.bytes.Read(p)
+	if err == io.EOF && a.err != nil {
+		err = a.err
+	}
+	return n, err
+}
+
+// understand reads the head as the gateway has: the parser is a function of bytes.
+func (t *recorder) understand() {
+	if t.server == nil || t.request != nil {
+		return
+	}
+	received := bytes.NewReader(t.received)
+	r := bufio.NewReader(&conn{Conn: &again{bytes: received, err: t.err}, timeout: t.server.Timeout})
+	q, err := t.server.readRequest(r)
+	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
+	t.request, t.headSize, t.received = q, int64(len(head)), nil
+	spans := lineSpans(head)
+	if q.Version != "" {
+		t.requestLine(q, spans[0].from)
+	}
+	seen := Environ{}
+	for i, field := range q.Header {
+		t.field(q, field, spans[i+1], seen)
+	}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		from, to := badBytes(refusal, head, spans)
+		t.onRefusal(refusal, int64(from), int64(to))
+	case err != nil:
+		t.say("eof", "%v: there will be no answer", err)
+	default:
+		t.bodyBegins(q)
+	}
+}
+
+// bodyBegins tells how long the body is, and why.
+func (t *recorder) bodyBegins(q *Request) {
+	_, given := lookup(q.Header, "Content-Length")
+	text := "there is no Content-Length, so there is no body"
+	if q.Length > 0 {
+		text = fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)
+	} else if given > 0 {
+		text = "Content-Length is 0: there is no body"
+	}
+	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Key: "wsgi.input",
+		Value: fmt.Sprintf("%d bytes", q.Length), Text: text})
+}
+
+// onRefusal tells of a refusal, and which bytes are to blame.
+func (t *recorder) onRefusal(r *Refusal, from, to int64) {
+	if t.refusal == nil {
+		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
+			Text: r.Status + ": " + r.Reason})
+	}
+	t.refusal = r
+}
+
+// cutShort returns what a reader of the body got if the connection failed under it, nil if
+// it did not. The reader is asked again; it does not look at the bytes, so others serve.
+func (t *recorder) cutShort() (refusal *Refusal) {
+	if t.request == nil || t.err == nil || t.count-t.headSize >= t.request.Length {
+		return nil
+	}
+	received := &again{bytes: io.LimitReader(padding{}, t.count-t.headSize), err: t.err}
+	input := &Input{r: bufio.NewReader(&conn{Conn: received, timeout: t.server.Timeout}),
+		length: t.request.Length}
+	_, err := io.Copy(io.Discard, input)
+	errors.As(err, &refusal)
+	return refusal
+}
+
+type padding struct{}
+
+func (padding) Read(p []byte) (int, error) { return len(p), nil }
+
+// A span is a range of the bytes received: the first, and the one after the last.
+type span struct{ from, to int }
+
+// lineSpans returns where the lines of a head are, without their line ends, and without an
+// empty line in front.
+func lineSpans(head string) (spans []span) {
+	from := 0
+	for line := range strings.Lines(head) {
+		text := strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		if text != "" || len(spans) > 0 {
+			spans = append(spans, span{from, from + len(text)})
+		}
+		from += len(line)
+	}
+	return spans
+}
+
+// badBytes returns which bytes of the head are to blame: from the first bad byte to the end
+// of its line. If bytes are missing, it is the place where they should be.
+func badBytes(r *Refusal, head string, spans []span) (from, to int) {
+	if head == "" { // the first byte was enough
+		return 0, 1
+	}
+	for _, line := range slices.Backward(spans) {
+		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
+			return line.from + r.Offset, max(line.from+r.Offset, line.to)
+		}
+	}
+	return len(head), len(head)
+}
+
+// key tells what bytes of the request have become.
+func (t *recorder) key(s span, key, value, note string) {
+	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key, Value: visible(value),
+		Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
+}
+
+func (t *recorder) dropped(s span, format string, args ...any) {
+	t.add(event{Kind: "dropped", From: int64(s.from), To: int64(s.to),
+		Text: fmt.Sprintf(format, args...)})
+}
+
+// requestLine tells what the request line, which begins at byte from, has become.
+func (t *recorder) requestLine(q *Request, from int) {
+	target := from + len(q.Method) + 1
+	t.key(span{from, target - 1}, "REQUEST_METHOD", q.Method, "")
+	if q.Path != "" { // otherwise the target is refused
+		t.target(q, target)
+	}
+	if end := from + len(q.Line); q.Version != "HTTP/0.9" {
+		t.key(span{end - len(q.Version), end}, "SERVER_PROTOCOL", q.Version, "")
+	}
+}
+
+func (t *recorder) target(q *Request, at int) {
+	target, fragment, found := strings.Cut(q.Target, "#")
+	if q.Authority != "" {
+		authority := strings.Index(target, "//") + 2
+		end := authority + strings.IndexAny(target[authority:]+"/", "/?")
+		t.key(span{at + end - len(q.Authority), at + end}, "HTTP_HOST", q.Authority,
+			": an absolute target decides")
+		at, target = at+end, target[end:]
+	}
+	path, note := target, ""
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		path = target[:i]
+	}
+	if path == "" {
+		note = ": an empty path is the root"
+	} else if path != q.Path {
+		note = ", decoded once"
+	}
+	t.key(span{at, at + len(path)}, "PATH_INFO", q.Path, note)
+	end := at + len(target)
+	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
+	if found {
+		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for the "+
+			"client alone", visible(fragment))
+	}
+}
+
+// field tells what a header field has become, or why it has not.
+func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
+	key, ok := environKey(field.Name)
+	switch {
+	case !ok && strings.Contains(field.Name, "_"):
+		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key", field.Name)
+	case !ok:
+		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting", field.Name)
+	case key == "HTTP_HOST" && q.Authority != "":
+		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
+	default:
+		note := ""
+		if seen[key] != nil {
+			note = ": joined to what came before"
+		}
+		seen.addHeader(field)
+		t.key(s, key, seen.Get(key), note)
+	}
+}
+
+// gateway stands in the second opening: between the gateway and the outermost application.
+func (t *recorder) gateway(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		t.complete(environ)
+		if out, ok := environ["wsgi.errors"].(io.Writer); ok && t.keepsLogs {
+			environ["wsgi.errors"] = watchedErrors{out, t}
+		}
+		environ["rawsgi.trace"] = t // for watched
+		return application(environ, t.storing(startResponse))
+	}
+}
+
+// A watchedErrors is a wsgi.errors that tells what is written to it.
+type watchedErrors struct {
+	io.Writer
+	trace *recorder
+}
+
+func (w watchedErrors) Write(p []byte) (int, error) {
+	w.trace.onErrors(p)
+	return len(p), nil
+}
+
+// complete tells what environ is.
+func (t *recorder) complete(environ Environ) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	t.environ = describe(environ)
+	t.add(event{Kind: "environ", Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ)),
+		Environ: maps.Clone(t.environ)})
+}
+
+// describe shows the values of environ, but the recorder.
+func describe(environ Environ) map[string]string {
+	all := map[string]string{}
+	for key, value := range environ {
+		switch value.(type) {
+		case *recorder:
+		case string, bool, [2]int:
+			all[key] = visible(fmt.Sprint(value))
+		default:
+			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
+		}
+	}
+	return all
+}
+
+// changes tells which keys of environ have changed since it was seen last.
+func (t *recorder) changes(environ Environ) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := describe(environ)
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		if was, had := t.environ[key]; key != "wsgi.errors" && (!had || was != now[key]) {
+			t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key, Value: now[key],
+				Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller, key, now[key], was)})
+		}
+	}
+	t.environ = now
+}
+
+// storing tells what startResponse leaves with the gateway: nothing is sent.
+func (t *recorder) storing(startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) io.Writer {
+		out := startResponse(status, headers, excInfo...)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		stores := "stores"
+		if t.status != "" {
+			stores = "replaces what it has stored by"
+		}
+		t.status, t.headers = status, slices.Clone(headers)
+		t.add(event{Kind: "stored", Value: visible(status), Headers: t.headers,
+			Text: fmt.Sprintf("the gateway %s the status and %s; %s been sent", stores,
+				count(len(headers), "header"), haveBytes(t.sent))})
+		return out
+	}
+}
+
+// count is "1 byte" or "2 bytes".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func haveBytes(n int64) string {
+	if n == 1 {
+		return "1 byte has"
+	}
+	return fmt.Sprintf("%d bytes have", n)
+}
+
+// watched puts a middleware around an application that tells the recorder, if environ has
+// one, what the application does. It changes nothing of that.
+func watched(name string, application Application) Application {
+	role := "application"
+	if _, err := findMiddleware(name); err == nil {
+		role = "middleware"
+	}
+	return func(environ Environ, startResponse StartResponse) Body {
+		t, ok := environ["rawsgi.trace"].(*recorder)
+		if !ok {
+			return application(environ, startResponse)
+		}
+		t.changes(environ)
+		caller, depth := t.enter(name, 0)
+		defer t.leave(caller, depth)
+		l := layer{t, name, depth + 1}
+		l.tell("call", "%s calls the %s %s", caller, role, name)
+		var body Body
+		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
+		l.tell("return", "%s returns a body, %s", l, typeName(unwatched(body)))
+		return l.wrap(body)
+	}
+}
+
+// enter says that a layer runs now, at a depth or one deeper than the one before, and
+// returns which ran until now.
+func (t *recorder) enter(name string, depth int) (caller string, before int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	caller, before = t.caller, t.depth
+	if depth == 0 {
+		depth = before + 1
+	}
+	t.caller, t.depth = name, depth
+	return caller, before
+}
+
+func (t *recorder) leave(caller string, depth int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.caller, t.depth = caller, depth
+}
+
+func typeName(value any) string { return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "") }
+
+// A layer is one application or middleware, in one call.
+type layer struct {
+	*recorder
+	name  string
+	depth int
+}
+
+// String names the layer in a sentence.
+func (l layer) String() string {
+	if l.name == "environ" {
+		return "the application environ"
+	}
+	return l.name
+}
+
+func (l layer) tell(kind, format string, args ...any) {
+	l.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+func (l layer) add(e event) {
+	e.Layer, e.Depth = l.name, l.depth
+	l.recorder.add(e)
+}
+
+// guard does something, and tells if that does not come to its end. The panic goes on.
+func (l layer) guard(what string, do func()) {
+	finished := false
+	defer func() {
+		if !finished {
+			l.tell("panic", "%s panics", what)
+		}
+	}()
+	do()
+	finished = true
+}
+
+// listen tells of calls of startResponse, and of the write() that it returns.
+func (l layer) listen(startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
+		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status), headerNames(headers))
+		if len(excInfo) > 0 && excInfo[0] != nil {
+			text += ", because of an error: " + printable(excInfo[0].Error())
+		}
+		l.add(event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers), Text: text})
+		l.guard(l.String()+"'s call of startResponse", func() {
+			out = startResponse(status, headers, excInfo...)
+		})
+		l.tell("started", "startResponse returns write() to %s", l)
+		return layerWriter{out, l}
+	}
+}
+
+// headerNames is "with 2 headers: A, B".
+func headerNames(headers []Header) string {
+	if len(headers) == 0 {
+		return "without headers"
+	}
+	var names []string
+	for _, header := range headers {
+		names = append(names, visible(header.Name))
+	}
+	return "with " + count(len(headers), "header") + ": " + strings.Join(names, ", ")
+}
+
+type layerWriter struct {
+	io.Writer
+	layer
+}
+
+func (w layerWriter) Write(p []byte) (int, error) {
+	w.block("write", p, "%s calls write() with %s")
+	return w.Writer.Write(p)
+}
+
+// block tells of a block: the beginning of it is enough.
+func (l layer) block(kind string, p []byte, format string) {
+	const enough = 512
+	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), enough)]),
+		Text: fmt.Sprintf(format, l, count(len(p), "byte"))})
+}
+
+// wrap tells of a body's blocks and of its Close. A file is left as it is: the gateway asks
+// for that type, and would send it differently if it were another.
+func (l layer) wrap(body Body) Body {
+	if _, isFile := body.(*fileBody); isFile {
+		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and closes it", l)
+		return body
+	}
+	if body == nil {
+		return body
+	}
+	if sized, ok := body.(interface{ Len() int }); ok {
+		return sizedWatchedBody{watchedBody{body, l}, sized.Len()}
+	}
+	return watchedBody{body, l}
+}
+
+type watchedBody struct {
+	Body
+	layer layer
+}
+
+func (b watchedBody) All() iter.Seq[[]byte] {
+	l := b.layer
+	return func(yield func([]byte) bool) {
+		caller, depth := l.enter(l.name, l.depth)
+		defer l.leave(caller, depth)
+		l.guard("the body of "+l.String(), func() {
+			for block := range b.Body.All() {
+				l.block("block", block, "%s gives a block of %s")
+				l.leave(caller, depth)
+				more := yield(block)
+				l.enter(l.name, l.depth)
+				if !more {
+					l.tell("enough", "%s is asked for no more blocks", l)
+					return
+				}
+			}
+			l.tell("enough", "%s has no more blocks", l)
+		})
+	}
+}
+
+// Close closes a body that can be closed.
+func (b watchedBody) Close() error {
+	if _, ok := unwatched(b.Body).(io.Closer); !ok {
+		return nil
+	}
+	b.layer.tell("closed", "Close is called on the body of %s", b.layer)
+	return b.Body.(io.Closer).Close()
+}
+
+// unwatched returns a body as the application made it.
+func unwatched(body Body) Body {
+	switch b := body.(type) {
+	case watchedBody:
+		return unwatched(b.Body)
+	case sizedWatchedBody:
+		return unwatched(b.Body)
+	}
+	return body
+}
+
+// A sizedWatchedBody knows how many blocks it has, so that the gateway can ask.
+type sizedWatchedBody struct {
+	watchedBody
+	n int
+}
+
+func (b sizedWatchedBody) Len() int { return b.n }
+
+// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
+// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+//
+//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
+//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+type narrator struct {
+	mu     sync.Mutex
+	out    io.Writer
+	prefix string // in front of each line: which process it is
+	colour bool
+	count  int               // exchanges begun
+	open   map[int]*recorder // those that have received something and are not closed
+}
+
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+func newNarrator(out io.Writer, prefix string) *narrator {
+	n := &narrator{out: out, prefix: prefix, open: map[int]*recorder{}}
+	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := file.Stat()
+		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return n
+}
+
+// narrate has a narrator tell what a server does, on the error log.
+func narrate(s *Server) {
+	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
+	s.ErrorLog = log.New(n, "", 0)
+	access := s.AccessLog != nil
+	s.AccessLog = nil // the narrator knows the exchange's number
+	s.Watch = func(c net.Conn, application Application) (net.Conn, Application) {
+		return n.record(s, access).watch(c, application)
+	}
+}
+
+// narrateCGI does the same for the one exchange of a CGI program.
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger) (
+	io.Reader, io.Writer, Application) {
+	n := newNarrator(errorLog.Writer(), "")
+	errorLog.SetOutput(n)
+	return n.record(nil, false).watchCGI(stdin, stdout, application)
+}
+
+// record begins the record of one exchange. Its number keeps it apart from others.
+func (n *narrator) record(s *Server, access bool) *recorder {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.count++
+	number := n.count
+	var t *recorder
+	t = newRecorder(s, time.Now, func(e event) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if e.Kind == "close" && access && t.headSent {
+			n.print(number, e.At, "", t.accessLine())
+		}
+		n.tell(number, e)
+		switch e.Kind {
+		case "in", "environ":
+			n.open[number] = t
+		case "close":
+			delete(n.open, number)
+		}
+	})
+	t.keepsLogs = true
+	return t
+}
+
+// Write is the error log of a server that is watched. It does not say which exchange a line
+// belongs to: if there is one, it is that.
+func (n *narrator) Write(p []byte) (int, error) {
+	line := strings.TrimSuffix(string(p), "\n")
+	n.mu.Lock()
+	open := slices.Collect(maps.Values(n.open))
+	if len(open) != 1 {
+		fmt.Fprintf(n.out, "%s%s\n", n.prefix, line)
+	}
+	n.mu.Unlock()
+	if len(open) == 1 {
+		open[0].onLog(line)
+	}
+	return len(p), nil
+}
+
+// The colours of a terminal: what comes, what goes, what is wrong.
+const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+// tell prints an event.
+func (n *narrator) tell(number int, e event) {
+	sign, colour, lines := "*", "", []string{e.Text}
+	switch e.Kind {
+	case "in":
+		sign, colour, lines = ">", cyan, shorten(e.Data)
+	case "out":
+		sign, colour, lines = "<", green, shorten(e.Data)
+	case "refused", "panic":
+		colour = red
+	}
+	switch {
+	case e.Kind == "refused":
+		lines[0] += " (" + e.Rule + fmt.Sprintf(", byte %d)", e.From)
+	case e.Kind != "in" && e.To == e.From+1:
+		lines[0] += fmt.Sprintf(" (byte %d)", e.From)
+	case e.Kind != "in" && e.To > e.From:
+		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
+	}
+	for _, line := range lines {
+		n.print(number, e.At, colour, sign+" "+line)
+	}
+}
+
+func (n *narrator) print(number int, at int64, colour, line string) {
+	end := plain
+	if !n.colour || colour == "" {
+		colour, end = "", ""
+	}
+	fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s%s\n", n.prefix, number, float64(at)/1000, colour, line, end)
+}
+
+// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
+func shorten(data []byte) (lines []string) {
+	const most, width = 12, 90
+	for line := range strings.Lines(string(data)) {
+		if len(lines) == most {
+			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+		}
+		rest := ""
+		if len(line) > width {
+			rest = fmt.Sprintf("… (%d bytes)", len(line))
+			line = line[:width]
+		}
+		lines = append(lines, visible(line)+rest)
+	}
+	return lines
+}
+
 //go:embed docs/lab.html
 var labPage string
 
@@ -1709,10 +2648,10 @@ func newLab(entries []entry, open bool) Application {
 	for _, entry := range entries {
 		if entry.name != "proxy" && entry.name != "cgi" {
 			names = append(names, entry.name)
-			l.apps[entry.name] = traced(entry.name, entry.app)
+			l.apps[entry.name] = watched(entry.name, entry.app)
 		}
 	}
-	l.apps["clock"] = traced("clock", newClock(3, 100*time.Millisecond))
+	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
 	l.page = labChoices(names)
 	return l.app
 }
@@ -1876,10 +2815,21 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 // watch serves one connection and returns what happens.
 func watch(application Application, conn *labConn) []event {
 	server := newServer(application)
-	server.ErrorLog, server.MaxBody = log.New(io.Discard, "", 0), 1<<20
+	server.MaxBody = 1 << 20
 	var told eventLog
+	t := newRecorder(server, conn.now, told.add)
+	t.keepsLogs = true
+	server.Watch, server.ErrorLog = t.watch, log.New(logLines(t.onLog), "", 0)
 	server.serveConn(conn)
 	return told.events
+}
+
+// logLines is a log that hands each of its lines on.
+type logLines func(line string)
+
+func (f logLines) Write(p []byte) (int, error) {
+	f(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
 }
 
 // An eventLog collects events, up to the limits.

@@ -87,7 +87,12 @@ func serveHost(application Application, trace bool, stdout, stderr io.Writer) in
 		endScripts()
 		os.Exit(exitOK)
 	}()
-	serveCGI(application, os.Environ(), os.Stdin, stdout, log.New(stderr, "", 0))
+	var stdin io.Reader = os.Stdin
+	errorLog := log.New(stderr, "", 0)
+	if trace {
+		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog)
+	}
+	serveCGI(application, os.Environ(), stdin, stdout, errorLog)
 	return exitOK
 }
 
@@ -231,7 +236,7 @@ func wrap(application Application, use string, trace bool) (Application, error) 
 			return nil, err
 		}
 		if application = middleware(application); trace {
-			application = traced(name, application)
+			application = watched(name, application)
 		}
 	}
 	return application, nil
@@ -272,7 +277,14 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 	if !o.quiet {
 		server.AccessLog = server.ErrorLog
 	}
-	if os.Getenv(workerVariable) != "" {
+	server.Worker = os.Getenv(workerVariable) != ""
+	if server.Worker {
+		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
+	}
+	if o.config.Trace {
+		narrate(server)
+	}
+	if server.Worker {
 		return serveWorker(server)
 	}
 	listener, err := listen(o.addr)
@@ -584,8 +596,6 @@ func (p *parent) terminate() {
 // serveWorker is a worker: it serves the socket that it inherits until SIGTERM, or until
 // its parent stops or is killed.
 func serveWorker(server *Server) int {
-	server.Worker = true
-	server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
 	syscall.CloseOnExec(workerSocket) // they are not for CGI programs
 	syscall.CloseOnExec(workerLife)
 	socket := os.NewFile(workerSocket, "socket")

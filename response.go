@@ -261,7 +261,7 @@ func run(application Application, environ Environ, r *Response) {
 func (r *Response) close(body Body) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			fmt.Fprintf(r.errors, "Close: %s", describe(reason))
+			fmt.Fprintf(r.errors, "Close: %s", failure(reason))
 		}
 	}()
 	if err := closeBody(body); err != nil {
@@ -488,7 +488,7 @@ func (r *Response) fail(reason any) {
 	case refusal != nil:
 		r.refuse(refusal)
 	default:
-		fmt.Fprintf(r.errors, "the application failed: %s", describe(reason))
+		fmt.Fprintf(r.errors, "the application failed: %s", failure(reason))
 		r.sendPage(&Refusal{Status: "500 Internal Server Error",
 			Source: `PEP 3333, "Error Handling"`,
 			Reason: "the application failed; the server's error log says how"})
@@ -528,14 +528,14 @@ func (r *Response) sendPage(refusal *Refusal) {
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 
-// describe returns a panic's value and the functions of the application that led to it,
+// failure returns a panic's value and the functions of the application that led to it,
 // the innermost first:
 //
 //	the database is on fire (set RAWSGI_STACK=1 to see the whole stack)
 //		app.go:221 failing
 //
 // It must be called by the deferred function that recovers.
-func describe(reason any) string {
+func failure(reason any) string {
 	if reason == nil {
 		reason = "runtime.Goexit was called"
 	}

@@ -446,21 +446,26 @@ func (e *exchange) mayBeUnread() bool {
 	return !ran || !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
 }
 
-// logAccess writes the access log line of an exchange, in wsgiref's form:
-//
-//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
+// logAccess writes the access log line of an exchange.
 func (s *Server) logAccess(e *exchange) {
 	if s.AccessLog == nil {
 		return
 	}
 	client, _ := hostPort(e.conn.RemoteAddr())
+	r := &e.response
+	s.AccessLog.Print(accessLine(client, r.now(), e.request.Line, r.status, r.sent))
+}
+
+// accessLine is a line of the access log, in wsgiref's form:
+//
+//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
+func accessLine(client string, now time.Time, requestLine, status string, sent int64) string {
 	if client == "" {
 		client = "-"
 	}
-	r := &e.response
-	code, _, _ := strings.Cut(r.status, " ")
-	s.AccessLog.Printf(`%s - - [%s] "%s" %s %d`, client,
-		r.now().Format("02/Jan/2006 15:04:05"), visible(e.request.Line), code, r.sent)
+	code, _, _ := strings.Cut(status, " ")
+	return fmt.Sprintf(`%s - - [%s] "%s" %s %d`, client,
+		now.Format("02/Jan/2006 15:04:05"), visible(requestLine), code, sent)
 }
 
 // A conn is a connection with deadlines.

@@ -314,8 +314,9 @@ func TestConformance(t *testing.T) {
 	for _, mode := range []string{"serial", "concurrent"} {
 		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
-	modes["traced"] = start(t, traced("environ", environ), func(s *Server) {
-		s.Trace = newNarrator(io.Discard, "").record
+	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
+		s.ErrorLog = log.New(io.Discard, "", 0)
+		narrate(s)
 	}).addr
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
@@ -2152,7 +2153,7 @@ func TestShutdown(t *testing.T) { // T06
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
 		for i := range 50 { // what can go wrong is a race
 			s := start(t, hello, func(s *Server) {
-				s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+				s.Watch = watchQuietly(s)
 			})
 			c := dial(t, s.addr)
 			time.Sleep(time.Duration(i) * 10 * time.Microsecond)
@@ -3537,6 +3538,80 @@ func TestPrefork(t *testing.T) {
 func syscallKill(pid int) {
 	if p, err := os.FindProcess(pid); err == nil {
 		p.Kill() // fails if it has ended
+	}
+}
+
+// TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets
+// SIGTERM. Whoever could connect gets a whole answer. (T06)
+func TestNothingLost(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "Windows has no SIGTERM")
+	}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		signal func(t *testing.T, program *exec.Cmd)
+	}{
+		{"the server", nil, func(t *testing.T, program *exec.Cmd) {
+			program.Process.Signal(syscall.SIGTERM)
+		}},
+		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			program.Process.Signal(syscall.SIGTERM)
+		}},
+		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
+			worker.Signal(syscall.SIGTERM)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			var answers, lost atomic.Int64
+			var first atomic.Value
+			stop := make(chan bool)
+			var clients sync.WaitGroup
+			for range 32 {
+				clients.Add(1)
+				go func() {
+					defer clients.Done()
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						c, err := net.Dial("tcp", addr)
+						if err != nil {
+							return // refused: the server has ended
+						}
+						c.SetDeadline(time.Now().Add(20 * time.Second))
+						io.WriteString(c, get()) // fails if the server has hung up
+						reply, err := io.ReadAll(c)
+						c.Close()
+						if err != nil || !strings.HasSuffix(string(reply), "World!\n") {
+							lost.Add(1)
+							first.CompareAndSwap(nil, fmt.Sprintf("%q, %v", reply, err))
+						}
+						answers.Add(1)
+					}
+				}()
+			}
+			eventually(t, "1000 answers", func() bool { return answers.Load() > 1000 })
+			before := answers.Load()
+			c.signal(t, program)
+			if c.name == "one worker" {
+				eventually(t, "more answers", func() bool { return answers.Load() > before+2000 })
+				close(stop)
+				clients.Wait()
+				program.Process.Signal(syscall.SIGTERM)
+			}
+			clients.Wait()
+			program.Wait()
+			if lost.Load() > 0 {
+				t.Errorf("%d of %d answers were lost, the first: %v", lost.Load(), answers.Load(),
+					first.Load())
+			}
+			t.Logf("%d answers", answers.Load())
+		})
 	}
 }
 
@@ -5048,8 +5123,15 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(traced("app", application), &labConn{pieces: []string{request}, ends: ends,
+	return watch(watched("app", application), &labConn{pieces: []string{request}, ends: ends,
 		end: time.Now().Add(time.Minute)})
+}
+
+// watchQuietly watches every exchange of a server, and forgets what it sees.
+func watchQuietly(s *Server) func(net.Conn, Application) (net.Conn, Application) {
+	return func(c net.Conn, application Application) (net.Conn, Application) {
+		return newRecorder(s, time.Now, func(event) {}).watch(c, application)
+	}
 }
 
 // ofKind picks events.
@@ -5067,7 +5149,7 @@ func checkEvents(t *testing.T, request string, events []event) {
 	t.Helper()
 	var in []byte
 	for _, e := range ofKind(events, "in") {
-		if e.From != len(in) || e.To != len(in)+len(e.Data) {
+		if e.From != int64(len(in)) || e.To != int64(len(in)+len(e.Data)) {
 			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
 		}
 		in = append(in, e.Data...)
@@ -5077,7 +5159,7 @@ func checkEvents(t *testing.T, request string, events []event) {
 	}
 	keys := Environ{}
 	for _, e := range ofKind(events, "key", "dropped", "refused") {
-		if e.From < 0 || e.From > e.To || e.To > len(in) {
+		if e.From < 0 || e.From > e.To || e.To > int64(len(in)) {
 			t.Fatalf("%s: bytes %d to %d of %d", e.Text, e.From, e.To, len(in))
 		}
 		if e.Kind != "key" {
@@ -5125,7 +5207,7 @@ func TestRecord(t *testing.T) {
 			refused, out := ofKind(events, "refused"), ofKind(events, "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
 				!strings.Contains(row.name, "R08") || strings.HasSuffix(row.name, "an error")
-			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != len(row.send) {
+			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != int64(len(row.send)) {
 				t.Errorf("refused: %+v", refused)
 			}
 			if row.want != "nothing" && row.want != "body" && !bytes.HasPrefix(out[0].Data, []byte("HTTP/1.0 "+row.want)) {
@@ -5142,12 +5224,12 @@ func TestRecord(t *testing.T) {
 func TestBadByte(t *testing.T) {
 	for _, request := range []string{ // ‸ stands in front of it
 		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n", "POST /‸\r\n\r\n",
-		"GET / ‸http/1.0\r\n\r\n", "GET / ‸HTTP/2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
-		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET ‸/%00 HTTP/1.0\r\n\r\n",
-		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03", "\r\n‸\x16\x03",
+		"GET / ‸http/1.0\r\n\r\n", "GET / HTTP/‸2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
+		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET /‸%00 HTTP/1.0\r\n\r\n",
+		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03",
 		get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"), get("A: b‸\x07c"), get("A: b‸\rc"),
-		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "‸Host: a b", "C: d"),
-		get("‸Content-Length: +5", "A: +5"), get("A: b", "‸Transfer-Encoding: x"), get("‸Content-Length: 99999999999"),
+		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "Host: a‸ b", "C: d"),
+		get("Content-Length: ‸+5", "A: +5"), get("A: b", "Transfer-Encoding: ‸x"), get("Content-Length: ‸99999999999"),
 		"GET / HTTP/1.0\r\nA: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
 		"GET / HTTP/1.0\r\n" + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
 	} {
@@ -5157,7 +5239,7 @@ func TestBadByte(t *testing.T) {
 			want = len("GET /%41")
 		}
 		refused := ofKind(told(environ, sent, true), "refused")
-		if len(refused) != 1 || refused[0].From != want {
+		if len(refused) != 1 || refused[0].From != int64(want) {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
 		}
 	}
@@ -5176,18 +5258,26 @@ func TestRecordTells(t *testing.T) {
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
-		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"app's body is a file: the gateway reads it",
-			"the head leaves", "bytes leave"}},
+		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"the body of app is a file: the gateway reads it",
+			"the head leaves", "bytes of the body leave"}},
 		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
 		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
-			"the head leaves", "app calls write() with 5 bytes", "app returns a body, main.Blocks"}},
+			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
 		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
 		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
 			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"Content-Length is 0: there is no body",
+			"the gateway calls the application app"}},
+		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
+			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
+				`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
+		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{`app calls startResponse("503 Service Unavailable") ` +
+			"with 2 headers: Content-Type, X-Content-Type-Options, because of an error: the database is on fire", "replaces what it has stored", "the head leaves"}},
+		{"wsgi.errors", get(), logging(hello), []string{"wsgi.errors: log: GET /", "the head leaves"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rest := ""
@@ -5203,15 +5293,14 @@ func TestRecordTells(t *testing.T) {
 			}
 		})
 	}
-	gone := watch(traced("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
+	gone := watch(watched("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
 	if out, ends := ofKind(gone, "out"), ofKind(gone, "eof"); len(out) > 0 || len(ends) != 1 ||
 		ends[0].Text != "writing ends: i/o timeout" {
 		t.Errorf("a client that has left: %+v %+v", out, ends)
 	}
 	var some []event
-	r := newRecorder(time.Now, func(e event) { some = append(some, e) })
-	r.response = &Response{firstLine: httpLine}
-	r.left([]byte("HTTP/1.0 2"))
+	r := newRecorder(nil, time.Now, func(e event) { some = append(some, e) })
+	r.onWrite([]byte("HTTP/1.0 2"), nil)
 	if out := ofKind(some, "out"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
 		t.Errorf("part of a head: %+v", out)
 	}
@@ -5222,13 +5311,16 @@ func TestRecordTells(t *testing.T) {
 }
 
 // volatile are the parts of a narration that differ from run to run.
-var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+`)
+var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d`)
 
 // TestNarration holds what -trace prints to the letter.
 func TestNarration(t *testing.T) {
 	application := must(choose(applications(Config{Trace: true}), "hello", "upper", true))(t)
 	var out lockedBuffer
-	s := start(t, application, func(s *Server) { s.Trace = newNarrator(&out, "[7] ").record })
+	s := start(t, application, func(s *Server) {
+		s.ErrorLog = log.New(&out, "[7] ", 0)
+		narrate(s)
+	})
 	ask(t, s.addr, "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\nProxy: p\r\n\r\n")
 	ask(t, s.addr, "POST / HTTP/1.0\r\nContent-Length: 3\r\nLong: "+strings.Repeat("x", 200)+"\r\n\r\nabc")
 	s.stop()
@@ -5252,14 +5344,15 @@ func TestNarration(t *testing.T) {
 [7] #1 * Proxy is dropped: many programs take HTTP_PROXY for their own setting (bytes 64 to 71)
 [7] #1 * there is no Content-Length, so there is no body
 [7] #1 * environ is complete: 23 keys
-[7] #1 * upper is called with environ and startResponse
-[7] #1 * hello is called with environ and startResponse
-[7] #1 * hello calls startResponse("200 OK") with headers: Content-Type
-[7] #1 * upper calls startResponse("200 OK") with headers: Content-Type
-[7] #1 * upper has it back: status and headers are stored, 0 bytes have been sent
-[7] #1 * hello has it back: status and headers are stored, 0 bytes have been sent
-[7] #1 * hello returns a body, main.Blocks
-[7] #1 * upper returns a body, main.mappedBody
+[7] #1 * the gateway calls the middleware upper
+[7] #1 * upper calls the application hello
+[7] #1 * hello calls startResponse("200 OK") with 1 header: Content-Type
+[7] #1 * upper calls startResponse("200 OK") with 1 header: Content-Type
+[7] #1 * the gateway stores the status and 1 header; 0 bytes have been sent
+[7] #1 * startResponse returns write() to upper
+[7] #1 * startResponse returns write() to hello
+[7] #1 * hello returns a body, Blocks
+[7] #1 * upper returns a body, mappedBody
 [7] #1 * hello gives a block of 14 bytes
 [7] #1 * upper gives a block of 14 bytes
 [7] #1 * no Content-Length: nobody knows how long the body will be, so the end of the connection ends it
@@ -5271,7 +5364,8 @@ func TestNarration(t *testing.T) {
 [7] #1 < HELLO, WORLD!\n
 [7] #1 * hello has no more blocks
 [7] #1 * upper has no more blocks
-[7] #1 * upper has its body closed
+[7] #1 * Close is called on the body of upper
+[7] #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
 [7] #1 * the connection is closed
 `
 	got := volatile.ReplaceAllStringFunc(out.String(), func(part string) string {
@@ -5309,10 +5403,11 @@ func TestNarrator(t *testing.T) {
 		t.Error("colours against NO_COLOR")
 	}
 	var out bytes.Buffer
-	n := &narrator{out: &out, colour: true}
-	one, two := n.record(), n.record()
+	n := newNarrator(&out, "")
+	n.colour = true
+	one, two := n.record(nil, false), n.record(nil, false)
 	two.add(event{Kind: "in", Data: []byte(strings.Repeat("a\n", 20))})
-	one.add(event{Kind: "refused", Text: "no", Value: "RFC", From: 3, To: 9})
+	one.add(event{Kind: "refused", Text: "no", Rule: "RFC", From: 3, To: 9})
 	got := volatile.ReplaceAllString(out.String(), "")
 	if !strings.HasPrefix(got, "#2\x1b[36m > a\\n\x1b[0m\n") && !strings.HasPrefix(got, "#2 \x1b[36m> a\\n\x1b[0m\n") ||
 		!strings.Contains(got, "… and more: 40 bytes in all") || !strings.HasSuffix(got, "\x1b[31m* no (RFC, byte 3)\x1b[0m\n") {
@@ -5324,9 +5419,9 @@ func TestNarrator(t *testing.T) {
 func TestTraceChangesNothing(t *testing.T) {
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
-			c.run(t, func(app Application) Application { return traced("app", app) },
+			c.run(t, func(app Application) Application { return watched("app", app) },
 				func(s *Server) {
-					s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+					s.Watch = watchQuietly(s)
 				})
 		})
 	}
@@ -5335,10 +5430,13 @@ func TestTraceChangesNothing(t *testing.T) {
 // TestTraceTellsErrors shows that wsgi.errors is told in the narration alone, and all of it.
 func TestTraceTellsErrors(t *testing.T) {
 	var out lockedBuffer
-	s := start(t, traced("app", failing), func(s *Server) { s.Trace = newNarrator(&out, "").record })
+	s := start(t, watched("app", failing), func(s *Server) {
+		s.ErrorLog = log.New(&out, "", 0)
+		narrate(s)
+	})
 	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
 	s.stop()
-	if strings.Count(out.String(), "* wsgi.errors: the application failed: ") != 1 || strings.Count(out.String(), "* wsgi.errors: goroutine ") != 1 {
+	if strings.Count(out.String(), "* the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
 		t.Errorf("told: %s", &out)
 	}
 	if strings.Contains(s.errors.String(), "failed") {
@@ -5346,24 +5444,63 @@ func TestTraceTellsErrors(t *testing.T) {
 	}
 }
 
-// TestTraceOneWrite shows that the head and the first block leave at the same time.
+// TestTraceOneWrite shows that the head and the first block leave in one write, which is one
+// event.
 func TestTraceOneWrite(t *testing.T) {
 	out := ofKind(told(hello, get(), true), "out")
-	if len(out) != 2 || out[0].At != out[1].At || !strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") ||
-		out[1].Text != "14 bytes of the body leave, in that same write" {
+	if len(out) != 1 || !bytes.HasSuffix(out[0].Data[:out[0].Head], []byte("\r\n\r\n")) || string(out[0].Data[out[0].Head:]) != "Hello, World!\n" ||
+		!strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") {
 		t.Errorf("got %+v", out)
 	}
 }
 
+// TestTraceCutShort shows that a body that is cut short is told once, as the refusal that the
+// client gets, and one that nobody read is not.
+func TestTraceCutShort(t *testing.T) {
+	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
+	for _, ends := range []bool{true, false} { // the client leaves, or is silent
+		events := told(environ, request, ends)
+		out, refused := ofKind(events, "out"), ofKind(events, "refused")
+		if len(refused) != 1 || refused[0].From != int64(len(request)) || len(ofKind(events, "log")) > 0 ||
+			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
+			t.Errorf("refused: %+v, out: %q", refused, out[0].Data)
+		}
+		if refused := ofKind(told(hello, request, ends), "refused"); len(refused) > 0 {
+			t.Errorf("nobody read the body: %+v", refused)
+		}
+	}
+}
+
+// TestTraceSendfile shows that a watched file is sent as any other: by the connection.
+func TestTraceSendfile(t *testing.T) {
+	for name, c := range map[string]struct {
+		conn net.Conn
+		want string
+	}{"with": {&filingConn{}, "5 bytes of the file leave"}, "without": {&labConn{end: time.Now().Add(time.Minute)}, "the head leaves"}} {
+		var events []event
+		r := newRecorder(nil, time.Now, func(e event) { events = append(events, e) })
+		n, err := (&watchedConn{c.conn, r}).ReadFrom(strings.NewReader("12345"))
+		if n != 5 || err != nil || len(events) == 0 || !strings.HasPrefix(events[len(events)-1].Text, c.want) {
+			t.Errorf("%s ReadFrom: %d, %v, %+v", name, n, err, events)
+		}
+	}
+}
+
+// A filingConn is a connection that sends files by itself.
+type filingConn struct{ net.Conn }
+
+func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
+
 // TestTracePanics shows that a panic is told where it happens, and passes on.
 func TestTracePanics(t *testing.T) {
-	for path, want := range map[string]string{"/before": "app panics", "/after": "app's body panics"} {
+	for path, want := range map[string]string{"/before": "app panics", "/after": "the body of app panics"} {
 		events := told(failing, "GET "+path+" HTTP/1.0\r\n\r\n", true)
 		if panics := ofKind(events, "panic"); len(panics) != 1 || panics[0].Text != want {
 			t.Errorf("got %+v", panics)
 		}
-		if logs := ofKind(events, "log"); len(logs) != 1 || strings.Contains(logs[0].Text, "goroutine") ||
-			!strings.HasPrefix(logs[0].Text, "wsgi.errors: the application failed: ") {
+		if logs := ofKind(events, "log"); len(logs) != 2 ||
+			!strings.HasPrefix(logs[0].Text, "the gateway logs: the application failed: ") ||
+			!strings.HasPrefix(logs[1].Text, "the gateway logs: \tapp.go:") {
 			t.Errorf("got %+v", logs)
 		}
 	}
@@ -5391,7 +5528,7 @@ func TestTraceCGI(t *testing.T) {
 	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
 		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "echo is called", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
+	for _, want := range []string{"environ is complete", "calls the application echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr.String())
 		}
@@ -5454,7 +5591,7 @@ func TestLab(t *testing.T) {
 	status, answer := runLab(lab, good)
 	var events []event
 	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
-		len(ofKind(events, "call")) != 2 || string(ofKind(events, "out")[1].Data) != "HELLO, WORLD!\n" {
+		len(ofKind(events, "call")) != 2 || !bytes.HasSuffix(ofKind(events, "out")[0].Data, []byte("HELLO, WORLD!\n")) {
 		t.Errorf("%s, %v: %s", status, err, answer)
 	}
 	for _, c := range []struct {
@@ -6297,12 +6434,11 @@ func BenchmarkExchange(b *testing.B) {
 			})
 		})
 	}
-	watched := quiet(traced("hello", hello))
-	watched.setAddr(memoryAddr)
-	watched.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+	watchedServer := quiet(watched("hello", hello))
+	watchedServer.Watch = watchQuietly(watchedServer)
 	b.Run("traced", func(b *testing.B) {
 		compare(b, []string{"traced", "untraced"}, func(i, n int) {
-			exchange(n, func(c *memoryConn) { []*Server{watched, server}[i].serveConn(c) })
+			exchange(n, func(c *memoryConn) { []*Server{watchedServer, server}[i].serveConn(c) })
 		})
 	})
 	b.Run("allocations", func(b *testing.B) {
