@@ -212,7 +212,7 @@ func (s *Server) stopAccepting() {
 	defer s.mu.Unlock()
 	s.stopping = true
 	for c := range s.conns {
-		if !c.answering.Load() {
+		if c.state.Load() != answering {
 			s.limit(c)
 		}
 	}
@@ -238,13 +238,16 @@ func (s *Server) closeAll() {
 }
 
 // limit gives a client that has no answer to expect its time, to send a head or to close.
-// When the server stops, that is a moment after it connected. s.mu is held.
+// s.mu is held.
 func (s *Server) limit(c *conn) {
-	deadline := time.Now().Add(s.Timeout)
+	patience := s.Timeout
 	if s.stopping {
-		deadline = time.Now().Add(max(lull, min(moment, s.Timeout)-time.Since(c.since)))
+		patience = lull
+		if c.state.Load() == asking {
+			patience = max(lull, moment-time.Since(c.since))
+		}
 	}
-	c.SetReadDeadline(deadline) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(patience)) // fails if closed, and so will Read
 }
 
 // busy returns how many requests are being answered.
@@ -252,7 +255,7 @@ func (s *Server) busy() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.answering.Load() {
+		if c.state.Load() == answering {
 			n++
 		}
 	}
@@ -292,7 +295,7 @@ func (s *Server) serveConn(c net.Conn) {
 	if err == errSilent {
 		return
 	}
-	e.conn.answering.Store(true)
+	e.conn.state.Store(answering)
 	e.begin()
 	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
@@ -389,7 +392,7 @@ func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
 	}
-	if e.conn.answering.Load() {
+	if e.conn.state.Load() == answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
 	}
@@ -422,7 +425,7 @@ func (e *exchange) hangUp() {
 func (s *Server) release(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.answering.Store(false)
+	c.state.Store(answered)
 	s.limit(c)
 }
 
@@ -468,14 +471,21 @@ func accessLine(client string, now time.Time, requestLine, status string, sent i
 		now.Format("02/Jan/2006 15:04:05"), visible(requestLine), code, sent)
 }
 
+// The states of a connection. Shutdown waits for those that are answering.
+const (
+	asking    = iota // the head has not been read
+	answering        // the answer is not complete
+	answered         // the client may still send, and has to close
+)
+
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
-	timeout   time.Duration
-	since     time.Time   // when it was accepted
-	answering atomic.Bool // its head has been read, and its answer is not complete
-	eachRead  bool        // each read has its own deadline; before that, the whole head has one
-	full      bool        // the last read filled its buffer: there may have been more
+	timeout  time.Duration
+	since    time.Time // when it was accepted
+	state    atomic.Int32
+	eachRead bool // each read has its own deadline; before that, the whole head has one
+	full     bool // the last read filled its buffer: there may have been more
 }
 
 // Read reads, and adds the timeout to a deadline error.

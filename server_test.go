@@ -845,6 +845,180 @@ func TestReadRequest(t *testing.T) {
 	}
 }
 
+// TestRefusalsPoint: every row of the table that is refused for a byte points at that byte,
+// which here has a mark in front of it.
+func TestRefusalsPoint(t *testing.T) {
+	var points []string
+	for _, row := range allRows() {
+		_, _, err := parse(strings.NewReader(row.send))
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || refusal.Line == "" {
+			continue
+		}
+		before, after := refusal.excerpt()
+		page := string(refusal.page())
+		lines := strings.Split(page, "\n")
+		if lines[2] != before+after || lines[3][:len(before)+1] != strings.Repeat(" ", len(before))+"^" {
+			t.Errorf("the caret is not under the byte:\n%s", page)
+		}
+		if strings.Contains(page, "<") || strings.Contains(refusal.Error(), "\n") {
+			t.Errorf("not fit for a client or a log: %q, %q", page, refusal)
+		}
+		if len(before) > 40 {
+			before = "..." + before[len(before)-12:]
+		}
+		if len(after) > 40 {
+			after = after[:12] + "..."
+		}
+		point := refusal.Status[:3] + " " + before + "‸" + after
+		if !slices.Contains(points, point) {
+			points = append(points, point)
+		}
+	}
+	if got := strings.Join(points, "\n"); got != badBytesOfRows {
+		t.Errorf("the refusals point at\n%s", got)
+	}
+}
+
+const badBytesOfRows = `400 GET ‸* HTTP/1.1
+501 OPTIONS ‸* HTTP/1.1
+501 CONNECT ‸h:443 HTTP/1.1
+400 GET /‸%zz
+400 A: x‸\r\n
+414 ...x HTTP/1.0\r‸\n
+414 ...xxxxxxxxxxxx‸xxxxxxxxxxxx...
+400 ‸\x16
+400 ...\x00\x00\x00‸
+505 PRI * HTTP/‸2.0
+400 GE‸\x00T / HTTP/1.0
+400 GET‸: / HTTP/1.0
+400 G‸\"T / HTTP/1.0
+400 bla‸:rgh / HTTP/1.0
+400 GET‸\xc3\x9f / HTTP/1.0
+400 ‸ / HTTP/1.0
+400 GET ‸example.com:443 HTTP/1.1
+400 GET ‸foo/bar HTTP/1.1
+400 GET ‸! HTTP/1.1
+400 PUT ‸s://]ufd/: HTTP/1.1
+400 GET ‸ftp://h/ HTTP/1.0
+400 GET http://‸/ HTTP/1.0
+400 GET http://‸/p HTTP/1.0
+400 GET http://a ‸b/ HTTP/1.0
+400 GET http://h:‸x/ HTTP/1.0
+400 GET http://[‸::1/ HTTP/1.0
+400 GET ‸http HTTP/1.0
+400 POST /x‸
+400 HEAD /x‸
+400 GET HTTP/1.1‸
+400 GET‸
+400 GET ‸
+400 ‸ 
+400 GET / HTTP/1‸
+400 GET / HTTP/1.0‸x
+400 GET / ‸http/1.0
+400 GET / HTTP/9.9‸.9
+400 GET / HTTP/‸-9_9_9.+9_9_9
+400 GET / HTTP/9‸09876543210.0
+400 GET / ‸FTP/1.1
+400 GET / HTTP/1‸11
+400 GET / HTTP/1.1‸0
+400 GET / HTTP/0‸1.0
+400 GET / HTTP/1‸,0
+400 GET / HTTP/‸\xd9\xa1.0
+505 GET / HTTP/‸2.0
+505 GET / HTTP/‸3.0
+505 GET / HTTP/‸0.9
+400 GET /a ‸b HTTP/1.0
+400 GET ‸ /  HTTP/1.0
+400 GET / HTTP/1.0‸ 
+400 GET‸\x09/\x09HTTP/1.0
+400 ‸ GET / HTTP/1.0
+400 GET /\xc2\xa0k\x0bHTTP/1.0 ‸x
+400 GET / ‸
+400 GET ‸ /
+400 GET /‸\r HTTP/1.0\r\n
+400 GET / HTTP/1.1‸\rLine: 1\r\n
+400 A: b‸\rZ: c\r\n
+400 A: b‸\r\r\n
+400 ‸\rZ: c\r\n
+400 ‸\rGET / HTTP/1.0\r\n
+400 GET /a‸\x01b HTTP/1.0
+400 GET /‸\x7f HTTP/1.0
+400 GET /‸\x00 HTTP/1.0
+400 GET /a‸\x09b HTTP/1.0
+400 GET /?‸\x1b HTTP/1.0
+400 GET /#‸\x00 HTTP/1.0
+400 Host: a‸ b
+400 Host: a‸/b
+400 Host: a:‸b
+400 Host: u‸@h
+400 Host: a‸%zz
+400 Host: a‸,b
+400 Host: [‸::1
+400 Host: [‸1.2.3.4]
+400 Host: [‸::1%25e]
+400 Host: a:80‸:80
+400 Host: h‸\xc0\xaf
+400 GET http://‸:80/ HTTP/1.0
+400 ‸ c
+400 ‸\x09c
+400 ‸ A: b
+400 ‸Host: a
+400 ‸host: b
+400 ‸Content-Type: c/d
+431 ...xxxxxxxxxx\r‸\n
+431 ‸A: b
+431 ‸A: xxxxxxxxx...
+400 baz‸
+400 GET / HT‸
+400 foo‸
+400 Content-Length‸ 10
+400 Content-Length‸ : 3
+400 ‸: b
+400 Fo‸@: x
+400 Foo‸\x01: x
+400 ‸\xefoo: x
+400 Content-Length‸\xc3\x9f: 3
+400 ‸\xc5\xbfhost: a
+400 A: b‸\x00c
+400 A: b‸\x07c
+400 A: b‸\x7fc
+400 A: b‸\x0cc
+400 A: b‸\x1bc
+400 A: b‸\x01\x09c
+400 ‸Content-Length: 3
+400 ‸Content-Length: 4
+413 Content-Length: ‸99999999999999999999
+413 Content-Length: ‸9223372036854775807
+413 Content-Length: ‸1073741825
+501 Transfer-Encoding: ‸chunked
+400 Content-Length: ‸+5
+400 Content-Length: ‸-1
+400 Content-Length: ‸-0
+400 Content-Length: 0‸_1
+400 Content-Length: 0‸x3
+400 Content-Length: 3‸ 1
+400 Content-Length: 5‸.0
+400 Content-Length: 5‸,
+400 Content-Length: 5‸, 5
+400 Content-Length: 1‸Z
+400 Content-Length: ‸abc
+400 Content-Length: ‸
+400 Content-Length: ‸\xd9\xa3
+400 Content-Length: 99999999999999999999‸x
+501 Transfer-Encoding: ‸identity
+501 Transfer-Encoding: ‸,chunked
+501 Transfer-Encoding: ‸\xa0chunked
+501 Transfer-Encoding: ‸chun\xe2\x84\xaaed
+501 Transfer-Encoding: ‸
+400 ‸\x3cscript>alert(1)\x3c/script>
+400 GET /‸%zz HTTP/1.0
+400 GET /a‸% HTTP/1.0
+400 GET /a‸%4 HTTP/1.0
+400 GET /a‸%00b HTTP/1.0
+400 GET /a‸%0d%0ab HTTP/1.0
+400 GET /‸%7f HTTP/1.0`
+
 // TestReadRequestFields shows what each part of a head becomes.
 func TestReadRequestFields(t *testing.T) {
 	r := bufio.NewReader(strings.NewReader("PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1\r\n" +
@@ -2154,12 +2328,12 @@ func TestShutdown(t *testing.T) { // T06
 		}
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
-		for i := range 50 { // what can go wrong is a race
+		for i := range 5 { // what can go wrong is a race
 			s := start(t, hello, func(s *Server) {
 				s.Watch = watchQuietly(s)
 			})
 			c := dial(t, s.addr)
-			time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
 			s.Shutdown(time.Second)
 			c.Close()
 		}
@@ -2173,6 +2347,55 @@ func TestShutdown(t *testing.T) { // T06
 		s.Shutdown(time.Millisecond)
 		wait(t, "the end of the iteration", closed)
 		c.Close()
+	})
+	t.Run("a client that has its answer is not waited for", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, post("abc", "Content-Length: 9"))
+		must(io.ReadAll(c))(t) // the server has ended its half, and drains
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("a request that comes a moment late is answered", func(t *testing.T) {
+		s := start(t, hello)
+		c := dial(t, s.addr)
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		eventually(t, "the end of accepting", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.stopping
+		})
+		io.WriteString(c, get())
+		if reply := must(io.ReadAll(c))(t); !strings.HasSuffix(string(reply), "World!\n") {
+			t.Errorf("got %q", reply)
+		}
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("while applications that never end have all slots", func(t *testing.T) {
+		release := make(chan bool)
+		s := newServer(func(environ Environ, startResponse StartResponse) Body {
+			<-release
+			return Blocks{}
+		})
+		s.MaxConns, s.ErrorLog = 1, log.New(io.Discard, "", 0)
+		l := must(listen("127.0.0.1:0"))(t)
+		served := make(chan bool)
+		go func() { s.Serve(l); close(served) }()
+		c := dial(t, l.Addr().String())
+		io.WriteString(c, get())
+		eventually(t, "the call", func() bool { return s.busy() == 1 })
+		go s.Shutdown(time.Millisecond)
+		wait(t, "the end of Serve", served)
+		close(release)
+		c.Close()
+		s.running.Wait()
 	})
 	t.Run("before Serve", func(t *testing.T) {
 		s := newServer(hello)
@@ -2337,6 +2560,28 @@ func TestAddresses(t *testing.T) {
 		}
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is left behind: %v", err)
+		}
+	})
+	t.Run("a Unix socket of a newer server", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		old := startOn(t, "unix:"+path, hello)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		startOn(t, "unix:"+path, environ)
+		old.stop()
+		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("what is announced", func(t *testing.T) {
+		var stdout, stderr bytes.Buffer
+		announce(&net.TCPAddr{IP: net.IPv4zero, Port: 8000}, &stdout, &stderr)
+		first, rest, _ := strings.Cut(stdout.String(), "\n")
+		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
+			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
+			!strings.HasPrefix(stderr.String(), "Warning: other machines") {
+			t.Errorf("got %q and %q", stdout.String(), stderr.String())
 		}
 	})
 	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
@@ -2625,7 +2870,7 @@ func TestCommand(t *testing.T) {
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
-			"-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path; it is"},
+			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
 			busy.Addr().String() + ": bind: address already in use\nStop the program"},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
@@ -2635,6 +2880,14 @@ func TestCommand(t *testing.T) {
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
 		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
+			"flags stand before ADDR\nUsage: rawsgi send"},
+		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
+			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
+		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
+		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
+		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path behind unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2703,6 +2956,60 @@ func TestProgram(t *testing.T) { // T06
 }
 
 // TestPrintable shows I07 and I08: a log has text, and nothing that a terminal obeys.
+
+// TestLostLog shows that a program lives on when nobody reads its log any more, as after
+// Ctrl-C in "rawsgi | tee log"; and that a CGI program has the usual SIGPIPE all the same.
+func TestLostLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	script := writeScript(t, t.TempDir(), "pipe", `printf '\n'; kill -PIPE $$; echo ignored`)
+	for _, mode := range []string{"concurrent", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-mode", mode, "-script", script)
+			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+			stdout, log := must(program.StdoutPipe())(t), must(program.StderrPipe())(t)
+			if err := program.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+			banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+			addr := regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
+			log.Close()
+			for range 20 {
+				if reply := ask(t, addr, getPath("/errors/before")); !strings.HasPrefix(reply, "HTTP/1.0 500") {
+					t.Fatalf("got %q", reply)
+				}
+			}
+			if reply := ask(t, addr, getPath("/cgi")); strings.Contains(reply, "ignored") {
+				t.Errorf("got %q", reply)
+			}
+			program.Process.Signal(syscall.SIGTERM)
+			if err := program.Wait(); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestStopIsTold shows what Ctrl-C says during a request.
+func TestStopIsTold(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	program, addr, log := startProgram(t, "-app", "echo", "-quiet")
+	busy := dial(t, addr)
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(os.Interrupt)
+	eventually(t, "the message", func() bool {
+		return strings.Contains(log.String(), "waiting up to 5s for 1 request to end; press Ctrl-C again")
+	})
+	program.Process.Signal(os.Interrupt)
+	program.Wait() // the second signal, which TestProgram shows
+	busy.Close()
+}
+
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{"a\u00a0b \u3000\t한": "a\u00a0b \u3000\t한", "👩\u200d👩": "👩\u200d👩", "a\r": "a",
 		"\x1b[2J\r\a\x7f\u009b": "\uFFFD[2J\uFFFD\uFFFD\uFFFD\uFFFD", "\xff\u202e\u2028": "\uFFFD\uFFFD\uFFFD"} {
