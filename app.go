@@ -75,7 +75,7 @@ type entry struct {
 type Config struct {
 	Root     string        // the directory of files
 	Script   string        // the CGI program of cgi, or a directory of them
-	Programs int           // CGI programs that run at once; 0 means defaultPrograms
+	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
@@ -244,9 +244,8 @@ func newClock(ticks int, pause time.Duration) Application {
 func echo(environ Environ, startResponse StartResponse) Body {
 	length, method := environ.Get("CONTENT_LENGTH"), environ.Get("REQUEST_METHOD")
 	if length == "" && (method == "GET" || method == "HEAD") {
-		return htmlPage(startResponse, "note", note{Title: "Echo", Text: "This application " +
-			"sends the body of a request back, and this request has none. Send one:",
-			Try: "curl --data-binary @README.md " + ownURL(environ)})
+		place := escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
+		return htmlPage(startResponse, "echo", baseURL(environ)+place) // says how to send a body
 	}
 	headers := []Header{{"Content-Type", "application/octet-stream"}}
 	if length != "" {
@@ -258,7 +257,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	place := escapePath(environ.Get("SCRIPT_NAME"))
+	script := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -274,14 +273,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "note", note{Title: "Three failures",
-			Text: "Follow each link, and read what the gateway prints.",
-			Links: []link{
-				{place + "/before", "fails before its head is sent, so the gateway answers 500"},
-				{place + "/after", "fails in the middle of its body, so the gateway hangs up"},
-				{place + "/excinfo", "fails, and makes its own error page in time"}}})
+		return htmlPage(startResponse, "errors", script) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+place+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
 }
 
 // plainly answers with a line of text.
@@ -343,28 +337,12 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// A note is a page for those who ask an application that has nothing to show yet.
-type note struct {
-	Title, Text string
-	Links       []link
-	Try         string // a command
-}
-
-// A link is a path of the same server, escaped, with a few words about it.
-type link struct{ Path, Text string }
-
-// A group is a part of the index: a heading and the applications below it.
-type group struct {
-	Heading string
-	Items   []indexItem
-}
-
-// An indexItem is an application on the index.
-type indexItem struct{ Link, Name, From, About, Try, Lab string }
-
-// headings are those of the index, each above the application that begins the group.
+// headings are those of the index, each above the first application of its group.
 var headings = map[string]string{"hello": "The interface", "form": "What web applications do",
 	"mount": "Applications made of others", "lab": "Watch it"}
+
+// An indexItem is an application on the index.
+type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 
 // newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
 func newIndex(entries []entry) Application {
@@ -373,18 +351,14 @@ func newIndex(entries []entry) Application {
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
 			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
 		}
-		var groups []group
+		var items []indexItem
 		for _, entry := range entries {
-			if heading := headings[entry.name]; heading != "" {
-				groups = append(groups, group{Heading: heading})
-			}
 			place := escapePath(script + "/" + entry.name)
-			last := &groups[len(groups)-1]
-			last.Items = append(last.Items, indexItem{Link: place, Name: entry.name,
-				From: entry.from, About: entry.about,
+			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
+				Name: entry.name, From: entry.from, About: entry.about,
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
-		return htmlPage(startResponse, "index", groups)
+		return htmlPage(startResponse, "index", items)
 	}
 }
 
@@ -399,11 +373,6 @@ func baseURL(environ Environ) string {
 		host = environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
 	}
 	return environ.Get("wsgi.url_scheme") + "://" + host
-}
-
-// ownURL is the URL of the application that has this environ.
-func ownURL(environ Environ) string {
-	return baseURL(environ) + escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
 }
 
 // form shows the fields that a browser makes of a form: the query string, a body in the
@@ -683,14 +652,11 @@ func modifiedSince(modified time.Time, environ Environ) bool {
 		modified.After(since) || since.After(time.Now())
 }
 
-// A listing is the page of a directory.
+// A listing is the page of a directory. Its links are relative and escaped.
 type listing struct {
 	Path  string
-	Items []listItem
+	Items []struct{ Link, Name string }
 }
-
-// A listItem is a file or directory in a listing. The link is relative and escaped.
-type listItem struct{ Link, Name string }
 
 // serveDirectory sends the directory's index.html, or a list of its files and directories.
 // The list leaves out what servePath always refuses: links that lead out or nowhere, pipes
@@ -713,21 +679,20 @@ func serveDirectory(root *os.Root, name string, environ Environ, startResponse S
 	list := listing{Path: environ.Get("PATH_INFO")}
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		switch {
-		case err == nil && stat.IsDir():
-			list.Items = append(list.Items, listItem{url.PathEscape(item) + "/", item + "/"})
-		case err == nil && stat.Mode().IsRegular():
-			list.Items = append(list.Items, listItem{url.PathEscape(item), item})
+		if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
+			continue
 		}
+		slash := ""
+		if stat.IsDir() {
+			slash = "/"
+		}
+		list.Items = append(list.Items, struct{ Link, Name string }{
+			url.PathEscape(item) + slash, item + slash})
 	}
 	return htmlPage(startResponse, "listing", list)
 }
 
 // ---------------------------------------------------------------- CGI host
-
-// defaultPrograms is how many CGI programs of one process run at once. Each is a process,
-// and may be a large one.
-const defaultPrograms = 64
 
 // A cgiHost is the host's side of CGI: an application that starts a program for each
 // request. (RFC 3875)
@@ -738,16 +703,14 @@ type cgiHost struct {
 }
 
 func newCGI(script string, timeout time.Duration, programs int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, defaultPrograms))}
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, 64))}
 	return h.app
 }
 
 // app runs the program that the request names.
 func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	if h.script == "" {
-		return htmlPage(startResponse, "note", note{Title: "No CGI program", Text: "This " +
-			"application runs a program for each request. Start the server with one, or with " +
-			"a directory of them:", Try: "go run . -script path/to/program"})
+		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
 	program, stat, err := h.find(environ)
 	switch {
@@ -846,10 +809,8 @@ type script struct {
 	host     *cgiHost
 	command  *exec.Cmd
 	output   *os.File
-	problems *os.File // its standard error
-	timer    *time.Timer
-	late     atomic.Bool // it was killed, because it was silent for too long
-	ended    chan bool   // closed when it has ended, and all that it started
+	problems *os.File  // its standard error
+	ended    chan bool // closed when it has ended, and all that it started
 }
 
 // scripts are the CGI programs that run: the keys are *script.
@@ -889,7 +850,6 @@ func (h *cgiHost) start(program string, input *os.File, environ Environ) (*scrip
 		return nil, err
 	}
 	scripts.Store(s, nil)
-	s.timer = time.AfterFunc(h.timeout, s.expire)
 	go s.wait(environ["wsgi.errors"].(io.Writer))
 	return s, nil
 }
@@ -942,17 +902,6 @@ func (s *script) wait(errorLog io.Writer) {
 	close(s.ended)
 }
 
-// expire ends a program that has been silent for too long.
-func (s *script) expire() {
-	s.late.Store(true)
-	select {
-	case <-s.ended: // its process number may be another's by now
-	default:
-		s.kill()
-	}
-	s.output.Close()
-}
-
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
 // there on Windows, and this is the one file for all systems, hence reflect.
 func ownGroup() *syscall.SysProcAttr {
@@ -965,6 +914,11 @@ func ownGroup() *syscall.SysProcAttr {
 
 // kill ends the program and its children. A negative number is a group, as for kill(2).
 func (s *script) kill() {
+	select {
+	case <-s.ended: // and its process number may be another's by now
+		return
+	default:
+	}
 	pid := -s.command.Process.Pid
 	if runtime.GOOS == "windows" {
 		pid = -pid
@@ -974,14 +928,14 @@ func (s *script) kill() {
 	}
 }
 
-// Read reads from the program's output; each read sets its time limit anew.
+// Read reads from the program's output, and kills a program that has been silent for too
+// long. (Not on Windows, where pipes have no deadlines.)
 func (s *script) Read(p []byte) (int, error) {
-	s.timer.Reset(s.host.timeout)
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // fails if closed, and so will Read
 	n, err := s.output.Read(p)
-	s.timer.Stop() // until the client has taken the bytes
-	if err != nil && s.late.Load() {
-		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout,
-			os.ErrDeadlineExceeded)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.kill()
+		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout, err)
 	}
 	return n, err
 }
@@ -990,15 +944,14 @@ func (s *script) Read(p []byte) (int, error) {
 // work to the end although its answer has been cut, by HEAD or by its own Content-Length.
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
-	s.timer.Reset(s.host.timeout)              // for all of it
-	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // for all of it
+	io.CopyN(io.Discard, s.output, drainLimit)               // any error ends it, as its end does
 	s.stop(s.host.timeout)
 	return nil
 }
 
 // stop gives the program some time to end by itself, and then ends it.
 func (s *script) stop(grace time.Duration) {
-	s.timer.Stop()
 	s.output.Close() // an error would mean that it is closed already
 	select {
 	case <-s.ended:
@@ -1184,10 +1137,7 @@ func newProxy(upstreams string, timeout time.Duration) Application {
 // send it here again, without end. (RFC 9110 §7.6.3)
 func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	if len(p.servers) == 0 {
-		return htmlPage(startResponse, "note", note{Title: "No server to forward to", Text: "This " +
-			"application forwards each request to another server. Start this one with its " +
-			"address, or with several and commas between them:",
-			Try: "go run . -upstream 127.0.0.1:9000"})
+		return htmlPage(startResponse, "proxy", nil) // says how to name one
 	}
 	if strings.Contains(environ.Get("HTTP_VIA"), p.name) {
 		return plainly(startResponse, "508 Loop Detected", "This proxy forwards to itself: see -upstream.")
@@ -1305,14 +1255,11 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// maxInterim is how many interim answers may precede the answer of an upstream.
-const maxInterim = 10
-
 // readAnswer reads the head of an upstream's answer, and passes over those of interim
 // answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
 // for. (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
-	for range maxInterim + 1 {
+	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
 			return "", nil, err
 		}
@@ -1328,7 +1275,7 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 		}
 		return status, endToEnd(fields), nil
 	}
-	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxInterim)
+	return "", nil, errors.New("upstream sends more than 10 interim answers")
 }
 
 // readStatusLine reads the first line of an answer.
