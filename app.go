@@ -5,8 +5,8 @@
 // application: towards the gateway it is an application, towards the application it is a
 // gateway. (PEP 3333, "Middleware: Components that Play Both Sides")
 //
-// The two tables at the top are what -app and -use choose from; add yours there. The parts
-// of this file, each under a heading of its name:
+// The two tables at the top are what -app and -use choose from; add yours there. The
+// parts of this file, each under a heading of its name:
 //
 //	Applications   from hello to a form and a directory of files: each shows one thing
 //	CGI host       starts a program for each request
@@ -63,8 +63,8 @@ type Application func(environ Environ, startResponse StartResponse) Body
 // Middleware wraps an application.
 type Middleware func(Application) Application
 
-// An entry is an application with its name, its source and chapter, a command to try it, in
-// which URL stands for the place where it is mounted, and a line about it.
+// An entry is an application with its name, its source and chapter, a command to try it,
+// in which URL stands for the place where it is mounted, and a line about it.
 type entry struct {
 	name, from, try string
 	app             Application
@@ -88,9 +88,9 @@ func applications(c Config) []entry {
 		{"hello", "PEP 3333, chapter 8", "curl -i URL", hello,
 			"The smallest application: a function that returns one block."},
 		{"class", "PEP 3333, chapter 8", "curl -i URL", class,
-			"The body is an object, which calls startResponse when its blocks are asked for."},
+			"The body is an object; it calls startResponse when its blocks are asked for."},
 		{"environ", "PEP 3333, chapter 7", "curl -d name=value 'URL/path?a=4&b=4'", environ,
-			"Prints all that an application knows of its request, and how long the body was."},
+			"Prints what an application knows of its request, and how long the body was."},
 		{"write", "PEP 3333, chapter 8", "curl -i URL", write,
 			"The imperative way: startResponse returns a writer."},
 		{"clock", "PEP 3333, chapter 8", "curl -N URL", clock,
@@ -99,8 +99,8 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
 			"Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "Python's cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
-			"Takes a form and an upload apart and shows the fields."},
+		{"form", "Python's cgi module, chapter 10", "curl -F name=value -F file=@README.md URL",
+			form, "Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
 		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "curl URL/a/x URL/b/x",
@@ -112,7 +112,7 @@ func applications(c Config) []entry {
 			"Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
-		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each, step by step."})
+		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
@@ -138,7 +138,8 @@ var middlewares = []struct {
 	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
 		onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.", catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
+		catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
 	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
 		validate},
@@ -161,8 +162,8 @@ func hello(environ Environ, startResponse StartResponse) Body {
 	return Blocks{[]byte("Hello, World!\n")}
 }
 
-// class returns an object and has done nothing else. The gateway's first step into the loop
-// of All runs startResponse, which PEP 3333 allows.
+// class returns an object and has done nothing else. The gateway's first step into the
+// loop of All runs startResponse, which PEP 3333 allows.
 func class(environ Environ, startResponse StartResponse) Body {
 	return AppClass{environ, startResponse}
 }
@@ -245,7 +246,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 	length, method := environ.Get("CONTENT_LENGTH"), environ.Get("REQUEST_METHOD")
 	if length == "" && (method == "GET" || method == "HEAD") {
 		place := escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
-		return htmlPage(startResponse, "echo", baseURL(environ)+place) // says how to send a body
+		return htmlPage(startResponse, "echo", baseURL(environ)+place)
 	}
 	headers := []Header{{"Content-Type", "application/octet-stream"}}
 	if length != "" {
@@ -291,7 +292,8 @@ func notFound(startResponse StartResponse, hint string) Body {
 
 // unavailable answers 503 to a request that this server could serve at another time.
 func unavailable(startResponse StartResponse, reason string) Body {
-	return plainly(startResponse, "503 Service Unavailable", reason, Header{"Retry-After", "1"})
+	return plainly(startResponse, "503 Service Unavailable", reason,
+		Header{"Retry-After", "1"})
 }
 
 // mount puts applications side by side, each under the prefix that is its key: "/app"
@@ -326,8 +328,8 @@ var pageTemplates string
 
 var pages = template.Must(template.New("").Parse(pageTemplates))
 
-// htmlPage answers with a page of docs/pages.html, filled with data. The page says that it
-// is UTF-8; what a client or a file system has given need not be.
+// htmlPage answers with a page of docs/pages.html, filled with data. The page says that
+// it is UTF-8; what a client or a file system has given need not be.
 func htmlPage(startResponse StartResponse, name string, data any) Body {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
@@ -344,7 +346,8 @@ var headings = map[string]string{"hello": "The interface", "form": "What web app
 // An indexItem is an application on the index.
 type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
+// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
+// icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		script := environ.Get("SCRIPT_NAME")
@@ -366,7 +369,8 @@ func newIndex(entries []entry) Application {
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
-// one, is the name by which the client calls this server. (PEP 3333, "URL Reconstruction")
+// one, is the name by which the client calls this server. (PEP 3333, "URL
+// Reconstruction")
 func baseURL(environ Environ) string {
 	host := environ.Get("HTTP_HOST")
 	if host == "" {
@@ -376,8 +380,8 @@ func baseURL(environ Environ) string {
 }
 
 // form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too large
-// is refused, and a file passes by without being held.
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, and a file passes by without being held.
 func form(environ Environ, startResponse StartResponse) Body {
 	fields, err := readForm(environ)
 	if err != nil {
@@ -419,20 +423,24 @@ func readForm(environ Environ) ([]formField, error) {
 	var more []formField
 	switch kind {
 	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		if err != nil {
-			return nil, err
-		}
-		if len(body) > formBytes {
-			return nil, tooLargeForm("a form may have %d bytes; send files as multipart/form-data",
-				formBytes)
-		}
-		more, err = readQuery("body", string(body))
-		return append(fields, more...), err
+		more, err = readCoded(input)
 	case "multipart/form-data":
 		more, err = readParts(input, params["boundary"])
 	}
 	return append(fields, more...), err
+}
+
+// readCoded reads a body in the coding of query strings.
+func readCoded(input io.Reader) ([]formField, error) {
+	body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > formBytes {
+		return nil, tooLargeForm("a form may have %d bytes; send files as multipart/form-data",
+			formBytes)
+	}
+	return readQuery("body", string(body))
 }
 
 // readQuery takes "a=1&b=%20" apart: names in order, values as they came.
@@ -468,8 +476,8 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 		if err != nil {
 			return nil, badPart(err)
 		}
-		disposition, kind := part.Header.Get("Content-Disposition"), part.Header.Get("Content-Type")
-		if names += len(disposition) + len(kind); names > nameBytes {
+		names += len(part.Header.Get("Content-Disposition")) + len(part.Header.Get("Content-Type"))
+		if names > nameBytes {
 			return nil, tooLargeForm("the names in a form may have %d bytes", nameBytes)
 		}
 		field, err := readPart(part)
@@ -498,8 +506,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did not
-// arrive whole, or the head of the part is too large.
+// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
+// not arrive whole, or the head of the part is too large.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -508,9 +516,9 @@ func badPart(err error) *Refusal {
 	return refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %s", quote(err.Error()))
 }
 
-// A headLimit is a body of parts that limits the head of each, of which mime/multipart would
-// hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that are read
-// between the end of a part and the end of the next head.
+// A headLimit is a body of parts that limits the head of each, of which mime/multipart
+// would hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that
+// are read between the end of a part and the end of the next head.
 type headLimit struct {
 	io.Reader
 	inHead bool
@@ -568,9 +576,9 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 	return serveFile(root, name, environ, startResponse)
 }
 
-// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503 if
-// there are too many open files, which is logged, otherwise 404. That hides a file outside
-// of the directory as well.
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
+// if there are too many open files, which is logged, otherwise 404. That hides a file
+// outside of the directory as well.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
@@ -593,7 +601,8 @@ func redirect(environ Environ, startResponse StartResponse, to string) Body {
 }
 
 // serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
-func serveFile(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+func serveFile(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	file, err := root.Open(name)
 	if err != nil {
 		return cannotServe(environ, startResponse, err)
@@ -612,7 +621,8 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	startResponse("200 OK", append(headers, Header{"Content-Type", contentType(name)}, nosniff))
+	headers = append(headers, Header{"Content-Type", contentType(name)}, nosniff)
+	startResponse("200 OK", headers)
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
@@ -632,8 +642,8 @@ func contentType(name string) string {
 // httpDate is the form of dates that HTTP prefers.
 const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 
-// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC 9110
-// §5.6.7)
+// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
+// 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
 	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
 		if date, err = time.Parse(form, text); err == nil {
@@ -643,9 +653,9 @@ func parseDate(text string) (date time.Time, err error) {
 	return date, err
 }
 
-// modifiedSince reports whether the client lacks a file that was modified then. Only a date
-// that can be read and is not in the future says that it has it, and only if the client does
-// not ask in another way as well. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+// modifiedSince reports whether the client lacks a file that was modified then. Only a
+// date that can be read and is not in the future says that it has it, and only if the
+// client does not ask in another way as well. (RFC 1945 §10.9; RFC 9110 §13.1.3)
 func modifiedSince(modified time.Time, environ Environ) bool {
 	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
 	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
@@ -658,10 +668,11 @@ type listing struct {
 	Items []struct{ Link, Name string }
 }
 
-// serveDirectory sends the directory's index.html, or a list of its files and directories.
-// The list leaves out what servePath always refuses: links that lead out or nowhere, pipes
-// and devices.
-func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+// serveDirectory sends the directory's index.html, or a list of its files and
+// directories. The list leaves out what servePath always refuses: links that lead out or
+// nowhere, pipes and devices.
+func serveDirectory(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	index := path.Join(name, "index.html")
 	if stat, err := root.Stat(index); err == nil && stat.Mode().IsRegular() {
 		return serveFile(root, index, environ, startResponse)
@@ -727,8 +738,8 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 
 var errNoName = errors.New("the path does not begin with the name of a program")
 
-// find returns the path of the program. If there is a directory of them, the first segment of
-// PATH_INFO is the name, and moves to SCRIPT_NAME.
+// find returns the path of the program. If there is a directory of them, the first
+// segment of PATH_INFO is the name, and moves to SCRIPT_NAME.
 func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err error) {
 	if program, err = filepath.Abs(h.script); err != nil {
 		return "", nil, err
@@ -854,8 +865,8 @@ func (h *cgiHost) start(program string, input *os.File, environ Environ) (*scrip
 	return s, nil
 }
 
-// answer reads the head of the program's answer and returns its body, which ends the program
-// when it is closed.
+// answer reads the head of the program's answer and returns its body, which ends the
+// program when it is closed.
 func (s *script) answer(environ Environ, startResponse StartResponse) (body Body, err error) {
 	defer func() {
 		if body == nil { // an error, or a panic
@@ -931,7 +942,8 @@ func (s *script) kill() {
 // Read reads from the program's output, and kills a program that has been silent for too
 // long. (Not on Windows, where pipes have no deadlines.)
 func (s *script) Read(p []byte) (int, error) {
-	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // fails if closed, and so will Read
+	// An error would mean that output is closed, and Read fails as well.
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout))
 	n, err := s.output.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.kill()
@@ -945,7 +957,7 @@ func (s *script) Read(p []byte) (int, error) {
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
 	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // for all of it
-	io.CopyN(io.Discard, s.output, drainLimit)               // any error ends it, as its end does
+	io.CopyN(io.Discard, s.output, drainLimit)               // an error ends it as well
 	s.stop(s.host.timeout)
 	return nil
 }
@@ -961,16 +973,16 @@ func (s *script) stop(grace time.Duration) {
 	}
 }
 
-// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that are
-// usual, beside HTTP_*.
+// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that
+// are usual, beside HTTP_*.
 var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE",
 	"PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER",
 	"REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
 	"SERVER_SOFTWARE", "HTTPS", "REMOTE_PORT"}
 
-// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in which
-// there may be others if we are a CGI program ourselves, and PATH to find an interpreter.
-// Passwords are withheld. (RFC 3875 §4.1, §9.2)
+// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
+// which there may be others if we are a CGI program ourselves, and PATH to find an
+// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
 func cgiVariables(program string, environ Environ) []string {
 	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
 	if root := os.Getenv("SystemRoot"); root != "" {
@@ -978,7 +990,8 @@ func cgiVariables(program string, environ Environ) []string {
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
-		variables = append(variables, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
+		variables = append(variables,
+			"PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
@@ -1004,8 +1017,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	_, hasType := lookup(fields, "Content-Type")
 	switch {
 	case hasStatus+isRedirect+hasType == 0:
-		return "", nil, errors.New("expected Status, Location or Content-Type in the answer of " +
-			"a CGI program")
+		return "", nil, errors.New("expected Status, Location or Content-Type in the " +
+			"answer of a CGI program")
 	case hasStatus == 0 && isRedirect > 0:
 		status = "302 Found"
 	case hasStatus == 0:
@@ -1020,7 +1033,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 
 // localRedirect has the whole server answer another path, as if it had been asked for
 // that, 10 times at most. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ, startResponse StartResponse) (Body, error) {
+func localRedirect(location string, environ Environ,
+	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: location}
@@ -1032,7 +1046,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 		err = errors.New("the gateway does not name its application")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w", quote(location), err)
+		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"] = count + 1
@@ -1045,8 +1060,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	return application(next, startResponse), nil
 }
 
-// An upstreamBody is the body of another program's answer, and the program or connection to
-// close after it. If it breaks before its first block, a 502 can still be sent.
+// An upstreamBody is the body of another program's answer, and the program or connection
+// to close after it. If it breaks before its first block, a 502 can still be sent.
 type upstreamBody struct {
 	io.Reader
 	io.Closer
@@ -1061,8 +1076,9 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// badGateway answers in place of a program or server that did not: 504 if it took too long,
-// else 502. If startResponse has stored the head of another answer, this one replaces it.
+// badGateway answers in place of a program or server that did not: 504 if it took too
+// long, else 502. If startResponse has stored the head of another answer, this one
+// replaces it.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
@@ -1090,7 +1106,8 @@ func endToEnd(fields []Header) []Header {
 	}
 	for _, field := range fields {
 		if isEndToEnd(connection, field.Name) {
-			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
+			value := strings.ReplaceAll(field.Value, "\t", " ")
+			kept = append(kept, Header{field.Name, value})
 		}
 	}
 	return kept
@@ -1098,11 +1115,11 @@ func endToEnd(fields []Header) []Header {
 
 // isEndToEnd reports whether a field is end-to-end, not hop-by-hop, as are those that
 // Connection lists. Three it may not list: without its length, a body would be read as a
-// request of its own. Proxy-Connection, which is in no RFC, is hop-by-hop, but an application
-// may use it. (RFC 9110 §7.6.1)
+// request of its own. Proxy-Connection, which is in no RFC, is hop-by-hop, but an
+// application may use it. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
-		!isHopByHop(name) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
+		!isHopByHop(name) && !listed(connection, name) && !listed("Proxy-Connection", name)
 }
 
 // listed reports whether name stands in a comma-separated list, in any case.
@@ -1117,9 +1134,9 @@ func listed(list, name string) bool {
 
 // ---------------------------------------------------------------- Proxy
 
-// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0, written
-// by hand like the rest: load balancing and remote processing are the third role of
-// middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
+// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
+// written by hand like the rest: load balancing and remote processing are the third role
+// of middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
 type proxy struct {
 	servers []string
 	timeout time.Duration
@@ -1133,14 +1150,15 @@ func newProxy(upstreams string, timeout time.Duration) Application {
 	return p.app
 }
 
-// app forwards a request, unless it has come here before: the server that it goes to would
-// send it here again, without end. (RFC 9110 §7.6.3)
+// app forwards a request, unless it has come here before: the server that it goes to
+// would send it here again, without end. (RFC 9110 §7.6.3)
 func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	if len(p.servers) == 0 {
 		return htmlPage(startResponse, "proxy", nil) // says how to name one
 	}
 	if strings.Contains(environ.Get("HTTP_VIA"), p.name) {
-		return plainly(startResponse, "508 Loop Detected", "This proxy forwards to itself: see -upstream.")
+		return plainly(startResponse, "508 Loop Detected",
+			"This proxy forwards to itself: see -upstream.")
 	}
 	c, err := p.dial()
 	if err != nil {
@@ -1166,8 +1184,8 @@ func (p *proxy) dial() (c net.Conn, err error) {
 	return c, err
 }
 
-// forward sends the request to upstream and returns the body of its answer, which closes the
-// connection when it is closed.
+// forward sends the request to upstream and returns the body of its answer, which closes
+// the connection when it is closed.
 func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
 	body Body, err error) {
 	defer func() {
@@ -1180,13 +1198,12 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	}
 	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
 	// ReadFrom, which has one for all.
-	if _, err := io.Copy(struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)); err != nil {
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			panic(err) // the client's fault, and the gateway's to answer
-		}
-		// Otherwise upstream may have answered without reading it all.
-	}
+	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
+	_, err = io.Copy(out, in)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		panic(err) // the client's fault, and the gateway's to answer
+	} // another error need not matter: upstream may have answered without reading it all
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1210,9 +1227,10 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 // requestHead makes the head of the request to an upstream out of an environ.
 func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ))
+	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
 	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client))
 	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
 	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
@@ -1238,9 +1256,10 @@ func addItem(list, item string) string {
 	return list + ", " + item
 }
 
-// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as it came, for
-// /a%2Fb and /a/b need not be the same to upstream, and both have the PATH_INFO /a/b. If
-// middleware has changed that, or a request came without such a path, it is escaped anew.
+// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as it came,
+// for /a%2Fb and /a/b need not be the same to upstream, and both have the PATH_INFO /a/b.
+// If middleware has changed that, or a request came without such a path, it is escaped
+// anew.
 func upstreamTarget(environ Environ) string {
 	info := environ.Get("PATH_INFO")
 	came, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
@@ -1271,7 +1290,8 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 			continue
 		}
 		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-			return "", nil, fmt.Errorf("upstream answers HTTP/1.0 with Transfer-Encoding: %s", coding)
+			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
+				"Transfer-Encoding: %s", quote(coding))
 		}
 		return status, endToEnd(fields), nil
 	}
@@ -1282,8 +1302,8 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 //
-// The reason may be missing, its space not, for startResponse; and it has spaces for tabs.
-// A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
+// The reason may be missing, its space not, for startResponse; and it has spaces for
+// tabs. A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
 func readStatusLine(h *headReader) (status string, err error) {
 	line, err := h.line(headTooLarge)
 	if err != nil {
@@ -1321,8 +1341,8 @@ func logging(application Application) Application {
 }
 
 // A mappedBody gives what change returns for each block of another body. Its Close passes
-// the gateway's call on, as a body around a body has to, and it has no Len: middleware should
-// promise nothing about a body that it did not make. (PEP 3333, "Middleware")
+// the gateway's call on, as a body around a body has to, and it has no Len: middleware
+// should promise nothing about a body that it did not make. (PEP 3333, "Middleware")
 type mappedBody struct {
 	body   Body
 	change func(block []byte) []byte
@@ -1400,8 +1420,8 @@ type upperWriter struct{ out io.Writer }
 func (w upperWriter) Write(block []byte) (int, error) { return w.out.Write(capitals(block)) }
 
 // catch turns a panic of the application into a page. It does not know whether that is
-// still possible: it calls startResponse with the error, which panics with that error if the
-// head has been sent. The stack is on the page for a client on this machine only.
+// still possible: it calls startResponse with the error, which panics with that error if
+// the head has been sent. The stack is on the page for a client on this machine only.
 // (PEP 3333, "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
@@ -1441,8 +1461,9 @@ type caughtBody struct {
 	page func(reason any) []byte
 }
 
-// All gives the blocks of the other body. Only a panic of that body becomes a page, and only
-// while more blocks are wanted: the gateway, which works while it has a block, may panic too.
+// All gives the blocks of the other body. Only a panic of that body becomes a page, and
+// only while more blocks are wanted: the gateway, which works while it has a block, may
+// panic too.
 func (b caughtBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		catching := true
@@ -1479,7 +1500,8 @@ func auth(application Application) Application {
 		got := sha256.Sum256(pair)
 		if !strings.EqualFold(scheme, "Basic") || err != nil ||
 			subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
-			return plainly(startResponse, "401 Unauthorized", "Who are you? Try curl -u reader:wsgi",
+			return plainly(startResponse, "401 Unauthorized",
+				"Who are you? Try curl -u reader:wsgi",
 				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`})
 		}
 		environ["REMOTE_USER"], environ["AUTH_TYPE"] = "reader", "Basic"
@@ -1490,15 +1512,16 @@ func auth(application Application) Application {
 // ---------------------------------------------------------------- Validate
 
 // validate stands between a gateway and an application and holds both to PEP 3333. It
-// panics at the first breach, with the side that is at fault and the rule. Go's compiler has
-// checked the rest of what wsgiref's validator checks: that there are two arguments, that
-// status and header values are strings, headers a list of pairs, and blocks bytes.
+// panics at the first breach, with the side that is at fault and the rule. Go's compiler
+// has checked the rest of what wsgiref's validator checks: that there are two arguments,
+// that status and header values are strings, headers a list of pairs, and blocks bytes.
 func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
 		v := &validator{}
 		body := application(environ, v.checkedStart(startResponse))
-		expect("application", body != nil, "it returns an iterable, not nil", "The Application Side")
+		expect("application", body != nil, "it returns an iterable, not nil",
+			"The Application Side")
 		return &validBody{body: body, v: v}
 	}
 }
@@ -1506,14 +1529,18 @@ func validate(application Application) Application {
 // expect panics if a rule does not hold.
 func expect(side string, holds bool, rule, section string) {
 	if !holds {
-		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)", side, rule, section))
+		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
+			side, rule, section))
 	}
 }
 
 // checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
-	gateway := func(holds bool, rule string) { expect("gateway", holds, rule, "environ Variables") }
-	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"} {
+	gateway := func(holds bool, rule string) {
+		expect("gateway", holds, rule, "environ Variables")
+	}
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
 	}
 	for key, value := range environ {
@@ -1627,7 +1654,8 @@ func (b *validBody) Close() error {
 }
 
 // callApplication runs an application without any server, and is the shortest gateway
-// there is: it calls, iterates, closes. Missing variables of environ get plausible values.
+// there is: it calls, iterates, closes. Missing variables of environ get plausible
+// values.
 func callApplication(application Application, environ Environ) (
 	status string, headers []Header, body []byte) {
 	if environ == nil {
@@ -1659,8 +1687,9 @@ func callApplication(application Application, environ Environ) (
 	return status, headers, out.Bytes()
 }
 
-// setTestingDefaults completes an environ as if GET / had been asked; of a server with a name,
-// or over HTTPS, if environ says so; or of an application that is mounted, if it says where.
+// setTestingDefaults completes an environ as if GET / had been asked; of a server with a
+// name, or over HTTPS, if environ says so; or of an application that is mounted, if it
+// says where.
 func setTestingDefaults(environ Environ) {
 	host, port, scheme := environ.Get("SERVER_NAME"), "80", urlScheme(environ.Get("HTTPS"))
 	if host == "" {
