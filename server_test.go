@@ -3165,6 +3165,18 @@ func TestCGIHost(t *testing.T) {
 		long := "X-A: " + strings.Repeat("a", 60000)
 		(row{want: "431"}).check(t, ask(t, start(t, newCGI(filepath.Join(dir, "lf"), time.Minute, 1)).addr, get(long, long, long)))
 	})
+	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
+		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
+		h.slots <- true
+		input := must(os.Open(os.DevNull))(t)
+		defer input.Close()
+		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
+		defer s.stop(0)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read says %v", err)
+		}
+		wait(t, "its end", s.ended)
+	})
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
