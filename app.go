@@ -99,8 +99,8 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
 			"Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "Python's cgi module, chapter 10", "curl -F name=value -F file=@README.md URL",
-			form, "Takes a form and an upload apart and shows the fields."},
+		{"form", "the cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
+			"Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
 		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "curl URL/a/x URL/b/x",
@@ -108,8 +108,8 @@ func applications(c Config) []entry {
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110, chapter 13", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
 			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
-		{"cgi", "RFC 3875, chapter 11", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
-			"Runs a CGI program (-script) for each request."},
+		{"cgi", "RFC 3875, chapter 11", "curl -i URL",
+			newCGI(c.Script, c.Timeout, c.Programs), "Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
 		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
@@ -437,8 +437,8 @@ func readCoded(input io.Reader) ([]formField, error) {
 		return nil, err
 	}
 	if len(body) > formBytes {
-		return nil, tooLargeForm("a form may have %d bytes; send files as multipart/form-data",
-			formBytes)
+		return nil, tooLargeForm("a form may have %d bytes; send files as "+
+			"multipart/form-data", formBytes)
 	}
 	return readQuery("body", string(body))
 }
@@ -467,7 +467,7 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 	reader := multipart.NewReader(limited, boundary)
 	names := 0
 	for len(fields) < formParts {
-		limited.inHead, limited.left = true, partHead
+		limited.inHead, limited.allowed = true, partHead
 		part, err := reader.NextPart()
 		limited.inHead = false
 		if err == io.EOF {
@@ -476,7 +476,8 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 		if err != nil {
 			return nil, badPart(err)
 		}
-		names += len(part.Header.Get("Content-Disposition")) + len(part.Header.Get("Content-Type"))
+		names += len(part.Header.Get("Content-Disposition"))
+		names += len(part.Header.Get("Content-Type"))
 		if names > nameBytes {
 			return nil, tooLargeForm("the names in a form may have %d bytes", nameBytes)
 		}
@@ -516,24 +517,24 @@ func badPart(err error) *Refusal {
 	return refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %s", quote(err.Error()))
 }
 
-// A headLimit is a body of parts that limits the head of each, of which mime/multipart
-// would hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that
-// are read between the end of a part and the end of the next head.
+// A headLimit limits the head of each part of a body, of which mime/multipart alone would
+// hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
+// between the end of one part and the end of the next head.
 type headLimit struct {
 	io.Reader
-	inHead bool
-	left   int // bytes to the limit
+	inHead  bool
+	allowed int // bytes, while inHead
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
 	if !h.inHead {
 		return h.Reader.Read(p)
 	}
-	if h.left == 0 {
+	if h.allowed == 0 {
 		return 0, tooLargeForm("the head of a part may have %d bytes", partHead)
 	}
-	n, err := h.Reader.Read(p[:min(len(p), h.left)])
-	h.left -= n
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
+	h.allowed -= n
 	return n, err
 }
 
@@ -542,8 +543,8 @@ func (h *headLimit) Read(p []byte) (int, error) {
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
-			return plainly(startResponse, "405 Method Not Allowed", "A file can only be read.",
-				Header{"Allow", "GET, HEAD"})
+			return plainly(startResponse, "405 Method Not Allowed",
+				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
 		root, err := os.OpenRoot(directory)
 		if errors.Is(err, os.ErrNotExist) {
@@ -577,8 +578,8 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if there are too many open files, which is logged, otherwise 404. That hides a file
-// outside of the directory as well.
+// if too many files are open, which it logs, otherwise 404, so that nobody learns which
+// files exist outside of the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
@@ -590,14 +591,16 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	return notFound(startResponse, "No file has this name.")
 }
 
-// redirect sends the client to another path here. RFC 1945 §10.11 wants a whole URL.
+// redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
+// URL.
 func redirect(environ Environ, startResponse StartResponse, to string) Body {
 	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
 		location += "?" + query
 	}
 	return plainly(startResponse, "301 Moved Permanently",
-		"A directory ends with a slash: see the header Location.", Header{"Location", location})
+		"A directory ends with a slash: see the header Location.",
+		Header{"Location", location})
 }
 
 // serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
@@ -653,9 +656,9 @@ func parseDate(text string) (date time.Time, err error) {
 	return date, err
 }
 
-// modifiedSince reports whether the client lacks a file that was modified then. Only a
-// date that can be read and is not in the future says that it has it, and only if the
-// client does not ask in another way as well. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+// modifiedSince reports whether a file was modified after the client's copy. The answer
+// is yes without a date that can be read and is not in the future; and with
+// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
 func modifiedSince(modified time.Time, environ Environ) bool {
 	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
 	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
@@ -713,6 +716,7 @@ type cgiHost struct {
 	slots   chan bool // holds a value for each program that runs
 }
 
+// newCGI makes the application; programs is how many may run at once, 0 means 64.
 func newCGI(script string, timeout time.Duration, programs int) Application {
 	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, 64))}
 	return h.app
@@ -1113,10 +1117,10 @@ func endToEnd(fields []Header) []Header {
 	return kept
 }
 
-// isEndToEnd reports whether a field is end-to-end, not hop-by-hop, as are those that
-// Connection lists. Three it may not list: without its length, a body would be read as a
-// request of its own. Proxy-Connection, which is in no RFC, is hop-by-hop, but an
-// application may use it. (RFC 9110 §7.6.1)
+// isEndToEnd reports whether a field is end-to-end. The others are hop-by-hop: those that
+// no application may use, those that Connection lists, and Proxy-Connection, which is in
+// no RFC. Connection may not list the first three: without its length, a body would be
+// read as a request of its own. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
 		!isHopByHop(name) && !listed(connection, name) && !listed("Proxy-Connection", name)
@@ -1144,6 +1148,7 @@ type proxy struct {
 	name    string // in Via, by which this proxy recognises a request that it has forwarded
 }
 
+// newProxy makes the application; upstreams is a list of host:port with commas between.
 func newProxy(upstreams string, timeout time.Duration) Application {
 	p := &proxy{timeout: timeout, name: "rawsgi-" + rand.Text()}
 	p.servers = strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
@@ -1231,7 +1236,8 @@ func (p *proxy) requestHead(environ Environ) string {
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
 	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client))
+	clients := addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client)
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", clients)
 	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
 	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
@@ -1256,14 +1262,14 @@ func addItem(list, item string) string {
 	return list + ", " + item
 }
 
-// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as it came,
-// for /a%2Fb and /a/b need not be the same to upstream, and both have the PATH_INFO /a/b.
-// If middleware has changed that, or a request came without such a path, it is escaped
-// anew.
+// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
+// client sent it, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same to
+// upstream. If that path is not PATH_INFO, because middleware has changed one of them or
+// the client sent a whole URL, PATH_INFO is escaped.
 func upstreamTarget(environ Environ) string {
 	info := environ.Get("PATH_INFO")
-	came, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
-	target := strings.TrimPrefix(came, escapePath(environ.Get("SCRIPT_NAME")))
+	sent, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
+	target := strings.TrimPrefix(sent, escapePath(environ.Get("SCRIPT_NAME")))
 	decoded, err := url.PathUnescape(target)
 	if err != nil || decoded != info || !strings.HasPrefix(target, "/") {
 		target = cmp.Or(escapePath(info), "/")
@@ -1334,7 +1340,8 @@ func logging(application Application) Application {
 			return startResponse(status, headers, excInfo...)
 		}
 		return mappedBody{application(environ, start), func(block []byte) []byte {
-			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), quote(string(block)))
+			text := quote(string(block))
+			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
 			return block
 		}}
 	}
@@ -1687,9 +1694,8 @@ func callApplication(application Application, environ Environ) (
 	return status, headers, out.Bytes()
 }
 
-// setTestingDefaults completes an environ as if GET / had been asked; of a server with a
-// name, or over HTTPS, if environ says so; or of an application that is mounted, if it
-// says where.
+// setTestingDefaults completes an environ with the variables of a GET of /. A
+// SERVER_NAME, HTTPS or SCRIPT_NAME that environ has already decides about the others.
 func setTestingDefaults(environ Environ) {
 	host, port, scheme := environ.Get("SERVER_NAME"), "80", urlScheme(environ.Get("HTTPS"))
 	if host == "" {
