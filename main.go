@@ -141,6 +141,8 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
 		"the application cgi")
+	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+		"at once, in each process")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
 	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
@@ -196,6 +198,9 @@ func (o *options) check() error {
 	}
 	if o.workers < 1 {
 		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+	}
+	if o.config.Programs < 1 {
+		return fmt.Errorf("-programs must be at least 1; it is %d", o.config.Programs)
 	}
 	return nil
 }

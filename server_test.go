@@ -880,6 +880,18 @@ func TestRefusalsPoint(t *testing.T) {
 	}
 }
 
+// TestTooLong: the rule is another for a request line and for a header line.
+func TestTooLong(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for request, source := range map[string]string{"GET /" + long: "RFC 9110 §15.5.15",
+		"GET / HTTP/1.0\r\nA: " + long: "RFC 6585 §5"} {
+		_, _, err := parse(strings.NewReader(request))
+		if refusal, ok := err.(*Refusal); !ok || refusal.Source != source || refusal.Offset != maxLine {
+			t.Errorf("%.20s: %v", request, err)
+		}
+	}
+}
+
 const badBytesOfRows = `400 GET ‸* HTTP/1.1
 501 OPTIONS ‸* HTTP/1.1
 501 CONNECT ‸h:443 HTTP/1.1
@@ -1189,7 +1201,15 @@ func TestURLScheme(t *testing.T) { // E17
 			t.Errorf("HTTPS=%s: %s", https, got)
 		}
 	}
+	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
+		t.Errorf("got %q", reply)
+	}
 	t.Setenv("HTTPS", "on")
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+		t.Errorf("got %q", reply)
+	}
 	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
@@ -1325,6 +1345,19 @@ type appCase struct {
 }
 
 const ok200 = "HTTP/1.0 200 OK\r\n"
+
+// panics makes an application that panics with a value.
+func panics(reason any) func(*probe, Environ, StartResponse) Body {
+	return func(*probe, Environ, StartResponse) Body { panic(reason) }
+}
+
+// A spiteful error panics when it is asked anything.
+type spiteful struct{}
+
+func (spiteful) Error() string   { panic("no message") }
+func (spiteful) Is(error) bool   { panic("no comparison") }
+func (spiteful) As(any) bool     { panic("no conversion") }
+func (spiteful) Unwrap() []error { panic("no cause") }
 
 // returns makes an application that answers with a status, headers and a body.
 func returns(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
@@ -1591,6 +1624,16 @@ func lifeCases() []appCase {
 				yield([]byte("abc"))
 				runtime.Goexit()
 			}))},
+		{name: "C07 a panic whose Refusal is nil", want: "500", log: "the application failed", closes: 0,
+			app: panics((*Refusal)(nil))},
+		{name: "C07 a panic whose Refusal is empty", want: "500", log: "the application failed",
+			app: panics(&Refusal{})},
+		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
+			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
+			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
+			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
+			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
 			app: returns("200 OK", nil, Stream(nil))},
 		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
@@ -1753,7 +1796,7 @@ func TestClientGone(t *testing.T) {
 				}
 				return closing{Body: stream("b", "panic"), p: p}
 			})
-			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "goroutine") {
+			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "failed") {
 				t.Errorf("wrote %q, logged %q", w.writes, log)
 			}
 			if loud == (p.closes.Load() == 1) {
@@ -1809,6 +1852,40 @@ func TestFileWrapper(t *testing.T) {
 		}
 		if s.stop(); !strings.Contains(s.errors.String(), path) {
 			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("F03 more than its Content-Length is logged", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := &wire{}
+		_, log := runOn(w, func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", contentLength("3"))
+			return newFileWrapper(must(os.Open(path))(t))
+		})
+		if !strings.HasSuffix(strings.Join(w.writes, ""), "\r\n\r\nhel") ||
+			log != "Content-Length is 3, the body is longer: the rest is not sent\n" {
+			t.Errorf("wrote %q, logged %q", w.writes, log)
+		}
+	})
+	t.Run("C07 a file that breaks off", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file := must(os.Open(path))(t)
+		var log bytes.Buffer
+		r := newResponse(writerFunc(func(p []byte) (int, error) {
+			file.Close() // when the head is sent
+			return len(p), nil
+		}), httpLine, "GET", &log)
+		run(func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(file)
+		}, Environ{}, &r)
+		if r.err != nil || !strings.Contains(log.String(), "the application failed: read "+path) {
+			t.Errorf("%v, and the log is %q", r.err, log.String())
 		}
 	})
 	const size = 5 << 20
@@ -3565,6 +3642,18 @@ func TestCGIHost(t *testing.T) {
 		long := "X-A: " + strings.Repeat("a", 60000)
 		(row{want: "431"}).check(t, ask(t, start(t, newCGI(filepath.Join(dir, "lf"), time.Minute, 1)).addr, get(long, long, long)))
 	})
+	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
+		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
+		h.slots <- true
+		input := must(os.Open(os.DevNull))(t)
+		defer input.Close()
+		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
+		defer s.stop(0)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read says %v", err)
+		}
+		wait(t, "its end", s.ended)
+	})
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
@@ -4525,7 +4614,7 @@ func TestCatch(t *testing.T) {
 			far := ask(t, s.addr, get("From: 192.0.2.1"))
 			proxied := ask(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"))
 			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
-				!strings.Contains(near, "The application failed: oh no\n") || !strings.Contains(near, "goroutine ") {
+				!strings.Contains(near, "The application failed: oh no (set") || !strings.Contains(near, "\tserver_test.go:") {
 				t.Errorf("near: %q", near)
 			}
 			if far = ourHeaders.ReplaceAllString(far, ""); !strings.HasPrefix(far, page) ||
