@@ -3971,6 +3971,7 @@ func TestNothingLost(t *testing.T) {
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
+			worker.Release()
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
