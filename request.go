@@ -641,19 +641,19 @@ func (e Environ) Get(key string) string {
 func newEnviron(q *Request, server, client net.Addr) Environ {
 	name, port := serverName(server)
 	address, clientPort := hostPort(client)
-	e := make(Environ, 32)             // with room for what the gateway will add
-	e["REQUEST_METHOD"] = q.Method     // "GET"
-	e["SCRIPT_NAME"] = ""              // where the application is mounted: at the root
-	e["PATH_INFO"] = q.Path            // "/environ"
-	e["QUERY_STRING"] = q.Query        // "a=4"
-	e["SERVER_NAME"] = name            // "127.0.0.1"
-	e["SERVER_PORT"] = port            // "8000"
-	e["SERVER_PROTOCOL"] = q.Version   // "HTTP/1.1": the client's version, not ours
-	e["SERVER_SOFTWARE"] = software    // "rawsgi/1.0"
-	e["GATEWAY_INTERFACE"] = "CGI/1.1" // also over a socket: the names are CGI's
-	e["REMOTE_ADDR"] = address         // "127.0.0.1"; "" on a Unix socket
-	e["REMOTE_PORT"] = clientPort      // "49152": usual, though not in the RFC
-	e["rawsgi.request_uri"] = q.Target // "/environ?a=4": nothing decoded
+	e := make(Environ, 21+len(q.Header)) // with room for the gateway's keys
+	e["REQUEST_METHOD"] = q.Method       // "GET"
+	e["SCRIPT_NAME"] = ""                // where the application is mounted: at the root
+	e["PATH_INFO"] = q.Path              // "/environ"
+	e["QUERY_STRING"] = q.Query          // "a=4"
+	e["SERVER_NAME"] = name              // "127.0.0.1"
+	e["SERVER_PORT"] = port              // "8000"
+	e["SERVER_PROTOCOL"] = q.Version     // "HTTP/1.1": the client's version, not ours
+	e["SERVER_SOFTWARE"] = software      // "rawsgi/1.0"
+	e["GATEWAY_INTERFACE"] = "CGI/1.1"   // also over a socket: the names are CGI's
+	e["REMOTE_ADDR"] = address           // "127.0.0.1"; "" on a Unix socket
+	e["REMOTE_PORT"] = clientPort        // "49152": usual, though not in the RFC
+	e["rawsgi.request_uri"] = q.Target   // "/environ?a=4": nothing decoded
 	for _, field := range q.Header {
 		e.addHeader(field)
 	}
