@@ -3951,6 +3951,25 @@ func syscallKill(pid int) {
 	}
 }
 
+// TestStoppedWorker shows that a worker that hangs does not keep its parent.
+func TestStoppedWorker(t *testing.T) {
+	long(t)
+	if runtime.GOOS == "windows" {
+		skip(t, "-mode prefork needs Unix")
+	}
+	program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "hello", "-quiet")
+	ask(t, addr, get())
+	worker := workersOf(t, program)[0]
+	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
+	program.Process.Signal(syscall.SIGTERM)
+	if err := program.Wait(); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+	if alive(worker) {
+		t.Error("the worker is left behind")
+	}
+}
+
 // TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets
 // SIGTERM. Whoever could connect gets a whole answer. (T06)
 func TestNothingLost(t *testing.T) {
