@@ -5666,6 +5666,13 @@ func TestSteps(t *testing.T) {
 			if !failed {
 				t.Errorf("expected it to fail a row of %s", s.fails)
 			}
+			late := "GET / HTTP/1.0\r\n" // no empty line
+			if s.name >= "05" {
+				late = post("abc", "Content-Length: 9")
+			}
+			if s.name >= "03" && !strings.Contains(ask(t, addr, late), "408 Request Timeout") {
+				t.Errorf("expected 408 for %q", late)
+			}
 		})
 	}
 }
