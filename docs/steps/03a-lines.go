@@ -6,7 +6,7 @@
 //	go run docs/steps/03a-lines.go
 //	go run . send -split 1 127.0.0.1:8000 'GET / HTTP/1.0\r\nA: b\n\n'
 //
-// Still missing: the meaning of the lines.
+// Still missing: the meaning of the lines, and a limit to their number.
 package main
 
 import (

@@ -6,7 +6,7 @@
 //	go run docs/steps/08b-rules.go
 //	curl -i http://127.0.0.1:8000/errors/excinfo
 //
-// Still missing: a second client, who waits for the first.
+// Still missing: a second client at the same time, files, and the lines of a body.
 package main
 
 import (
