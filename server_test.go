@@ -1635,7 +1635,7 @@ func lifeCases() []appCase {
 		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
 			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
 			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
-			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
 			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
