@@ -5666,6 +5666,13 @@ func TestSteps(t *testing.T) {
 			if !failed {
 				t.Errorf("expected it to fail a row of %s", s.fails)
 			}
+			if s.name >= "06" { // it can be read while more is sent than the system's buffers hold
+				big := row{send: post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b")}
+				reply, err := patientExchange(addr, big, 1<<20, 20*time.Second, wholeAnswer)
+				if err != nil || !strings.HasPrefix(reply, "HTTP/1.0 400 ") {
+					t.Errorf("expected 400 before 3 MB are sent, got %q, %v", reply, err)
+				}
+			}
 			switch {
 			case s.name >= "08b":
 				s.waits(t, addr)
@@ -5743,7 +5750,7 @@ func (s step) waits(t *testing.T, addr string) {
 func TestStepsForm(t *testing.T) {
 	program := map[string]string{}
 	for _, file := range []string{"main.go", "app.go", "server.go", "response.go", "request.go"} {
-		for _, d := range declarations(file) {
+		for _, d := range declarations(t, file) {
 			program[d.name] = d.text
 		}
 	}
@@ -5760,7 +5767,7 @@ func TestStepsForm(t *testing.T) {
 		if head == nil || head[1] != strings.TrimLeft(s.name[:strings.Index(s.name, "-")], "0") {
 			t.Errorf("%s: expected a comment of a sentence, two commands and what is missing", s.name)
 		}
-		for _, d := range declarations(s.path()) {
+		for _, d := range declarations(t, s.path()) {
 			twin, shared := program[d.name]
 			switch {
 			case shared && d.text != twin:
@@ -5788,17 +5795,12 @@ type declaration struct {
 	lines int    // without its comment
 }
 
-// declarations returns those of a Go file in their order. It panics if it cannot read them.
-func declarations(path string) (list []declaration) {
+// declarations returns those of a Go file in their order.
+func declarations(t testing.TB, path string) (list []declaration) {
+	t.Helper()
 	files := token.NewFileSet()
-	source, err := os.ReadFile(path)
-	if err != nil {
-		panic(err)
-	}
-	file, err := parser.ParseFile(files, path, source, parser.ParseComments)
-	if err != nil {
-		panic(err)
-	}
+	source := must(os.ReadFile(path))(t)
+	file := must(parser.ParseFile(files, path, source, parser.ParseComments))(t)
 	between := func(from, to token.Pos) string {
 		return string(source[files.Position(from).Offset:files.Position(to).Offset])
 	}
@@ -5846,14 +5848,15 @@ func declarations(path string) (list []declaration) {
 
 // stepChanges compares two Go files, the first of which may be "", and returns the names of
 // the declarations that the second has anew or otherwise, in its order.
-func stepChanges(before, after string) (added, changed []string) {
+func stepChanges(t testing.TB, before, after string) (added, changed []string) {
+	t.Helper()
 	old := map[string]string{}
 	if before != "" {
-		for _, d := range declarations(before) {
+		for _, d := range declarations(t, before) {
 			old[d.name] = d.text
 		}
 	}
-	for _, d := range declarations(after) {
+	for _, d := range declarations(t, after) {
 		switch text, ok := old[d.name]; {
 		case !ok:
 			added = append(added, d.name)
@@ -5875,11 +5878,11 @@ func TestStepChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	added, changed := stepChanges(before, after)
+	added, changed := stepChanges(t, before, after)
 	if got := fmt.Sprint(added, changed); got != "[_ b f] [a T g]" {
 		t.Errorf("got %s", got)
 	}
-	if added, changed = stepChanges("", before); len(added) != 5 || changed != nil {
+	if added, changed = stepChanges(t, "", before); len(added) != 5 || changed != nil {
 		t.Errorf("without a step before: %q %q", added, changed)
 	}
 }
@@ -5954,7 +5957,7 @@ func TestStepsCases(t *testing.T) {
 	s := steps[len(steps)-1]
 	cases := stepCaseRunner
 	for _, file := range []string{"server_test.go", "response.go"} {
-		for _, d := range declarations(file) {
+		for _, d := range declarations(t, file) {
 			if slices.Contains(stepCaseNeeds, d.name) && !strings.Contains(cases, d.whole) {
 				cases += d.whole + "\n\n"
 			}
