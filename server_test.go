@@ -5691,6 +5691,9 @@ func TestSteps(t *testing.T) {
 
 // build compiles and vets the step, with a port that is free.
 func (s step) build(t *testing.T) (path string) {
+	if _, err := exec.LookPath("go"); err != nil {
+		skip(t, missing, "golang-go")
+	}
 	source := string(must(os.ReadFile(s.path()))(t))
 	const addr = `"127.0.0.1:8000"`
 	if strings.Count(source, addr) != 1 {
