@@ -5083,9 +5083,15 @@ var normal = []struct {
 // pids finds the numbers of processes.
 var pids = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))\d+\b`)
 
-// normalised applies the rules. The length of a body that shows curl's version or a
-// client's port depends on them.
-func normalised(lines []string) []string {
+// varies reports whether the length of a body depends on curl's version or a client's port.
+func varies(lines []string) bool {
+	return slices.ContainsFunc(lines, func(line string) bool {
+		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT: ")
+	})
+}
+
+// normalised applies the rules, and if lengths is true, hides Content-Length, too.
+func normalised(lines []string, lengths bool) []string {
 	if len(lines) == 0 {
 		return nil
 	}
@@ -5093,7 +5099,7 @@ func normalised(lines []string) []string {
 	for _, rule := range normal {
 		text = rule.pattern.ReplaceAllString(text, rule.with)
 	}
-	if strings.Contains(text, "curl/VERSION") || strings.Contains(text, "REMOTE_PORT: PORT") {
+	if lengths {
 		text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
 	}
 	return strings.Split(text, "\n")
@@ -5370,8 +5376,7 @@ func (x *terminal) do(s step) []string {
 		return s.want
 	}
 	if !x.updating {
-		x.Errorf("%s:%d: $ %s\nexpected\n\t%s\ncame\n\t%s", x.page, s.line, s.command,
-			strings.Join(s.want, "\n\t"), strings.Join(came, "\n\t"))
+		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
 	}
 	return came
 }
@@ -5386,7 +5391,8 @@ func (x *terminal) await(s step) (came []string, ok bool) {
 	for {
 		lines, ended := x.lines()
 		whole := ended && !inBackground
-		normalWant, normalCame := normalised(want), normalised(lines)
+		lengths := varies(lines)
+		normalWant, normalCame := normalised(want, lengths), normalised(lines, lengths)
 		at, matches := matchLines(normalWant, normalCame, whole)
 		waits := ends && !ended || len(want) == 0 && x.serves() && (!ended || inBackground)
 		switch {
@@ -5412,6 +5418,20 @@ func (x *terminal) await(s step) (came []string, ok bool) {
 			return x.settle(), false
 		}
 	}
+}
+
+// difference shows where the lines that came begin to differ from those of the page.
+func difference(want, came []string) string {
+	lengths := varies(came)
+	normalWant, normalCame := normalised(want, lengths), normalised(came, lengths)
+	same := 0
+	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
+		same++
+	}
+	show := func(lines []string) string {
+		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
+	}
+	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
 }
 
 // contradicts reports whether lines that came cannot become those of the page any more.
