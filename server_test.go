@@ -5362,6 +5362,9 @@ func (x *terminal) do(s step) []string {
 	case s.command == "^C" && x.running == "":
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
+		if x.hidden && x.updating {
+			x.settle()
+		}
 		x.signal(os.Interrupt)
 	case s.command != "":
 		x.finish(s)
@@ -5370,8 +5373,12 @@ func (x *terminal) do(s step) []string {
 			x.Fatalf("%s:%d: %v", x.page, s.line, err)
 		}
 	}
-	x.hidden = len(s.want) > 0 && s.want[len(s.want)-1] == "..."
-	came, ok := x.await(s)
+	want := withoutNoise(s.want)
+	if x.hidden && (s.command == "" || s.command == "^C") {
+		want = append([]string{"..."}, want...)
+	}
+	x.hidden = len(want) > 0 && want[len(want)-1] == "..."
+	came, ok := x.await(s, want)
 	if ok {
 		return s.want
 	}
@@ -5383,8 +5390,7 @@ func (x *terminal) do(s step) []string {
 
 // await reads until the output is as it should be, or cannot be any more. A program that
 // runs on may print more; one that has ended may not.
-func (x *terminal) await(s step) (came []string, ok bool) {
-	want := withoutNoise(s.want)
+func (x *terminal) await(s step, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
 	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
@@ -5395,7 +5401,12 @@ func (x *terminal) await(s step) (came []string, ok bool) {
 		normalWant, normalCame := normalised(want, lengths), normalised(lines, lengths)
 		at, matches := matchLines(normalWant, normalCame, whole)
 		waits := ends && !ended || len(want) == 0 && x.serves() && (!ended || inBackground)
+		killed := ended && s.command == "^C" && len(s.want) == 0 && len(lines) > 0 &&
+			strings.HasPrefix(lines[len(lines)-1], "signal: ")
 		switch {
+		case killed: // go run says so, and the page should, too
+			x.consume(len(lines), nil, true)
+			return lines[len(lines)-1:], false
 		case matches && !waits:
 			x.learn(want, lines, at)
 			x.consume(len(lines), at, ended)
