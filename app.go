@@ -5,8 +5,8 @@
 // application: towards the gateway it is an application, towards the application it is a
 // gateway. (PEP 3333, "Middleware: Components that Play Both Sides")
 //
-// The two tables at the top are what -app and -use choose from; add yours there. The parts
-// of this file, each under a heading of its name:
+// The two tables at the top are what -app and -use choose from; add yours there. The
+// parts of this file, each under a heading of its name:
 //
 //	Applications   from hello to a form and a directory of files: each shows one thing
 //	CGI host       starts a program for each request
@@ -47,7 +47,6 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -64,8 +63,8 @@ type Application func(environ Environ, startResponse StartResponse) Body
 // Middleware wraps an application.
 type Middleware func(Application) Application
 
-// An entry is an application with its name, its source and chapter, a command to try it, in
-// which URL stands for the place where it is mounted, and a line about it.
+// An entry is an application with its name, its source and chapter, a command to try it,
+// in which URL stands for the place where it is mounted, and a line about it.
 type entry struct {
 	name, from, try string
 	app             Application
@@ -76,7 +75,7 @@ type entry struct {
 type Config struct {
 	Root     string        // the directory of files
 	Script   string        // the CGI program of cgi, or a directory of them
-	Programs int           // CGI programs that run at once; 0 means defaultPrograms
+	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
@@ -89,9 +88,9 @@ func applications(c Config) []entry {
 		{"hello", "PEP 3333, chapter 8", "curl -i URL", hello,
 			"The smallest application: a function that returns one block."},
 		{"class", "PEP 3333, chapter 8", "curl -i URL", class,
-			"The body is an object, which calls startResponse when its blocks are asked for."},
+			"The body is an object; it calls startResponse when its blocks are asked for."},
 		{"environ", "PEP 3333, chapter 7", "curl -d name=value 'URL/path?a=4&b=4'", environ,
-			"Prints all that an application knows of its request, and how long the body was."},
+			"Prints what an application knows of its request, and how long the body was."},
 		{"write", "PEP 3333, chapter 8", "curl -i URL", write,
 			"The imperative way: startResponse returns a writer."},
 		{"clock", "PEP 3333, chapter 8", "curl -N URL", clock,
@@ -100,7 +99,7 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
 			"Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "Python's cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
+		{"form", "the cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
 			"Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
@@ -109,11 +108,11 @@ func applications(c Config) []entry {
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110, chapter 13", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
 			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
-		{"cgi", "RFC 3875, chapter 11", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
-			"Runs a CGI program (-script) for each request."},
+		{"cgi", "RFC 3875, chapter 11", "curl -i URL",
+			newCGI(c.Script, c.Timeout, c.Programs), "Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
-		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each, step by step."})
+		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
@@ -139,7 +138,8 @@ var middlewares = []struct {
 	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
 		onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.", catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
+		catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
 	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
 		validate},
@@ -162,8 +162,8 @@ func hello(environ Environ, startResponse StartResponse) Body {
 	return Blocks{[]byte("Hello, World!\n")}
 }
 
-// class returns an object and has done nothing else. The gateway's first step into the loop
-// of All runs startResponse, which PEP 3333 allows.
+// class returns an object and has done nothing else. The gateway's first step into the
+// loop of All runs startResponse, which PEP 3333 allows.
 func class(environ Environ, startResponse StartResponse) Body {
 	return AppClass{environ, startResponse}
 }
@@ -245,9 +245,8 @@ func newClock(ticks int, pause time.Duration) Application {
 func echo(environ Environ, startResponse StartResponse) Body {
 	length, method := environ.Get("CONTENT_LENGTH"), environ.Get("REQUEST_METHOD")
 	if length == "" && (method == "GET" || method == "HEAD") {
-		return htmlPage(startResponse, "note", note{Title: "Echo", Text: "This application " +
-			"sends the body of a request back, and this request has none. Send one:",
-			Try: "curl --data-binary @README.md " + ownURL(environ)})
+		place := escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
+		return htmlPage(startResponse, "echo", baseURL(environ)+place)
 	}
 	headers := []Header{{"Content-Type", "application/octet-stream"}}
 	if length != "" {
@@ -259,7 +258,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	place := escapePath(environ.Get("SCRIPT_NAME"))
+	script := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -275,14 +274,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "note", note{Title: "Three failures",
-			Text: "Follow each link, and read what the gateway prints.",
-			Links: []link{
-				{place + "/before", "fails before its head is sent, so the gateway answers 500"},
-				{place + "/after", "fails in the middle of its body, so the gateway hangs up"},
-				{place + "/excinfo", "fails, and makes its own error page in time"}}})
+		return htmlPage(startResponse, "errors", script) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+place+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
 }
 
 // plainly answers with a line of text.
@@ -298,7 +292,8 @@ func notFound(startResponse StartResponse, hint string) Body {
 
 // unavailable answers 503 to a request that this server could serve at another time.
 func unavailable(startResponse StartResponse, reason string) Body {
-	return plainly(startResponse, "503 Service Unavailable", reason, Header{"Retry-After", "1"})
+	return plainly(startResponse, "503 Service Unavailable", reason,
+		Header{"Retry-After", "1"})
 }
 
 // mount puts applications side by side, each under the prefix that is its key: "/app"
@@ -333,8 +328,8 @@ var pageTemplates string
 
 var pages = template.Must(template.New("").Parse(pageTemplates))
 
-// htmlPage answers with a page of docs/pages.html, filled with data. The page says that it
-// is UTF-8; what a client or a file system has given need not be.
+// htmlPage answers with a page of docs/pages.html, filled with data. The page says that
+// it is UTF-8; what a client or a file system has given need not be.
 func htmlPage(startResponse StartResponse, name string, data any) Body {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
@@ -344,48 +339,29 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// A note is a page for those who ask an application that has nothing to show yet.
-type note struct {
-	Title, Text string
-	Links       []link
-	Try         string // a command
-}
-
-// A link is a path of the same server, escaped, with a few words about it.
-type link struct{ Path, Text string }
-
-// A group is a part of the index: a heading and the applications below it.
-type group struct {
-	Heading string
-	Items   []indexItem
-}
-
-// An indexItem is an application on the index.
-type indexItem struct{ Link, Name, From, About, Try, Lab string }
-
-// headings are those of the index, each above the application that begins the group.
+// headings are those of the index, each above the first application of its group.
 var headings = map[string]string{"hello": "The interface", "form": "What web applications do",
 	"mount": "Applications made of others", "lab": "Watch it"}
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
+// An indexItem is an application on the index.
+type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
+
+// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
+// icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		script := environ.Get("SCRIPT_NAME")
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
 			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
 		}
-		var groups []group
+		var items []indexItem
 		for _, entry := range entries {
-			if heading := headings[entry.name]; heading != "" {
-				groups = append(groups, group{Heading: heading})
-			}
 			place := escapePath(script + "/" + entry.name)
-			last := &groups[len(groups)-1]
-			last.Items = append(last.Items, indexItem{Link: place, Name: entry.name,
-				From: entry.from, About: entry.about,
+			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
+				Name: entry.name, From: entry.from, About: entry.about,
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
-		return htmlPage(startResponse, "index", groups)
+		return htmlPage(startResponse, "index", items)
 	}
 }
 
@@ -393,7 +369,8 @@ func newIndex(entries []entry) Application {
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
-// one, is the name by which the client calls this server. (PEP 3333, "URL Reconstruction")
+// one, is the name by which the client calls this server. (PEP 3333, "URL
+// Reconstruction")
 func baseURL(environ Environ) string {
 	host := environ.Get("HTTP_HOST")
 	if host == "" {
@@ -402,14 +379,9 @@ func baseURL(environ Environ) string {
 	return environ.Get("wsgi.url_scheme") + "://" + host
 }
 
-// ownURL is the URL of the application that has this environ.
-func ownURL(environ Environ) string {
-	return baseURL(environ) + escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
-}
-
 // form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too large
-// is refused, and a file passes by without being held.
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, and a file passes by without being held.
 func form(environ Environ, startResponse StartResponse) Body {
 	fields, err := readForm(environ)
 	if err != nil {
@@ -451,20 +423,24 @@ func readForm(environ Environ) ([]formField, error) {
 	var more []formField
 	switch kind {
 	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		if err != nil {
-			return nil, err
-		}
-		if len(body) > formBytes {
-			return nil, tooLargeForm("a form may have %d bytes; send files as multipart/form-data",
-				formBytes)
-		}
-		more, err = readQuery("body", string(body))
-		return append(fields, more...), err
+		more, err = readCoded(input)
 	case "multipart/form-data":
 		more, err = readParts(input, params["boundary"])
 	}
 	return append(fields, more...), err
+}
+
+// readCoded reads a body in the coding of query strings.
+func readCoded(input io.Reader) ([]formField, error) {
+	body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > formBytes {
+		return nil, tooLargeForm("a form may have %d bytes; send files as "+
+			"multipart/form-data", formBytes)
+	}
+	return readQuery("body", string(body))
 }
 
 // readQuery takes "a=1&b=%20" apart: names in order, values as they came.
@@ -491,7 +467,7 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 	reader := multipart.NewReader(limited, boundary)
 	names := 0
 	for len(fields) < formParts {
-		limited.inHead, limited.left = true, partHead
+		limited.inHead, limited.allowed = true, partHead
 		part, err := reader.NextPart()
 		limited.inHead = false
 		if err == io.EOF {
@@ -500,8 +476,9 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 		if err != nil {
 			return nil, badPart(err)
 		}
-		disposition, kind := part.Header.Get("Content-Disposition"), part.Header.Get("Content-Type")
-		if names += len(disposition) + len(kind); names > nameBytes {
+		names += len(part.Header.Get("Content-Disposition"))
+		names += len(part.Header.Get("Content-Type"))
+		if names > nameBytes {
 			return nil, tooLargeForm("the names in a form may have %d bytes", nameBytes)
 		}
 		field, err := readPart(part)
@@ -530,8 +507,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did not
-// arrive whole, or the head of the part is too large.
+// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
+// not arrive whole, or the head of the part is too large.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -540,24 +517,24 @@ func badPart(err error) *Refusal {
 	return refuse(badRequest, "RFC 7578 §4", "", 0, "a part cannot be read: %s", quote(err.Error()))
 }
 
-// A headLimit is a body of parts that limits the head of each, of which mime/multipart would
-// hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that are read
-// between the end of a part and the end of the next head.
+// A headLimit limits the head of each part of a body, of which mime/multipart alone would
+// hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
+// between the end of one part and the end of the next head.
 type headLimit struct {
 	io.Reader
-	inHead bool
-	left   int // bytes to the limit
+	inHead  bool
+	allowed int // bytes, while inHead
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
 	if !h.inHead {
 		return h.Reader.Read(p)
 	}
-	if h.left == 0 {
+	if h.allowed == 0 {
 		return 0, tooLargeForm("the head of a part may have %d bytes", partHead)
 	}
-	n, err := h.Reader.Read(p[:min(len(p), h.left)])
-	h.left -= n
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
+	h.allowed -= n
 	return n, err
 }
 
@@ -566,8 +543,8 @@ func (h *headLimit) Read(p []byte) (int, error) {
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
-			return plainly(startResponse, "405 Method Not Allowed", "A file can only be read.",
-				Header{"Allow", "GET, HEAD"})
+			return plainly(startResponse, "405 Method Not Allowed",
+				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
 		root, err := os.OpenRoot(directory)
 		if errors.Is(err, os.ErrNotExist) {
@@ -600,9 +577,9 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 	return serveFile(root, name, environ, startResponse)
 }
 
-// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503 if
-// there are too many open files, which is logged, otherwise 404. That hides a file outside
-// of the directory as well.
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
+// if too many files are open, which it logs, otherwise 404, so that nobody learns which
+// files exist outside of the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
@@ -614,18 +591,21 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	return notFound(startResponse, "No file has this name.")
 }
 
-// redirect sends the client to another path here. RFC 1945 §10.11 wants a whole URL.
+// redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
+// URL.
 func redirect(environ Environ, startResponse StartResponse, to string) Body {
 	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
 		location += "?" + query
 	}
 	return plainly(startResponse, "301 Moved Permanently",
-		"A directory ends with a slash: see the header Location.", Header{"Location", location})
+		"A directory ends with a slash: see the header Location.",
+		Header{"Location", location})
 }
 
 // serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
-func serveFile(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+func serveFile(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	file, err := root.Open(name)
 	if err != nil {
 		return cannotServe(environ, startResponse, err)
@@ -644,7 +624,8 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	startResponse("200 OK", append(headers, Header{"Content-Type", contentType(name)}, nosniff))
+	headers = append(headers, Header{"Content-Type", contentType(name)}, nosniff)
+	startResponse("200 OK", headers)
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
@@ -664,8 +645,8 @@ func contentType(name string) string {
 // httpDate is the form of dates that HTTP prefers.
 const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 
-// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC 9110
-// §5.6.7)
+// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
+// 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
 	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
 		if date, err = time.Parse(form, text); err == nil {
@@ -675,28 +656,26 @@ func parseDate(text string) (date time.Time, err error) {
 	return date, err
 }
 
-// modifiedSince reports whether the client lacks a file that was modified then. Only a date
-// that can be read and is not in the future says that it has it, and only if the client does
-// not ask in another way as well. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+// modifiedSince reports whether a file was modified after the client's copy. The answer
+// is yes without a date that can be read and is not in the future; and with
+// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
 func modifiedSince(modified time.Time, environ Environ) bool {
 	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
 	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
 		modified.After(since) || since.After(time.Now())
 }
 
-// A listing is the page of a directory.
+// A listing is the page of a directory. Its links are relative and escaped.
 type listing struct {
 	Path  string
-	Items []listItem
+	Items []struct{ Link, Name string }
 }
 
-// A listItem is a file or directory in a listing. The link is relative and escaped.
-type listItem struct{ Link, Name string }
-
-// serveDirectory sends the directory's index.html, or a list of its files and directories.
-// The list leaves out what servePath always refuses: links that lead out or nowhere, pipes
-// and devices.
-func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+// serveDirectory sends the directory's index.html, or a list of its files and
+// directories. The list leaves out what servePath always refuses: links that lead out or
+// nowhere, pipes and devices.
+func serveDirectory(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	index := path.Join(name, "index.html")
 	if stat, err := root.Stat(index); err == nil && stat.Mode().IsRegular() {
 		return serveFile(root, index, environ, startResponse)
@@ -714,21 +693,20 @@ func serveDirectory(root *os.Root, name string, environ Environ, startResponse S
 	list := listing{Path: environ.Get("PATH_INFO")}
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		switch {
-		case err == nil && stat.IsDir():
-			list.Items = append(list.Items, listItem{url.PathEscape(item) + "/", item + "/"})
-		case err == nil && stat.Mode().IsRegular():
-			list.Items = append(list.Items, listItem{url.PathEscape(item), item})
+		if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
+			continue
 		}
+		slash := ""
+		if stat.IsDir() {
+			slash = "/"
+		}
+		list.Items = append(list.Items, struct{ Link, Name string }{
+			url.PathEscape(item) + slash, item + slash})
 	}
 	return htmlPage(startResponse, "listing", list)
 }
 
 // ---------------------------------------------------------------- CGI host
-
-// defaultPrograms is how many CGI programs of one process run at once. Each is a process,
-// and may be a large one.
-const defaultPrograms = 64
 
 // A cgiHost is the host's side of CGI: an application that starts a program for each
 // request. (RFC 3875)
@@ -738,17 +716,16 @@ type cgiHost struct {
 	slots   chan bool // holds a value for each program that runs
 }
 
+// newCGI makes the application; programs is how many may run at once, 0 means 64.
 func newCGI(script string, timeout time.Duration, programs int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, defaultPrograms))}
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, 64))}
 	return h.app
 }
 
 // app runs the program that the request names.
 func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	if h.script == "" {
-		return htmlPage(startResponse, "note", note{Title: "No CGI program", Text: "This " +
-			"application runs a program for each request. Start the server with one, or with " +
-			"a directory of them:", Try: "go run . -script path/to/program"})
+		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
 	program, stat, err := h.find(environ)
 	switch {
@@ -765,8 +742,8 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 
 var errNoName = errors.New("the path does not begin with the name of a program")
 
-// find returns the path of the program. If there is a directory of them, the first segment of
-// PATH_INFO is the name, and moves to SCRIPT_NAME.
+// find returns the path of the program. If there is a directory of them, the first
+// segment of PATH_INFO is the name, and moves to SCRIPT_NAME.
 func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err error) {
 	if program, err = filepath.Abs(h.script); err != nil {
 		return "", nil, err
@@ -847,10 +824,8 @@ type script struct {
 	host     *cgiHost
 	command  *exec.Cmd
 	output   *os.File
-	problems *os.File // its standard error
-	timer    *time.Timer
-	late     atomic.Bool // it was killed, because it was silent for too long
-	ended    chan bool   // closed when it has ended, and all that it started
+	problems *os.File  // its standard error
+	ended    chan bool // closed when it has ended, and all that it started
 }
 
 // scripts are the CGI programs that run: the keys are *script.
@@ -890,13 +865,12 @@ func (h *cgiHost) start(program string, input *os.File, environ Environ) (*scrip
 		return nil, err
 	}
 	scripts.Store(s, nil)
-	s.timer = time.AfterFunc(h.timeout, s.expire)
 	go s.wait(environ["wsgi.errors"].(io.Writer))
 	return s, nil
 }
 
-// answer reads the head of the program's answer and returns its body, which ends the program
-// when it is closed.
+// answer reads the head of the program's answer and returns its body, which ends the
+// program when it is closed.
 func (s *script) answer(environ Environ, startResponse StartResponse) (body Body, err error) {
 	defer func() {
 		if body == nil { // an error, or a panic
@@ -943,17 +917,6 @@ func (s *script) wait(errorLog io.Writer) {
 	close(s.ended)
 }
 
-// expire ends a program that has been silent for too long.
-func (s *script) expire() {
-	s.late.Store(true)
-	select {
-	case <-s.ended: // its process number may be another's by now
-	default:
-		s.kill()
-	}
-	s.output.Close()
-}
-
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
 // there on Windows, and this is the one file for all systems, hence reflect.
 func ownGroup() *syscall.SysProcAttr {
@@ -966,6 +929,11 @@ func ownGroup() *syscall.SysProcAttr {
 
 // kill ends the program and its children. A negative number is a group, as for kill(2).
 func (s *script) kill() {
+	select {
+	case <-s.ended: // and its process number may be another's by now
+		return
+	default:
+	}
 	pid := -s.command.Process.Pid
 	if runtime.GOOS == "windows" {
 		pid = -pid
@@ -975,14 +943,15 @@ func (s *script) kill() {
 	}
 }
 
-// Read reads from the program's output; each read sets its time limit anew.
+// Read reads from the program's output, and kills a program that has been silent for too
+// long. (Not on Windows, where pipes have no deadlines.)
 func (s *script) Read(p []byte) (int, error) {
-	s.timer.Reset(s.host.timeout)
+	// An error would mean that output is closed, and Read fails as well.
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout))
 	n, err := s.output.Read(p)
-	s.timer.Stop() // until the client has taken the bytes
-	if err != nil && s.late.Load() {
-		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout,
-			os.ErrDeadlineExceeded)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.kill()
+		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout, err)
 	}
 	return n, err
 }
@@ -991,15 +960,14 @@ func (s *script) Read(p []byte) (int, error) {
 // work to the end although its answer has been cut, by HEAD or by its own Content-Length.
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
-	s.timer.Reset(s.host.timeout)              // for all of it
-	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // for all of it
+	io.CopyN(io.Discard, s.output, drainLimit)               // an error ends it as well
 	s.stop(s.host.timeout)
 	return nil
 }
 
 // stop gives the program some time to end by itself, and then ends it.
 func (s *script) stop(grace time.Duration) {
-	s.timer.Stop()
 	s.output.Close() // an error would mean that it is closed already
 	select {
 	case <-s.ended:
@@ -1009,16 +977,16 @@ func (s *script) stop(grace time.Duration) {
 	}
 }
 
-// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that are
-// usual, beside HTTP_*.
+// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that
+// are usual, beside HTTP_*.
 var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE",
 	"PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER",
 	"REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
 	"SERVER_SOFTWARE", "HTTPS", "REMOTE_PORT"}
 
-// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in which
-// there may be others if we are a CGI program ourselves, and PATH to find an interpreter.
-// Passwords are withheld. (RFC 3875 §4.1, §9.2)
+// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
+// which there may be others if we are a CGI program ourselves, and PATH to find an
+// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
 func cgiVariables(program string, environ Environ) []string {
 	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
 	if root := os.Getenv("SystemRoot"); root != "" {
@@ -1026,7 +994,8 @@ func cgiVariables(program string, environ Environ) []string {
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
-		variables = append(variables, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
+		variables = append(variables,
+			"PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
@@ -1052,8 +1021,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	_, hasType := lookup(fields, "Content-Type")
 	switch {
 	case hasStatus+isRedirect+hasType == 0:
-		return "", nil, errors.New("expected Status, Location or Content-Type in the answer of " +
-			"a CGI program")
+		return "", nil, errors.New("expected Status, Location or Content-Type in the " +
+			"answer of a CGI program")
 	case hasStatus == 0 && isRedirect > 0:
 		status = "302 Found"
 	case hasStatus == 0:
@@ -1068,7 +1037,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 
 // localRedirect has the whole server answer another path, as if it had been asked for
 // that, 10 times at most. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ, startResponse StartResponse) (Body, error) {
+func localRedirect(location string, environ Environ,
+	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: location}
@@ -1080,7 +1050,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 		err = errors.New("the gateway does not name its application")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w", quote(location), err)
+		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"] = count + 1
@@ -1093,8 +1064,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	return application(next, startResponse), nil
 }
 
-// An upstreamBody is the body of another program's answer, and the program or connection to
-// close after it. If it breaks before its first block, a 502 can still be sent.
+// An upstreamBody is the body of another program's answer, and the program or connection
+// to close after it. If it breaks before its first block, a 502 can still be sent.
 type upstreamBody struct {
 	io.Reader
 	io.Closer
@@ -1109,8 +1080,9 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// badGateway answers in place of a program or server that did not: 504 if it took too long,
-// else 502. If startResponse has stored the head of another answer, this one replaces it.
+// badGateway answers in place of a program or server that did not: 504 if it took too
+// long, else 502. If startResponse has stored the head of another answer, this one
+// replaces it.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
@@ -1138,19 +1110,21 @@ func endToEnd(fields []Header) []Header {
 	}
 	for _, field := range fields {
 		if isEndToEnd(connection, field.Name) {
-			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
+			value := strings.ReplaceAll(field.Value, "\t", " ")
+			kept = append(kept, Header{field.Name, value})
 		}
 	}
 	return kept
 }
 
-// isEndToEnd reports whether a field is end-to-end, not hop-by-hop, as are those that
-// Connection lists. Three it may not list: without its length, a body would be read as a
-// request of its own. Proxy-Connection, which is in no RFC, is hop-by-hop, but an application
-// may use it. (RFC 9110 §7.6.1)
+// isEndToEnd reports whether a field is end-to-end. The others are hop-by-hop: those that
+// no application may use, those that Connection lists, and Proxy-Connection, which is in
+// no RFC. Connection may not list the first three: without its length, a body would be
+// read as a request of its own. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
-		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
+		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) &&
+			!listed(connection, name) && !listed("Proxy-Connection", name)
 }
 
 // listed reports whether name stands in a comma-separated list, in any case.
@@ -1165,9 +1139,9 @@ func listed(list, name string) bool {
 
 // ---------------------------------------------------------------- Proxy
 
-// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0, written
-// by hand like the rest: load balancing and remote processing are the third role of
-// middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
+// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
+// written by hand like the rest: load balancing and remote processing are the third role
+// of middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
 type proxy struct {
 	servers []string
 	timeout time.Duration
@@ -1175,23 +1149,22 @@ type proxy struct {
 	name    string // in Via, by which this proxy recognises a request that it has forwarded
 }
 
+// newProxy makes the application; upstreams is a list of host:port with commas between.
 func newProxy(upstreams string, timeout time.Duration) Application {
 	p := &proxy{timeout: timeout, name: "rawsgi-" + rand.Text()}
 	p.servers = strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
 	return p.app
 }
 
-// app forwards a request, unless it has come here before: the server that it goes to would
-// send it here again, without end. (RFC 9110 §7.6.3)
+// app forwards a request, unless it has come here before: the server that it goes to
+// would send it here again, without end. (RFC 9110 §7.6.3)
 func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	if len(p.servers) == 0 {
-		return htmlPage(startResponse, "note", note{Title: "No server to forward to", Text: "This " +
-			"application forwards each request to another server. Start this one with its " +
-			"address, or with several and commas between them:",
-			Try: "go run . -upstream 127.0.0.1:9000"})
+		return htmlPage(startResponse, "proxy", nil) // says how to name one
 	}
 	if strings.Contains(environ.Get("HTTP_VIA"), p.name) {
-		return plainly(startResponse, "508 Loop Detected", "This proxy forwards to itself: see -upstream.")
+		return plainly(startResponse, "508 Loop Detected",
+			"This proxy forwards to itself: see -upstream.")
 	}
 	c, err := p.dial()
 	if err != nil {
@@ -1217,8 +1190,8 @@ func (p *proxy) dial() (c net.Conn, err error) {
 	return c, err
 }
 
-// forward sends the request to upstream and returns the body of its answer, which closes the
-// connection when it is closed.
+// forward sends the request to upstream and returns the body of its answer, which closes
+// the connection when it is closed.
 func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
 	body Body, err error) {
 	defer func() {
@@ -1231,13 +1204,12 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	}
 	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
 	// ReadFrom, which has one for all.
-	if _, err := io.Copy(struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)); err != nil {
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			panic(err) // the client's fault, and the gateway's to answer
-		}
-		// Otherwise upstream may have answered without reading it all.
-	}
+	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
+	_, err = io.Copy(out, in)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		panic(err) // the client's fault, and the gateway's to answer
+	} // another error need not matter: upstream may have answered without reading it all
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1261,10 +1233,12 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 // requestHead makes the head of the request to an upstream out of an environ.
 func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ))
+	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client))
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
+	clients := addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client)
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", clients)
 	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
 	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
@@ -1289,13 +1263,14 @@ func addItem(list, item string) string {
 	return list + ", " + item
 }
 
-// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as it came, for
-// /a%2Fb and /a/b need not be the same to upstream, and both have the PATH_INFO /a/b. If
-// middleware has changed that, or a request came without such a path, it is escaped anew.
+// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
+// client sent it, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same to
+// upstream. If that path is not PATH_INFO, because middleware has changed one of them or
+// the client sent a whole URL, PATH_INFO is escaped.
 func upstreamTarget(environ Environ) string {
 	info := environ.Get("PATH_INFO")
-	came, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
-	target := strings.TrimPrefix(came, escapePath(environ.Get("SCRIPT_NAME")))
+	sent, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
+	target := strings.TrimPrefix(sent, escapePath(environ.Get("SCRIPT_NAME")))
 	decoded, err := url.PathUnescape(target)
 	if err != nil || decoded != info || !strings.HasPrefix(target, "/") {
 		target = cmp.Or(escapePath(info), "/")
@@ -1306,14 +1281,11 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// maxInterim is how many interim answers may precede the answer of an upstream.
-const maxInterim = 10
-
 // readAnswer reads the head of an upstream's answer, and passes over those of interim
 // answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
 // for. (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
-	for range maxInterim + 1 {
+	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
 			return "", nil, err
 		}
@@ -1325,19 +1297,20 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 			continue
 		}
 		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-			return "", nil, fmt.Errorf("upstream answers HTTP/1.0 with Transfer-Encoding: %s", coding)
+			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
+				"Transfer-Encoding: %s", quote(coding))
 		}
 		return status, endToEnd(fields), nil
 	}
-	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxInterim)
+	return "", nil, errors.New("upstream sends more than 10 interim answers")
 }
 
 // readStatusLine reads the first line of an answer.
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 //
-// The reason may be missing, its space not, for startResponse; and it has spaces for tabs.
-// A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
+// The reason may be missing, its space not, for startResponse; and it has spaces for
+// tabs. A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
 func readStatusLine(h *headReader) (status string, err error) {
 	line, err := h.line(headTooLarge)
 	if err != nil {
@@ -1368,15 +1341,16 @@ func logging(application Application) Application {
 			return startResponse(status, headers, excInfo...)
 		}
 		return mappedBody{application(environ, start), func(block []byte) []byte {
-			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), quote(string(block)))
+			text := quote(string(block))
+			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
 			return block
 		}}
 	}
 }
 
 // A mappedBody gives what change returns for each block of another body. Its Close passes
-// the gateway's call on, as a body around a body has to, and it has no Len: middleware should
-// promise nothing about a body that it did not make. (PEP 3333, "Middleware")
+// the gateway's call on, as a body around a body has to, and it has no Len: middleware
+// should promise nothing about a body that it did not make. (PEP 3333, "Middleware")
 type mappedBody struct {
 	body   Body
 	change func(block []byte) []byte
@@ -1454,8 +1428,8 @@ type upperWriter struct{ out io.Writer }
 func (w upperWriter) Write(block []byte) (int, error) { return w.out.Write(capitals(block)) }
 
 // catch turns a panic of the application into a page. It does not know whether that is
-// still possible: it calls startResponse with the error, which panics with that error if the
-// head has been sent. The stack is on the page for a client on this machine only.
+// still possible: it calls startResponse with the error, which panics with that error if
+// the head has been sent. The stack is on the page for a client on this machine only.
 // (PEP 3333, "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
@@ -1479,14 +1453,13 @@ func failurePage(environ Environ, startResponse StartResponse, reason any) []byt
 	if errors.As(err, &refusal) {
 		panic(err) // the request is at fault, and the gateway knows what to say
 	}
-	text := fmt.Sprintf("The application failed: %v\n", err)
-	stack := debug.Stack()
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
+	text := "The application failed: " + failure(err)
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s", text)
 	startResponse("500 Internal Server Error", textAtOnce, err)
 	if !onThisMachine(environ) {
 		return []byte("The application failed.\n")
 	}
-	return append([]byte(text), stack...)
+	return []byte(text)
 }
 
 // A caughtBody ends with a page in place of a panic.
@@ -1495,8 +1468,9 @@ type caughtBody struct {
 	page func(reason any) []byte
 }
 
-// All gives the blocks of the other body. Only a panic of that body becomes a page, and only
-// while more blocks are wanted: the gateway, which works while it has a block, may panic too.
+// All gives the blocks of the other body. Only a panic of that body becomes a page, and
+// only while more blocks are wanted: the gateway, which works while it has a block, may
+// panic too.
 func (b caughtBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		catching := true
@@ -1533,7 +1507,8 @@ func auth(application Application) Application {
 		got := sha256.Sum256(pair)
 		if !strings.EqualFold(scheme, "Basic") || err != nil ||
 			subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
-			return plainly(startResponse, "401 Unauthorized", "Who are you? Try curl -u reader:wsgi",
+			return plainly(startResponse, "401 Unauthorized",
+				"Who are you? Try curl -u reader:wsgi",
 				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`})
 		}
 		environ["REMOTE_USER"], environ["AUTH_TYPE"] = "reader", "Basic"
@@ -1544,15 +1519,16 @@ func auth(application Application) Application {
 // ---------------------------------------------------------------- Validate
 
 // validate stands between a gateway and an application and holds both to PEP 3333. It
-// panics at the first breach, with the side that is at fault and the rule. Go's compiler has
-// checked the rest of what wsgiref's validator checks: that there are two arguments, that
-// status and header values are strings, headers a list of pairs, and blocks bytes.
+// panics at the first breach, with the side that is at fault and the rule. Go's compiler
+// has checked the rest of what wsgiref's validator checks: that there are two arguments,
+// that status and header values are strings, headers a list of pairs, and blocks bytes.
 func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
 		v := &validator{}
 		body := application(environ, v.checkedStart(startResponse))
-		expect("application", body != nil, "it returns an iterable, not nil", "The Application Side")
+		expect("application", body != nil, "it returns an iterable, not nil",
+			"The Application Side")
 		return &validBody{body: body, v: v}
 	}
 }
@@ -1560,14 +1536,18 @@ func validate(application Application) Application {
 // expect panics if a rule does not hold.
 func expect(side string, holds bool, rule, section string) {
 	if !holds {
-		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)", side, rule, section))
+		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
+			side, rule, section))
 	}
 }
 
 // checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
-	gateway := func(holds bool, rule string) { expect("gateway", holds, rule, "environ Variables") }
-	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"} {
+	gateway := func(holds bool, rule string) {
+		expect("gateway", holds, rule, "environ Variables")
+	}
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
 	}
 	for key, value := range environ {

@@ -31,7 +31,10 @@ import (
 	"time"
 )
 
-func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	outliveLogs()
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // Exit statuses.
 const (
@@ -42,7 +45,6 @@ const (
 
 // command is the whole program: it returns the exit status.
 func command(args []string, stdout, stderr io.Writer) int {
-	outliveLogs()
 	if len(args) > 0 && args[0] == "send" && !hosted() {
 		return send(args[1:], stdout, stderr)
 	}
@@ -139,6 +141,8 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
 		"the application cgi")
+	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+		"at once, in each process")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
 	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
@@ -186,18 +190,30 @@ func (o *options) setMaxBody(text string) (err error) {
 
 // check says what a flag should have been.
 func (o *options) check() error {
-	path, isUnix := strings.CutPrefix(o.addr, "unix:")
-	_, _, err := net.SplitHostPort(o.addr)
+	if err := checkAddr(o.addr); err != nil {
+		return fmt.Errorf("-addr %w", err)
+	}
+	if !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode) {
+		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
+	}
+	if o.workers < 1 {
+		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+	}
+	if o.config.Programs < 1 {
+		return fmt.Errorf("-programs must be at least 1; it is %d", o.config.Programs)
+	}
+	return nil
+}
+
+// checkAddr says what an address should have been.
+func checkAddr(addr string) error {
+	path, isUnix := strings.CutPrefix(addr, "unix:")
+	_, port, err := net.SplitHostPort(addr)
 	switch {
 	case isUnix && path == "":
-		return errors.New("-addr unix: needs a path, like unix:/tmp/rawsgi.sock")
-	case !isUnix && err != nil:
-		return fmt.Errorf("-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path; "+
-			"it is %q", o.addr)
-	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
-		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
-	case o.workers < 1:
-		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+		return errors.New("needs a path behind unix:, like unix:/tmp/rawsgi.sock")
+	case !isUnix && (err != nil || strings.Contains(port, "/")):
+		return fmt.Errorf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
 	}
 	return nil
 }
@@ -312,7 +328,7 @@ func listen(addr string) (net.Listener, error) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, err // options.check has said so
+		return nil, err // checkAddr has said so
 	}
 	if host == "" {
 		host = "127.0.0.1"
@@ -446,8 +462,8 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
 		if n := server.busy(); n > 0 {
-			server.ErrorLog.Printf("stopping: waiting up to %v for %d requests to end; "+
-				"press Ctrl-C again to stop at once", grace, n)
+			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+				"press Ctrl-C again to stop at once", grace, count(n, "request"))
 		}
 		server.Shutdown(grace)
 		close(stopped)
@@ -647,7 +663,14 @@ func send(args []string, stdout, stderr io.Writer) int {
 		return exitUsage // Parse has said why
 	}
 	if flags.NArg() != 2 {
+		if flags.NArg() > 2 && strings.HasPrefix(flags.Arg(2), "-") {
+			fmt.Fprintln(stderr, "rawsgi: flags stand before ADDR")
+		}
 		flags.Usage()
+		return exitUsage
+	}
+	if err := checkAddr(flags.Arg(0)); err != nil {
+		fmt.Fprintf(stderr, "rawsgi: ADDR %v\n", err)
 		return exitUsage
 	}
 	text, err := unescape(flags.Arg(1))

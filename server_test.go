@@ -846,6 +846,192 @@ func TestReadRequest(t *testing.T) {
 	}
 }
 
+// TestRefusalsPoint: every row of the table that is refused for a byte points at that byte,
+// which here has a mark in front of it.
+func TestRefusalsPoint(t *testing.T) {
+	var points []string
+	for _, row := range allRows() {
+		_, _, err := parse(strings.NewReader(row.send))
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || refusal.Line == "" {
+			continue
+		}
+		before, after := refusal.excerpt()
+		page := string(refusal.page())
+		lines := strings.Split(page, "\n")
+		if lines[2] != before+after || lines[3][:len(before)+1] != strings.Repeat(" ", len(before))+"^" {
+			t.Errorf("the caret is not under the byte:\n%s", page)
+		}
+		if strings.Contains(page, "<") || strings.Contains(refusal.Error(), "\n") {
+			t.Errorf("not fit for a client or a log: %q, %q", page, refusal)
+		}
+		if len(before) > 40 {
+			before = "..." + before[len(before)-12:]
+		}
+		if len(after) > 40 {
+			after = after[:12] + "..."
+		}
+		point := refusal.Status[:3] + " " + before + "‸" + after
+		if !slices.Contains(points, point) {
+			points = append(points, point)
+		}
+	}
+	if got := strings.Join(points, "\n"); got != badBytesOfRows {
+		t.Errorf("the refusals point at\n%s", got)
+	}
+}
+
+// TestTooLong: the rule is another for a request line and for a header line.
+func TestTooLong(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for request, source := range map[string]string{"GET /" + long: "RFC 9110 §15.5.15",
+		"GET / HTTP/1.0\r\nA: " + long: "RFC 6585 §5"} {
+		_, _, err := parse(strings.NewReader(request))
+		if refusal, ok := err.(*Refusal); !ok || refusal.Source != source || refusal.Offset != maxLine {
+			t.Errorf("%.20s: %v", request, err)
+		}
+	}
+}
+
+const badBytesOfRows = `400 GET ‸* HTTP/1.1
+501 OPTIONS ‸* HTTP/1.1
+501 CONNECT ‸h:443 HTTP/1.1
+400 GET /‸%zz
+400 A: x‸\r\n
+414 ...x HTTP/1.0\r‸\n
+414 ...xxxxxxxxxxxx‸xxxxxxxxxxxx...
+400 ‸\x16
+400 ...\x00\x00\x00‸
+505 PRI * HTTP/‸2.0
+400 GE‸\x00T / HTTP/1.0
+400 GET‸: / HTTP/1.0
+400 G‸\"T / HTTP/1.0
+400 bla‸:rgh / HTTP/1.0
+400 GET‸\xc3\x9f / HTTP/1.0
+400 ‸ / HTTP/1.0
+400 GET ‸example.com:443 HTTP/1.1
+400 GET ‸foo/bar HTTP/1.1
+400 GET ‸! HTTP/1.1
+400 PUT ‸s://]ufd/: HTTP/1.1
+400 GET ‸ftp://h/ HTTP/1.0
+400 GET http://‸/ HTTP/1.0
+400 GET http://‸/p HTTP/1.0
+400 GET http://a ‸b/ HTTP/1.0
+400 GET http://h:‸x/ HTTP/1.0
+400 GET http://[‸::1/ HTTP/1.0
+400 GET ‸http HTTP/1.0
+400 POST /x‸
+400 HEAD /x‸
+400 GET HTTP/1.1‸
+400 GET‸
+400 GET ‸
+400 ‸ 
+400 GET / HTTP/1‸
+400 GET / HTTP/1.0‸x
+400 GET / ‸http/1.0
+400 GET / HTTP/9.9‸.9
+400 GET / HTTP/‸-9_9_9.+9_9_9
+400 GET / HTTP/9‸09876543210.0
+400 GET / ‸FTP/1.1
+400 GET / HTTP/1‸11
+400 GET / HTTP/1.1‸0
+400 GET / HTTP/0‸1.0
+400 GET / HTTP/1‸,0
+400 GET / HTTP/‸\xd9\xa1.0
+505 GET / HTTP/‸2.0
+505 GET / HTTP/‸3.0
+505 GET / HTTP/‸0.9
+400 GET /a ‸b HTTP/1.0
+400 GET ‸ /  HTTP/1.0
+400 GET / HTTP/1.0‸ 
+400 GET‸\t/\tHTTP/1.0
+400 ‸ GET / HTTP/1.0
+400 GET /\xc2\xa0k\vHTTP/1.0 ‸x
+400 GET / ‸
+400 GET ‸ /
+400 GET /‸\r HTTP/1.0\r\n
+400 GET / HTTP/1.1‸\rLine: 1\r\n
+400 A: b‸\rZ: c\r\n
+400 A: b‸\r\r\n
+400 ‸\rZ: c\r\n
+400 ‸\rGET / HTTP/1.0\r\n
+400 GET /a‸\x01b HTTP/1.0
+400 GET /‸\x7f HTTP/1.0
+400 GET /‸\x00 HTTP/1.0
+400 GET /a‸\tb HTTP/1.0
+400 GET /?‸\x1b HTTP/1.0
+400 GET /#‸\x00 HTTP/1.0
+400 Host: a‸ b
+400 Host: a‸/b
+400 Host: a:‸b
+400 Host: u‸@h
+400 Host: a‸%zz
+400 Host: a‸,b
+400 Host: [‸::1
+400 Host: [‸1.2.3.4]
+400 Host: [‸::1%25e]
+400 Host: a:80‸:80
+400 Host: h‸\xc0\xaf
+400 GET http://‸:80/ HTTP/1.0
+400 ‸ c
+400 ‸\tc
+400 ‸ A: b
+400 ‸Host: a
+400 ‸host: b
+400 ‸Content-Type: c/d
+431 ...xxxxxxxxxx\r‸\n
+431 ‸A: b
+431 ‸A: xxxxxxxxx...
+400 baz‸
+400 GET / HT‸
+400 foo‸
+400 Content-Length‸ 10
+400 Content-Length‸ : 3
+400 ‸: b
+400 Fo‸@: x
+400 Foo‸\x01: x
+400 ‸\xefoo: x
+400 Content-Length‸\xc3\x9f: 3
+400 ‸\xc5\xbfhost: a
+400 A: b‸\x00c
+400 A: b‸\ac
+400 A: b‸\x7fc
+400 A: b‸\fc
+400 A: b‸\x1bc
+400 A: b‸\x01\tc
+400 ‸Content-Length: 3
+400 ‸Content-Length: 4
+413 Content-Length: ‸99999999999999999999
+413 Content-Length: ‸9223372036854775807
+413 Content-Length: ‸1073741825
+501 Transfer-Encoding: ‸chunked
+400 Content-Length: ‸+5
+400 Content-Length: ‸-1
+400 Content-Length: ‸-0
+400 Content-Length: 0‸_1
+400 Content-Length: 0‸x3
+400 Content-Length: 3‸ 1
+400 Content-Length: 5‸.0
+400 Content-Length: 5‸,
+400 Content-Length: 5‸, 5
+400 Content-Length: 1‸Z
+400 Content-Length: ‸abc
+400 Content-Length: ‸
+400 Content-Length: ‸\xd9\xa3
+400 Content-Length: 99999999999999999999‸x
+501 Transfer-Encoding: ‸identity
+501 Transfer-Encoding: ‸,chunked
+501 Transfer-Encoding: ‸\xa0chunked
+501 Transfer-Encoding: ‸chun\xe2\x84\xaaed
+501 Transfer-Encoding: ‸
+400 ‸\x3cscript>alert(1)\x3c/script>
+400 GET /‸%zz HTTP/1.0
+400 GET /a‸% HTTP/1.0
+400 GET /a‸%4 HTTP/1.0
+400 GET /a‸%00b HTTP/1.0
+400 GET /a‸%0d%0ab HTTP/1.0
+400 GET /‸%7f HTTP/1.0`
+
 // TestReadRequestFields shows what each part of a head becomes.
 func TestReadRequestFields(t *testing.T) {
 	r := bufio.NewReader(strings.NewReader("PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1\r\n" +
@@ -1016,7 +1202,15 @@ func TestURLScheme(t *testing.T) { // E17
 			t.Errorf("HTTPS=%s: %s", https, got)
 		}
 	}
+	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
+		t.Errorf("got %q", reply)
+	}
 	t.Setenv("HTTPS", "on")
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+		t.Errorf("got %q", reply)
+	}
 	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
@@ -1152,6 +1346,19 @@ type appCase struct {
 }
 
 const ok200 = "HTTP/1.0 200 OK\r\n"
+
+// panics makes an application that panics with a value.
+func panics(reason any) func(*probe, Environ, StartResponse) Body {
+	return func(*probe, Environ, StartResponse) Body { panic(reason) }
+}
+
+// A spiteful error panics when it is asked anything.
+type spiteful struct{}
+
+func (spiteful) Error() string   { panic("no message") }
+func (spiteful) Is(error) bool   { panic("no comparison") }
+func (spiteful) As(any) bool     { panic("no conversion") }
+func (spiteful) Unwrap() []error { panic("no cause") }
 
 // returns makes an application that answers with a status, headers and a body.
 func returns(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
@@ -1418,6 +1625,16 @@ func lifeCases() []appCase {
 				yield([]byte("abc"))
 				runtime.Goexit()
 			}))},
+		{name: "C07 a panic whose Refusal is nil", want: "500", log: "the application failed", closes: 0,
+			app: panics((*Refusal)(nil))},
+		{name: "C07 a panic whose Refusal is empty", want: "500", log: "the application failed",
+			app: panics(&Refusal{})},
+		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
+			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
+			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
+			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
+			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
 			app: returns("200 OK", nil, Stream(nil))},
 		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
@@ -1580,7 +1797,7 @@ func TestClientGone(t *testing.T) {
 				}
 				return closing{Body: stream("b", "panic"), p: p}
 			})
-			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "goroutine") {
+			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "failed") {
 				t.Errorf("wrote %q, logged %q", w.writes, log)
 			}
 			if loud == (p.closes.Load() == 1) {
@@ -1636,6 +1853,40 @@ func TestFileWrapper(t *testing.T) {
 		}
 		if s.stop(); !strings.Contains(s.errors.String(), path) {
 			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("F03 more than its Content-Length is logged", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := &wire{}
+		_, log := runOn(w, func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", contentLength("3"))
+			return newFileWrapper(must(os.Open(path))(t))
+		})
+		if !strings.HasSuffix(strings.Join(w.writes, ""), "\r\n\r\nhel") ||
+			log != "Content-Length is 3, the body is longer: the rest is not sent\n" {
+			t.Errorf("wrote %q, logged %q", w.writes, log)
+		}
+	})
+	t.Run("C07 a file that breaks off", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file := must(os.Open(path))(t)
+		var log bytes.Buffer
+		r := newResponse(writerFunc(func(p []byte) (int, error) {
+			file.Close() // when the head is sent
+			return len(p), nil
+		}), httpLine, "GET", &log)
+		run(func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(file)
+		}, Environ{}, &r)
+		if r.err != nil || !strings.Contains(log.String(), "the application failed: read "+path) {
+			t.Errorf("%v, and the log is %q", r.err, log.String())
 		}
 	})
 	const size = 5 << 20
@@ -2155,12 +2406,12 @@ func TestShutdown(t *testing.T) { // T06
 		}
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
-		for i := range 50 { // what can go wrong is a race
+		for i := range 5 { // what can go wrong is a race
 			s := start(t, hello, func(s *Server) {
 				s.Watch = watchQuietly(s)
 			})
 			c := dial(t, s.addr)
-			time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
 			s.Shutdown(time.Second)
 			c.Close()
 		}
@@ -2174,6 +2425,55 @@ func TestShutdown(t *testing.T) { // T06
 		s.Shutdown(time.Millisecond)
 		wait(t, "the end of the iteration", closed)
 		c.Close()
+	})
+	t.Run("a client that has its answer is not waited for", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, post("abc", "Content-Length: 9"))
+		must(io.ReadAll(c))(t) // the server has ended its half, and drains
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("a request that comes a moment late is answered", func(t *testing.T) {
+		s := start(t, hello)
+		c := dial(t, s.addr)
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		eventually(t, "the end of accepting", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.stopping
+		})
+		io.WriteString(c, get())
+		if reply := must(io.ReadAll(c))(t); !strings.HasSuffix(string(reply), "World!\n") {
+			t.Errorf("got %q", reply)
+		}
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("while applications that never end have all slots", func(t *testing.T) {
+		release := make(chan bool)
+		s := newServer(func(environ Environ, startResponse StartResponse) Body {
+			<-release
+			return Blocks{}
+		})
+		s.MaxConns, s.ErrorLog = 1, log.New(io.Discard, "", 0)
+		l := must(listen("127.0.0.1:0"))(t)
+		served := make(chan bool)
+		go func() { s.Serve(l); close(served) }()
+		c := dial(t, l.Addr().String())
+		io.WriteString(c, get())
+		eventually(t, "the call", func() bool { return s.busy() == 1 })
+		go s.Shutdown(time.Millisecond)
+		wait(t, "the end of Serve", served)
+		close(release)
+		c.Close()
+		s.running.Wait()
 	})
 	t.Run("before Serve", func(t *testing.T) {
 		s := newServer(hello)
@@ -2338,6 +2638,28 @@ func TestAddresses(t *testing.T) {
 		}
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is left behind: %v", err)
+		}
+	})
+	t.Run("a Unix socket of a newer server", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		old := startOn(t, "unix:"+path, hello)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		startOn(t, "unix:"+path, environ)
+		old.stop()
+		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("what is announced", func(t *testing.T) {
+		var stdout, stderr bytes.Buffer
+		announce(&net.TCPAddr{IP: net.IPv4zero, Port: 8000}, &stdout, &stderr)
+		first, rest, _ := strings.Cut(stdout.String(), "\n")
+		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
+			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
+			!strings.HasPrefix(stderr.String(), "Warning: other machines") {
+			t.Errorf("got %q and %q", stdout.String(), stderr.String())
 		}
 	})
 	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
@@ -2626,7 +2948,7 @@ func TestCommand(t *testing.T) {
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
-			"-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path; it is"},
+			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
 			busy.Addr().String() + ": bind: address already in use\nStop the program"},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
@@ -2636,6 +2958,14 @@ func TestCommand(t *testing.T) {
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
 		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
+			"flags stand before ADDR\nUsage: rawsgi send"},
+		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
+			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
+		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
+		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
+		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path behind unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2704,6 +3034,60 @@ func TestProgram(t *testing.T) { // T06
 }
 
 // TestPrintable shows I07 and I08: a log has text, and nothing that a terminal obeys.
+
+// TestLostLog shows that a program lives on when nobody reads its log any more, as after
+// Ctrl-C in "rawsgi | tee log"; and that a CGI program has the usual SIGPIPE all the same.
+func TestLostLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	script := writeScript(t, t.TempDir(), "pipe", `printf '\n'; kill -PIPE $$; echo ignored`)
+	for _, mode := range []string{"concurrent", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-mode", mode, "-script", script)
+			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+			stdout, log := must(program.StdoutPipe())(t), must(program.StderrPipe())(t)
+			if err := program.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+			banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+			addr := regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
+			log.Close()
+			for range 20 {
+				if reply := ask(t, addr, getPath("/errors/before")); !strings.HasPrefix(reply, "HTTP/1.0 500") {
+					t.Fatalf("got %q", reply)
+				}
+			}
+			if reply := ask(t, addr, getPath("/cgi")); strings.Contains(reply, "ignored") {
+				t.Errorf("got %q", reply)
+			}
+			program.Process.Signal(syscall.SIGTERM)
+			if err := program.Wait(); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestStopIsTold shows what Ctrl-C says during a request.
+func TestStopIsTold(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	program, addr, log := startProgram(t, "-app", "echo", "-quiet")
+	busy := dial(t, addr)
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(os.Interrupt)
+	eventually(t, "the message", func() bool {
+		return strings.Contains(log.String(), "waiting up to 5s for 1 request to end; press Ctrl-C again")
+	})
+	program.Process.Signal(os.Interrupt)
+	program.Wait() // the second signal, which TestProgram shows
+	busy.Close()
+}
+
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{"a\u00a0b \u3000\t한": "a\u00a0b \u3000\t한", "👩\u200d👩": "👩\u200d👩", "a\r": "a",
 		"\x1b[2J\r\a\x7f\u009b": "\uFFFD[2J\uFFFD\uFFFD\uFFFD\uFFFD", "\xff\u202e\u2028": "\uFFFD\uFFFD\uFFFD"} {
@@ -3259,6 +3643,18 @@ func TestCGIHost(t *testing.T) {
 		long := "X-A: " + strings.Repeat("a", 60000)
 		(row{want: "431"}).check(t, ask(t, start(t, newCGI(filepath.Join(dir, "lf"), time.Minute, 1)).addr, get(long, long, long)))
 	})
+	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
+		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
+		h.slots <- true
+		input := must(os.Open(os.DevNull))(t)
+		defer input.Close()
+		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
+		defer s.stop(0)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read says %v", err)
+		}
+		wait(t, "its end", s.ended)
+	})
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
@@ -3556,6 +3952,25 @@ func syscallKill(pid int) {
 	}
 }
 
+// TestStoppedWorker shows that a worker that hangs does not keep its parent.
+func TestStoppedWorker(t *testing.T) {
+	long(t)
+	if runtime.GOOS == "windows" {
+		skip(t, "-mode prefork needs Unix")
+	}
+	program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "hello", "-quiet")
+	ask(t, addr, get())
+	worker := workersOf(t, program)[0]
+	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
+	program.Process.Signal(syscall.SIGTERM)
+	if err := program.Wait(); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+	if alive(worker) {
+		t.Error("the worker is left behind")
+	}
+}
+
 // TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets
 // SIGTERM. Whoever could connect gets a whole answer. (T06)
 func TestNothingLost(t *testing.T) {
@@ -3576,6 +3991,7 @@ func TestNothingLost(t *testing.T) {
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
+			worker.Release()
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -4219,7 +4635,7 @@ func TestCatch(t *testing.T) {
 			far := ask(t, s.addr, get("From: 192.0.2.1"))
 			proxied := ask(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"))
 			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
-				!strings.Contains(near, "The application failed: oh no\n") || !strings.Contains(near, "goroutine ") {
+				!strings.Contains(near, "The application failed: oh no (set") || !strings.Contains(near, "\tserver_test.go:") {
 				t.Errorf("near: %q", near)
 			}
 			if far = ourHeaders.ReplaceAllString(far, ""); !strings.HasPrefix(far, page) ||
@@ -5927,7 +6343,7 @@ func checkEvents(t *testing.T, request string, events []event) {
 			}
 		default: // the last of the values that were joined
 			if value := strings.Trim(bytes[strings.Index(bytes, ":")+1:], " "); !strings.HasSuffix(e.Value, value) &&
-				!strings.Contains(bytes, `\x09`) && !(e.Key == "HTTP_HOST" && bytes == e.Value) {
+				!strings.Contains(bytes, `\t`) && !(e.Key == "HTTP_HOST" && bytes == e.Value) {
 				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
 			}
 		}
