@@ -4925,6 +4925,67 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// planned lists pages that posts.md, glossary.md and laptops.md link to, and that are written on
+// other branches.
+var planned = regexp.MustCompile(`^(0[0-9]|1[0-3])-[a-z-]+\.md$|^exercises/[0-9a-z-]+/README\.md$|^teaching\.md$`)
+
+// TestPosts holds docs/posts.md to its 84 things, each with a place in the source and a chapter,
+// and it and its companions to links that lead somewhere.
+func TestPosts(t *testing.T) {
+	page := string(must(os.ReadFile("docs/posts.md"))(t))
+	row := regexp.MustCompile("(?m)^\\| (\\d+) \\| .* \\| `\\w+\\.go#\\w+` \\| \\[\\d+\\]\\(\\d\\d-[a-z-]+\\.md\\) \\| .+ \\|$")
+	things := map[string]bool{}
+	for _, thing := range row.FindAllStringSubmatch(page, -1) {
+		if things[thing[1]] {
+			t.Errorf("thing %s stands there twice", thing[1])
+		}
+		things[thing[1]] = true
+	}
+	for i := 1; i <= 84; i++ {
+		if !things[strconv.Itoa(i)] {
+			t.Errorf("thing %d is missing, or its row has no place or no chapter", i)
+		}
+	}
+	if len(things) != 84 {
+		t.Errorf("%d things instead of 84", len(things))
+	}
+	tests := string(must(os.ReadFile("server_test.go"))(t))
+	for _, name := range regexp.MustCompile(`-run (Test\w+)`).FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(tests, "\nfunc "+name[1]+"(") {
+			t.Errorf("%s is not a test", name[1])
+		}
+	}
+	for _, name := range []string{"posts.md"} {
+		checkPlaces(t, name, string(must(os.ReadFile("docs/"+name))(t)))
+	}
+}
+
+// checkPlaces checks that each `file.go#name` of a page is a declaration, and that each link
+// leads to a heading, a file, or a page that is planned.
+func checkPlaces(t *testing.T, page, text string) {
+	for _, place := range regexp.MustCompile("`(\\w+\\.go)#(\\w+)`").FindAllStringSubmatch(text, -1) {
+		declaration := regexp.MustCompile(`(?m)^(func (\(.*\) )?|type |var |const )` + place[2] + `\b`)
+		if !declaration.Match(must(os.ReadFile(place[1]))(t)) {
+			t.Errorf("%s names %s#%s, which is not there", page, place[1], place[2])
+		}
+	}
+	for _, link := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(text, -1) {
+		name, anchor, _ := strings.Cut(link[1], "#")
+		content := []byte(text)
+		if name != "" {
+			var err error
+			content, err = os.ReadFile("docs/" + name)
+			if err != nil && !planned.MatchString(name) {
+				t.Errorf("%s links to %s: %v", page, link[1], err)
+			}
+		}
+		heading := regexp.MustCompile(`(?im)^#+ ` + strings.ReplaceAll(anchor, "-", " ") + `$`)
+		if content != nil && anchor != "" && !heading.Match(content) {
+			t.Errorf("%s links to %s, which is not a heading", page, link[1])
+		}
+	}
+}
+
 // The servers that docs/servers.md compares.
 var servers = []struct {
 	name, install string
