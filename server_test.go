@@ -6407,6 +6407,34 @@ func TestConformancePage(t *testing.T) {
 	}
 }
 
+// TestPosts holds docs/posts.md to its 84 things, each with a place in the source and a chapter,
+// and it and its companions to links that lead somewhere.
+func TestPosts(t *testing.T) {
+	page := string(must(os.ReadFile("docs/posts.md"))(t))
+	row := regexp.MustCompile("(?m)^\\| (\\d+) \\| .* \\| `\\w+\\.go#\\w+` \\| \\[\\d+\\]\\(\\d\\d-[a-z-]+\\.md\\) \\| .+ \\|$")
+	things := map[string]bool{}
+	for _, thing := range row.FindAllStringSubmatch(page, -1) {
+		if things[thing[1]] {
+			t.Errorf("thing %s stands there twice", thing[1])
+		}
+		things[thing[1]] = true
+	}
+	for i := 1; i <= 84; i++ {
+		if !things[strconv.Itoa(i)] {
+			t.Errorf("thing %d is missing, or its row has no place or no chapter", i)
+		}
+	}
+	if len(things) != 84 {
+		t.Errorf("%d things instead of 84", len(things))
+	}
+	tests := string(must(os.ReadFile("server_test.go"))(t))
+	for _, name := range regexp.MustCompile(`-run (Test\w+)`).FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(tests, "\nfunc "+name[1]+"(") {
+			t.Errorf("%s is not a test", name[1])
+		}
+	}
+}
+
 // The servers that docs/servers.md compares.
 var servers = []struct {
 	name, install string
