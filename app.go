@@ -14,7 +14,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -39,6 +39,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1581,6 +1582,9 @@ type event struct {
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 
+	Place   string `json:"place"`             // where the code is: "request.go#parseTarget"
+	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
+
 	Layer string `json:"layer,omitempty"` // the application or middleware that acts
 	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
 
@@ -1647,7 +1651,77 @@ func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Appli
 // add tells of an event.
 func (t *recorder) add(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
+	e.Place = place(e)
 	t.emit(e)
+}
+
+// places says which declaration does what an event tells of: of each kind of event, of some
+// keys, and of the refusals by each rule, those of which a chapter of the course is about.
+var places = map[string]string{
+	"accept": "server.go#Server.serveConn", "in": "server.go#conn.Read", "key": "request.go#Environ.addHeader",
+	"dropped": "request.go#environKey", "body": "request.go#Request.setLength",
+	"environ": "request.go#newEnviron", "call": "response.go#run", "changed": "app.go#mount",
+	"stored": "response.go#Response.startResponse", "started": "response.go#Response.startResponse",
+	"return": "response.go#Response.sendBody", "length": "response.go#Response.inferLength",
+	"out": "response.go#Response.Write", "file": "response.go#Response.sendFile",
+	"sendfile": "response.go#Response.sendFile", "enough": "response.go#Response.sendBody",
+	"closed": "response.go#Response.close", "panic": "response.go#Response.fail",
+	"log": "server.go#errorStream.Write", "refused": "request.go#refuse", "eof": "server.go#conn.Read",
+	"drain": "server.go#exchange.hangUp", "drained": "server.go#exchange.hangUp",
+	"close": "server.go#exchange.hangUp", "enough of it": "app.go#eventLog.add",
+
+	"REQUEST_METHOD": "request.go#Request.parseLine", "SERVER_PROTOCOL": "request.go#Request.checkVersion",
+	"PATH_INFO": "request.go#Request.parseTarget", "QUERY_STRING": "request.go#Request.parseTarget",
+	"wsgi.input": "request.go#Input",
+
+	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
+	"gallery": "app.go#mount", "log middleware": "app.go#logging",
+}
+
+// rules says where the refusals by a rule are made, and which chapter is about it.
+var rules = map[string]struct {
+	place   string
+	chapter int
+}{
+	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
+	"RFC 9112 §2.2":     {"request.go#headReader.line", 3},
+	"RFC 9110 §15.5.15": {"request.go#headReader.line", 3},
+	"RFC 1945 §5":       {"request.go#incomplete", 3},
+	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
+	"RFC 1945 §5.1":     {"request.go#Request.parseLine", 3},
+	"RFC 9110 §5.6.2":   {"request.go#Request.parseLine", 3},
+	"RFC 9112 §2.3":     {"request.go#Request.checkVersion", 3},
+	"RFC 9110 §15.6.6":  {"request.go#Request.checkVersion", 3},
+	"RFC 9112 §3.2":     {"request.go#Request.parseTarget", 3},
+	"RFC 3986 §2.1":     {"request.go#Request.parseTarget", 3},
+	"RFC 3875 §4.1.5":   {"request.go#Request.parseTarget", 3},
+	"RFC 9110 §7.4":     {"server.go#Server.readRequest", 7},
+	"RFC 6585 §5":       {"request.go#readHeader", 4},
+	"RFC 9112 §5.2":     {"request.go#parseField", 4},
+	"RFC 9112 §5.1":     {"request.go#parseField", 4},
+	"RFC 9110 §5.5":     {"request.go#parseField", 4},
+	"RFC 9110 §5.3":     {"request.go#Request.checkHeader", 4},
+	"RFC 9112 §6.1":     {"request.go#Request.checkHeader", 5},
+	"RFC 9110 §8.6":     {"request.go#Request.setLength", 5},
+	"RFC 9110 §15.5.14": {"request.go#Request.setLength", 5},
+	"RFC 9112 §8":       {"request.go#Input.Read", 5},
+}
+
+// place returns where the code is that does what an event tells of.
+func place(e event) string {
+	if rule, ok := rules[e.Rule]; ok {
+		return rule.place
+	}
+	if at, ok := places[e.Key]; ok && e.Kind == "key" {
+		return at
+	}
+	if e.Layer == "" || !slices.Contains([]string{"start", "write", "block", "panic"}, e.Kind) {
+		return places[e.Kind]
+	}
+	if at, ok := places[e.Layer]; ok {
+		return at
+	}
+	return "app.go#" + e.Layer
 }
 
 func (t *recorder) say(kind, format string, args ...any) {
@@ -1949,7 +2023,7 @@ func (t *recorder) bodyBegins(q *Request) {
 func (t *recorder) onRefusal(r *Refusal, from, to int64) {
 	if t.refusal == nil {
 		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
-			Text: r.Status + ": " + r.Reason})
+			Chapter: rules[r.Source].chapter, Text: r.Status + ": " + r.Reason})
 	}
 	t.refusal = r
 }
@@ -2118,7 +2192,7 @@ func describe(environ Environ) map[string]string {
 	for key, value := range environ {
 		switch value.(type) {
 		case *recorder:
-		case string, bool, [2]int:
+		case string, bool, int, [2]int:
 			all[key] = visible(fmt.Sprint(value))
 		default:
 			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
@@ -2509,6 +2583,11 @@ func shorten(data []byte) (lines []string) {
 //go:embed docs/lab.html
 var labPage string
 
+// The page shows the code that does a step.
+//
+//go:embed main.go server.go request.go response.go app.go
+var sources embed.FS
+
 // Limits of one experiment in the lab.
 const (
 	labRequest = 64 * 1024       // bytes of the request
@@ -2520,43 +2599,76 @@ const (
 
 // A lab is a page on which one types the bytes of a request, and a place to which that page
 // sends them. They go through a server like this one, over a connection in memory, and what
-// its recorder tells goes back.
+// its recorder tells goes back. Without a server, the page starts this program itself, as a
+// web server starts a CGI program.
 type lab struct {
-	apps    map[string]Application
-	page    string
-	running chan bool // holds a value for each experiment that runs
-	open    bool      // to other machines as well
+	apps     map[string]Application
+	names    []string      // of apps, in order
+	running  chan bool     // holds a value for each experiment that runs
+	patience time.Duration // with which others wait
+	open     bool          // to other machines as well
 }
 
 // newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
 // here.
 func newLab(entries []entry, open bool) Application {
-	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce), open: open}
-	var names []string
+	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
+		patience: 2 * labTime, open: open}
 	for _, entry := range entries {
 		if entry.name != "proxy" && entry.name != "cgi" {
-			names = append(names, entry.name)
+			l.names = append(l.names, entry.name)
 			l.apps[entry.name] = watched(entry.name, entry.app)
 		}
 	}
 	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
-	l.page = labChoices(names)
 	return l.app
 }
 
-// app answers with the page, or with the events of an experiment.
+// app answers with the page, with what it needs, or with the events of an experiment.
 func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	if reason := notWelcome(environ); reason != "" && !l.open {
 		return plainly(startResponse, "403 Forbidden", reason)
 	}
-	switch environ.Get("PATH_INFO") {
+	path := environ.Get("PATH_INFO")
+	switch path {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
-		return Blocks{[]byte(l.page)}
+		place := fmt.Sprintf("<meta name=\"lab\" content=\"%s\">", html.EscapeString(environ.Get("SCRIPT_NAME")))
+		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->", place, 1))}
+	case "/choices":
+		return l.choices(startResponse)
 	case "/run":
 		return l.run(environ, startResponse)
 	}
+	if code, err := sources.ReadFile(strings.TrimPrefix(path, "/")); err == nil {
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain; charset=utf-8"},
+			{"X-Content-Type-Options", "nosniff"}})
+		return Blocks{code}
+	}
 	return notFound(environ, startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
+}
+
+// choices answers with what the page's menus offer.
+func (l *lab) choices(startResponse StartResponse) Body {
+	var layers, ways []string
+	for _, middleware := range middlewares {
+		layers = append(layers, middleware.name)
+	}
+	for _, arrival := range arrivals {
+		ways = append(ways, arrival.name)
+	}
+	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers, "arrival": ways})
+}
+
+// inJSON answers with a value.
+func inJSON(startResponse StartResponse, value any) Body {
+	content, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // impossible: it is made of strings and numbers
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
+		{"Cache-Control", "no-store"}})
+	return Blocks{content}
 }
 
 // plainly answers with a line of text.
@@ -2565,7 +2677,8 @@ func plainly(startResponse StartResponse, status, reason string) Body {
 	return Blocks{[]byte(reason + "\n")}
 }
 
-// run makes an experiment, if it may and can.
+// run makes an experiment, if it may and can. With many at once, it waits for its turn: a
+// class presses Run at the same time.
 func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	if environ.Get("REQUEST_METHOD") != "POST" || crossSite(environ) ||
 		environ.Get("CONTENT_TYPE") != "application/json" { // which no form can send
@@ -2580,21 +2693,16 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	select {
 	case l.running <- true:
 		defer func() { <-l.running }()
-	default:
+	case <-time.After(l.patience):
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
 	}
-	events, err := x.run(l.apps)
+	port, _ := strconv.Atoi(environ.Get("SERVER_PORT")) // on a Unix socket, there is none
+	events, err := x.run(l.apps, port)
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
-	answer, err := json.Marshal(events)
-	if err != nil {
-		panic(err) // impossible: it is made of strings and numbers
-	}
-	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
-		{"Cache-Control", "no-store"}})
-	return Blocks{answer}
+	return inJSON(startResponse, events)
 }
 
 // The page is whole in itself, and may fetch from where it comes from only.
@@ -2603,22 +2711,6 @@ var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
 		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
 		"base-uri 'none'; frame-ancestors 'none'"},
 	{"X-Content-Type-Options", "nosniff"}, {"Referrer-Policy", "no-referrer"}}
-
-// labChoices fills the page's menus.
-func labChoices(names []string) string {
-	var apps, layers, ways strings.Builder
-	for _, name := range names {
-		fmt.Fprintf(&apps, "<option>%s</option>\n", name)
-	}
-	for _, middleware := range middlewares {
-		fmt.Fprintf(&layers, "<option>%s</option>\n", middleware.name)
-	}
-	for _, arrival := range arrivals {
-		fmt.Fprintf(&ways, "<option>%s</option>\n", arrival.name)
-	}
-	return strings.NewReplacer("<!-- applications -->", apps.String(),
-		"<!-- middleware -->", layers.String(), "<!-- arrivals -->", ways.String()).Replace(labPage)
-}
 
 // onThisMachine reports whether the client is on this machine and has not come through a
 // proxy that is.
@@ -2651,7 +2743,7 @@ func crossSite(environ Environ) bool {
 
 // An experiment is what the lab's page sends.
 type experiment struct {
-	Request string `json:"request"` // with the escapes of rawsgi send; line breaks do not count
+	Request string `json:"request"` // with the escapes of rawsgi send
 	App     string `json:"app"`
 	Use     string `json:"use"`     // middleware
 	Arrival string `json:"arrival"` // one of arrivals
@@ -2682,8 +2774,8 @@ func lines(text string) []string     { return slices.Collect(strings.Lines(text)
 func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 
 // run sends the request through a server and returns the events of that exchange.
-func (x experiment) run(apps map[string]Application) ([]event, error) {
-	text, err := unescape(strings.NewReplacer("\r", "", "\n", "").Replace(x.Request))
+func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
+	text, err := unescape(x.Request)
 	application := apps[x.App]
 	way := slices.IndexFunc(arrivals, func(a arrival) bool { return a.name == x.Arrival })
 	switch {
@@ -2703,14 +2795,14 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 	}
 	arrives := arrivals[way]
 	return watch(application, &labConn{pieces: arrives.cut(text), pause: arrives.pause,
-		ends: arrives.ends, end: time.Now().Add(labTime)}), nil
+		ends: arrives.ends, end: time.Now().Add(labTime), port: port}), nil
 }
 
 // watch serves one connection and returns what happens.
 func watch(application Application, conn *labConn) []event {
 	server := newServer(application)
 	server.MaxBody = 1 << 20
-	server.setAddr(labServer)
+	server.setAddr(conn.LocalAddr())
 	var told eventLog
 	t := newRecorder(server, conn.now, told.add)
 	t.keepsLogs = true
@@ -2742,17 +2834,12 @@ func (c *eventLog) add(e event) {
 		e.Text += " (not shown: there were too many before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough", Text: "The rest is not shown."}
+		e = event{At: e.At, Kind: "enough of it", Place: e.Place, Text: "the rest is not shown"}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
 	}
 }
-
-var (
-	labServer = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
-	labClient = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 49152}
-)
 
 // A labConn is the server's end of a connection to a client that follows a script. It does
 // not wait for pauses and deadlines to pass: its clock does.
@@ -2765,6 +2852,7 @@ type labConn struct {
 	left   time.Duration // until a read fails
 	shut   bool          // the server has ended its half, so the client will end its own
 	end    time.Time     // when the experiment must be over
+	port   int           // of the server
 }
 
 func (c *labConn) now() time.Time { return time.Now().Add(c.passed) }
@@ -2817,5 +2905,7 @@ func (c *labConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *labConn) SetDeadline(time.Time) error      { return nil }
 func (c *labConn) CloseWrite() error                { c.shut = true; return nil }
 func (c *labConn) Close() error                     { return nil }
-func (c *labConn) LocalAddr() net.Addr              { return labServer }
-func (c *labConn) RemoteAddr() net.Addr             { return labClient }
+func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
+func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }
+
+func loopback(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }

@@ -13,6 +13,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"log"
 	"maps"
@@ -4714,7 +4717,7 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(watched("app", application), &labConn{pieces: []string{request}, ends: ends,
+	return watch(watched("app", application), &labConn{port: 8000, pieces: []string{request}, ends: ends,
 		end: time.Now().Add(time.Minute)})
 }
 
@@ -5139,7 +5142,7 @@ func TestLabConn(t *testing.T) {
 		"the first half, then silence":           {"408", 10 * time.Second},
 	} {
 		x := experiment{`GET / HTTP/1.0\r\nA: b\r\n\r\n`, "hello", "", arrival}
-		events := must(x.run(map[string]Application{"hello": hello}))(t)
+		events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 		out := ofKind(events, "out")[0]
 		late := time.Duration(out.At)*time.Microsecond - want.at
 		if !strings.HasPrefix(string(out.Data), "HTTP/1.0 "+want.status) || late < -time.Second || late > time.Second {
@@ -5147,7 +5150,7 @@ func TestLabConn(t *testing.T) {
 		}
 	}
 	x := experiment{"GET /" + strings.Repeat("x", 5000) + ` HTTP/1.0\r\n\r\n`, "hello", "", "a pause of 2 s before each line"}
-	events := must(x.run(map[string]Application{"hello": hello}))(t)
+	events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 	if at := time.Duration(ofKind(events, "out")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
@@ -5230,27 +5233,118 @@ func TestLab(t *testing.T) {
 			}
 		})
 	}
+	page := func(path string) (status string, headers []Header, content string) {
+		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
+		return status, headers, string(body)
+	}
 	t.Run("the page", func(t *testing.T) {
-		status, headers, page := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "PATH_INFO": "", "HTTP_HOST": "[::1]:8000"})
+		status, headers, content := page("")
 		policy, _ := lookup(headers, "Content-Security-Policy")
-		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") {
+		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") || !strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
 			t.Errorf("got %s %v", status, headers)
 		}
-		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option>at once"} {
-			if !strings.Contains(string(page), want) {
-				t.Errorf("no %s", want)
-			}
-		}
-		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).Match(page) || bytes.Contains(page, []byte("innerHTML")) ||
-			bytes.Contains(page, []byte("<option>cgi<")) {
-			t.Error("the page needs something from elsewhere, or writes HTML, or offers what it must not")
+		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).MatchString(content) || strings.Contains(content, "innerHTML") {
+			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the choices", func(t *testing.T) {
+		_, _, content := page("/choices")
+		var choices struct{ App, Use, Arrival []string }
+		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
+			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
+			t.Errorf("%v: %s", err, content)
+		}
+	})
+	t.Run("the code", func(t *testing.T) {
+		if status, _, content := page("/request.go"); status != "200 OK" || !strings.HasPrefix(content, "// request.go: ") {
+			t.Errorf("got %s %.100s", status, content)
+		}
+		for _, path := range []string{"/go.mod", "/../go.mod", "/docs/lab.html", "/."} {
+			if status, _, _ := page(path); status != "404 Not Found" {
+				t.Errorf("%s: %s", path, status)
+			}
+		}
+	})
+	t.Run("the server's port", func(t *testing.T) {
+		_, answer := runLab(lab, good, Environ{"SERVER_PORT": "8123"})
+		var events []event
+		if err := json.Unmarshal([]byte(answer), &events); err != nil || ofKind(events, "environ")[0].Environ["SERVER_PORT"] != "8123" {
+			t.Errorf("%v: %s", err, answer)
+		}
+	})
+}
+
+// TestPlaces shows that each step of every row and preset leads to code that is there, and
+// each refusal to a chapter.
+func TestPlaces(t *testing.T) {
+	there := map[string]bool{}
+	for _, file := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+		for _, declaration := range must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t).Decls {
+			for _, name := range declaredNames(declaration) {
+				there[file+"#"+name] = true
+			}
+		}
+	}
+	for key, place := range places {
+		if !there[place] {
+			t.Errorf("%s: there is no %s", key, place)
+		}
+	}
+	for rule, at := range rules {
+		if !there[at.place] {
+			t.Errorf("%s: there is no %s", rule, at.place)
+		}
+	}
+	check := func(events []event) {
+		for _, e := range events {
+			if !there[e.Place] || e.Kind == "refused" && e.Chapter == 0 {
+				t.Errorf("%s: %s, %q, chapter %d", e.Text, e.Place, e.Rule, e.Chapter)
+			}
+		}
+	}
+	for _, row := range allRows() {
+		if len(row.send) <= labData {
+			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+				end: time.Now().Add(time.Minute)}))
+		}
+	}
+	for _, entry := range applications(Config{Root: "docs"}) {
+		if entry.name == "clock" {
+			entry.app = newClock(3, 0)
+		}
+		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
+			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+		}
+	}
+}
+
+// declaredNames are the names that a declaration gives, of methods with their type.
+func declaredNames(declaration ast.Decl) (names []string) {
+	switch d := declaration.(type) {
+	case *ast.FuncDecl:
+		name := d.Name.Name
+		if d.Recv != nil {
+			receiver := d.Recv.List[0].Type
+			if star, ok := receiver.(*ast.StarExpr); ok {
+				receiver = star.X
+			}
+			name = receiver.(*ast.Ident).Name + "." + name
+		}
+		names = append(names, name)
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			if s, ok := spec.(*ast.TypeSpec); ok {
+				names = append(names, s.Name.Name)
+			}
+		}
+	}
+	return names
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
+	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
 	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
@@ -5258,7 +5352,7 @@ func TestLabLimits(t *testing.T) {
 	}}, {name: "echo", app: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
-	for range labAtOnce {
+	for range 30 { // a class presses Run
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -5266,15 +5360,20 @@ func TestLabLimits(t *testing.T) {
 				t.Errorf("got %s %s", status, answer)
 			}
 		}()
-		wait(t, "an experiment", begun)
 	}
-	if status, answer := runLab(lab, blocked); status[:3] != "503" {
-		t.Errorf("got %s %s", status, answer)
+	for range labAtOnce {
+		wait(t, "an experiment", begun)
 	}
 	if status, answer := runLab(lab, "{"); status[:3] != "400" { // it is read before it waits for its turn
 		t.Errorf("got %s %s", status, answer)
 	}
+	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
+		t.Errorf("got %s %s", status, answer)
+	}
 	close(release)
+	for range 30 - labAtOnce {
+		wait(t, "an experiment", begun)
+	}
 	all.Wait()
 	body := strings.Repeat("x", labRequest-100)
 	request := fmt.Sprintf(`POST / HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n%s`, len(body), body)
