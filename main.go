@@ -1,18 +1,18 @@
 // rawsgi is a web server gateway interface, from a raw socket up: it reads HTTP/1.0 by
 // hand, builds an environ, calls an application and sends what that returns.
 //
-//	main.go      this file: choose an application, wrap middleware around it, serve it;
-//	             then send and -trace, the tools to watch it with
-//	server.go    the gateway: sockets, deadlines, who calls the application
+//	main.go      this file: choose an application, wrap middleware around it, listen, serve
+//	server.go    the gateway: connections, deadlines, the call of the application
 //	request.go   bytes in: request line, header fields, body → environ
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
-//	app.go       the other side of the interface: applications and middleware
+//	app.go       the other side of the interface: applications, middleware, tools to watch
 //
 // Read them in this order and you have followed a request from the first byte to the last.
 package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -20,15 +20,21 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
 
-func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	outliveLogs()
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // Exit statuses.
 const (
@@ -43,9 +49,9 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return send(args[1:], stdout, stderr)
 	}
 	if hosted() && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
-		return answerCGI(refuseFlags, false, stdout, stderr)
+		return serveHost(refuseFlags, false, stdout, stderr)
 	}
-	o, err := parseFlags(args, stdout, stderr)
+	o, err := parseFlags(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
 	}
@@ -61,27 +67,31 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return usage(stderr, err)
 	}
 	if o.cgi || hosted() {
-		return answerCGI(application, o.config.Trace, stdout, stderr)
+		return serveHost(application, o.config.Trace, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
 }
 
-// hosted reports whether a web server has started us, as a CGI program.
+// outliveLogs lets the program live on when nobody reads its output any more, as after
+// Ctrl-C in "rawsgi | tee log": a write then returns an error. It does not ignore SIGPIPE,
+// which CGI programs would inherit.
+func outliveLogs() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
+// hosted reports whether a web server has started this program, as a CGI program.
 func hosted() bool { return os.Getenv("GATEWAY_INTERFACE") != "" }
 
-// answerCGI answers the one request of a CGI program.
-func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int {
-	signal.Ignore(syscall.SIGPIPE) // the application is told by an error, and closed
+// serveHost answers the one request of a CGI program.
+func serveHost(application Application, trace bool, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, endings()...)
 	go func() {
 		<-signals
 		endScripts()
-		os.Exit(exitFailed)
+		os.Exit(exitOK)
 	}()
 	var stdin io.Reader = os.Stdin
 	errorLog := log.New(stderr, "", 0)
-	if tell {
+	if trace {
 		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog)
 	}
 	serveCGI(application, os.Environ(), stdin, stdout, errorLog)
@@ -89,7 +99,7 @@ func answerCGI(application Application, tell bool, stdout, stderr io.Writer) int
 }
 
 // hasFlags reports whether a query could give a CGI program flags. A web server may pass
-// one without = as arguments, its words separated by +, and they look like ours: any
+// a query without = as arguments, its words separated by +, and they look like ours: any
 // client could choose the application, and the program it runs. A shell in between may
 // separate words at blanks and line ends, too. (RFC 3875 §4.4)
 func hasFlags(query string) bool {
@@ -100,45 +110,8 @@ func hasFlags(query string) bool {
 
 // refuseFlags is the answer to such a query.
 func refuseFlags(Environ, StartResponse) Body {
-	panic(refuse(badRequest, "RFC 3875 §4.4", "expected a query with = or without a word that "+
-		"begins with -, which could be taken for a flag of this CGI program"))
-}
-
-// serve runs the application under one of the gateways that listen.
-func serve(application Application, o *options, stdout, stderr io.Writer) int {
-	server := newServer(application)
-	server.Serial = o.mode == "serial"
-	server.Timeout = o.timeout
-	server.MaxBody = o.maxBody
-	server.ErrorLog = log.New(stderr, "", 0)
-	server.Worker = os.Getenv(workerVariable) != ""
-	open := func() (net.Listener, error) { return listen(o.addr) }
-	if server.Worker {
-		open = inherit
-		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
-	}
-	if !o.quiet {
-		server.AccessLog = server.ErrorLog
-	}
-	if o.config.Trace {
-		narrate(server)
-	}
-	listener, err := open()
-	if err != nil {
-		return cannotListen(stderr, err)
-	}
-	if !server.Worker {
-		announce(listener.Addr(), stdout, stderr)
-	}
-	if o.mode == "prefork" && !server.Worker {
-		if err := prefork(listener, o.workers, onSignal(false), server.ErrorLog); err != nil {
-			fmt.Fprintf(stderr, "rawsgi: %v\n", err)
-			return exitFailed
-		}
-		return exitOK
-	}
-	serveUntilSignal(server, listener)
-	return exitOK
+	panic(refuse(badRequest, "RFC 3875 §4.4", "", 0, "expected a query with = or without a "+
+		"word that begins with -, which could be taken for a flag of this CGI program"))
 }
 
 // options are what the command line says.
@@ -152,8 +125,8 @@ type options struct {
 }
 
 // parseFlags reads the command line. An error is the user's; flag.ErrHelp is none.
-func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
-	o := &options{}
+func parseFlags(args []string, stdout io.Writer) (*options, error) {
+	o := &options{timeout: 10 * time.Second, maxBody: 1 << 30}
 	flags := flag.NewFlagSet("rawsgi", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are printed by usage, once
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; "+
@@ -168,6 +141,8 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
 		"the application cgi")
+	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+		"at once, in each process")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
 	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
@@ -175,9 +150,9 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
-	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
-		"each read of the body, for each 64 KiB written")
-	flags.Int64Var(&o.maxBody, "max-body", 1<<30, "largest request body in `bytes`")
+	flags.Func("timeout", "`time` for the whole head, for each read of the body, for each "+
+		"64 KiB written (default 10s)", o.setTimeout)
+	flags.Func("max-body", "largest request body in `bytes` (default 1073741824)", o.setMaxBody)
 	flags.Usage = func() {}
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -197,17 +172,48 @@ func parseFlags(args []string, stdout, stderr io.Writer) (*options, error) {
 	return o, err
 }
 
+func (o *options) setTimeout(text string) (err error) {
+	o.timeout, err = time.ParseDuration(text)
+	if err != nil || o.timeout <= 0 {
+		return errors.New("expected a time over 0 with its unit, like 5s or 500ms")
+	}
+	return nil
+}
+
+func (o *options) setMaxBody(text string) (err error) {
+	o.maxBody, err = strconv.ParseInt(text, 10, 64)
+	if err != nil || o.maxBody < 0 {
+		return errors.New("expected a number of bytes in digits, like 1000000")
+	}
+	return nil
+}
+
 // check says what a flag should have been.
 func (o *options) check() error {
-	switch {
-	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
+	if err := checkAddr(o.addr); err != nil {
+		return fmt.Errorf("-addr %w", err)
+	}
+	if !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode) {
 		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
-	case o.workers < 1:
+	}
+	if o.workers < 1 {
 		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
-	case o.timeout <= 0:
-		return fmt.Errorf("-timeout must be more than 0, like 10s; it is %v", o.timeout)
-	case o.maxBody < 0:
-		return fmt.Errorf("-max-body must not be negative; it is %d", o.maxBody)
+	}
+	if o.config.Programs < 1 {
+		return fmt.Errorf("-programs must be at least 1; it is %d", o.config.Programs)
+	}
+	return nil
+}
+
+// checkAddr says what an address should have been.
+func checkAddr(addr string) error {
+	path, isUnix := strings.CutPrefix(addr, "unix:")
+	_, port, err := net.SplitHostPort(addr)
+	switch {
+	case isUnix && path == "":
+		return errors.New("needs a path behind unix:, like unix:/tmp/rawsgi.sock")
+	case !isUnix && (err != nil || strings.Contains(port, "/")):
+		return fmt.Errorf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
 	}
 	return nil
 }
@@ -276,6 +282,104 @@ func list(stdout io.Writer) {
 	}
 }
 
+// serve runs the application under one of the gateways that listen.
+func serve(application Application, o *options, stdout, stderr io.Writer) int {
+	server := newServer(application)
+	server.Serial = o.mode == "serial"
+	server.Timeout = o.timeout
+	server.MaxBody = o.maxBody
+	server.ErrorLog = log.New(stderr, "", 0)
+	server.OnStop = endScripts // an exchange may wait for one
+	if !o.quiet {
+		server.AccessLog = server.ErrorLog
+	}
+	server.Worker = os.Getenv(workerVariable) != ""
+	if server.Worker {
+		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
+	}
+	if o.config.Trace {
+		narrate(server)
+	}
+	if server.Worker {
+		return serveWorker(server)
+	}
+	listener, err := listen(o.addr)
+	if err != nil {
+		return cannotListen(stderr, err)
+	}
+	announce(listener.Addr(), stdout, stderr)
+	if o.mode == "prefork" {
+		err := prefork(listener, o.workers, server.ErrorLog)
+		if err != nil {
+			fmt.Fprintf(stderr, "rawsgi: %v\n", err)
+			return exitFailed
+		}
+		return exitOK
+	}
+	serveUntil(onSignal(endings(), endScripts), server, listener)
+	return exitOK
+}
+
+// listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
+// port, and no host is 127.0.0.1, not every address of this machine.
+func listen(addr string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return listenUnix(path)
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err // checkAddr has said so
+	}
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	// Keep-alive probes find a dead peer in long silences, which a deadline ends here: a
+	// short connection would pay for the system calls. Multipath TCP, Go's default for
+	// listeners, makes such a connection more expensive and is of no use to it.
+	config := net.ListenConfig{KeepAlive: -1}
+	config.SetMultipathTCP(false)
+	return config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
+}
+
+// A unixListener removes its socket when it is closed, but not one that a newer server has
+// made at the same path.
+type unixListener struct {
+	*net.UnixListener
+	path   string
+	socket os.FileInfo
+}
+
+// listenUnix replaces the socket that a killed server has left: one at which nobody answers.
+func listenUnix(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			c.Close() // another server is there: Listen will say so
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.Remove(path) // if that fails, Listen says so
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	socket, err := os.Lstat(path)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return &unixListener{l, path, socket}, nil
+}
+
+// Close closes the listener.
+func (l *unixListener) Close() error {
+	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.socket) {
+		os.Remove(l.path) // if that fails, the next server replaces it
+	}
+	return l.UnixListener.Close()
+}
+
 // cannotListen explains why there is no listening socket.
 func cannotListen(stderr io.Writer, err error) int {
 	var addrErr *net.AddrError
@@ -297,56 +401,248 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
 		return
 	}
-	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, tcp)
-	if !tcp.IP.IsLoopback() {
-		fmt.Fprintln(stderr, "Warning: other machines can reach this server. It is made for "+
-			"learning, not for the open network.")
+	url := tcp.String()
+	if tcp.IP.IsUnspecified() { // all addresses of this machine, none to type
+		url = fmt.Sprintf("127.0.0.1:%d", tcp.Port)
 	}
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, url)
+	if tcp.IP.IsLoopback() {
+		return
+	}
+	if tcp.IP.IsUnspecified() {
+		for _, ip := range ownAddresses() {
+			fmt.Fprintf(stdout, "From other machines: http://%s:%d/\n", ip, tcp.Port)
+		}
+	}
+	fmt.Fprintln(stderr, "Warning: other machines can reach this server. It is made for "+
+		"learning, not for the open network.")
 }
 
-// onSignal closes the channel at the first SIGINT, SIGTERM or SIGHUP, and ends the program at
-// the second. A worker leaves to its parent what reaches all processes of a terminal: Ctrl-C,
-// and the terminal's end.
-func onSignal(worker bool) <-chan bool {
-	signals, stop := make(chan os.Signal, 2), make(chan bool)
-	if worker {
-		signal.Notify(make(chan os.Signal, 1), endings()...) // nobody listens
-		signal.Notify(signals, syscall.SIGTERM)
-	} else {
-		signal.Notify(signals, endings()...)
+// ownAddresses returns the IPv4 addresses of this machine, which a class can type.
+func ownAddresses() (ips []net.IP) {
+	addrs, _ := net.InterfaceAddrs() // without them, there is nothing to print
+	for _, addr := range addrs {
+		if ip, ok := addr.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			ips = append(ips, ip.IP)
+		}
 	}
-	go func() {
-		<-signals
-		close(stop)
-		<-signals
-		endScripts()
-		os.Exit(exitOK)
-	}()
-	return stop
+	return ips
 }
 
 // endings are the signals that ask a program to end. SIGHUP is none for one that nohup(1)
 // has started.
 func endings() []os.Signal {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) {
+	if runtime.GOOS != "wasip1" && !signal.Ignored(syscall.SIGHUP) { // wasip1 has no signals
 		signals = append(signals, syscall.SIGHUP)
 	}
 	return signals
 }
 
-// serveUntilSignal serves until a signal and then lets running requests finish, for 5 s
-// at most.
-func serveUntilSignal(server *Server, listener net.Listener) {
-	stop, stopped := onSignal(server.Worker), make(chan bool)
+// onSignal closes the channel at the first signal. At the second it calls atOnce and ends
+// the program.
+func onSignal(signals []os.Signal, atOnce func()) <-chan bool {
+	came, stop := make(chan os.Signal, 2), make(chan bool)
+	signal.Notify(came, signals...)
+	go func() {
+		<-came
+		close(stop)
+		<-came
+		atOnce()
+		os.Exit(exitOK)
+	}()
+	return stop
+}
+
+const grace = 5 * time.Second // in which running requests may end after a signal
+
+// serveUntil serves until stop is closed, and then lets running requests finish.
+func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
+	stopped := make(chan bool)
 	go func() {
 		<-stop
-		server.Shutdown(5 * time.Second)
+		if n := server.busy(); n > 0 {
+			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+				"press Ctrl-C again to stop at once", grace, count(n, "request"))
+		}
+		server.Shutdown(grace)
 		close(stopped)
 	}()
 	server.Serve(listener)
 	<-stopped
 	endScripts() // of exchanges that did not end in time
+}
+
+// workerVariable marks a worker process in its environment, and workerSocket and
+// workerLife are the two files that it inherits.
+const (
+	workerVariable = "RAWSGI_WORKER"
+	workerSocket   = 3
+	workerLife     = 4
+)
+
+// prefork serves with n worker processes that share one listening socket: the system
+// gives each connection to one that waits in Accept. It returns when a signal has come and
+// all workers have ended.
+//
+// The name is gunicorn's and Apache's, who fork: the child goes on where the parent was.
+// A Go program has threads, which do not survive a fork, so it executes itself again.
+func prefork(l net.Listener, n int, errorLog *log.Logger) error {
+	filer, ok := l.(interface{ File() (*os.File, error) })
+	if !ok || runtime.GOOS == "windows" {
+		return errors.New("-mode prefork needs Unix: a socket that processes can inherit")
+	}
+	socket, err := filer.File()
+	if err != nil {
+		return err
+	}
+	life, ours, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	p := &parent{files: []*os.File{socket, life}, log: errorLog, workers: map[*os.Process]bool{}}
+	p.stop = onSignal(endings(), p.terminate)
+	var all sync.WaitGroup
+	for range n {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			p.keepWorker()
+		}()
+	}
+	<-p.stop
+	p.mu.Lock() // not while a worker is started, which inherits these numbers
+	l.Close()   // from here on the socket is the workers' alone
+	socket.Close()
+	life.Close()
+	p.mu.Unlock()
+	ours.Close() // asks the workers to stop
+	all.Wait()
+	return nil
+}
+
+// A parent is what the process that starts workers knows.
+type parent struct {
+	stop    <-chan bool
+	files   []*os.File // that a worker inherits, from number 3 on
+	log     *log.Logger
+	mu      sync.Mutex // held while a worker is started
+	workers map[*os.Process]bool
+}
+
+// keepWorker starts a worker, and another whenever it ends, until stop is closed. A worker
+// that ends at once will do so again, so there is a pause before the next. One that hangs
+// is killed in the end.
+func (p *parent) keepWorker() {
+	for {
+		begin := time.Now()
+		worker, ended := p.startWorker()
+		select {
+		case how := <-ended:
+			p.log.Printf("a worker has ended (%v), starting another", how)
+		case <-p.stop:
+			if worker == nil {
+				return
+			}
+			select {
+			case <-ended:
+			case <-time.After(grace + 2*time.Second):
+				worker.Kill() // fails if it has ended just now
+				<-ended
+			}
+			return
+		}
+		pause := time.Second - time.Since(begin)
+		select {
+		case <-time.After(max(pause, 0)):
+		case <-p.stop:
+			return
+		}
+	}
+}
+
+// startWorker starts a worker, and sends how it ends, or why it could not start.
+func (p *parent) startWorker() (*os.Process, <-chan any) {
+	ended := make(chan any, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.stop:
+		return nil, ended
+	default:
+	}
+	worker := exec.Command(os.Args[0], os.Args[1:]...)
+	if path, err := os.Executable(); err == nil {
+		worker.Path = path // Args[0] need not be one
+	}
+	worker.Env = append(os.Environ(), workerVariable+"=1")
+	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
+	worker.ExtraFiles = p.files
+	err := worker.Start()
+	// Start makes the socket blocking, for all who share it: Close could not end an Accept
+	// that waits. Making a listener of it, as a worker does, undoes that; if it fails, the
+	// next worker will.
+	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
+		l.Close()
+	}
+	if err != nil {
+		ended <- err
+		return nil, ended
+	}
+	p.workers[worker.Process] = true
+	go func() {
+		worker.Wait() // its error is in the state
+		p.mu.Lock()
+		delete(p.workers, worker.Process)
+		p.mu.Unlock()
+		ended <- worker.ProcessState
+	}()
+	return worker.Process, ended
+}
+
+// terminate ends the workers at once.
+func (p *parent) terminate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for worker := range p.workers {
+		worker.Signal(syscall.SIGTERM) // fails if it has ended
+	}
+}
+
+// serveWorker is a worker: it serves the socket that it inherits until SIGTERM, or until
+// its parent stops or is killed.
+func serveWorker(server *Server) int {
+	syscall.CloseOnExec(workerSocket) // they are not for CGI programs
+	syscall.CloseOnExec(workerLife)
+	socket := os.NewFile(workerSocket, "socket")
+	listener, err := net.FileListener(socket)
+	socket.Close() // FileListener has made a copy
+	if err != nil {
+		server.ErrorLog.Printf("rawsgi: a worker needs the socket of its parent: %v", err)
+		return exitFailed
+	}
+	// Ctrl-C and the end of the terminal reach all its processes; the parent decides.
+	signal.Notify(make(chan os.Signal, 1), endings()...)
+	terminated, orphaned := onSignal([]os.Signal{syscall.SIGTERM}, endScripts), make(chan bool)
+	stop := make(chan bool)
+	go func() {
+		io.Copy(io.Discard, os.NewFile(workerLife, "life")) // nothing is sent: this is its end
+		close(orphaned)
+	}()
+	go func() {
+		select {
+		case <-terminated:
+			listener.Close() // what waits in the backlog is for the other workers
+			close(stop)
+		case <-orphaned: // what waits is for the last worker
+			close(stop)
+			<-terminated
+			endScripts()
+			os.Exit(exitOK)
+		}
+	}()
+	serveUntil(stop, server, listener)
+	return exitOK
 }
 
 // send is the other end of the wire: it sends raw bytes, at once or in pieces with pauses,
@@ -367,7 +663,14 @@ func send(args []string, stdout, stderr io.Writer) int {
 		return exitUsage // Parse has said why
 	}
 	if flags.NArg() != 2 {
+		if flags.NArg() > 2 && strings.HasPrefix(flags.Arg(2), "-") {
+			fmt.Fprintln(stderr, "rawsgi: flags stand before ADDR")
+		}
 		flags.Usage()
+		return exitUsage
+	}
+	if err := checkAddr(flags.Arg(0)); err != nil {
+		fmt.Fprintf(stderr, "rawsgi: ADDR %v\n", err)
 		return exitUsage
 	}
 	text, err := unescape(flags.Arg(1))
