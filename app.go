@@ -54,6 +54,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
 // Application is what a gateway calls, once for each request: a function, a method value
@@ -80,6 +81,7 @@ type Config struct {
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
+	Brief    bool          // they are told the most important steps only
 	OpenLab  bool          // others than this machine may use the lab
 }
 
@@ -2054,8 +2056,11 @@ func (t *recorder) onErrors(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for line := range strings.Lines(string(p)) {
-		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth,
-			Text: "wsgi.errors: " + printable(strings.TrimRight(line, "\r\n"))})
+		if line = printable(strings.TrimRight(line, "\r\n")); ownFrame.MatchString(line) {
+			continue
+		}
+		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth, Value: line,
+			Text: "wsgi.errors: " + line})
 	}
 }
 
@@ -2359,7 +2364,8 @@ func watched(name string, application Application) Application {
 		l.tell("call", "%s calls the %s %s", caller, role, name)
 		var body Body
 		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
-		l.tell("return", "%s returns a body, %s", l, typeName(unwatched(body)))
+		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
+			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
 		return l.wrap(body)
 	}
 }
@@ -2536,23 +2542,39 @@ type sizedWatchedBody struct {
 
 func (b sizedWatchedBody) Len() int { return b.n }
 
-// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
-// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+// A narrator tells exchanges on a terminal as they happen. Bytes from the client begin with
+// >, bytes to it with <, what waits in the gateway with =. A call and its return form a
+// bracket, so that it is seen who is inside whom; a dotted line is a body being asked for
+// blocks:
 //
-//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
-//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+//	#1 > GET /hello HTTP/1.0\r\n
+//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   ┌ hello
+//	#1   │ startResponse("200 OK") with 1 header: Content-Type
+//	#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+//	#1   └ returns Blocks
+//	#1   · block of 14 bytes: "Hello, World!\n"
+//	#1 < HTTP/1.0 200 OK\r\n
 type narrator struct {
 	mu     sync.Mutex
 	out    io.Writer
 	prefix string // in front of each line: which process it is
 	colour bool
+	brief  bool
+	width  int               // columns
 	count  int               // exchanges begun
+	last   int               // the exchange of the last line
+	at     map[int]int64     // when the last event of an exchange was
 	open   map[int]*recorder // those that have received something and are not closed
 }
 
-// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
+// as wide as the variable COLUMNS says.
 func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, open: map[int]*recorder{}}
+	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{}, open: map[int]*recorder{}}
+	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
+		n.width = width
+	}
 	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
 		info, err := file.Stat()
 		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -2561,8 +2583,9 @@ func newNarrator(out io.Writer, prefix string) *narrator {
 }
 
 // narrate has a narrator tell what a server does, on the error log.
-func narrate(s *Server) {
+func narrate(s *Server, brief bool) {
 	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
+	n.brief = brief
 	s.ErrorLog = log.New(n, "", 0)
 	access := s.AccessLog != nil
 	s.AccessLog = nil // the narrator knows the exchange's number
@@ -2572,9 +2595,10 @@ func narrate(s *Server) {
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
-func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger) (
-	io.Reader, io.Writer, Application) {
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger,
+	brief bool) (io.Reader, io.Writer, Application) {
 	n := newNarrator(errorLog.Writer(), "")
+	n.brief = brief
 	errorLog.SetOutput(n)
 	return n.record(nil, false).watchCGI(stdin, stdout, application)
 }
@@ -2589,15 +2613,16 @@ func (n *narrator) record(s *Server, access bool) *recorder {
 	t = newRecorder(s, time.Now, func(e event) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if e.Kind == "close" && access && t.headSent {
-			n.print(number, e.At, "", t.accessLine())
-		}
 		n.tell(number, e)
 		switch e.Kind {
 		case "in", "environ":
 			n.open[number] = t
 		case "close":
+			if access && t.headSent {
+				n.print(number, "", t.accessLine())
+			}
 			delete(n.open, number)
+			delete(n.at, number)
 		}
 	})
 	t.keepsLogs = true
@@ -2620,56 +2645,176 @@ func (n *narrator) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The colours of a terminal: what comes, what goes, what is wrong.
-const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+// The colours of a terminal: what comes, what goes, what waits, what is wrong.
+const cyan, green, yellow, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
-// tell prints an event.
+// details are the events that a brief trace leaves out.
+var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained", "eof"}
+
+// tell prints an event, and says so if time has passed since the one before.
 func (n *narrator) tell(number int, e event) {
-	sign, colour, lines := "*", "", []string{e.Text}
+	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
+		return // that startResponse returns, the bracket shows
+	}
+	const worthSaying = 50_000 // microseconds
+	if pause := e.At - n.at[number]; n.at[number] > 0 && pause > worthSaying {
+		n.print(number, "", fmt.Sprintf("  (%v later)",
+			(time.Duration(pause)*time.Microsecond).Round(worthSaying*time.Microsecond)))
+	}
+	n.at[number] = e.At
 	switch e.Kind {
 	case "in":
-		sign, colour, lines = ">", cyan, shorten(e.Data)
+		n.printBytes(number, cyan, "> ", e.Data)
 	case "out":
-		sign, colour, lines = "<", green, shorten(e.Data)
-	case "refused", "panic":
-		colour = red
-	}
-	switch {
-	case e.Kind == "refused":
-		lines[0] += " (" + e.Rule + fmt.Sprintf(", byte %d)", e.From)
-	case e.Kind != "in" && e.To == e.From+1:
-		lines[0] += fmt.Sprintf(" (byte %d)", e.From)
-	case e.Kind != "in" && e.To > e.From:
-		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
-	}
-	for _, line := range lines {
-		n.print(number, e.At, colour, sign+" "+line)
+		n.printBytes(number, green, "< ", e.Data)
+	case "stored":
+		n.print(number, yellow, "= "+e.Text)
+	case "refused":
+		n.print(number, red, fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From))
+	case "panic":
+		n.print(number, red, "! "+inBars(e))
+	case "key":
+		n.printKey(number, e)
+	case "dropped":
+		n.print(number, "", "  (dropped)        "+e.Text)
+	default:
+		n.print(number, "", "  "+inBars(e))
 	}
 }
 
-func (n *narrator) print(number int, at int64, colour, line string) {
+// bars are the layers that are open, and a sign for the innermost.
+func bars(depth int, sign string) string {
+	if depth == 0 {
+		return ""
+	}
+	return strings.Repeat("│ ", depth-1) + sign
+}
+
+// inBars is what an event of a layer is in its bracket.
+func inBars(e event) string {
+	switch e.Kind {
+	case "call":
+		return bars(e.Depth, "┌ ") + e.Layer
+	case "return":
+		return bars(e.Depth, "└ ") + "returns " + e.Value
+	case "panic":
+		if e.Text == e.Layer+" panics" { // the call ends here
+			return bars(e.Depth, "└ ") + e.Text
+		}
+	case "start":
+		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
+	case "block":
+		return strings.Repeat("· ", e.Depth) + "block of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "write":
+		return bars(e.Depth, "│ ") + "write() of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "enough", "closed":
+		return strings.Repeat("· ", e.Depth) + e.Text
+	}
+	return bars(e.Depth, "│ ") + e.Text
+}
+
+// printKey prints a key of environ in columns: key, value, bytes.
+func (n *narrator) printKey(number int, e event) {
+	where := ""
+	switch {
+	case e.To == e.From+1:
+		where = fmt.Sprintf("byte %d", e.From)
+	case e.To > e.From:
+		where = fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
+	}
+	_, value, _ := strings.Cut(e.Text, " is ")
+	room := n.room(number) - len("  ") - len(where) - 1
+	left := fmt.Sprintf("%-16s %s", e.Key, value)
+	n.print(number, "", "  "+pad(cut(left, room), room)+" "+where)
+}
+
+// room is how many columns there are behind the number of an exchange.
+func (n *narrator) room(number int) int {
+	return n.width - len(n.prefix) - len(fmt.Sprintf("#%d ", number))
+}
+
+// pad fills a line up to a width; cut cuts it, and shows that.
+func pad(line string, width int) string {
+	return line + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(line)))
+}
+
+func cut(line string, width int) string {
+	if utf8.RuneCountInString(line) <= width {
+		return line
+	}
+	return string([]rune(line)[:max(0, width-1)]) + "…"
+}
+
+// printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
+func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
+	most := 12
+	if n.brief {
+		most = 1
+	}
+	room := n.room(number) - len(sign)
+	for rest := string(data); rest != ""; most-- {
+		line, after, _ := strings.Cut(rest, "\n")
+		line = rest[:len(rest)-len(after)] // with its line end
+		more := fmt.Sprintf(" … and %s more", count(len(after), "byte"))
+		if rest = after; most > 1 || after == "" {
+			n.print(number, colour, sign+cut(asText(line), room))
+			continue
+		}
+		n.print(number, colour, sign+cut(asText(line), room-utf8.RuneCountInString(more))+more)
+		return
+	}
+}
+
+// asText shows a line as visible does, but text in UTF-8 and quotes as they are.
+func asText(line string) string {
+	var b strings.Builder
+	for i, r := range line {
+		part := string(r)
+		switch {
+		case r == utf8.RuneError: // a byte that is no text
+			b.WriteString(visible(line[i : i+1]))
+		case r == '"', r >= 0xa0 && printable(part) == part:
+			b.WriteString(part)
+		default:
+			b.WriteString(visible(part))
+		}
+	}
+	return b.String()
+}
+
+// print prints a line of an exchange, with an empty line in front if the last one was
+// another's. A line that is too long is broken between words.
+func (n *narrator) print(number int, colour, line string) {
+	if n.last != 0 && n.last != number {
+		fmt.Fprintln(n.out)
+	}
+	n.last = number
 	end := plain
 	if !n.colour || colour == "" {
 		colour, end = "", ""
 	}
-	fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s%s\n", n.prefix, number, float64(at)/1000, colour, line, end)
+	for _, part := range wrapWords(line, n.room(number)) {
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, strings.TrimRight(part, " "), end)
+	}
 }
 
-// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
-func shorten(data []byte) (lines []string) {
-	const most, width = 12, 90
-	for line := range strings.Lines(string(data)) {
-		if len(lines) == most {
-			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+// wrapWords breaks a line between words. What follows is indented like the first line.
+func wrapWords(line string, width int) (parts []string) {
+	indent := line[:len(line)-len(strings.TrimLeft(line, " │·=!"))]
+	indent = strings.NewReplacer("=", " ", "!", " ").Replace(indent) + "  "
+	for utf8.RuneCountInString(line) > width {
+		runes := []rune(line)
+		at := width
+		for at > width/2 && runes[at] != ' ' {
+			at--
 		}
-		rest := ""
-		if len(line) > width {
-			rest = fmt.Sprintf("… (%d bytes)", len(line))
-			line = line[:width]
+		if at == width/2 {
+			at = width // a word that is longer than that
 		}
-		lines = append(lines, visible(line)+rest)
+		parts = append(parts, string(runes[:at]))
+		line = indent + strings.TrimLeft(string(runes[at:]), " ")
 	}
-	return lines
+	return append(parts, line)
 }
 
 //go:embed docs/lab.html
