@@ -2565,7 +2565,7 @@ type narrator struct {
 	count  int               // exchanges begun
 	last   int               // the exchange of the last line
 	at     map[int]int64     // when the last event of an exchange was
-	open   map[int]*recorder // those that have received something and are not closed
+	open   map[int]*recorder // those that have received something and not ended
 }
 
 // newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
@@ -2613,17 +2613,16 @@ func (n *narrator) record(s *Server, access bool) *recorder {
 	t = newRecorder(s, time.Now, func(e event) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.tell(number, e)
 		switch e.Kind {
 		case "in", "environ":
 			n.open[number] = t
-		case "close":
-			if access && t.headSent {
+		case "drain", "close": // the gateway has nothing more to log
+			if n.open[number] != nil && access && t.headSent {
 				n.print(number, "", t.accessLine())
 			}
 			delete(n.open, number)
-			delete(n.at, number)
 		}
+		n.tell(number, e)
 	})
 	t.keepsLogs = true
 	return t
@@ -2663,6 +2662,9 @@ func (n *narrator) tell(number int, e event) {
 	}
 	n.at[number] = e.At
 	switch e.Kind {
+	case "close":
+		delete(n.at, number)
+		n.print(number, "", "  "+e.Text)
 	case "in":
 		n.printBytes(number, cyan, "> ", e.Data)
 	case "out":

@@ -5789,8 +5789,8 @@ func TestNarration(t *testing.T) {
 #1   · · hello has no more blocks
 #1   · upper has no more blocks
 #1   · Close is called on the body of upper
-#1   the connection is closed
 #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
+#1   the connection is closed
 
 #2   a connection from - is accepted
 #2 > GET / HTTP/1.0\r\n
@@ -5814,15 +5814,15 @@ func TestNarration(t *testing.T) {
 // TestNarrationBrief: ten lines for a hello, and the important ones of others.
 func TestNarrationBrief(t *testing.T) {
 	const want = `#1 > GET / HTTP/1.0\r\n … and 11 bytes more
-#1   environ is complete: 21 keys
+#1   environ is complete: 22 keys
 #1   ┌ hello
 #1   │ startResponse("200 OK") with 1 header: Content-Type
 #1 = the gateway stores the status and 1 header; 0 bytes have been sent
 #1   └ returns Blocks
 #1   · block of 14 bytes: "Hello, World!\n"
 #1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
-#1   the connection is closed
 #1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
+#1   the connection is closed
 `
 	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
