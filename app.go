@@ -2044,7 +2044,7 @@ func (t *recorder) onLog(line string) {
 	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
 	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
 	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		t.say("log", "the gateway logs: %s", printable(line))
+		t.add(event{Kind: "log", Value: printable(line), Text: "the gateway logs: " + printable(line)})
 	}
 }
 
@@ -2174,7 +2174,8 @@ func badBytes(r *Refusal, head string, spans []span) (from, to int) {
 	}
 	for _, line := range slices.Backward(spans) {
 		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
-			return line.from + r.Offset, max(line.from+r.Offset, line.to)
+			from = line.from + r.Offset
+			return from, max(from, line.from+len(r.Line))
 		}
 	}
 	return len(head), len(head)
