@@ -44,6 +44,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode/utf8"
 )
 
 // TestMain runs the program itself when a test starts this binary again as a child. After
@@ -325,7 +326,7 @@ func TestConformance(t *testing.T) {
 	}
 	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
 		s.ErrorLog = log.New(io.Discard, "", 0)
-		narrate(s)
+		narrate(s, false)
 	}).addr
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
@@ -7090,7 +7091,7 @@ func TestStepsCases(t *testing.T) {
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(watched("app", application), &labConn{pieces: []string{request}, ends: ends,
+	return watch(watched("app", application), &labConn{port: 8000, pieces: []string{request}, ends: ends,
 		end: time.Now().Add(time.Minute)})
 }
 
@@ -7278,83 +7279,152 @@ func TestRecordTells(t *testing.T) {
 }
 
 // volatile are the parts of a narration that differ from run to run.
-var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d`)
+var volatile = regexp.MustCompile(`Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d|  \(\d+ms later\)\n`)
 
-// TestNarration holds what -trace prints to the letter.
-func TestNarration(t *testing.T) {
-	application := must(choose(applications(Config{Trace: true}), "hello", "upper", true))(t)
+// narration is what -trace prints of requests to an application in layers, at a width.
+func narration(t *testing.T, width int, brief bool, app, use string, requests ...string) string {
+	t.Helper()
+	t.Setenv("COLUMNS", strconv.Itoa(width))
+	application := must(choose(applications(Config{Trace: true, Root: "docs"}), app, use, true))(t)
 	var out lockedBuffer
 	s := start(t, application, func(s *Server) {
-		s.ErrorLog = log.New(&out, "[7] ", 0)
-		narrate(s)
+		s.ErrorLog = log.New(&out, "", 0)
+		narrate(s, brief)
 	})
-	ask(t, s.addr, "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\nProxy: p\r\n\r\n")
-	ask(t, s.addr, "POST / HTTP/1.0\r\nContent-Length: 3\r\nLong: "+strings.Repeat("x", 200)+"\r\n\r\nabc")
-	s.stop()
-	want := `[7] #1 * a connection from - is accepted
-[7] #1 > GET /%41?c=4#f HTTP/1.0\r\n
-[7] #1 > Host: h\r\n
-[7] #1 > X_A: 1\r\n
-[7] #1 > Cookie: a\r\n
-[7] #1 > Cookie: b\r\n
-[7] #1 > Proxy: p\r\n
-[7] #1 > \r\n
-[7] #1 * REQUEST_METHOD is "GET" (bytes 0 to 2)
-[7] #1 * PATH_INFO is "/A", decoded once (bytes 4 to 7)
-[7] #1 * QUERY_STRING is "c=4" (bytes 9 to 11)
-[7] #1 * #f is cut off: a fragment is for the client alone (bytes 12 to 13)
-[7] #1 * SERVER_PROTOCOL is "HTTP/1.0" (bytes 15 to 22)
-[7] #1 * HTTP_HOST is "h" (bytes 25 to 31)
-[7] #1 * X_A is dropped: with a - instead of _ it would have the same key (bytes 34 to 39)
-[7] #1 * HTTP_COOKIE is "a" (bytes 42 to 50)
-[7] #1 * HTTP_COOKIE is "a; b": joined to what came before (bytes 53 to 61)
-[7] #1 * Proxy is dropped: many programs take HTTP_PROXY for their own setting (bytes 64 to 71)
-[7] #1 * there is no Content-Length, so there is no body
-[7] #1 * environ is complete: 23 keys
-[7] #1 * the gateway calls the middleware upper
-[7] #1 * upper calls the application hello
-[7] #1 * hello calls startResponse("200 OK") with 1 header: Content-Type
-[7] #1 * upper calls startResponse("200 OK") with 1 header: Content-Type
-[7] #1 * the gateway stores the status and 1 header; 0 bytes have been sent
-[7] #1 * startResponse returns write() to upper
-[7] #1 * startResponse returns write() to hello
-[7] #1 * hello returns a body, Blocks
-[7] #1 * upper returns a body, mappedBody
-[7] #1 * hello gives a block of 14 bytes
-[7] #1 * upper gives a block of 14 bytes
-[7] #1 * no Content-Length: nobody knows how long the body will be, so the end of the connection ends it
-[7] #1 < HTTP/1.0 200 OK\r\n
-[7] #1 < -\r\n
-[7] #1 < Server: rawsgi/1.0\r\n
-[7] #1 < Content-Type: text/plain; charset=utf-8\r\n
-[7] #1 < \r\n
-[7] #1 < HELLO, WORLD!\n
-[7] #1 * hello has no more blocks
-[7] #1 * upper has no more blocks
-[7] #1 * Close is called on the body of upper
-[7] #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
-[7] #1 * the connection is closed
-`
-	got := volatile.ReplaceAllStringFunc(out.String(), func(part string) string {
-		if strings.HasSuffix(part, " ms") {
-			return ""
-		}
-		return "-"
-	})
-	first, second, _ := strings.Cut(got, "[7] #2 ")
-	if first != want {
-		t.Errorf("got\n%swant\n%s", first, want)
+	for _, request := range requests {
+		ask(t, s.addr, request)
 	}
-	for _, want := range []string{"> Long: " + strings.Repeat("x", 84) + "… (208 bytes)\n", "> abc\n",
-		"* the body begins: 3 bytes, says Content-Length (bytes 246 to 248)\n",
-		"* we end our half, and read on until the client has read the answer\n"} {
-		if !strings.Contains(second, want) {
-			t.Errorf("no %q in\n%s", want, second)
-		}
+	s.stop()
+	return volatile.ReplaceAllString(out.String(), "-")
+}
+
+// TestNarration holds what -trace prints to the letter: > for what comes, < for what leaves, =
+// for what waits, brackets for calls.
+func TestNarration(t *testing.T) {
+	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n",
+		"GET / HTTP/1.0\r\nHost : h\r\n\r\n")
+	want := `#1   a connection from - is accepted
+#1 > GET /%41?c=4#f HTTP/1.0\r\n
+#1 > Host: h\r\n
+#1 > X_A: 1\r\n
+#1 > Cookie: a\r\n
+#1 > Cookie: b\r\n
+#1 > \r\n
+#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+#1   PATH_INFO        "/A", decoded once                            bytes 4 to 7
+#1   QUERY_STRING     "c=4"                                        bytes 9 to 11
+#1   (dropped)        #f is cut off: a fragment is for the client alone
+#1   SERVER_PROTOCOL  "HTTP/1.0"                                  bytes 15 to 22
+#1   HTTP_HOST        "h"                                         bytes 25 to 31
+#1   (dropped)        X_A is dropped: with a - instead of _ it would have the
+#1     same key
+#1   HTTP_COOKIE      "a"                                         bytes 42 to 50
+#1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
+#1   there is no Content-Length, so there is no body
+#1   environ is complete: 23 keys
+#1   ┌ upper
+#1   │ ┌ hello
+#1   │ │ startResponse("200 OK") with 1 header: Content-Type
+#1   │ startResponse("200 OK") with 1 header: Content-Type
+#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+#1   │ └ returns Blocks
+#1   └ returns mappedBody
+#1   · · block of 14 bytes: "Hello, World!\n"
+#1   · block of 14 bytes: "HELLO, WORLD!\n"
+#1   no Content-Length: nobody knows how long the body will be, so the end of
+#1     the connection ends it
+#1 < HTTP/1.0 200 OK\r\n
+#1 < -\r\n
+#1 < Server: rawsgi/1.0\r\n
+#1 < Content-Type: text/plain; charset=utf-8\r\n
+#1 < \r\n
+#1 < HELLO, WORLD!\n
+#1   · · hello has no more blocks
+#1   · upper has no more blocks
+#1   · Close is called on the body of upper
+#1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
+#1   the connection is closed
+
+#2   a connection from - is accepted
+#2 > GET / HTTP/1.0\r\n
+#2 > Host : h\r\n
+#2 > \r\n
+#2   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+#2   PATH_INFO        "/"                                                 byte 4
+#2   QUERY_STRING     ""
+#2   SERVER_PROTOCOL  "HTTP/1.0"                                   bytes 6 to 13
+#2 ! 400 Bad Request: expected a header line like "Name: value", with no space
+#2     before the colon (RFC 9112 §5.1, byte 20)
+`
+	if !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
+		t.Errorf("no § in\n%s", got)
 	}
 }
 
-// TestNarrator shows what depends on the terminal, and that exchanges are kept apart.
+// TestNarrationBrief: ten lines for a hello, and the important ones of others.
+func TestNarrationBrief(t *testing.T) {
+	const want = `#1 > GET / HTTP/1.0\r\n … and 11 bytes more
+#1   environ is complete: 22 keys
+#1   ┌ hello
+#1   │ startResponse("200 OK") with 1 header: Content-Type
+#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+#1   └ returns Blocks
+#1   · block of 14 bytes: "Hello, World!\n"
+#1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
+#1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
+#1   the connection is closed
+`
+	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	got := narration(t, 80, true, "gallery", "", "GET /errors/before HTTP/1.0\r\n\r\n")
+	for _, want := range []string{`gallery sets SCRIPT_NAME to "/errors"; it was ""`, "\n#1 ! │ └ errors panics\n", "app.go:", "the application failed"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "recorder") {
+		t.Errorf("the recorder is no application's frame:\n%s", got)
+	}
+	if err := (&options{}).setTrace("short"); err == nil || !strings.Contains(err.Error(), "-trace=brief") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNarrationWidth shows that no line is longer than the terminal is wide, and that no word
+// is broken.
+func TestNarrationWidth(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	for _, width := range []int{80, 120} {
+		got := narration(t, width, false, "gallery", "onion,upper,log", "GET /files/lab.html?"+long+" HTTP/1.0\r\n\r\n",
+			"POST /echo HTTP/1.0\r\nContent-Length: 300\r\nLong: "+long+"\r\n\r\n"+long, "GET /errors/after HTTP/1.0\r\n"+long+"\r\n\r\n")
+		widest := 0
+		for line := range strings.Lines(got) {
+			widest = max(widest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+		}
+		if widest > width || widest < width-1 {
+			t.Errorf("at %d columns, a line has %d:\n%s", width, widest, got)
+		}
+	}
+	for _, c := range []struct{ line, want string }{
+		{"  │ one two three four", "  │ one two|  │   three|  │   four"},
+		{"= one two three", "= one two|    three"},
+		{"abcdefghijklmnopq", "abcdefghijkl|  mnopq"},
+	} {
+		if got := strings.Join(wrapWords(c.line, 12), "|"); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestNarrator shows what depends on the terminal, that exchanges are kept apart, and that time
+// is told where it matters.
 func TestNarrator(t *testing.T) {
 	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
 	defer terminal.Close()
@@ -7370,15 +7440,22 @@ func TestNarrator(t *testing.T) {
 		t.Error("colours against NO_COLOR")
 	}
 	var out bytes.Buffer
-	n := newNarrator(&out, "")
+	n := newNarrator(&out, "[7] ")
 	n.colour = true
 	one, two := n.record(nil, false), n.record(nil, false)
 	two.add(event{Kind: "in", Data: []byte(strings.Repeat("a\n", 20))})
 	one.add(event{Kind: "refused", Text: "no", Rule: "RFC", From: 3, To: 9})
-	got := volatile.ReplaceAllString(out.String(), "")
-	if !strings.HasPrefix(got, "#2\x1b[36m > a\\n\x1b[0m\n") && !strings.HasPrefix(got, "#2 \x1b[36m> a\\n\x1b[0m\n") ||
-		!strings.Contains(got, "… and more: 40 bytes in all") || !strings.HasSuffix(got, "\x1b[31m* no (RFC, byte 3)\x1b[0m\n") {
+	n.tell(1, event{Kind: "eof", Text: "later", At: 1e6})
+	got := out.String()
+	if !strings.HasPrefix(got, "[7] #2 \x1b[36m> a\\n\x1b[0m\n") || !strings.Contains(got, "> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 ") ||
+		!strings.HasSuffix(got, "\x1b[31m! no (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n[7] #1   later\n") {
 		t.Errorf("got %q", got)
+	}
+	out.Reset() // with several open, nobody knows whose a line of the log is
+	one.add(event{Kind: "in", Data: []byte("x")})
+	fmt.Fprintln(n, "a line")
+	if !strings.HasSuffix(out.String(), "\n[7] a line\n") {
+		t.Errorf("got %q", &out)
 	}
 }
 
@@ -7399,11 +7476,11 @@ func TestTraceTellsErrors(t *testing.T) {
 	var out lockedBuffer
 	s := start(t, watched("app", failing), func(s *Server) {
 		s.ErrorLog = log.New(&out, "", 0)
-		narrate(s)
+		narrate(s, false)
 	})
 	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
 	s.stop()
-	if strings.Count(out.String(), "* the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
+	if strings.Count(out.String(), "#1   the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
 		t.Errorf("told: %s", &out)
 	}
 	if strings.Contains(s.errors.String(), "failed") {
@@ -7495,7 +7572,7 @@ func TestTraceCGI(t *testing.T) {
 	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
 		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "calls the application echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
+	for _, want := range []string{"environ is complete", "┌ echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr.String())
 		}
@@ -7516,7 +7593,7 @@ func TestLabConn(t *testing.T) {
 		"the first half, then silence":           {"408", 10 * time.Second},
 	} {
 		x := experiment{`GET / HTTP/1.0\r\nA: b\r\n\r\n`, "hello", "", arrival}
-		events := must(x.run(map[string]Application{"hello": hello}))(t)
+		events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 		out := ofKind(events, "out")[0]
 		late := time.Duration(out.At)*time.Microsecond - want.at
 		if !strings.HasPrefix(string(out.Data), "HTTP/1.0 "+want.status) || late < -time.Second || late > time.Second {
@@ -7524,7 +7601,7 @@ func TestLabConn(t *testing.T) {
 		}
 	}
 	x := experiment{"GET /" + strings.Repeat("x", 5000) + ` HTTP/1.0\r\n\r\n`, "hello", "", "a pause of 2 s before each line"}
-	events := must(x.run(map[string]Application{"hello": hello}))(t)
+	events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 	if at := time.Duration(ofKind(events, "out")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
@@ -7607,27 +7684,118 @@ func TestLab(t *testing.T) {
 			}
 		})
 	}
+	page := func(path string) (status string, headers []Header, content string) {
+		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
+		return status, headers, string(body)
+	}
 	t.Run("the page", func(t *testing.T) {
-		status, headers, page := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "PATH_INFO": "", "HTTP_HOST": "[::1]:8000"})
+		status, headers, content := page("")
 		policy, _ := lookup(headers, "Content-Security-Policy")
-		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") {
+		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") || !strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
 			t.Errorf("got %s %v", status, headers)
 		}
-		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option>at once"} {
-			if !strings.Contains(string(page), want) {
-				t.Errorf("no %s", want)
-			}
-		}
-		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).Match(page) || bytes.Contains(page, []byte("innerHTML")) ||
-			bytes.Contains(page, []byte("<option>cgi<")) {
-			t.Error("the page needs something from elsewhere, or writes HTML, or offers what it must not")
+		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).MatchString(content) || strings.Contains(content, "innerHTML") {
+			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the choices", func(t *testing.T) {
+		_, _, content := page("/choices")
+		var choices struct{ App, Use, Arrival []string }
+		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
+			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
+			t.Errorf("%v: %s", err, content)
+		}
+	})
+	t.Run("the code", func(t *testing.T) {
+		if status, _, content := page("/request.go"); status != "200 OK" || !strings.HasPrefix(content, "// request.go: ") {
+			t.Errorf("got %s %.100s", status, content)
+		}
+		for _, path := range []string{"/go.mod", "/../go.mod", "/docs/lab.html", "/."} {
+			if status, _, _ := page(path); status != "404 Not Found" {
+				t.Errorf("%s: %s", path, status)
+			}
+		}
+	})
+	t.Run("the server's port", func(t *testing.T) {
+		_, answer := runLab(lab, good, Environ{"SERVER_PORT": "8123"})
+		var events []event
+		if err := json.Unmarshal([]byte(answer), &events); err != nil || ofKind(events, "environ")[0].Environ["SERVER_PORT"] != "8123" {
+			t.Errorf("%v: %s", err, answer)
+		}
+	})
+}
+
+// TestPlaces shows that each step of every row and preset leads to code that is there, and
+// each refusal to a chapter.
+func TestPlaces(t *testing.T) {
+	there := map[string]bool{}
+	for _, file := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+		for _, declaration := range must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t).Decls {
+			for _, name := range declaredNames(declaration) {
+				there[file+"#"+name] = true
+			}
+		}
+	}
+	for key, place := range places {
+		if !there[place] {
+			t.Errorf("%s: there is no %s", key, place)
+		}
+	}
+	for rule, at := range rules {
+		if !there[at.place] {
+			t.Errorf("%s: there is no %s", rule, at.place)
+		}
+	}
+	check := func(events []event) {
+		for _, e := range events {
+			if !there[e.Place] || e.Kind == "refused" && e.Chapter == 0 {
+				t.Errorf("%s: %s, %q, chapter %d", e.Text, e.Place, e.Rule, e.Chapter)
+			}
+		}
+	}
+	for _, row := range allRows() {
+		if len(row.send) <= labData {
+			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+				end: time.Now().Add(time.Minute)}))
+		}
+	}
+	for _, entry := range applications(Config{Root: "docs"}) {
+		if entry.name == "clock" {
+			entry.app = newClock(3, 0)
+		}
+		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
+			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+		}
+	}
+}
+
+// declaredNames are the names that a declaration gives, of methods with their type.
+func declaredNames(declaration ast.Decl) (names []string) {
+	switch d := declaration.(type) {
+	case *ast.FuncDecl:
+		name := d.Name.Name
+		if d.Recv != nil {
+			receiver := d.Recv.List[0].Type
+			if star, ok := receiver.(*ast.StarExpr); ok {
+				receiver = star.X
+			}
+			name = receiver.(*ast.Ident).Name + "." + name
+		}
+		names = append(names, name)
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			if s, ok := spec.(*ast.TypeSpec); ok {
+				names = append(names, s.Name.Name)
+			}
+		}
+	}
+	return names
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
+	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
 	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
@@ -7635,7 +7803,7 @@ func TestLabLimits(t *testing.T) {
 	}}, {name: "echo", app: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
-	for range labAtOnce {
+	for range 30 { // a class presses Run
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -7643,15 +7811,20 @@ func TestLabLimits(t *testing.T) {
 				t.Errorf("got %s %s", status, answer)
 			}
 		}()
-		wait(t, "an experiment", begun)
 	}
-	if status, answer := runLab(lab, blocked); status[:3] != "503" {
-		t.Errorf("got %s %s", status, answer)
+	for range labAtOnce {
+		wait(t, "an experiment", begun)
 	}
 	if status, answer := runLab(lab, "{"); status[:3] != "400" { // it is read before it waits for its turn
 		t.Errorf("got %s %s", status, answer)
 	}
+	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
+		t.Errorf("got %s %s", status, answer)
+	}
 	close(release)
+	for range 30 - labAtOnce {
+		wait(t, "an experiment", begun)
+	}
 	all.Wait()
 	body := strings.Repeat("x", labRequest-100)
 	request := fmt.Sprintf(`POST / HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n%s`, len(body), body)
