@@ -8,6 +8,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -5227,6 +5229,810 @@ func TestLabLimits(t *testing.T) {
 	}
 	if log.events[1].Data == nil || log.events[2].Data != nil || !strings.Contains(log.events[2].Text, "not shown") {
 		t.Error("too many bytes are told")
+	}
+}
+
+// ---------------------------------------------------------------- Exercises
+//
+// go test -run Exercise/07 checks mine/07-body.go against docs/exercises/07-body. The table
+// in that README is the check: what is sent, what must hold. Nothing here knows what an
+// exercise is about. docs/exercises/README.md says how to use this.
+
+var (
+	hintAsked  = flag.Int("hint", 0, "tell hint 1, 2 or 3 of an exercise or a hunt")
+	tryByHand  = flag.Bool("serve", false, "serve an exercise on 127.0.0.1:8000 instead of checking it")
+	classDir   = flag.String("class", "", "check the exercises of a class: one directory for each student")
+	huntAnswer = flag.String("answer", "", "the row that a hunt's program breaks")
+)
+
+// An exercise is a directory of docs/exercises.
+type exercise struct {
+	name   string // "07-body"
+	title  string // "A body may come in pieces"
+	served string // inside rawsgi, what is served: "gzipped(probes)"; "" for a program
+	checks []check
+	hints  []string
+}
+
+// A check is one line of an exercise's table: what is sent, in the words of talk; what
+// must hold, in the words of judge; its rule and chapter; and a usual cause.
+type check struct{ name, sent, expected, rule, cause string }
+
+// A mismatch says in what a check fails.
+type mismatch struct {
+	expected, came string
+	at             int // offset in came of the first wrong byte
+	cause          string
+}
+
+// number is "07".
+func (x exercise) number() string { return x.name[:2] }
+
+// dir is the place of the exercise's own files.
+func (x exercise) dir() string { return filepath.Join("docs", "exercises", x.name) }
+
+// exercises reads docs/exercises.
+var exercises = sync.OnceValue(func() (all []exercise) {
+	pages, _ := filepath.Glob("docs/exercises/[0-9][0-9]-*/README.md") // the pattern is right
+	for _, path := range pages {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			panic(err)
+		}
+		text, err := os.ReadFile(filepath.Join(filepath.Dir(path), "hints.md"))
+		if err != nil {
+			panic(err)
+		}
+		x := newExercise(filepath.Base(filepath.Dir(path)), string(page))
+		for _, hint := range strings.Split(string(text), "\n## ")[1:] {
+			_, hint, _ := strings.Cut(hint, "\n")
+			x.hints = append(x.hints, strings.TrimSpace(hint))
+		}
+		all = append(all, x)
+	}
+	return all
+})
+
+// newExercise understands a README: its heading, what is served, and the table of checks.
+func newExercise(name, page string) exercise {
+	x := exercise{name: name}
+	for line := range strings.Lines(page) {
+		line = strings.TrimSpace(line)
+		if title, ok := strings.CutPrefix(line, "# "); ok && x.title == "" {
+			_, x.title, _ = strings.Cut(title, ". ")
+		}
+		if served := regexp.MustCompile("^Kind: .*served as `(.*)`").FindStringSubmatch(line); served != nil {
+			x.served = served[1]
+		}
+		cells := strings.Split(strings.Trim(line, "| "), " | ")
+		if len(cells) == 5 && strings.HasPrefix(line, "|") && cells[0] != "check" {
+			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], cells[4]})
+		}
+	}
+	return x
+}
+
+// lastPort is the port that was given to a program most recently. The ports stand below
+// those that systems give to clients, so that no client of another test takes one first.
+var lastPort atomic.Int64
+
+// exercisePort returns a free port for a program that will listen soon.
+func exercisePort(t testing.TB) string {
+	lastPort.CompareAndSwap(0, 12000+int64(rand.IntN(10000)))
+	for range 1000 {
+		port := strconv.FormatInt(lastPort.Add(1), 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// A buildError is what the compiler says about a file of an exercise.
+type buildError string
+
+func (e buildError) Error() string { return string(e) }
+
+// interpreters run an exercise's file that is not Go.
+var interpreters = map[string]string{".py": "python3", ".js": "node"}
+
+// prepare makes a command of a student's file: the command that serves it, and its port.
+func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
+	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
+		return []string{interpreter, file, port}, nil
+	}
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
+	args := append([]string{"build", "-ldflags", "-s -w", "-o", program}, flags...)
+	text := strings.ReplaceAll(string(source), "127.0.0.1:8000", "127.0.0.1:"+port)
+	files := map[string]string{"student.go": positioned(t, file, text)}
+	if x.served == "" {
+		args = append(args, filepath.Join(dir, "student.go"))
+	} else {
+		probes := must(os.ReadFile("docs/exercises/probes.go"))(t)
+		files["probes.go"] = positioned(t, "docs/exercises/probes.go", string(probes))
+		files["served.go"] = positioned(t, x.dir()+"/README.md",
+			"package main\nfunc init() { serveExercise("+x.served+") }\n")
+		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
+	}
+	replace := map[string]string{}
+	for name, content := range files {
+		replace[must(filepath.Abs("exercise_"+name))(t)] = filepath.Join(dir, name)
+		writeFile(t, filepath.Join(dir, name), content)
+	}
+	writeFile(t, filepath.Join(dir, "overlay.json"),
+		string(must(json.Marshal(map[string]any{"Replace": replace}))(t)))
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return nil, buildError(out)
+	}
+	return []string{program, port}, nil
+}
+
+// positioned returns a source with its build constraint replaced by the place where it
+// stands, so that errors name the file that the student knows.
+func positioned(t testing.TB, file, source string) string {
+	rest, _ := strings.CutPrefix(source, "//go:build ignore")
+	line := 1
+	if rest != source {
+		_, rest, _ = strings.Cut(rest, "\n")
+		line = 2
+	}
+	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, rest)
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A limitedBuffer keeps the first 64 KiB that a program prints.
+type limitedBuffer struct{ lockedBuffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	if room := 65536 - len(b.String()); room > 0 {
+		b.lockedBuffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// run tries one check with a new process of the program.
+func (c check) run(command []string, port string) *mismatch {
+	var printed limitedBuffer
+	program := exec.Command(command[0], command[1:]...)
+	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
+	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	if err := program.Start(); err != nil {
+		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?"}
+	}
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }() // a program that is killed ends with an error
+	reply, err := talk("127.0.0.1:"+port, c.sent, ended)
+	died := false
+	select {
+	case <-ended:
+		died = true
+	default:
+		program.Process.Kill() // an error says that it has ended
+		<-ended
+	}
+	f := c.judge(reply, printed.String())
+	if err != nil && f == nil || errors.Is(err, errEndless) {
+		f = &mismatch{"an answer, then the end of the connection", reply, len(reply), err.Error()}
+	} else if err != nil {
+		f.cause = err.Error()
+	}
+	if lines := strings.TrimSpace(printed.String()); f != nil && died {
+		f.cause = "the program has ended, it printed: " + lines[:min(len(lines), 300)]
+	}
+	return f
+}
+
+// answerWait is how long a check waits for an answer. Time-outs of exercises are 2 s.
+const answerWait = 5 * time.Second
+
+var errEndless = errors.New("the answer has no end: reading stopped after 4 MiB")
+
+// talk does what the sent cell of a check says, and returns the last reply. The cell has
+// bytes, as in docs/conformance.md, and words between them:
+//
+//	pause    the server has time to read what was sent so far
+//	slowly   the bytes that follow come one at a time
+//	end      the client ends its half of the connection
+//	leave    the client is gone; the next bytes are another client's
+//	stay     the client keeps its connection and says no more; the next bytes are another's
+//	again    the client reads its answer; the next bytes are another client's
+//	more     more was sent than is read: a reset after the answer is no fault
+func talk(addr, sent string, ended <-chan bool) (reply string, err error) {
+	var c *net.TCPConn
+	var got bytes.Buffer
+	slowly, more := false, false
+	finish := func() {
+		if c == nil {
+			return
+		}
+		c.SetDeadline(time.Now().Add(answerWait))
+		n, failed := io.Copy(&got, io.LimitReader(c, 4<<20))
+		switch {
+		case n == 4<<20:
+			err = errEndless
+		case errors.Is(failed, os.ErrDeadlineExceeded):
+			err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
+		case failed != nil && !(more && got.Len() > 0):
+			err = fmt.Errorf("the connection broke: %w", failed)
+		}
+		c.Close()
+		reply, c = got.String(), nil
+		got.Reset()
+	}
+	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
+		if c == nil && word != "again" && word != "more" {
+			if c, err = reach(addr, ended); err != nil {
+				return "", err
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(answerWait))
+		}
+		switch word {
+		case "pause":
+			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			io.CopyN(&got, c, 1) // a server that answers early ends the pause
+		case "slowly":
+			slowly = true
+		case "end":
+			c.CloseWrite() // fails if the server has closed, which the reply shows
+		case "leave":
+			c.Close()
+			c = nil
+			got.Reset()
+		case "stay":
+			c = nil // its deferred Close comes at the end
+		case "again":
+			finish()
+		case "more":
+			more = true
+		default:
+			text, size := expand(strings.Trim(word, "`")), 1<<20
+			if slowly {
+				size = 1
+			}
+			for piece := range slices.Chunk([]byte(text), size) {
+				c.Write(piece) // fails if the server has closed, which the reply shows
+				if slowly {
+					time.Sleep(time.Millisecond) // or the system would put them together
+				}
+			}
+			slowly = false
+		}
+	}
+	finish()
+	return reply, err
+}
+
+// reach dials until the program listens or has ended.
+func reach(addr string, ended <-chan bool) (*net.TCPConn, error) {
+	for end := time.Now().Add(2 * answerWait); ; {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			return c.(*net.TCPConn), nil
+		}
+		select {
+		case <-ended:
+			return nil, errors.New("the program has ended")
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+		}
+	}
+}
+
+// judge compares a reply and what the program printed with the expected cell. The first
+// span is a status, in which a point stands for any digit; before the others stands what
+// they are about:
+//
+//	header `A: b`, no header `A`   a whole line of the head; no such name
+//	body `b`, unzipped `b`         the whole body, as it is or after gunzip
+//	has `b`, not `b`               some part of the reply
+//	log `b`, no log `b`            some part of what the program printed
+//	nothing                        no reply at all
+func (c check) judge(reply, printed string) *mismatch {
+	if strings.HasPrefix(c.expected, "nothing") && reply != "" {
+		return &mismatch{"no answer", reply, 0, c.cause}
+	}
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	for i, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(c.expected, -1) {
+		word, text := strings.TrimSpace(span[1]), expand(span[2])
+		f := &mismatch{expected: word + " " + text, came: reply, cause: c.cause}
+		ok := false
+		switch word {
+		case "":
+			ok = i == 0 && regexp.MustCompile(`^HTTP/1\.[01] `+text+`( |\r)`).MatchString(reply)
+			f.expected, f.came = "HTTP/1.0 "+text, head
+		case "header", "no header":
+			f.came = headerLine(head, text)
+			ok = strings.TrimSpace(f.came) == strings.TrimSpace(text)
+			if word == "no header" {
+				ok = f.came == ""
+			}
+		case "body", "unzipped":
+			f.expected, f.came = text, content
+			if word == "unzipped" {
+				f.came = gunzip(content)
+			}
+			ok = f.came == text
+		case "has", "not":
+			ok = strings.Contains(reply, text) == (word == "has")
+		case "log", "no log":
+			ok = strings.Contains(printed, text) == (word == "log")
+			f.came = printed
+		default:
+			panic("an expected cell says " + word)
+		}
+		if !ok {
+			if word == "body" || word == "header" || word == "" {
+				f.at = differsAt(strings.TrimPrefix(f.expected, "header "), f.came)
+			}
+			return f
+		}
+	}
+	return nil
+}
+
+// headerLine returns the lines of a head that have the name of a header.
+func headerLine(head, header string) string {
+	name, _, _ := strings.Cut(header, ":")
+	var found []string
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
+			found = append(found, name+":"+value)
+		}
+	}
+	return strings.Join(found, "\r\n")
+}
+
+func gunzip(content string) string {
+	r, err := gzip.NewReader(strings.NewReader(content))
+	if err != nil {
+		return "not gzip: " + content
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		return string(plain) + " and then " + err.Error()
+	}
+	return string(plain)
+}
+
+// differsAt returns the offset of the first byte of got that is not want's.
+func differsAt(want, got string) int {
+	i := 0
+	for i < len(want) && i < len(got) && want[i] == got[i] {
+		i++
+	}
+	return i
+}
+
+// An attempt is what came of one file of an exercise.
+type attempt struct {
+	passed int
+	faults map[string]*mismatch // by check
+	broken string               // what the compiler says
+}
+
+func (a attempt) ok(x exercise) bool { return a.broken == "" && a.passed == len(x.checks) }
+
+// attempt runs all checks of an exercise on a file.
+func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
+	a := attempt{faults: map[string]*mismatch{}}
+	port := exercisePort(t)
+	command, err := x.prepare(t, file, port, flags...)
+	if err != nil {
+		a.broken = err.Error()
+		return a
+	}
+	for _, c := range x.checks {
+		var f *mismatch
+		if row, ok := strings.CutPrefix(c.sent, "rows "); ok {
+			f = c.runRows(t, command, "127.0.0.1:"+port, row)
+		} else {
+			f = c.run(command, port)
+		}
+		if f == nil {
+			a.passed++
+		} else {
+			a.faults[c.name] = f
+		}
+	}
+	return a
+}
+
+// runRows starts a server of the student's and sends it the rows marked M of a chapter of
+// docs/conformance.md.
+func (c check) runRows(t testing.TB, command []string, addr, chapter string) *mismatch {
+	var printed limitedBuffer
+	program := exec.Command(command[0], command[1:]...)
+	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
+	if err := program.Start(); err != nil {
+		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?"}
+	}
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }()
+	defer func() { program.Process.Kill(); <-ended }()
+	first, err := reach(addr, ended)
+	if err != nil {
+		return &mismatch{"a server", printed.String(), 0, err.Error()}
+	}
+	first.Close()
+	passed, total, f := 0, 0, (*mismatch)(nil)
+	for _, row := range allRows() {
+		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") {
+			continue
+		}
+		total++
+		reply, err := patientExchange(addr, row, 1<<20, answerWait, wholeAnswer)
+		faults := row.verdict(reply, other)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
+		if len(faults) == 0 {
+			passed++
+		} else if f == nil {
+			f = &mismatch{"row " + row.name + ": " + row.want, reply, 0, faults[0] + "\nsent " + visible(row.send)}
+		}
+		if total-passed == 10 {
+			break // enough to do
+		}
+	}
+	if f != nil {
+		f.cause = fmt.Sprintf("%d rows pass before 10 fail or the chapter ends\n%s", passed, f.cause)
+	}
+	return f
+}
+
+// ascii shows bytes as a Go string does, at most 72 of them, and where byte at stands.
+func ascii(text string, at int) (shown string, column int) {
+	from := max(0, at-48)
+	show := func(s string) string {
+		quoted := strconv.QuoteToASCII(s)
+		return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	if text == "" {
+		return "(nothing)", 0
+	}
+	shown = show(text[from:min(len(text), from+72)])
+	if from+72 < len(text) {
+		shown += " ..."
+	}
+	return shown, len(show(text[from:min(at, len(text))]))
+}
+
+// report prints what an attempt has shown, in ASCII, so that any terminal can show it.
+func (x exercise) report(a attempt) {
+	fmt.Printf("\nExercise %s  %-40s %d of %d\n", x.number(), x.title, a.passed, len(x.checks))
+	if a.broken != "" {
+		fmt.Printf("  it does not compile:\n%s\n", a.broken)
+		return
+	}
+	shown := false
+	for _, c := range x.checks {
+		f := a.faults[c.name]
+		if f == nil {
+			fmt.Printf("  ok   %s\n", c.name)
+			continue
+		}
+		fmt.Printf("  NO   %s\n", c.name)
+		if shown { // one thing at a time
+			continue
+		}
+		shown = true
+		sent := regexp.MustCompile("([^`]*)`([^`]*)`").ReplaceAllString(c.sent, "$1$2")
+		expected, _ := ascii(f.expected, 0)
+		came, column := ascii(f.came, f.at)
+		fmt.Printf("       sent      %s\n       expected  %s\n       came      %s\n                 %s^ %s\n",
+			sent[:min(len(sent), 200)], expected, came, strings.Repeat(" ", column),
+			strings.ReplaceAll(f.cause, "\n", "\n                 "))
+		fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number())
+	}
+}
+
+// begin puts the starters of an exercise where students work, a module of its own, so that
+// neither git nor ./... sees what they do there.
+func (x exercise) begin(t testing.TB) (files []string) {
+	starters, _ := filepath.Glob(x.dir() + "/starter.*") // the pattern is right
+	if err := os.MkdirAll("mine", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "mine/go.mod", "module mine\n")
+	for _, starter := range starters {
+		file := "mine/" + x.name + filepath.Ext(starter)
+		writeFile(t, file, string(must(os.ReadFile(starter))(t)))
+		files = append(files, file)
+	}
+	return files
+}
+
+// find returns the student's file in a directory, "" if there is none. Of several, in
+// different languages, the one that is no longer its starter is meant.
+func (x exercise) find(dir string) (file string, content []byte) {
+	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
+	for _, file = range files {
+		starter, _ := os.ReadFile(x.dir() + "/starter" + filepath.Ext(file)) // none: all differs
+		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
+			break
+		}
+	}
+	return file, content
+}
+
+// passedList is where the exercises that pass are noted, with a sum of the file: one that was
+// changed since does not count.
+const passedList = "mine/passed.txt"
+
+func (x exercise) passedLine(content []byte) string {
+	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
+}
+
+// note writes down whether an exercise passes, and prints how many do.
+func (x exercise) note(t testing.TB, content []byte, passes bool) {
+	list, _ := os.ReadFile(passedList) // not there before the first passes
+	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
+	if passes {
+		text += x.passedLine(content)
+	}
+	writeFile(t, passedList, text)
+	done, next := 0, ""
+	for _, x := range exercises() {
+		if _, content := x.find("mine"); strings.Contains(text, x.passedLine(content)) {
+			done++
+		} else if next == "" {
+			next = x.number()
+		}
+	}
+	if passes {
+		fmt.Printf("  solution  %s\n", x.dir())
+		if next != "" {
+			fmt.Printf("  next      go test -run Exercise/%s\n", next)
+		}
+	}
+	n := len(exercises())
+	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
+}
+
+// TestExercise checks the files in mine/, when it is asked to: go test -run Exercise.
+func TestExercise(t *testing.T) {
+	asked := flag.Lookup("test.run").Value.String()
+	if !strings.Contains(asked, "Exercise") {
+		t.Skip("exercises are checked by go test -run Exercise")
+	}
+	if *classDir != "" {
+		checkClass(t, *classDir)
+		return
+	}
+	_, which, named := strings.Cut(asked, "/")
+	if named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
+		return regexp.MustCompile(which).MatchString(x.name)
+	}) {
+		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
+	}
+	notBegun := 0
+	for _, x := range exercises() {
+		t.Run(x.name, func(t *testing.T) {
+			file, content := x.find("mine")
+			switch {
+			case file == "" && !named:
+				notBegun++
+				t.Skip("not begun: go test -run Exercise/" + x.number())
+			case file == "":
+				fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      go test -run Exercise/%s\n",
+					x.number(), x.title, strings.Join(x.begin(t), " or "), x.dir(), x.number())
+				t.Fail()
+			case *tryByHand:
+				x.serveByHand(t, file)
+			default:
+				a := x.attempt(t, file)
+				x.report(a)
+				x.note(t, content, a.ok(x))
+				if *hintAsked > 0 && *hintAsked <= len(x.hints) {
+					fmt.Printf("\nHint %d of %d\n%s\n", *hintAsked, len(x.hints), x.hints[*hintAsked-1])
+				}
+				if !a.ok(x) {
+					t.Fail()
+				}
+			}
+		})
+	}
+	if notBegun > 0 {
+		fmt.Printf("\n%d of %d exercises are not begun: docs/exercises/README.md\n", notBegun, len(exercises()))
+	}
+}
+
+// serveByHand lets a student ask the program with curl. It proves nothing, so it fails.
+func (x exercise) serveByHand(t *testing.T, file string) {
+	command, err := x.prepare(t, file, "8000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveForAWhile(t, exec.Command(command[0], command[1:]...))
+}
+
+// serveForAWhile runs a program on the terminal until Ctrl-C, but not until the go command
+// ends the test.
+func serveForAWhile(t *testing.T, program *exec.Cmd) {
+	program.Stdout, program.Stderr = os.Stdout, os.Stderr
+	fmt.Println("Serving on http://127.0.0.1:8000/ for 9 minutes; end it with Ctrl-C.")
+	end := time.AfterFunc(9*time.Minute, func() { program.Process.Kill() })
+	defer end.Stop()
+	t.Errorf("served, not checked: %v", program.Run())
+}
+
+// checkClass checks the exercises of all students: each has a directory, with the files of
+// mine/ in it or in its mine/. It prints tables and writes them to class.csv.
+func checkClass(t *testing.T, dir string) {
+	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
+		"container without network, or under an account of its own.")
+	students, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatalf("-class is a directory with one directory for each student: %v", err)
+	}
+	csv, failing, begun := "student,exercise,passed,checks,first failing check\n", map[string]int{}, map[string]int{}
+	line := fmt.Sprintf("%-20s", "student")
+	for _, x := range exercises() {
+		line += fmt.Sprintf(" %5s", x.number())
+	}
+	fmt.Println(line)
+	for _, student := range students {
+		if !student.IsDir() {
+			continue
+		}
+		line := fmt.Sprintf("%-20.20s", student.Name())
+		for _, x := range exercises() {
+			file, _ := x.find(filepath.Join(dir, student.Name()))
+			if file == "" {
+				file, _ = x.find(filepath.Join(dir, student.Name(), "mine"))
+			}
+			if file == "" {
+				line += "     -"
+				continue
+			}
+			a, first := x.attempt(t, file), ""
+			begun[x.number()]++
+			cell := fmt.Sprintf("%d/%d", a.passed, len(x.checks))
+			if a.broken != "" {
+				first, cell = "does not compile", "build"
+				failing[x.number()+" does not compile"]++
+			}
+			for _, c := range x.checks {
+				if a.faults[c.name] != nil {
+					failing[x.number()+" "+c.name]++
+					first = cmp.Or(first, c.name)
+				}
+			}
+			if a.ok(x) {
+				cell = "ok"
+			} else {
+				t.Fail()
+			}
+			line += fmt.Sprintf(" %5s", cell)
+			csv += fmt.Sprintf("%q,%s,%d,%d,%q\n", student.Name(), x.name, a.passed, len(x.checks), first)
+		}
+		fmt.Println(line)
+	}
+	if len(begun) == 0 {
+		t.Fatalf("no exercise is begun in %s/*/: expected files like %s", dir, exercises()[0].name+".go")
+	}
+	names := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
+		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
+	})
+	fmt.Println("\nchecks that most fail:")
+	for _, name := range names[:min(len(names), 10)] {
+		fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
+	}
+	path := filepath.Join(dir, "class.csv")
+	writeFile(t, path, csv)
+	fmt.Println("table:", path)
+}
+
+// TestSolutions grades the grader: a starter fails, a solution passes, and each wrong answer
+// is refused by the check that its first comment names.
+func TestSolutions(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("builds five programs for each exercise")
+	}
+	for _, x := range exercises() {
+		wrongs, _ := filepath.Glob(x.dir() + "/wrong-*") // the pattern is right
+		if len(wrongs) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
+			t.Errorf("%s: expected three wrong answers, three hints, a title and checks", x.name)
+		}
+		files, _ := filepath.Glob(x.dir() + "/*.[gpj]*")
+		for _, file := range files {
+			name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+			if name == "README" {
+				continue
+			}
+			t.Run(x.name+"/"+filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
+				if program := interpreters[filepath.Ext(file)]; program != "" {
+					if _, err := exec.LookPath(program); err != nil {
+						t.Skip("needs " + program)
+					}
+				}
+				a := x.attempt(t, file)
+				caught := regexp.MustCompile(`[Cc]aught by "(.*)"`).FindSubmatch(must(os.ReadFile(file))(t))
+				switch {
+				case a.broken != "":
+					t.Error(a.broken)
+				case name == "solution" && !a.ok(x):
+					x.report(a)
+					t.Error("the solution fails")
+				case name == "solution" && os.Getenv("RAWSGI_TEST") == "all" && filepath.Ext(file) == ".go":
+					for range 20 {
+						if a := x.attempt(t, file, "-race"); !a.ok(x) {
+							x.report(a)
+							t.Fatalf("the solution fails at times: %s", a.broken)
+						}
+					}
+				case name == "starter" && a.ok(x):
+					t.Error("the starter passes")
+				case strings.HasPrefix(name, "wrong-") && (caught == nil || a.faults[string(caught[1])] == nil):
+					t.Errorf("expected %q to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.faults)))
+				}
+			})
+		}
+	}
+}
+
+// hunts are the mutants that a row catches, in the order of the chapters. A student is
+// given one without its mistake.
+func hunts() (all []mutant) {
+	for _, row := range allRows() {
+		for _, m := range mutants {
+			if m.row == row.id() && !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+// TestHunt starts a program with a mistake, go test -run Hunt/3, or takes the answer, with
+// -answer R05.
+func TestHunt(t *testing.T) {
+	_, which, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "Hunt/")
+	if which == "" {
+		t.Skipf("go test -run Hunt/1 to Hunt/%d start a program with one mistake", len(hunts()))
+	}
+	n, err := strconv.Atoi(which)
+	if err != nil || n < 1 || n > len(hunts()) {
+		t.Fatalf("the hunts are Hunt/1 to Hunt/%d", len(hunts()))
+	}
+	m := hunts()[n-1]
+	row := allRows()[slices.IndexFunc(allRows(), func(row row) bool { return row.id() == m.row })]
+	hints := []string{"The rule is one of chapter " + strings.TrimLeft(row.chapter, "ch0") + ".",
+		"It comes from " + row.source + ".", "Send " + visible(row.send)}
+	given := strings.ToUpper(*huntAnswer)
+	switch {
+	case *hintAsked > 0:
+		t.Error(hints[min(*hintAsked, 3)-1])
+	case given == m.row:
+		fmt.Printf("Right, %s: %s. The mistake: %s.\n", m.row, row.name[4:], m.mistake)
+	case given != "":
+		t.Errorf("%s is not the row. %s Another hint: go test -run Hunt/%d -hint 2", given, hints[0], n)
+	default:
+		path := filepath.Join(t.TempDir(), "hunt.exe")
+		build := exec.Command("go", "build", "-overlay", m.overlay(t), "-o", path, ".")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		fmt.Printf("Hunt %d breaks one row of docs/conformance.md. Send it bytes; then\n  go test -run Hunt/%d -answer ID\n", n, n)
+		serveForAWhile(t, exec.Command(path, "-app", "environ", "-timeout", "2s"))
 	}
 }
 
