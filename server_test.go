@@ -15,6 +15,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/parser"
+	"go/scanner"
+	"go/token"
 	"io"
 	"log"
 	"maps"
@@ -5263,6 +5266,7 @@ type mismatch struct {
 	expected, came string
 	at             int // offset in came of the first wrong byte
 	cause          string
+	printed        string // by the program
 }
 
 // number is "07".
@@ -5355,15 +5359,19 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 	if x.served == "" {
 		args = append(args, filepath.Join(dir, "student.go"))
 	} else {
-		probes := must(os.ReadFile("docs/exercises/probes.go"))(t)
-		files["probes.go"] = positioned(t, "docs/exercises/probes.go", string(probes))
 		files["served.go"] = positioned(t, x.dir()+"/README.md",
 			"package main\nfunc init() { serveExercise("+x.served+") }\n")
+		own := declared(text)
+		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go",
+			"docs/exercises/probes.go"} {
+			source := must(os.ReadFile(name))(t)
+			files[filepath.Base(name)] = positioned(t, name, setAside(source, own))
+		}
 		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
 	}
 	replace := map[string]string{}
 	for name, content := range files {
-		replace[must(filepath.Abs("exercise_"+name))(t)] = filepath.Join(dir, name)
+		replace[must(filepath.Abs(name))(t)] = filepath.Join(dir, name)
 		writeFile(t, filepath.Join(dir, name), content)
 	}
 	writeFile(t, filepath.Join(dir, "overlay.json"),
@@ -5372,6 +5380,39 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 		return nil, buildError(out)
 	}
 	return []string{program, port}, nil
+}
+
+// declared returns the names that a source declares for the whole package.
+func declared(source string) map[string]bool {
+	names := map[string]bool{}
+	file, err := parser.ParseFile(token.NewFileSet(), "", source, 0)
+	if err != nil {
+		return names // the compiler will say it better
+	}
+	for name := range file.Scope.Objects {
+		names[name] = true
+	}
+	return names
+}
+
+// setAside puts a "_" behind each of the names in a source of rawsgi, so that a student may
+// call a function whatever we do.
+func setAside(source []byte, names map[string]bool) string {
+	var s scanner.Scanner
+	var out strings.Builder
+	file := token.NewFileSet().AddFile("", -1, len(source))
+	s.Init(file, source, nil, 0)
+	last := 0
+	for {
+		position, kind, name := s.Scan()
+		if kind == token.EOF {
+			return out.String() + string(source[last:])
+		}
+		if end := file.Offset(position) + len(name); kind == token.IDENT && names[name] && name != "init" {
+			out.WriteString(string(source[last:end]) + "_")
+			last = end
+		}
+	}
 }
 
 // positioned returns a source with its build constraint replaced by the place where it
@@ -5410,7 +5451,7 @@ func (c check) run(command []string, port string) *mismatch {
 	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
 	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	if err := program.Start(); err != nil {
-		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?"}
+		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?", ""}
 	}
 	ended := make(chan bool)
 	go func() { program.Wait(); close(ended) }() // a program that is killed ends with an error
@@ -5425,12 +5466,15 @@ func (c check) run(command []string, port string) *mismatch {
 	}
 	f := c.judge(reply, printed.String())
 	if err != nil && f == nil || errors.Is(err, errEndless) {
-		f = &mismatch{"an answer, then the end of the connection", reply, len(reply), err.Error()}
+		f = &mismatch{"an answer, then the end of the connection", reply, len(reply), err.Error(), ""}
 	} else if err != nil {
 		f.cause = err.Error()
 	}
-	if lines := strings.TrimSpace(printed.String()); f != nil && died {
-		f.cause = "the program has ended, it printed: " + lines[:min(len(lines), 300)]
+	if f != nil {
+		f.printed = printed.String()
+	}
+	if f != nil && died {
+		f.cause = "the program has ended"
 	}
 	return f
 }
@@ -5545,7 +5589,7 @@ func reach(addr string, ended <-chan bool) (*net.TCPConn, error) {
 //	nothing                        no reply at all
 func (c check) judge(reply, printed string) *mismatch {
 	if strings.HasPrefix(c.expected, "nothing") && reply != "" {
-		return &mismatch{"no answer", reply, 0, c.cause}
+		return &mismatch{"no answer", reply, 0, c.cause, ""}
 	}
 	head, content, _ := strings.Cut(reply, "\r\n\r\n")
 	for i, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(c.expected, -1) {
@@ -5660,14 +5704,14 @@ func (c check) runRows(t testing.TB, command []string, addr, chapter string) *mi
 	program := exec.Command(command[0], command[1:]...)
 	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
 	if err := program.Start(); err != nil {
-		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?"}
+		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?", ""}
 	}
 	ended := make(chan bool)
 	go func() { program.Wait(); close(ended) }()
 	defer func() { program.Process.Kill(); <-ended }()
 	first, err := reach(addr, ended)
 	if err != nil {
-		return &mismatch{"a server", printed.String(), 0, err.Error()}
+		return &mismatch{"a server", printed.String(), 0, err.Error(), ""}
 	}
 	first.Close()
 	passed, total, f := 0, 0, (*mismatch)(nil)
@@ -5684,7 +5728,7 @@ func (c check) runRows(t testing.TB, command []string, addr, chapter string) *mi
 		if len(faults) == 0 {
 			passed++
 		} else if f == nil {
-			f = &mismatch{"row " + row.name + ": " + row.want, reply, 0, faults[0] + "\nsent " + visible(row.send)}
+			f = &mismatch{"row " + row.name + ": " + row.want, reply, 0, faults[0] + "\nsent " + visible(row.send), ""}
 		}
 		if total-passed == 10 {
 			break // enough to do
@@ -5738,6 +5782,10 @@ func (x exercise) report(a attempt) {
 		fmt.Printf("       sent      %s\n       expected  %s\n       came      %s\n                 %s^ %s\n",
 			sent[:min(len(sent), 200)], expected, came, strings.Repeat(" ", column),
 			strings.ReplaceAll(f.cause, "\n", "\n                 "))
+		if line, _, _ := strings.Cut(f.printed, "\n"); line != "" {
+			line, _ = ascii(line, 0)
+			fmt.Printf("       printed   %s\n", line)
+		}
 		fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number())
 	}
 }
