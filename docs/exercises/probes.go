@@ -196,6 +196,8 @@ var probeClock = struct {
 	time.Time
 }{Time: time.Unix(1_800_000_000, 0)}
 
+const probeMinute = time.Minute
+
 func probeNow() time.Time {
 	probeClock.Lock()
 	defer probeClock.Unlock()
@@ -268,5 +270,47 @@ func cgiProgram(gateway func(Application)) Application {
 		fmt.Fprintf(os.Stderr, "%sexit: %v\n", errors.Bytes(), failed)
 		startResponse("200 OK", []Header{{"Content-Type", "application/octet-stream"}})
 		return Blocks{printed.Bytes()}
+	}
+}
+
+// probeRoutes has a router put probes side by side: /a, /a/b, and /n, which has a router of
+// its own behind it. A router that tries prefixes in the order of a map finds the right one
+// by chance, so /a/b is asked for up to 50 times.
+func probeRoutes(route func(map[string]Application, Application) Application) Application {
+	nowhere := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("404 Not Found", []Header{{"Content-Type", "text/plain"}})
+		return one(listing(environ))
+	}
+	router := route(map[string]Application{
+		"/a": named("a"), "/a/b": named("ab"), "/b": named("b"),
+		"/n": route(map[string]Application{"/in": named("in")}, nowhere),
+	}, nowhere)
+	return func(environ Environ, startResponse StartResponse) Body {
+		var page bytes.Buffer
+		result := ""
+		for range 50 {
+			start := func(status string, _ []Header, _ ...error) io.Writer {
+				result = status
+				return &page
+			}
+			page.Reset()
+			for block := range router(maps.Clone(environ), start).All() {
+				page.Write(block)
+			}
+			if !strings.Contains(page.String(), "probe.name=[ab]") {
+				break // it should not have been asked for, or it was not found
+			}
+		}
+		startResponse(result, []Header{{"Content-Type", "text/plain"}})
+		return Blocks{page.Bytes()}
+	}
+}
+
+// named is a probe that says which it is.
+func named(name string) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		environ["probe.name"] = name
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain"}})
+		return one(listing(environ))
 	}
 }
