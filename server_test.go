@@ -5480,7 +5480,7 @@ func (c check) run(command []string, port string) *mismatch {
 }
 
 // answerWait is how long a check waits for an answer. Time-outs of exercises are 2 s.
-const answerWait = 5 * time.Second
+const answerWait = 4 * time.Second
 
 var errEndless = errors.New("the answer has no end: reading stopped after 4 MiB")
 
@@ -5489,15 +5489,18 @@ var errEndless = errors.New("the answer has no end: reading stopped after 4 MiB"
 //
 //	pause    the server has time to read what was sent so far
 //	slowly   the bytes that follow come one at a time
+//	answered the client goes on when an answer has begun
 //	end      the client ends its half of the connection
-//	leave    the client is gone; the next bytes are another client's
+//	leave    the client ends, and the server is done with it; the next bytes are another client's
+//	vanish   the client is gone, with a reset; the next bytes are another client's
 //	stay     the client keeps its connection and says no more; the next bytes are another's
 //	again    the client reads its answer; the next bytes are another client's
 //	more     more was sent than is read: a reset after the answer is no fault
 func talk(addr, sent string, ended <-chan bool) (reply string, err error) {
 	var c *net.TCPConn
 	var got bytes.Buffer
-	slowly, more := false, false
+	var broken error // of sending
+	slowly, more := false, strings.HasSuffix(sent, " more")
 	finish := func() {
 		if c == nil {
 			return
@@ -5511,6 +5514,8 @@ func talk(addr, sent string, ended <-chan bool) (reply string, err error) {
 			err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
 		case failed != nil && !(more && got.Len() > 0):
 			err = fmt.Errorf("the connection broke: %w", failed)
+		case broken != nil:
+			err = fmt.Errorf("the connection broke while the client was sending: %w", broken)
 		}
 		c.Close()
 		reply, c = got.String(), nil
@@ -5528,27 +5533,38 @@ func talk(addr, sent string, ended <-chan bool) (reply string, err error) {
 		case "pause":
 			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			io.CopyN(&got, c, 1) // a server that answers early ends the pause
+		case "answered":
+			if _, failed := io.CopyN(&got, c, 1); failed != nil {
+				return "", errors.New("no answer had come when the client wanted to go on")
+			}
 		case "slowly":
 			slowly = true
 		case "end":
 			c.CloseWrite() // fails if the server has closed, which the reply shows
 		case "leave":
+			c.CloseWrite() // as for end
+			io.Copy(io.Discard, c)
 			c.Close()
 			c = nil
 			got.Reset()
+		case "vanish":
+			c.SetLinger(0)
+			c.Close()
+			c = nil
 		case "stay":
 			c = nil // its deferred Close comes at the end
 		case "again":
 			finish()
-		case "more":
-			more = true
+		case "more": // see above
 		default:
 			text, size := expand(strings.Trim(word, "`")), 1<<20
 			if slowly {
 				size = 1
 			}
 			for piece := range slices.Chunk([]byte(text), size) {
-				c.Write(piece) // fails if the server has closed, which the reply shows
+				if _, failed := c.Write(piece); failed != nil && !more {
+					broken = failed
+				}
 				if slowly {
 					time.Sleep(time.Millisecond) // or the system would put them together
 				}
