@@ -6029,7 +6029,7 @@ func TestSolutions(t *testing.T) {
 					}
 				}
 				a := x.attempt(t, file)
-				caught := regexp.MustCompile(`[Cc]aught by "(.*)"`).FindSubmatch(must(os.ReadFile(file))(t))
+				caught := regexp.MustCompile(`[Cc]aught by "(.*?)"`).FindSubmatch(must(os.ReadFile(file))(t))
 				switch {
 				case a.broken != "":
 					t.Error(a.broken)
