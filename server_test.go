@@ -15,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/scanner"
 	"go/token"
@@ -5237,194 +5238,153 @@ func TestLabLimits(t *testing.T) {
 
 // ---------------------------------------------------------------- Exercises
 //
-// go test -run Exercise/07 checks mine/07-body.go against docs/exercises/07-body. The table
-// in that README is the check: what is sent, what must hold. Nothing here knows what an
-// exercise is about. docs/exercises/README.md says how to use this.
+// go test -run Exercise/07 checks mine/07-body.go. The table in docs/exercises/07-body/README.md
+// is the check: what is sent, what must hold. Nothing here knows what an exercise is about.
 
 var (
-	hintAsked  = flag.Int("hint", 0, "tell hint 1, 2 or 3 of an exercise or a hunt")
-	tryByHand  = flag.Bool("serve", false, "serve an exercise on 127.0.0.1:8000 instead of checking it")
-	classDir   = flag.String("class", "", "check the exercises of a class: one directory for each student")
-	huntAnswer = flag.String("answer", "", "the row that a hunt's program breaks")
+	hintAsked = flag.Int("hint", 0, "tell hint 1, 2 or 3 of an exercise or a hunt")
+	tryByHand = flag.Bool("serve", false, "serve an exercise on 127.0.0.1:8000 instead of checking it")
+	classDir  = flag.String("class", "", "check the exercises of a class: one directory for each student")
 )
 
 // An exercise is a directory of docs/exercises.
 type exercise struct {
 	name   string // "07-body"
+	number string // "07"
+	dir    string // docs/exercises/07-body
 	title  string // "A body may come in pieces"
 	served string // inside rawsgi, what is served: "gzipped(probes)"; "" for a program
 	checks []check
 	hints  []string
 }
 
-// A check is one line of an exercise's table: what is sent, in the words of talk; what
+// A check is one line of an exercise's table: what is sent, in the words of client.do; what
 // must hold, in the words of judge; its rule and chapter; and a usual cause.
 type check struct{ name, sent, expected, rule, cause string }
 
-// A mismatch says in what a check fails.
-type mismatch struct {
-	expected, came string
-	at             int // offset in came of the first wrong byte
-	cause          string
-	printed        string // by the program
-}
-
-// number is "07".
-func (x exercise) number() string { return x.name[:2] }
-
-// dir is the place of the exercise's own files.
-func (x exercise) dir() string { return filepath.Join("docs", "exercises", x.name) }
-
 // exercises reads docs/exercises.
 var exercises = sync.OnceValue(func() (all []exercise) {
-	pages, _ := filepath.Glob("docs/exercises/[0-9][0-9]-*/README.md") // the pattern is right
-	for _, path := range pages {
-		page, err := os.ReadFile(path)
-		if err != nil {
+	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]-*") // the pattern is right
+	for _, dir := range dirs {
+		page, err := os.ReadFile(filepath.Join(dir, "README.md"))
+		hints, failed := os.ReadFile(filepath.Join(dir, "hints.md"))
+		if err := cmp.Or(err, failed); err != nil {
 			panic(err)
 		}
-		text, err := os.ReadFile(filepath.Join(filepath.Dir(path), "hints.md"))
-		if err != nil {
-			panic(err)
-		}
-		x := newExercise(filepath.Base(filepath.Dir(path)), string(page))
-		for _, hint := range strings.Split(string(text), "\n## ")[1:] {
-			_, hint, _ := strings.Cut(hint, "\n")
-			x.hints = append(x.hints, strings.TrimSpace(hint))
+		name := filepath.Base(dir)
+		x := exercise{name: name, number: name[:2], dir: dir}
+		x.understand(string(page))
+		for _, hint := range strings.Split(string(hints), "\n## ")[1:] {
+			_, text, _ := strings.Cut(hint, "\n")
+			x.hints = append(x.hints, strings.TrimSpace(text))
 		}
 		all = append(all, x)
 	}
 	return all
 })
 
-// newExercise understands a README: its heading, what is served, and the table of checks.
-func newExercise(name, page string) exercise {
-	x := exercise{name: name}
+// understand reads a README: its heading, what is served, and the table of checks.
+func (x *exercise) understand(page string) {
+	served := regexp.MustCompile("(?m)^Kind: .*served as `(.*)`").FindStringSubmatch(page)
+	if served != nil {
+		x.served = served[1]
+	}
+	_, x.title, _ = strings.Cut(page[:strings.Index(page, "\n")], ". ")
 	for line := range strings.Lines(page) {
-		line = strings.TrimSpace(line)
-		if title, ok := strings.CutPrefix(line, "# "); ok && x.title == "" {
-			_, x.title, _ = strings.Cut(title, ". ")
-		}
-		if served := regexp.MustCompile("^Kind: .*served as `(.*)`").FindStringSubmatch(line); served != nil {
-			x.served = served[1]
-		}
-		cells := strings.Split(strings.Trim(line, "| "), " | ")
-		if len(cells) == 5 && strings.HasPrefix(line, "|") && cells[0] != "check" {
+		cells := strings.Split(strings.Trim(line, "|\n "), " | ")
+		if len(cells) == 5 && cells[0] != "check" {
 			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], cells[4]})
 		}
 	}
-	return x
 }
 
-// lastPort is the port that was given to a program most recently. The ports stand below
+// lastPort is the port that was given to a program most recently. These ports stand below
 // those that systems give to clients, so that no client of another test takes one first.
-var lastPort atomic.Int64
+var lastPort = sync.OnceValue(func() *atomic.Int64 {
+	port := &atomic.Int64{}
+	port.Store(12000 + int64(rand.IntN(15000)))
+	return port
+})
 
-// exercisePort returns a free port for a program that will listen soon.
-func exercisePort(t testing.TB) string {
-	lastPort.CompareAndSwap(0, 12000+int64(rand.IntN(10000)))
-	for range 1000 {
-		port := strconv.FormatInt(lastPort.Add(1), 10)
+// portForProgram returns a free port for a program that will listen soon.
+func portForProgram() string {
+	for {
+		port := strconv.FormatInt(lastPort().Add(1), 10)
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			l.Close()
 			return port
 		}
 	}
-	t.Fatal("no free port")
-	return ""
 }
-
-// A buildError is what the compiler says about a file of an exercise.
-type buildError string
-
-func (e buildError) Error() string { return string(e) }
 
 // interpreters run an exercise's file that is not Go.
 var interpreters = map[string]string{".py": "python3", ".js": "node"}
 
-// prepare makes a command of a student's file: the command that serves it, and its port.
+// prepare makes a command of a student's file: one that serves it on a port.
 func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
 	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
 		return []string{interpreter, file, port}, nil
 	}
-	source, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
+	source := must(os.ReadFile(file))(t)
+	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
 	dir := t.TempDir()
 	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
-	args := append([]string{"build", "-ldflags", "-s -w", "-o", program}, flags...)
-	text := strings.ReplaceAll(string(source), "127.0.0.1:8000", "127.0.0.1:"+port)
-	files := map[string]string{"student.go": positioned(t, file, text)}
+	args := slices.Concat([]string{"build", "-ldflags", "-s -w", "-o", program}, flags)
+	files := map[string]string{"student.go": positioned(t, file, string(text))}
 	if x.served == "" {
 		args = append(args, filepath.Join(dir, "student.go"))
 	} else {
-		files["served.go"] = positioned(t, x.dir()+"/README.md",
+		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
+		files["served.go"] = positioned(t, x.dir+"/README.md",
 			"package main\nfunc init() { serveExercise("+x.served+") }\n")
-		own := declared(text)
+		parsed, _ := parser.ParseFile(token.NewFileSet(), "", text, 0) // the compiler says it better
 		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go",
 			"docs/exercises/probes.go"} {
-			source := must(os.ReadFile(name))(t)
-			files[filepath.Base(name)] = positioned(t, name, setAside(source, own))
+			ours := setAside(must(os.ReadFile(name))(t), parsed.Scope)
+			files[filepath.Base(name)] = positioned(t, name, ours)
 		}
-		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
 	}
 	replace := map[string]string{}
 	for name, content := range files {
 		replace[must(filepath.Abs(name))(t)] = filepath.Join(dir, name)
 		writeFile(t, filepath.Join(dir, name), content)
 	}
-	writeFile(t, filepath.Join(dir, "overlay.json"),
-		string(must(json.Marshal(map[string]any{"Replace": replace}))(t)))
+	overlay := must(json.Marshal(map[string]any{"Replace": replace}))(t)
+	writeFile(t, filepath.Join(dir, "overlay.json"), string(overlay))
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return nil, buildError(out)
+		return nil, errors.New(string(out))
 	}
 	return []string{program, port}, nil
 }
 
-// declared returns the names that a source declares for the whole package.
-func declared(source string) map[string]bool {
-	names := map[string]bool{}
-	file, err := parser.ParseFile(token.NewFileSet(), "", source, 0)
-	if err != nil {
-		return names // the compiler will say it better
+// positioned returns a source that says where it stands, so that the compiler's errors name
+// the file that the student knows. Its build constraint is gone.
+func positioned(t testing.TB, file, source string) string {
+	text, constrained := strings.CutPrefix(source, "//go:build ignore")
+	line := 1
+	if constrained {
+		text, line = strings.TrimLeft(text, "\r")[1:], 2
 	}
-	for name := range file.Scope.Objects {
-		names[name] = true
-	}
-	return names
+	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
 }
 
-// setAside puts a "_" behind each of the names in a source of rawsgi, so that a student may
-// call a function whatever we do.
-func setAside(source []byte, names map[string]bool) string {
+// setAside puts a "_" behind names in a source of rawsgi, those that the student's file
+// declares: students may give a function any name.
+func setAside(source []byte, names *ast.Scope) string {
 	var s scanner.Scanner
 	var out strings.Builder
 	file := token.NewFileSet().AddFile("", -1, len(source))
 	s.Init(file, source, nil, 0)
-	last := 0
-	for {
+	for last := 0; ; {
 		position, kind, name := s.Scan()
 		if kind == token.EOF {
 			return out.String() + string(source[last:])
 		}
-		if end := file.Offset(position) + len(name); kind == token.IDENT && names[name] && name != "init" {
+		if end := file.Offset(position) + len(name); kind == token.IDENT && names.Lookup(name) != nil {
 			out.WriteString(string(source[last:end]) + "_")
 			last = end
 		}
 	}
-}
-
-// positioned returns a source with its build constraint replaced by the place where it
-// stands, so that errors name the file that the student knows.
-func positioned(t testing.TB, file, source string) string {
-	rest, _ := strings.CutPrefix(source, "//go:build ignore")
-	line := 1
-	if rest != source {
-		_, rest, _ = strings.Cut(rest, "\n")
-		line = 2
-	}
-	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, rest)
 }
 
 func writeFile(t testing.TB, path, content string) {
@@ -5434,164 +5394,218 @@ func writeFile(t testing.TB, path, content string) {
 	}
 }
 
-// A limitedBuffer keeps the first 64 KiB that a program prints.
+// A limitedBuffer keeps the first 64 KiB that a program prints, which may print for ever.
 type limitedBuffer struct{ lockedBuffer }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := 65536 - len(b.String()); room > 0 {
-		b.lockedBuffer.Write(p[:min(room, len(p))])
-	}
+	b.lockedBuffer.Write(p[:max(0, min(len(p), 65536-len(b.String())))])
 	return len(p), nil
 }
 
-// run tries one check with a new process of the program.
-func (c check) run(command []string, port string) *mismatch {
-	var printed limitedBuffer
+// A child is a student's program while it runs.
+type child struct {
+	addr    string
+	printed limitedBuffer
+	ended   chan bool // closed when it has ended
+	process *os.Process
+}
+
+func startChild(command []string) (*child, error) {
+	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan bool)}
 	program := exec.Command(command[0], command[1:]...)
-	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
+	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
 	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-	if err := program.Start(); err != nil {
-		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?", ""}
+	err := program.Start()
+	if err == nil {
+		p.process = program.Process
+		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
 	}
-	ended := make(chan bool)
-	go func() { program.Wait(); close(ended) }() // a program that is killed ends with an error
-	reply, err := talk("127.0.0.1:"+port, c.sent, ended)
-	died := false
+	return p, err
+}
+
+// stop kills the program and reports whether it had ended by itself.
+func (p *child) stop() (died bool) {
 	select {
-	case <-ended:
-		died = true
+	case <-p.ended:
+		return true
 	default:
-		program.Process.Kill() // an error says that it has ended
-		<-ended
+		p.process.Kill() // fails if it has ended meanwhile
+		<-p.ended
+		return false
 	}
-	f := c.judge(reply, printed.String())
-	if err != nil && f == nil || errors.Is(err, errEndless) {
-		f = &mismatch{"an answer, then the end of the connection", reply, len(reply), err.Error(), ""}
-	} else if err != nil {
-		f.cause = err.Error()
-	}
-	if f != nil {
-		f.printed = printed.String()
-	}
-	if f != nil && died {
-		f.cause = "the program has ended"
-	}
-	return f
 }
 
-// answerWait is how long a check waits for an answer. Time-outs of exercises are 2 s.
-const answerWait = 4 * time.Second
-
-var errEndless = errors.New("the answer has no end: reading stopped after 4 MiB")
-
-// talk does what the sent cell of a check says, and returns the last reply. The cell has
-// bytes, as in docs/conformance.md, and words between them:
-//
-//	pause    the server has time to read what was sent so far
-//	slowly   the bytes that follow come one at a time
-//	answered the client goes on when an answer has begun
-//	end      the client ends its half of the connection
-//	leave    the client ends, and the server is done with it; the next bytes are another client's
-//	vanish   the client is gone, with a reset; the next bytes are another client's
-//	stay     the client keeps its connection and says no more; the next bytes are another's
-//	again    the client reads its answer; the next bytes are another client's
-//	more     more was sent than is read: a reset after the answer is no fault
-func talk(addr, sent string, ended <-chan bool) (reply string, err error) {
-	var c *net.TCPConn
-	var got bytes.Buffer
-	var broken error // of sending
-	slowly, more := false, strings.HasSuffix(sent, " more")
-	finish := func() {
-		if c == nil {
-			return
-		}
-		c.SetDeadline(time.Now().Add(answerWait))
-		n, failed := io.Copy(&got, io.LimitReader(c, 4<<20))
-		switch {
-		case n == 4<<20:
-			err = errEndless
-		case errors.Is(failed, os.ErrDeadlineExceeded):
-			err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
-		case failed != nil && !(more && got.Len() > 0):
-			err = fmt.Errorf("the connection broke: %w", failed)
-		case broken != nil:
-			err = fmt.Errorf("the connection broke while the client was sending: %w", broken)
-		}
-		c.Close()
-		reply, c = got.String(), nil
-		got.Reset()
-	}
-	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
-		if c == nil && word != "again" && word != "more" {
-			if c, err = reach(addr, ended); err != nil {
-				return "", err
-			}
-			defer c.Close()
-			c.SetDeadline(time.Now().Add(answerWait))
-		}
-		switch word {
-		case "pause":
-			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-			io.CopyN(&got, c, 1) // a server that answers early ends the pause
-		case "answered":
-			if _, failed := io.CopyN(&got, c, 1); failed != nil {
-				return "", errors.New("no answer had come when the client wanted to go on")
-			}
-		case "slowly":
-			slowly = true
-		case "end":
-			c.CloseWrite() // fails if the server has closed, which the reply shows
-		case "leave":
-			c.CloseWrite() // as for end
-			io.Copy(io.Discard, c)
-			c.Close()
-			c = nil
-			got.Reset()
-		case "vanish":
-			c.SetLinger(0)
-			c.Close()
-			c = nil
-		case "stay":
-			c = nil // its deferred Close comes at the end
-		case "again":
-			finish()
-		case "more": // see above
-		default:
-			text, size := expand(strings.Trim(word, "`")), 1<<20
-			if slowly {
-				size = 1
-			}
-			for piece := range slices.Chunk([]byte(text), size) {
-				if _, failed := c.Write(piece); failed != nil && !more {
-					broken = failed
-				}
-				if slowly {
-					time.Sleep(time.Millisecond) // or the system would put them together
-				}
-			}
-			slowly = false
-		}
-	}
-	finish()
-	return reply, err
-}
-
-// reach dials until the program listens or has ended.
-func reach(addr string, ended <-chan bool) (*net.TCPConn, error) {
-	for end := time.Now().Add(2 * answerWait); ; {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
+// dial waits until the program listens, or has ended.
+func (p *child) dial() (*net.TCPConn, error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if c, err := net.Dial("tcp", p.addr); err == nil {
 			return c.(*net.TCPConn), nil
 		}
 		select {
-		case <-ended:
+		case <-p.ended:
 			return nil, errors.New("the program has ended")
 		case <-time.After(5 * time.Millisecond):
 		}
-		if time.Now().After(end) {
-			return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+	}
+	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+}
+
+// answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
+// 2 s.
+const answerWait = 4 * time.Second
+
+// A client talks to a student's program.
+type client struct {
+	*net.TCPConn        // nil before the first byte and after the last
+	got, reply   []byte // of this connection, and of the one before
+	slowly, more bool   // see do
+	err          error  // why the last exchange did not end well
+	stayed       []net.Conn
+}
+
+// talk does what the sent cell of a check says, and returns the last reply.
+func talk(p *child, sent string) (reply string, err error) {
+	c := &client{more: strings.HasSuffix(sent, " more")}
+	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
+		if c.TCPConn == nil && word != "again" && word != "more" {
+			if c.TCPConn, err = p.dial(); err != nil {
+				return "", err
+			}
+			c.stayed = append(c.stayed, c.TCPConn)
+			c.SetDeadline(time.Now().Add(answerWait))
+		}
+		c.do(word)
+	}
+	c.finish()
+	for _, connection := range c.stayed {
+		connection.Close() // some are closed already
+	}
+	return string(c.reply), c.err
+}
+
+// do is for one word of a sent cell. Bytes are as in docs/conformance.md; other words are:
+//
+//	pause     the server has time to read what was sent so far
+//	slowly    the bytes that follow come one at a time
+//	answered  the client goes on when an answer has begun
+//	end       the client ends its half of the connection
+//	leave     it ends, and the server is done with it; the next bytes are another client's
+//	vanish    it is gone, with a reset; the next bytes are another client's
+//	stay      it keeps its connection and says no more; the next bytes are another client's
+//	again     it reads its answer; the next bytes are another client's
+//	more      more was sent than is read: a reset after the answer is no fault
+func (c *client) do(word string) {
+	switch word {
+	case "pause": // a server that answers early ends it
+		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		c.readByte()
+	case "slowly":
+		c.slowly = true
+	case "answered":
+		if c.readByte(); len(c.got) == 0 {
+			c.err = errors.New("no answer had begun when the client wanted to go on")
+		}
+	case "end":
+		c.CloseWrite() // fails if the server has closed, which the reply shows
+	case "leave":
+		c.CloseWrite()
+		c.finish()
+		c.err = nil
+	case "vanish":
+		c.SetLinger(0)
+		c.Close()
+		c.TCPConn = nil
+	case "stay":
+		c.TCPConn = nil
+	case "again":
+		c.finish()
+	case "more":
+	default:
+		c.send(expand(strings.Trim(word, "`")))
+	}
+}
+
+// readByte reads the first byte of an answer, if it comes in time.
+func (c *client) readByte() {
+	first := make([]byte, 1)
+	n, _ := c.Read(first) // an error comes again in finish
+	c.got = append(c.got, first[:n]...)
+}
+
+func (c *client) send(text string) {
+	size := 1 << 20
+	if c.slowly {
+		size, c.slowly = 1, false
+	}
+	for piece := range slices.Chunk([]byte(text), size) {
+		if _, err := c.Write(piece); err != nil && !c.more {
+			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
+			return
+		}
+		if size == 1 {
+			time.Sleep(time.Millisecond) // or the system would put the bytes together
 		}
 	}
+}
+
+// finish reads the answer to its end.
+func (c *client) finish() {
+	if c.TCPConn == nil {
+		return
+	}
+	const endless = 4 << 20 // bytes
+	c.SetDeadline(time.Now().Add(answerWait))
+	rest, err := io.ReadAll(io.LimitReader(c, endless))
+	c.got = append(c.got, rest...)
+	switch {
+	case len(rest) == endless:
+		c.err = errors.New("the answer has no end")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
+	case err != nil && !(c.more && len(c.got) > 0):
+		c.err = fmt.Errorf("the connection broke: %w", err)
+	}
+	c.Close()
+	c.reply, c.got, c.TCPConn = c.got, nil, nil
+}
+
+// A mismatch says in what a check fails.
+type mismatch struct {
+	expected, came string
+	at             int    // offset in came of the first wrong byte
+	cause          string // a usual one, or what is certain
+	printed        string // by the program
+}
+
+// run tries one check with a new process of the program.
+func (c check) run(command []string) *mismatch {
+	p, err := startChild(command)
+	if err != nil {
+		return &mismatch{expected: "a program that starts", came: err.Error()}
+	}
+	var m *mismatch
+	if chapter, rows := strings.CutPrefix(c.sent, "rows "); rows {
+		m = runRows(p, chapter)
+		p.stop()
+		return m
+	}
+	reply, err := talk(p, c.sent)
+	died := p.stop()
+	printed := p.printed.String()
+	m = c.judge(reply, printed)
+	if err != nil {
+		if m == nil {
+			m = &mismatch{expected: "an answer, then the end of the connection", came: reply, at: len(reply)}
+		}
+		m.cause = err.Error()
+	}
+	if m != nil {
+		m.printed = printed
+		if died {
+			m.cause = "the program has ended"
+		}
+	}
+	return m
 }
 
 // judge compares a reply and what the program printed with the expected cell. The first
@@ -5604,44 +5618,48 @@ func reach(addr string, ended <-chan bool) (*net.TCPConn, error) {
 //	log `b`, no log `b`            some part of what the program printed
 //	nothing                        no reply at all
 func (c check) judge(reply, printed string) *mismatch {
-	if strings.HasPrefix(c.expected, "nothing") && reply != "" {
-		return &mismatch{"no answer", reply, 0, c.cause, ""}
+	if c.expected == "nothing" && reply != "" {
+		return &mismatch{expected: "no answer", came: reply, cause: c.cause}
 	}
 	head, content, _ := strings.Cut(reply, "\r\n\r\n")
-	for i, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(c.expected, -1) {
-		word, text := strings.TrimSpace(span[1]), expand(span[2])
-		f := &mismatch{expected: word + " " + text, came: reply, cause: c.cause}
-		ok := false
-		switch word {
+	for _, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(c.expected, -1) {
+		about, text := strings.TrimSpace(span[1]), expand(span[2])
+		came, ok := reply, false
+		switch about {
 		case "":
-			ok = i == 0 && regexp.MustCompile(`^HTTP/1\.[01] `+text+`( |\r)`).MatchString(reply)
-			f.expected, f.came = "HTTP/1.0 "+text, head
-		case "header", "no header":
-			f.came = headerLine(head, text)
-			ok = strings.TrimSpace(f.came) == strings.TrimSpace(text)
-			if word == "no header" {
-				ok = f.came == ""
-			}
-		case "body", "unzipped":
-			f.expected, f.came = text, content
-			if word == "unzipped" {
-				f.came = gunzip(content)
-			}
-			ok = f.came == text
+			text, came = "HTTP/1.0 "+text, head
+			ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
+		case "header":
+			came = headerLine(head, text)
+			ok = came == text
+		case "no header":
+			came = headerLine(head, text)
+			ok = came == ""
+		case "body":
+			came = content
+			ok = came == text
+		case "unzipped":
+			came = gunzip(content)
+			ok = came == text
 		case "has", "not":
-			ok = strings.Contains(reply, text) == (word == "has")
+			ok = strings.Contains(reply, text) == (about == "has")
 		case "log", "no log":
-			ok = strings.Contains(printed, text) == (word == "log")
-			f.came = printed
+			came = printed
+			ok = strings.Contains(printed, text) == (about == "log")
 		default:
-			panic("an expected cell says " + word)
+			panic("an expected cell says " + about)
 		}
-		if !ok {
-			if word == "body" || word == "header" || word == "" {
-				f.at = differsAt(strings.TrimPrefix(f.expected, "header "), f.came)
+		if ok {
+			continue
+		}
+		m := &mismatch{expected: about + " " + text, came: came, cause: c.cause}
+		if about == "" || about == "body" || about == "header" || about == "unzipped" {
+			m.expected = text
+			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
+				m.at++
 			}
-			return f
 		}
+		return m
 	}
 	return nil
 }
@@ -5652,12 +5670,13 @@ func headerLine(head, header string) string {
 	var found []string
 	for _, line := range strings.Split(head, "\r\n")[1:] {
 		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
-			found = append(found, name+":"+value)
+			found = append(found, name+": "+strings.TrimSpace(value))
 		}
 	}
 	return strings.Join(found, "\r\n")
 }
 
+// gunzip returns what a gzip stream holds, or what is wrong with it.
 func gunzip(content string) string {
 	r, err := gzip.NewReader(strings.NewReader(content))
 	if err != nil {
@@ -5670,146 +5689,120 @@ func gunzip(content string) string {
 	return string(plain)
 }
 
-// differsAt returns the offset of the first byte of got that is not want's.
-func differsAt(want, got string) int {
-	i := 0
-	for i < len(want) && i < len(got) && want[i] == got[i] {
-		i++
-	}
-	return i
-}
-
-// An attempt is what came of one file of an exercise.
-type attempt struct {
-	passed int
-	faults map[string]*mismatch // by check
-	broken string               // what the compiler says
-}
-
-func (a attempt) ok(x exercise) bool { return a.broken == "" && a.passed == len(x.checks) }
-
-// attempt runs all checks of an exercise on a file.
-func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
-	a := attempt{faults: map[string]*mismatch{}}
-	port := exercisePort(t)
-	command, err := x.prepare(t, file, port, flags...)
+// runRows sends the rows marked M of a chapter of docs/conformance.md, until ten have failed.
+func runRows(p *child, chapter string) (m *mismatch) {
+	first, err := p.dial()
 	if err != nil {
-		a.broken = err.Error()
-		return a
-	}
-	for _, c := range x.checks {
-		var f *mismatch
-		if row, ok := strings.CutPrefix(c.sent, "rows "); ok {
-			f = c.runRows(t, command, "127.0.0.1:"+port, row)
-		} else {
-			f = c.run(command, port)
-		}
-		if f == nil {
-			a.passed++
-		} else {
-			a.faults[c.name] = f
-		}
-	}
-	return a
-}
-
-// runRows starts a server of the student's and sends it the rows marked M of a chapter of
-// docs/conformance.md.
-func (c check) runRows(t testing.TB, command []string, addr, chapter string) *mismatch {
-	var printed limitedBuffer
-	program := exec.Command(command[0], command[1:]...)
-	program.Stdout, program.Stderr, program.WaitDelay = &printed, &printed, time.Second
-	if err := program.Start(); err != nil {
-		return &mismatch{"a program that starts", err.Error(), 0, "is it installed?", ""}
-	}
-	ended := make(chan bool)
-	go func() { program.Wait(); close(ended) }()
-	defer func() { program.Process.Kill(); <-ended }()
-	first, err := reach(addr, ended)
-	if err != nil {
-		return &mismatch{"a server", printed.String(), 0, err.Error(), ""}
+		return &mismatch{expected: "a server", came: p.printed.String(), cause: err.Error()}
 	}
 	first.Close()
-	passed, total, f := 0, 0, (*mismatch)(nil)
+	passed, failed := 0, 0
 	for _, row := range allRows() {
-		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") {
+		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") || failed == 10 {
 			continue
 		}
-		total++
-		reply, err := patientExchange(addr, row, 1<<20, answerWait, wholeAnswer)
+		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
 		faults := row.verdict(reply, other)
 		if err != nil {
 			faults = append(faults, err.Error())
 		}
 		if len(faults) == 0 {
 			passed++
-		} else if f == nil {
-			f = &mismatch{"row " + row.name + ": " + row.want, reply, 0, faults[0] + "\nsent " + visible(row.send), ""}
+			continue
 		}
-		if total-passed == 10 {
-			break // enough to do
+		if failed++; m == nil {
+			m = &mismatch{expected: row.name + ": " + row.want, came: reply,
+				cause: faults[0] + "\nsent " + visible(row.send)}
 		}
 	}
-	if f != nil {
-		f.cause = fmt.Sprintf("%d rows pass before 10 fail or the chapter ends\n%s", passed, f.cause)
+	if m != nil {
+		m.cause = fmt.Sprintf("%d rows pass, %d fail; this is the first:\n%s", passed, failed, m.cause)
 	}
-	return f
+	return m
+}
+
+// An attempt is what came of one file of an exercise.
+type attempt struct {
+	passed     int
+	mismatches map[string]*mismatch // by check
+	broken     string               // what the compiler says
+}
+
+func (a attempt) ok() bool { return a.broken == "" && len(a.mismatches) == 0 }
+
+// attempt runs all checks of an exercise on a file.
+func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
+	a := attempt{mismatches: map[string]*mismatch{}}
+	command, err := x.prepare(t, file, portForProgram(), flags...)
+	if err != nil {
+		a.broken = err.Error()
+		return a
+	}
+	for _, c := range x.checks {
+		if m := c.run(command); m != nil {
+			a.mismatches[c.name] = m
+		} else {
+			a.passed++
+		}
+	}
+	return a
 }
 
 // ascii shows bytes as a Go string does, at most 72 of them, and where byte at stands.
 func ascii(text string, at int) (shown string, column int) {
-	from := max(0, at-48)
 	show := func(s string) string {
 		quoted := strconv.QuoteToASCII(s)
 		return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 	}
-	if text == "" {
-		return "(nothing)", 0
-	}
+	from := max(0, at-48)
 	shown = show(text[from:min(len(text), from+72)])
 	if from+72 < len(text) {
 		shown += " ..."
 	}
-	return shown, len(show(text[from:min(at, len(text))]))
+	return cmp.Or(shown, "(nothing)"), len(show(text[from:min(at, len(text))]))
 }
 
-// report prints what an attempt has shown, in ASCII, so that any terminal can show it.
+// report prints what an attempt has shown, in ASCII, so that any terminal can show it. Only
+// the first mismatch is shown whole: one thing at a time.
 func (x exercise) report(a attempt) {
-	fmt.Printf("\nExercise %s  %-40s %d of %d\n", x.number(), x.title, a.passed, len(x.checks))
+	fmt.Printf("\nExercise %s  %-45s %d of %d\n", x.number, x.title, a.passed, len(x.checks))
 	if a.broken != "" {
 		fmt.Printf("  it does not compile:\n%s\n", a.broken)
 		return
 	}
 	shown := false
 	for _, c := range x.checks {
-		f := a.faults[c.name]
-		if f == nil {
+		m := a.mismatches[c.name]
+		if m == nil {
 			fmt.Printf("  ok   %s\n", c.name)
 			continue
 		}
 		fmt.Printf("  NO   %s\n", c.name)
-		if shown { // one thing at a time
-			continue
+		if !shown {
+			x.explain(c, m)
 		}
 		shown = true
-		sent := regexp.MustCompile("([^`]*)`([^`]*)`").ReplaceAllString(c.sent, "$1$2")
-		expected, _ := ascii(f.expected, 0)
-		came, column := ascii(f.came, f.at)
-		fmt.Printf("       sent      %s\n       expected  %s\n       came      %s\n                 %s^ %s\n",
-			sent[:min(len(sent), 200)], expected, came, strings.Repeat(" ", column),
-			strings.ReplaceAll(f.cause, "\n", "\n                 "))
-		if line, _, _ := strings.Cut(f.printed, "\n"); line != "" {
-			line, _ = ascii(line, 0)
-			fmt.Printf("       printed   %s\n", line)
-		}
-		fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number())
 	}
 }
 
-// begin puts the starters of an exercise where students work, a module of its own, so that
+func (x exercise) explain(c check, m *mismatch) {
+	const indent = "\n                 "
+	sent := regexp.MustCompile("([^`]*)`([^`]*)`").ReplaceAllString(c.sent, "$1$2")
+	expected, _ := ascii(m.expected, 0)
+	came, column := ascii(m.came, m.at)
+	fmt.Printf("       sent      %.200s\n       expected  %s\n       came      %s%s%s^ %s\n", sent, expected, came,
+		indent, strings.Repeat(" ", column), strings.ReplaceAll(m.cause, "\n", indent))
+	if line, _, _ := strings.Cut(m.printed, "\n"); line != "" {
+		line, _ = ascii(line, 0)
+		fmt.Printf("       printed   %s\n", line)
+	}
+	fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number)
+}
+
+// begin puts the starters of an exercise where students work: a module of its own, so that
 // neither git nor ./... sees what they do there.
 func (x exercise) begin(t testing.TB) (files []string) {
-	starters, _ := filepath.Glob(x.dir() + "/starter.*") // the pattern is right
+	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
 	if err := os.MkdirAll("mine", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -5827,7 +5820,7 @@ func (x exercise) begin(t testing.TB) (files []string) {
 func (x exercise) find(dir string) (file string, content []byte) {
 	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
 	for _, file = range files {
-		starter, _ := os.ReadFile(x.dir() + "/starter" + filepath.Ext(file)) // none: all differs
+		starter, _ := os.ReadFile(x.dir + "/starter" + filepath.Ext(file)) // none: all differs
 		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
 			break
 		}
@@ -5835,35 +5828,28 @@ func (x exercise) find(dir string) (file string, content []byte) {
 	return file, content
 }
 
-// passedList is where the exercises that pass are noted, with a sum of the file: one that was
-// changed since does not count.
-const passedList = "mine/passed.txt"
-
-func (x exercise) passedLine(content []byte) string {
-	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
-}
-
-// note writes down whether an exercise passes, and prints how many do.
+// note writes down in mine/passed.txt whether an exercise passes, and prints how many do. A
+// file that was changed since does not count.
 func (x exercise) note(t testing.TB, content []byte, passes bool) {
-	list, _ := os.ReadFile(passedList) // not there before the first passes
+	line := func(x exercise, content []byte) string {
+		return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
+	}
+	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
 	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
 	if passes {
-		text += x.passedLine(content)
+		text += line(x, content)
 	}
-	writeFile(t, passedList, text)
+	writeFile(t, "mine/passed.txt", text)
 	done, next := 0, ""
 	for _, x := range exercises() {
-		if _, content := x.find("mine"); strings.Contains(text, x.passedLine(content)) {
+		if _, content := x.find("mine"); strings.Contains(text, line(x, content)) {
 			done++
-		} else if next == "" {
-			next = x.number()
+		} else {
+			next = cmp.Or(next, x.number)
 		}
 	}
 	if passes {
-		fmt.Printf("  solution  %s\n", x.dir())
-		if next != "" {
-			fmt.Printf("  next      go test -run Exercise/%s\n", next)
-		}
+		fmt.Printf("  solution  %s\n  next      go test -run Exercise/%s\n", x.dir, next)
 	}
 	n := len(exercises())
 	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
@@ -5872,44 +5858,27 @@ func (x exercise) note(t testing.TB, content []byte, passes bool) {
 // TestExercise checks the files in mine/, when it is asked to: go test -run Exercise.
 func TestExercise(t *testing.T) {
 	asked := flag.Lookup("test.run").Value.String()
-	if !strings.Contains(asked, "Exercise") {
+	_, which, named := strings.Cut(asked, "/")
+	switch {
+	case !strings.Contains(asked, "Exercise"):
 		t.Skip("exercises are checked by go test -run Exercise")
-	}
-	if *classDir != "" {
+	case *classDir != "":
 		checkClass(t, *classDir)
 		return
-	}
-	_, which, named := strings.Cut(asked, "/")
-	if named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
+	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
 		return regexp.MustCompile(which).MatchString(x.name)
-	}) {
+	}):
 		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
 	}
 	notBegun := 0
 	for _, x := range exercises() {
 		t.Run(x.name, func(t *testing.T) {
 			file, content := x.find("mine")
-			switch {
-			case file == "" && !named:
+			if file == "" && !named {
 				notBegun++
-				t.Skip("not begun: go test -run Exercise/" + x.number())
-			case file == "":
-				fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      go test -run Exercise/%s\n",
-					x.number(), x.title, strings.Join(x.begin(t), " or "), x.dir(), x.number())
-				t.Fail()
-			case *tryByHand:
-				x.serveByHand(t, file)
-			default:
-				a := x.attempt(t, file)
-				x.report(a)
-				x.note(t, content, a.ok(x))
-				if *hintAsked > 0 && *hintAsked <= len(x.hints) {
-					fmt.Printf("\nHint %d of %d\n%s\n", *hintAsked, len(x.hints), x.hints[*hintAsked-1])
-				}
-				if !a.ok(x) {
-					t.Fail()
-				}
+				t.Skip("not begun: go test -run Exercise/" + x.number)
 			}
+			x.check(t, file, content)
 		})
 	}
 	if notBegun > 0 {
@@ -5917,17 +5886,35 @@ func TestExercise(t *testing.T) {
 	}
 }
 
-// serveByHand lets a student ask the program with curl. It proves nothing, so it fails.
-func (x exercise) serveByHand(t *testing.T, file string) {
-	command, err := x.prepare(t, file, "8000")
-	if err != nil {
-		t.Fatal(err)
+// check begins an exercise, serves it, or checks it. Only the last can succeed.
+func (x exercise) check(t *testing.T, file string, content []byte) {
+	if file == "" {
+		fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      go test -run Exercise/%s\n",
+			x.number, x.title, strings.Join(x.begin(t), " or "), x.dir, x.number)
+		t.Fail()
+		return
 	}
-	serveForAWhile(t, exec.Command(command[0], command[1:]...))
+	if *tryByHand {
+		command, err := x.prepare(t, file, "8000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		serveForAWhile(t, exec.Command(command[0], command[1:]...))
+		return
+	}
+	a := x.attempt(t, file)
+	x.report(a)
+	x.note(t, content, a.ok())
+	if *hintAsked > 0 && *hintAsked <= len(x.hints) {
+		fmt.Printf("\nHint %d of %d\n%s\n", *hintAsked, len(x.hints), x.hints[*hintAsked-1])
+	}
+	if !a.ok() {
+		t.Fail()
+	}
 }
 
-// serveForAWhile runs a program on the terminal until Ctrl-C, but not until the go command
-// ends the test.
+// serveForAWhile runs a program on the terminal until Ctrl-C, or until the go command would
+// end the test. It proves nothing, so it fails.
 func serveForAWhile(t *testing.T, program *exec.Cmd) {
 	program.Stdout, program.Stderr = os.Stdout, os.Stderr
 	fmt.Println("Serving on http://127.0.0.1:8000/ for 9 minutes; end it with Ctrl-C.")
@@ -5937,70 +5924,55 @@ func serveForAWhile(t *testing.T, program *exec.Cmd) {
 }
 
 // checkClass checks the exercises of all students: each has a directory, with the files of
-// mine/ in it or in its mine/. It prints tables and writes them to class.csv.
+// mine/ in it or in its mine/. It prints tables and writes class.csv.
 func checkClass(t *testing.T, dir string) {
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
 		"container without network, or under an account of its own.")
-	students, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatalf("-class is a directory with one directory for each student: %v", err)
-	}
-	csv, failing, begun := "student,exercise,passed,checks,first failing check\n", map[string]int{}, map[string]int{}
-	line := fmt.Sprintf("%-20s", "student")
-	for _, x := range exercises() {
-		line += fmt.Sprintf(" %5s", x.number())
-	}
-	fmt.Println(line)
+	table := "student,exercise,passed,checks,first failing check\n"
+	failing, begun := map[string]int{}, map[string]int{}
+	students, _ := filepath.Glob(filepath.Join(dir, "*", ".")) // directories alone
 	for _, student := range students {
-		if !student.IsDir() {
-			continue
-		}
-		line := fmt.Sprintf("%-20.20s", student.Name())
+		name := filepath.Base(student)
 		for _, x := range exercises() {
-			file, _ := x.find(filepath.Join(dir, student.Name()))
+			file, _ := x.find(student)
 			if file == "" {
-				file, _ = x.find(filepath.Join(dir, student.Name(), "mine"))
+				file, _ = x.find(filepath.Join(student, "mine"))
 			}
 			if file == "" {
-				line += "     -"
 				continue
 			}
+			begun[x.number]++
 			a, first := x.attempt(t, file), ""
-			begun[x.number()]++
-			cell := fmt.Sprintf("%d/%d", a.passed, len(x.checks))
 			if a.broken != "" {
-				first, cell = "does not compile", "build"
-				failing[x.number()+" does not compile"]++
+				first = "does not compile"
+				failing[x.number+" "+first]++
 			}
 			for _, c := range x.checks {
-				if a.faults[c.name] != nil {
-					failing[x.number()+" "+c.name]++
+				if a.mismatches[c.name] != nil {
+					failing[x.number+" "+c.name]++
 					first = cmp.Or(first, c.name)
 				}
 			}
-			if a.ok(x) {
-				cell = "ok"
-			} else {
+			fmt.Printf("%-20.20s  %-20s %2d of %2d  %s\n", name, x.name, a.passed, len(x.checks), first)
+			table += fmt.Sprintf("%q,%s,%d,%d,%q\n", name, x.name, a.passed, len(x.checks), first)
+			if !a.ok() {
 				t.Fail()
 			}
-			line += fmt.Sprintf(" %5s", cell)
-			csv += fmt.Sprintf("%q,%s,%d,%d,%q\n", student.Name(), x.name, a.passed, len(x.checks), first)
 		}
-		fmt.Println(line)
 	}
 	if len(begun) == 0 {
-		t.Fatalf("no exercise is begun in %s/*/: expected files like %s", dir, exercises()[0].name+".go")
+		t.Fatalf("expected files like %s/STUDENT/%s.go, found none", dir, exercises()[0].name)
 	}
-	names := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
-		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
-	})
 	fmt.Println("\nchecks that most fail:")
-	for _, name := range names[:min(len(names), 10)] {
-		fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
+	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
+		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
+	}) {
+		if i < 10 {
+			fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
+		}
 	}
-	path := filepath.Join(dir, "class.csv")
-	writeFile(t, path, csv)
-	fmt.Println("table:", path)
+	writeFile(t, filepath.Join(dir, "class.csv"), table)
+	fmt.Println("all of it:", filepath.Join(dir, "class.csv"))
 }
 
 // TestSolutions grades the grader: a starter fails, a solution passes, and each wrong answer
@@ -6008,50 +5980,67 @@ func checkClass(t *testing.T, dir string) {
 func TestSolutions(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("builds five programs for each exercise")
+		t.Skip("builds many programs for each exercise")
 	}
 	for _, x := range exercises() {
-		wrongs, _ := filepath.Glob(x.dir() + "/wrong-*") // the pattern is right
-		if len(wrongs) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
+		wrong, _ := filepath.Glob(x.dir + "/wrong-*") // the patterns are right
+		rest, _ := filepath.Glob(x.dir + "/s[ot]*.*")
+		if len(wrong) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
 			t.Errorf("%s: expected three wrong answers, three hints, a title and checks", x.name)
 		}
-		files, _ := filepath.Glob(x.dir() + "/*.[gpj]*")
-		for _, file := range files {
-			name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
-			if name == "README" {
-				continue
-			}
+		for _, file := range slices.Concat(rest, wrong) {
 			t.Run(x.name+"/"+filepath.Base(file), func(t *testing.T) {
 				t.Parallel()
-				if program := interpreters[filepath.Ext(file)]; program != "" {
-					if _, err := exec.LookPath(program); err != nil {
-						t.Skip("needs " + program)
-					}
-				}
-				a := x.attempt(t, file)
-				caught := regexp.MustCompile(`[Cc]aught by "(.*?)"`).FindSubmatch(must(os.ReadFile(file))(t))
-				switch {
-				case a.broken != "":
-					t.Error(a.broken)
-				case name == "solution" && !a.ok(x):
-					x.report(a)
-					t.Error("the solution fails")
-				case name == "solution" && os.Getenv("RAWSGI_TEST") == "all" && filepath.Ext(file) == ".go":
-					for range 20 {
-						if a := x.attempt(t, file, "-race"); !a.ok(x) {
-							x.report(a)
-							t.Fatalf("the solution fails at times: %s", a.broken)
-						}
-					}
-				case name == "starter" && a.ok(x):
-					t.Error("the starter passes")
-				case strings.HasPrefix(name, "wrong-") && (caught == nil || a.faults[string(caught[1])] == nil):
-					t.Errorf("expected %q to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.faults)))
-				}
+				x.checkOurs(t, file)
 			})
 		}
 	}
 }
+
+// checkOurs holds a starter, a solution or a wrong answer to its name.
+func (x exercise) checkOurs(t *testing.T, file string) {
+	if program := interpreters[filepath.Ext(file)]; program != "" {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	a := x.attempt(t, file)
+	if a.broken != "" {
+		t.Fatal(a.broken)
+	}
+	switch kind := filepath.Base(file)[:5]; kind {
+	case "start":
+		if a.ok() {
+			t.Error("the starter passes")
+		}
+	case "wrong":
+		caught := regexp.MustCompile(`Caught by "(.*?)":`).FindSubmatch(must(os.ReadFile(file))(t))
+		if caught == nil || a.mismatches[string(caught[1])] == nil {
+			t.Errorf("expected %s to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.mismatches)))
+		}
+	default:
+		times, flags := 1, []string{}
+		if os.Getenv("RAWSGI_TEST") == "all" {
+			times = 20
+			if x.served != "" || filepath.Ext(file) == ".go" {
+				flags = []string{"-race"}
+			}
+		}
+		for ; times > 0; times-- {
+			if !a.ok() {
+				x.report(a)
+				t.Fatalf("the solution fails: %s", a.broken)
+			}
+			if times > 1 {
+				a = x.attempt(t, file, flags...)
+			}
+		}
+	}
+}
+
+// ---------------------------------------------------------------- Bug hunts
+
+var huntAnswer = flag.String("answer", "", "the id of the row that a hunt's program breaks")
 
 // hunts are the mutants that a row catches, in the order of the chapters. A student is
 // given one without its mistake.
@@ -6079,24 +6068,44 @@ func TestHunt(t *testing.T) {
 	}
 	m := hunts()[n-1]
 	row := allRows()[slices.IndexFunc(allRows(), func(row row) bool { return row.id() == m.row })]
-	hints := []string{"The rule is one of chapter " + strings.TrimLeft(row.chapter, "ch0") + ".",
-		"It comes from " + row.source + ".", "Send " + visible(row.send)}
+	clues := []string{"It breaks a rule of chapter " + strings.TrimLeft(row.chapter, "ch0"),
+		"The rule comes from " + row.source, "Send " + visible(row.send)}
 	given := strings.ToUpper(*huntAnswer)
 	switch {
 	case *hintAsked > 0:
-		t.Error(hints[min(*hintAsked, 3)-1])
+		t.Error(clues[min(*hintAsked, 3)-1])
 	case given == m.row:
-		fmt.Printf("Right, %s: %s. The mistake: %s.\n", m.row, row.name[4:], m.mistake)
+		fmt.Printf("Right, it is %s. The mistake: %s.\n", row.name, m.mistake)
 	case given != "":
-		t.Errorf("%s is not the row. %s Another hint: go test -run Hunt/%d -hint 2", given, hints[0], n)
+		t.Errorf("It is not %s. %s; for more, go test -run Hunt/%d -hint 2", given, clues[0], n)
 	default:
 		path := filepath.Join(t.TempDir(), "hunt.exe")
 		build := exec.Command("go", "build", "-overlay", m.overlay(t), "-o", path, ".")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		fmt.Printf("Hunt %d breaks one row of docs/conformance.md. Send it bytes; then\n  go test -run Hunt/%d -answer ID\n", n, n)
+		fmt.Printf("Hunt %d: this program breaks one row of docs/conformance.md. Send it bytes, then\n"+
+			"  go test -run Hunt/%d -answer ID\n", n, n)
 		serveForAWhile(t, exec.Command(path, "-app", "environ", "-timeout", "2s"))
+	}
+}
+
+// TestHunts gives a wrong and the right answer, as a student does.
+func TestHunts(t *testing.T) {
+	if flag.Lookup("test.run").Value.String() != "" && strings.Contains(flag.Lookup("test.run").Value.String(), "Hunt/") {
+		t.Skip("a hunt was asked for")
+	}
+	t.Parallel()
+	if len(hunts()) < 10 {
+		t.Errorf("%d hunts", len(hunts()))
+	}
+	for _, c := range []struct{ answer, want string }{
+		{"x99", "It is not X99. It breaks a rule of chapter 3"}, {hunts()[0].row, "Right, it is " + hunts()[0].row},
+	} {
+		out, err := exec.Command(os.Args[0], "-test.run", "Hunt/1", "-answer", c.answer).CombinedOutput()
+		if !bytes.Contains(out, []byte(c.want)) || (err == nil) != (c.want[0] == 'R') {
+			t.Errorf("expected %q, got %v, %s", c.want, err, out)
+		}
 	}
 }
 
