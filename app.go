@@ -5,13 +5,22 @@
 // application: towards the gateway it is an application, towards the application it is a
 // gateway. (PEP 3333, "Middleware: Components that Play Both Sides")
 //
-// Each of these shows one thing and fits on a slide. The two tables at the top are what
-// -app and -use choose from; add yours there.
+// The two tables at the top are what -app and -use choose from; add yours there. The
+// parts of this file, each under a heading of its name:
+//
+//	Applications   from hello to a form and a directory of files: each shows one thing
+//	CGI host       starts a program for each request
+//	Proxy          forwards each request to another server
+//	Middleware     log, onion, upper, catch, auth
+//	Validate       the middleware that checks both sides against PEP 3333
+//	Lab            a page that shows what becomes of each byte
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed"
@@ -19,7 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
+	"html/template"
 	"io"
 	"iter"
 	"log"
@@ -36,8 +45,8 @@ import (
 	"path"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -54,69 +63,70 @@ type Application func(environ Environ, startResponse StartResponse) Body
 // Middleware wraps an application.
 type Middleware func(Application) Application
 
-// An entry is an application with its name, where it comes from, a line about it, and a
-// command to try it, in which URL stands for the place where it is mounted.
+// An entry is an application with its name, its source and chapter, a command to try it,
+// in which URL stands for the place where it is mounted, and a line about it.
 type entry struct {
-	name, from, about, try string
-	app                    Application
+	name, from, try string
+	app             Application
+	about           string
 }
 
 // Config is what some applications need from the command line.
 type Config struct {
-	Root     string        // a directory, for files
-	Script   string        // a CGI program or a directory of them, for cgi
-	Upstream string        // host:port,host:port, for proxy
-	Timeout  time.Duration // for a script or an upstream
+	Root     string        // the directory of files
+	Script   string        // the CGI program of cgi, or a directory of them
+	Programs int           // CGI programs that run at once; 0 means 64
+	Upstream string        // the servers behind proxy, host:port,host:port
+	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
 	OpenLab  bool          // others than this machine may use the lab
 }
 
 // applications returns all of them, in the order in which they are best met.
 func applications(c Config) []entry {
-	const pep, rfc = "PEP 3333", "RFC 3875, chapter 11"
 	entries := []entry{
-		{"hello", pep + ", chapter 8", "The smallest application: a function that returns one block.",
-			"curl -i URL", hello},
-		{"class", pep + ", chapter 8", "The body is an object; startResponse is called when its " +
-			"blocks are asked for.", "curl -i URL", class},
-		{"environ", pep + ", chapter 7", "What an application knows of its request, and how long " +
-			"the body was.", "curl -d name=value 'URL/path?a=4&b=4'", environ},
-		{"write", pep + ", chapter 8", "The imperative way: startResponse returns a writer.",
-			"curl -i URL", write},
-		{"clock", pep + ", chapter 8", "A generator: ten blocks, one each second, each sent at once.",
-			"curl -N URL", clock},
-		{"echo", pep + ", chapter 5", "Sends the body of the request back, block by block.",
-			"curl --data-binary @README.md URL", echo},
-		{"errors", pep + ", chapter 8", "Fails before its head is sent, or after it, or changes its " +
-			"mind in time.", "curl -i URL/before URL/after URL/excinfo", failing},
-		{"form", "Python's cgi module, chapter 10", "A form and an upload, taken apart and shown back.",
-			"curl -F name=value -F file=@README.md URL", form},
-		{"files", "RFC 1945, chapter 10", "A directory (-root) with wsgi.file_wrapper and " +
-			"If-Modified-Since.", "curl -i URL/", newFiles(c.Root)},
-		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "Two applications side by side: the path " +
-			"moves to SCRIPT_NAME.", "curl URL/a/x URL/b/x",
-			mount(map[string]Application{"/a": environ, "/b": hello}, environ)},
-		{"proxy", "RFC 9110, chapter 13", "Forwards to other servers (-upstream), in turn, over " +
-			"HTTP/1.0.", "curl -i URL/", newProxy(c.Upstream, c.Timeout)},
-		{"cgi", rfc, "Runs a CGI program (-script) for each request.",
-			"curl -i URL", newCGI(c.Script, c.Timeout)},
+		{"hello", "PEP 3333, chapter 8", "curl -i URL", hello,
+			"The smallest application: a function that returns one block."},
+		{"class", "PEP 3333, chapter 8", "curl -i URL", class,
+			"The body is an object; it calls startResponse when its blocks are asked for."},
+		{"environ", "PEP 3333, chapter 7", "curl -d name=value 'URL/path?a=4&b=4'", environ,
+			"Prints what an application knows of its request, and how long the body was."},
+		{"write", "PEP 3333, chapter 8", "curl -i URL", write,
+			"The imperative way: startResponse returns a writer."},
+		{"clock", "PEP 3333, chapter 8", "curl -N URL", clock,
+			"A generator: ten blocks, one each second, each sent at once."},
+		{"echo", "PEP 3333, chapter 5", "curl --data-binary @README.md URL", echo,
+			"Sends the body of the request back, block by block."},
+		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
+			"Fails before its head is sent, or after it, or changes its mind in time."},
+		{"form", "the cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
+			"Takes a form and an upload apart and shows the fields."},
+		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
+			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
+		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "curl URL/a/x URL/b/x",
+			mount(map[string]Application{"/a": environ, "/b": hello}, environ),
+			"Two applications side by side: the path moves to SCRIPT_NAME."},
+		{"proxy", "RFC 9110, chapter 13", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
+			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
+		{"cgi", "RFC 3875, chapter 11", "curl -i URL",
+			newCGI(c.Script, c.Timeout, c.Programs), "Runs a CGI program (-script) for each request."},
 	}
-	entries = append(entries, entry{"lab", "our own, chapter 0", "Type raw bytes, and watch what becomes of " +
-		"each, step by step.", "open URL in a browser", newLab(entries, c.OpenLab)})
+	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
+		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
-			entry.app = traced(entry.name, entry.app)
+			entry.app = watched(entry.name, entry.app)
 			entries[i] = entry
 		}
 		routes["/"+entry.name] = entry.app
 	}
 	gallery := mount(routes, newIndex(entries))
 	if c.Trace {
-		gallery = traced("gallery", gallery)
+		gallery = watched("gallery", gallery)
 	}
-	return append(entries, entry{"gallery", "our own, chapter 0", "The default: all of these, mounted under " +
-		"their names, with an index page.", "curl -i URL", gallery})
+	return append(entries, entry{"gallery", "our own, chapter 0", "curl -i URL", gallery,
+		"The default: all of these, mounted under their names, with an index page."})
 }
 
 // The middleware.
@@ -128,13 +138,23 @@ var middlewares = []struct {
 	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
 		onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.", catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
+		catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
-	{"validate", "Holds both sides to the rules of PEP 3333, and names who breaks one.",
+	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
 		validate},
 }
 
-var textPlain = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
+// ---------------------------------------------------------------- Applications
+
+// textPlain is the header of a plain text. A browser shows nothing of it until there are
+// enough bytes to guess whether it is one; nosniff tells it to show each as it comes, and
+// never to take the text for a page.
+var (
+	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
+	textAtOnce = []Header{textPlain[0], nosniff}
+	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
+)
 
 // hello is the smallest application.
 func hello(environ Environ, startResponse StartResponse) Body {
@@ -142,8 +162,8 @@ func hello(environ Environ, startResponse StartResponse) Body {
 	return Blocks{[]byte("Hello, World!\n")}
 }
 
-// class returns an object. Nothing has happened when it does: the gateway's first step
-// into the loop of All runs startResponse, which PEP 3333 allows.
+// class returns an object and has done nothing else. The gateway's first step into the
+// loop of All runs startResponse, which PEP 3333 allows.
 func class(environ Environ, startResponse StartResponse) Body {
 	return AppClass{environ, startResponse}
 }
@@ -170,14 +190,14 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	if err != nil {
 		panic(err) // the gateway answers a body cut short with 400, a slow one with 408
 	}
-	startResponse("200 OK", textPlain)
+	startResponse("200 OK", textAtOnce)
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
-		case *recorder: // who watches wants to see what there is without him
+		case *recorder: // hides the recorder's own key
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
-		default: // wsgi.input and the like: what they are says more than their address
+		default: // the type of wsgi.input says more than its address
 			fmt.Fprintf(&page, "%s: %T\n", key, value)
 		}
 	}
@@ -188,7 +208,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 // write sends its body through the writer that startResponse returns, as programs do that
 // cannot be turned inside out into a generator. (PEP 3333, "The write() Callable")
 func write(environ Environ, startResponse StartResponse) Body {
-	out := startResponse("200 OK", textPlain)
+	out := startResponse("200 OK", textAtOnce)
 	for n := 3; n > 0; n-- {
 		if _, err := fmt.Fprintf(out, "%d...\n", n); err != nil {
 			panic(err) // the client has left
@@ -201,11 +221,11 @@ func write(environ Environ, startResponse StartResponse) Body {
 var clock = newClock(10, time.Second)
 
 // newClock makes an application whose body takes time: a block, a pause, and so on. Each
-// block is sent before the next is asked for. What a generator in Python cleans up when
-// it is closed, defer cleans up here: it runs when the client has left, too.
+// block is sent before the next is asked for. A generator in Python cleans up when it is
+// closed; here defer does, at the end or when the client has left.
 func newClock(ticks int, pause time.Duration) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		return Stream(func(yield func([]byte) bool) {
 			ticker := time.NewTicker(pause)
 			defer ticker.Stop()
@@ -221,10 +241,15 @@ func newClock(ticks int, pause time.Duration) Application {
 	}
 }
 
-// echo sends back what it reads, without ever holding more than one block of it.
+// echo sends back the body that it reads, and never holds more than one block of it.
 func echo(environ Environ, startResponse StartResponse) Body {
+	length, method := environ.Get("CONTENT_LENGTH"), environ.Get("REQUEST_METHOD")
+	if length == "" && (method == "GET" || method == "HEAD") {
+		place := escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
+		return htmlPage(startResponse, "echo", baseURL(environ)+place)
+	}
 	headers := []Header{{"Content-Type", "application/octet-stream"}}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" {
+	if length != "" {
 		headers = append(headers, Header{"Content-Length", length})
 	}
 	startResponse("200 OK", headers)
@@ -233,35 +258,48 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
+	script := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
 	case "/after": // too late for a 500: the gateway hangs up
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		return Stream(func(yield func([]byte) bool) {
 			yield([]byte("This page will never be comp"))
 			panic(errors.New("the application failed after its head was sent"))
 		})
 	case "/excinfo": // the application makes its own error page, while it still can
-		startResponse("200 OK", textPlain)
+		startResponse("200 OK", textAtOnce)
 		err := errors.New("the database is on fire")
-		startResponse("503 Service Unavailable", textPlain, err)
+		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
+	case "", "/":
+		return htmlPage(startResponse, "errors", script) // links to the three
 	}
-	return notFound(environ, startResponse, "Try before, after or excinfo under "+
-		environ.Get("SCRIPT_NAME")+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
+}
+
+// plainly answers with a line of text.
+func plainly(startResponse StartResponse, status, text string, more ...Header) Body {
+	startResponse(status, slices.Concat(textAtOnce, more))
+	return Blocks{[]byte(text + "\n")}
 }
 
 // notFound answers 404 and says what could be asked instead.
-func notFound(environ Environ, startResponse StartResponse, hint string) Body {
-	startResponse("404 Not Found", textPlain)
-	return Blocks{[]byte("Nothing here. " + hint + "\n")}
+func notFound(startResponse StartResponse, hint string) Body {
+	return plainly(startResponse, "404 Not Found", "Nothing here. "+hint)
+}
+
+// unavailable answers 503 to a request that this server could serve at another time.
+func unavailable(startResponse StartResponse, reason string) Body {
+	return plainly(startResponse, "503 Service Unavailable", reason,
+		Header{"Retry-After", "1"})
 }
 
 // mount puts applications side by side, each under the prefix that is its key: "/app"
-// has /app, /app/ and /app/x, but not /application. The longest prefix that fits wins, and
-// moves from PATH_INFO, which is what is left for the application to interpret, to
-// SCRIPT_NAME, which is where it is:
+// has /app, /app/ and /app/x, but not /application. The longest prefix that fits wins. It
+// moves from PATH_INFO, the path that the application may interpret, to SCRIPT_NAME, the
+// place where the application is:
 //
 //	SCRIPT_NAME ""     PATH_INFO "/app/x"
 //	SCRIPT_NAME "/app" PATH_INFO "/x"
@@ -272,9 +310,9 @@ func mount(routes map[string]Application, fallback Application) Application {
 		return len(b) - len(a)
 	})
 	return func(environ Environ, startResponse StartResponse) Body {
-		path := environ.Get("PATH_INFO")
+		info := environ.Get("PATH_INFO")
 		for _, prefix := range prefixes {
-			rest, ok := strings.CutPrefix(path, prefix)
+			rest, ok := strings.CutPrefix(info, prefix)
 			if ok && (rest == "" || rest[0] == '/') {
 				environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + prefix
 				environ["PATH_INFO"] = rest
@@ -285,40 +323,54 @@ func mount(routes map[string]Application, fallback Application) Application {
 	}
 }
 
-// groups has the headings of the index, each above the application that begins the group.
-var groups = map[string]string{"form": "What web applications do",
+//go:embed docs/pages.html
+var pageTemplates string
+
+var pages = template.Must(template.New("").Parse(pageTemplates))
+
+// htmlPage answers with a page of docs/pages.html, filled with data. The page says that
+// it is UTF-8; what a client or a file system has given need not be.
+func htmlPage(startResponse StartResponse, name string, data any) Body {
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
+		panic(err) // the template does not fit the data
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}, nosniff})
+	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
+}
+
+// headings are those of the index, each above the first application of its group.
+var headings = map[string]string{"hello": "The interface", "form": "What web applications do",
 	"mount": "Applications made of others", "lab": "Watch it"}
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
+// An indexItem is an application on the index.
+type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
+
+// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
+// icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		script := environ.Get("SCRIPT_NAME")
-		if path := environ.Get("PATH_INFO"); path != "/" && path != "" {
-			return notFound(environ, startResponse, "The index is at "+script+"/")
+		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
+			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
 		}
-		startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
-		var page strings.Builder
-		page.WriteString(indexTop)
+		var items []indexItem
 		for _, entry := range entries {
-			if heading := groups[entry.name]; heading != "" {
-				fmt.Fprintf(&page, "</dl>\n<h2>%s</h2>\n<dl>\n", heading)
-			}
 			place := escapePath(script + "/" + entry.name)
-			fmt.Fprintf(&page, "<dt><a href=\"%s\">%s</a>\n<dd>%s <small>(%s)</small>\n<pre>%s</pre>\n",
-				html.EscapeString(place), entry.name, html.EscapeString(entry.about),
-				html.EscapeString(entry.from),
-				html.EscapeString(strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)))
+			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
+				Name: entry.name, From: entry.from, About: entry.about,
+				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
-		page.WriteString(indexEnd)
-		return Blocks{[]byte(page.String())}
+		return htmlPage(startResponse, "index", items)
 	}
 }
 
-// escapePath is the reverse of what the gateway did for PATH_INFO.
-func escapePath(path string) string { return (&url.URL{Path: path}).EscapedPath() }
+// escapePath reverses the decoding by which the gateway made PATH_INFO.
+func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
-// baseURL reconstructs the front of the URL that the client asked for: Host, if it sent
-// one, is what it calls this server. (PEP 3333, "URL Reconstruction")
+// baseURL reconstructs the front of the URL that the client asked for. Host, if there is
+// one, is the name by which the client calls this server. (PEP 3333, "URL
+// Reconstruction")
 func baseURL(environ Environ) string {
 	host := environ.Get("HTTP_HOST")
 	if host == "" {
@@ -327,94 +379,34 @@ func baseURL(environ Environ) string {
 	return environ.Get("wsgi.url_scheme") + "://" + host
 }
 
-const (
-	formTop = pageTop + `<title>rawsgi: a form</title>
-</head>
-<body>
-<h1>A form</h1>
-<form method="post" enctype="multipart/form-data">
-<p><label>Name <input name="name"></label></p>
-<p><label>File <input type="file" name="file"></label></p>
-<p><button>Send</button></p>
-</form>
-<table>
-<caption>What came with this request</caption>
-<tr><th>from</th><th>name</th><th>value</th></tr>
-`
-	formEnd = "</table>\n</body>\n</html>\n"
-	listTop = pageTop + `<title>rawsgi: files</title>
-</head>
-<body>
-<h1>%s</h1>
-<ul>
-`
-)
-
-// pageTop begins every page, for a phone and in the dark too.
-const pageTop = `<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 42rem; margin: 0 auto; padding: 1rem }
-dt { font-weight: bold; margin-top: 1.5rem }
-dd { margin: 0 }
-pre, td { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid; padding: .5rem }
-pre { margin: .25rem 0 }
-</style>
-`
-
-const indexTop = pageTop + `<title>rawsgi: the gallery</title>
-</head>
-<body>
-<h1>The gallery</h1>
-<p>Each application here is a Go function in <code>app.go</code>, called by the gateway
-that you started. Follow a link, or paste a command into another terminal and watch
-the bytes. The chapters are those of the course, which will stand in <code>docs</code>.</p>
-<h2>The interface</h2>
-<dl>
-`
-
-const indexEnd = `</dl>
-</body>
-</html>
-`
-
-// form shows what a browser makes of a form: the query string, a body in the coding of
-// query strings, or a body of parts with files in it. What is broken or too large is
-// refused, and a file passes by without being held.
+// form shows the fields that a browser makes of a form: the query string, a body in the
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, and a file passes by without being held.
 func form(environ Environ, startResponse StartResponse) Body {
 	fields, err := readForm(environ)
 	if err != nil {
 		panic(err) // a *Refusal, which the gateway answers with its status
 	}
-	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
-	var page strings.Builder
-	page.WriteString(formTop)
-	for _, field := range fields {
-		page.WriteString("<tr>")
-		for _, cell := range []string{field.from, field.name, field.value} {
-			cell = strings.ToValidUTF8(cell, "\uFFFD") // the page says that it is UTF-8
-			fmt.Fprintf(&page, "<td>%s</td>", html.EscapeString(cell))
-		}
-		page.WriteString("</tr>\n")
-	}
-	page.WriteString(formEnd)
-	return Blocks{[]byte(page.String())}
+	return htmlPage(startResponse, "form", fields)
 }
 
 // A formField is one line of the table that form shows.
-type formField struct{ from, name, value string }
+type formField struct{ From, Name, Value string }
 
+// Limits of a form.
 const (
-	formBytes = 1 << 20 // in an urlencoded body, which is held in memory
-	formParts = 1000    // in a body of parts
-	partBytes = 1000    // of each part are shown
-	nameBytes = 1 << 16 // in the names of all parts, of files and of types
+	formBytes  = 1 << 20 // in an urlencoded body, which is held in memory
+	formFields = 10000   // in a query string or an urlencoded body
+	formParts  = 1000    // in a body of parts
+	partHead   = 1 << 13 // bytes in the head of one part
+	partBytes  = 1000    // of each part are shown
+	nameBytes  = 1 << 16 // in the names of all parts, of files and of types
 )
+
+// tooLargeForm refuses a form that is over one of its limits.
+func tooLargeForm(format string, limit int) *Refusal {
+	return refuse(tooLarge, "RFC 9110 §15.5.14", "", 0, format, limit)
+}
 
 // readForm takes query string and body apart. Its errors are *Refusals.
 func readForm(environ Environ) ([]formField, error) {
@@ -425,33 +417,41 @@ func readForm(environ Environ) ([]formField, error) {
 	input := environ["wsgi.input"].(io.Reader)
 	kind, params, _ := mime.ParseMediaType(environ.Get("CONTENT_TYPE")) // "" if malformed
 	if charset := params["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
-		return nil, refuse("415 Unsupported Media Type", "RFC 9110 §15.5.16", "expected a form in UTF-8, "+
-			"as the page asks for, got charset=%s", quote(charset))
+		return nil, refuse("415 Unsupported Media Type", "RFC 9110 §15.5.16", "", 0,
+			"expected a form in UTF-8, as the page asks for, got charset=%s", quote(charset))
 	}
+	var more []formField
 	switch kind {
 	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		if err != nil {
-			return nil, err
-		}
-		if len(body) > formBytes {
-			return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "a form may have %d bytes; "+
-				"send files as multipart/form-data", formBytes)
-		}
-		more, err := readQuery("body", string(body))
-		return append(fields, more...), err
+		more, err = readCoded(input)
 	case "multipart/form-data":
-		more, err := readParts(multipart.NewReader(input, params["boundary"]))
-		return append(fields, more...), err
+		more, err = readParts(input, params["boundary"])
 	}
-	return fields, nil
+	return append(fields, more...), err
+}
+
+// readCoded reads a body in the coding of query strings.
+func readCoded(input io.Reader) ([]formField, error) {
+	body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > formBytes {
+		return nil, tooLargeForm("a form may have %d bytes; send files as "+
+			"multipart/form-data", formBytes)
+	}
+	return readQuery("body", string(body))
 }
 
 // readQuery takes "a=1&b=%20" apart: names in order, values as they came.
 func readQuery(from, text string) (fields []formField, err error) {
+	if strings.Count(text, "&") >= formFields { // more than url.ParseQuery takes
+		return nil, tooLargeForm("a form may have %d fields", formFields)
+	}
 	values, err := url.ParseQuery(text)
 	if err != nil {
-		return nil, refuse(badRequest, "HTML 4.01 §17.13.4", "expected name=value&name=value: %v", err)
+		return nil, refuse(badRequest, "HTML 4.01 §17.13.4", "", 0,
+			"expected name=value&name=value, escaped as in a URL: %s", quote(err.Error()))
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		for _, value := range values[name] {
@@ -462,42 +462,80 @@ func readQuery(from, text string) (fields []formField, err error) {
 }
 
 // readParts goes through the parts of a body and keeps the beginning of each.
-func readParts(reader *multipart.Reader) (fields []formField, err error) {
+func readParts(input io.Reader, boundary string) (fields []formField, err error) {
+	limited := &headLimit{Reader: input}
+	reader := multipart.NewReader(limited, boundary)
 	names := 0
 	for len(fields) < formParts {
+		limited.inHead, limited.allowed = true, partHead
 		part, err := reader.NextPart()
+		limited.inHead = false
 		if err == io.EOF {
 			return fields, nil
 		}
-		var start []byte
-		var rest int64
-		if err == nil {
-			start, err = io.ReadAll(io.LimitReader(part, partBytes))
-		}
-		if err == nil {
-			rest, err = io.Copy(io.Discard, part)
-		}
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			return nil, err // the body did not arrive whole
-		}
 		if err != nil {
-			return nil, refuse(badRequest, "RFC 7578 §4", "a part cannot be read: %v", err)
+			return nil, badPart(err)
 		}
-		kind := part.Header.Get("Content-Type")
-		if names += len(part.Header.Get("Content-Disposition")) + len(kind); names > nameBytes {
-			return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "the names in a form may have %d bytes", nameBytes)
+		names += len(part.Header.Get("Content-Disposition"))
+		names += len(part.Header.Get("Content-Type"))
+		if names > nameBytes {
+			return nil, tooLargeForm("the names in a form may have %d bytes", nameBytes)
 		}
-		field := formField{"part", part.FormName(), string(start)}
-		if file := part.FileName(); file != "" {
-			field.value = fmt.Sprintf("the file %s, %d bytes of %s", file,
-				int64(len(start))+rest, kind)
-		} else if rest > 0 {
-			field.value += "…"
+		field, err := readPart(part)
+		if err != nil {
+			return nil, badPart(err)
 		}
 		fields = append(fields, field)
 	}
-	return nil, refuse(tooLarge, "RFC 9110 §15.5.14", "a form may have %d parts", formParts)
+	return nil, tooLargeForm("a form may have %d parts", formParts)
+}
+
+// readPart keeps the beginning of a part and reads the rest.
+func readPart(part *multipart.Part) (formField, error) {
+	start, err := io.ReadAll(io.LimitReader(part, partBytes))
+	if err != nil {
+		return formField{}, err
+	}
+	rest, err := io.Copy(io.Discard, part)
+	value := string(start)
+	if file := part.FileName(); file != "" {
+		value = fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
+			part.Header.Get("Content-Type"))
+	} else if rest > 0 {
+		value += "…"
+	}
+	return formField{"part", part.FormName(), value}, err
+}
+
+// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
+// not arrive whole, or the head of the part is too large.
+func badPart(err error) *Refusal {
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		return refusal
+	}
+	return refuse(badRequest, "RFC 7578 §4", "", 0, "a part cannot be read: %s", quote(err.Error()))
+}
+
+// A headLimit limits the head of each part of a body, of which mime/multipart alone would
+// hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
+// between the end of one part and the end of the next head.
+type headLimit struct {
+	io.Reader
+	inHead  bool
+	allowed int // bytes, while inHead
+}
+
+func (h *headLimit) Read(p []byte) (int, error) {
+	if !h.inHead {
+		return h.Reader.Read(p)
+	}
+	if h.allowed == 0 {
+		return 0, tooLargeForm("the head of a part may have %d bytes", partHead)
+	}
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
+	h.allowed -= n
+	return n, err
 }
 
 // newFiles makes an application that serves the files of a directory and never leaves
@@ -505,55 +543,80 @@ func readParts(reader *multipart.Reader) (fields []formField, err error) {
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
-			startResponse("405 Method Not Allowed", append(textPlain[:1:1], Header{"Allow", "GET, HEAD"}))
-			return Blocks{[]byte("A file can only be read.\n")}
+			return plainly(startResponse, "405 Method Not Allowed",
+				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
 		root, err := os.OpenRoot(directory)
+		if errors.Is(err, os.ErrNotExist) {
+			return notFound(startResponse, "The server's -root does not exist.")
+		}
 		if err != nil {
-			return notFound(environ, startResponse, "The server's -root is not a directory.")
+			return cannotServe(environ, startResponse, err)
 		}
 		defer root.Close() // files opened below stay open
-		path := environ.Get("PATH_INFO")
-		name := strings.Trim(path, "/")
-		if name == "" {
-			name = "."
-		}
-		info, err := root.Stat(name)
-		switch {
-		case err != nil, !info.IsDir() && (strings.HasSuffix(path, "/") || !info.Mode().IsRegular()):
-			return notFound(environ, startResponse, "No file has this name.")
-		case info.IsDir() && !strings.HasSuffix(path, "/"):
-			return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+path+"/")
-		case info.IsDir():
-			return serveDirectory(root, name, environ, startResponse)
-		}
-		return serveFile(root, name, environ, startResponse)
+		return servePath(root, environ, startResponse)
 	}
 }
 
-// redirect sends the client to another path here. RFC 1945 §10.11 wants a whole URL.
-func redirect(environ Environ, startResponse StartResponse, path string) Body {
-	location := baseURL(environ) + escapePath(path)
+// servePath serves the file or directory that PATH_INFO names.
+func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body {
+	info := environ.Get("PATH_INFO")
+	name := cmp.Or(strings.Trim(info, "/"), ".")
+	slash := strings.HasSuffix(info, "/")
+	stat, err := root.Stat(name)
+	switch {
+	case err != nil:
+		return cannotServe(environ, startResponse, err)
+	case stat.IsDir() && !slash:
+		return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+info+"/")
+	case stat.IsDir():
+		return serveDirectory(root, name, environ, startResponse)
+	case slash || !stat.Mode().IsRegular(): // a pipe or a device could block for ever
+		return cannotServe(environ, startResponse, os.ErrNotExist)
+	}
+	return serveFile(root, name, environ, startResponse)
+}
+
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
+// if too many files are open, which it logs, otherwise 404, so that nobody learns which
+// files exist outside of the directory.
+func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+		return unavailable(startResponse, "Too many files are open: try again.")
+	}
+	return notFound(startResponse, "No file has this name.")
+}
+
+// redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
+// URL.
+func redirect(environ Environ, startResponse StartResponse, to string) Body {
+	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
 		location += "?" + query
 	}
-	startResponse("301 Moved Permanently", append(textPlain[:1:1], Header{"Location", location}))
-	return Blocks{[]byte("See " + location + "\n")}
+	return plainly(startResponse, "301 Moved Permanently",
+		"A directory ends with a slash: see the header Location.",
+		Header{"Location", location})
 }
 
 // serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
-func serveFile(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+func serveFile(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	file, err := root.Open(name)
 	if err != nil {
-		return notFound(environ, startResponse, "This file cannot be read.")
+		return cannotServe(environ, startResponse, err)
 	}
-	info, err := file.Stat()
+	stat, err := file.Stat()
 	if err != nil {
 		panic(err)
 	}
-	modified := info.ModTime().UTC().Truncate(time.Second)
+	modified := stat.ModTime().UTC().Truncate(time.Second)
 	if now := time.Now().UTC(); modified.After(now) {
-		modified = now // an answer is not older than what it sends (RFC 1945 §10.10)
+		modified = now // an answer is not older than the file in it (RFC 1945 §10.10)
 	}
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
 	if !modifiedSince(modified, environ) {
@@ -561,345 +624,176 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	kind := mime.TypeByExtension(path.Ext(name))
-	switch {
-	case path.Ext(name) == ".md" || path.Ext(name) == ".go":
-		kind = textPlain[0].Value // so that browsers show them
-	case kind == "":
-		kind = "application/octet-stream"
-	}
-	startResponse("200 OK", append(headers, Header{"Content-Type", kind},
-		Header{"X-Content-Type-Options", "nosniff"}))
+	headers = append(headers, Header{"Content-Type", contentType(name)}, nosniff)
+	startResponse("200 OK", headers)
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
 	return newFileWrapper(file) // a gateway need not have one
 }
 
-// httpDate is the form of dates that HTTP prefers, and httpDates has those that it had
-// before, too. (RFC 9110 §5.6.7)
-const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
-
-var httpDates = []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC}
-
-// modifiedSince reports whether the client does not have what was modified then. It may
-// not if it asks in another way, or its date cannot be read or has yet to come. (RFC 1945
-// §10.9; RFC 9110 §13.1.3)
-func modifiedSince(modified time.Time, environ Environ) bool {
-	if environ["HTTP_IF_NONE_MATCH"] != nil {
-		return true
+// contentType guesses the type of a file from its name.
+func contentType(name string) string {
+	switch extension := path.Ext(name); extension {
+	case ".md", ".go":
+		return textPlain[0].Value // so that browsers show them
+	default:
+		return cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
 	}
-	for _, form := range httpDates {
-		since, err := time.Parse(form, environ.Get("HTTP_IF_MODIFIED_SINCE"))
-		if err == nil {
-			return modified.After(since) || since.After(time.Now())
-		}
-	}
-	return true
 }
 
-// serveDirectory sends the directory's index.html, or a list of what is in it.
-func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+// httpDate is the form of dates that HTTP prefers.
+const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
+// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
+// 9110 §5.6.7)
+func parseDate(text string) (date time.Time, err error) {
+	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
+		if date, err = time.Parse(form, text); err == nil {
+			break
+		}
+	}
+	return date, err
+}
+
+// modifiedSince reports whether a file was modified after the client's copy. The answer
+// is yes without a date that can be read and is not in the future; and with
+// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+func modifiedSince(modified time.Time, environ Environ) bool {
+	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
+	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
+		modified.After(since) || since.After(time.Now())
+}
+
+// A listing is the page of a directory. Its links are relative and escaped.
+type listing struct {
+	Path  string
+	Items []struct{ Link, Name string }
+}
+
+// serveDirectory sends the directory's index.html, or a list of its files and
+// directories. The list leaves out what servePath always refuses: links that lead out or
+// nowhere, pipes and devices.
+func serveDirectory(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	index := path.Join(name, "index.html")
-	if info, err := root.Stat(index); err == nil && info.Mode().IsRegular() {
+	if stat, err := root.Stat(index); err == nil && stat.Mode().IsRegular() {
 		return serveFile(root, index, environ, startResponse)
 	}
 	directory, err := root.Open(name)
 	if err != nil {
-		return notFound(environ, startResponse, "This directory cannot be read.")
+		return cannotServe(environ, startResponse, err)
 	}
 	defer directory.Close()
-	entries, err := directory.ReadDir(-1)
+	names, err := directory.Readdirnames(-1)
 	if err != nil {
 		panic(err)
 	}
-	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	startResponse("200 OK", []Header{{"Content-Type", "text/html; charset=utf-8"}})
-	var page strings.Builder
-	fmt.Fprintf(&page, listTop, html.EscapeString(environ.Get("PATH_INFO")))
-	for _, entry := range entries {
-		name := entry.Name()
-		if entry.IsDir() {
-			name += "/"
+	slices.Sort(names)
+	list := listing{Path: environ.Get("PATH_INFO")}
+	for _, item := range names {
+		stat, err := root.Stat(path.Join(name, item))
+		if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
+			continue
 		}
-		fmt.Fprintf(&page, "<li><a href=\"./%s\">%s</a></li>\n",
-			html.EscapeString(url.PathEscape(entry.Name())+strings.TrimPrefix(name, entry.Name())),
-			html.EscapeString(strings.ToValidUTF8(name, "\uFFFD")))
+		slash := ""
+		if stat.IsDir() {
+			slash = "/"
+		}
+		list.Items = append(list.Items, struct{ Link, Name string }{
+			url.PathEscape(item) + slash, item + slash})
 	}
-	page.WriteString("</ul>\n</body>\n</html>\n")
-	return Blocks{[]byte(page.String())}
+	return htmlPage(startResponse, "listing", list)
 }
 
-// newProxy makes an application that forwards each request to one of several servers, in
-// turn, over HTTP/1.0, written by hand like the rest: role 3 of middleware in PEP 333's
-// list, load balancing and remote processing.
-func newProxy(upstreams string, timeout time.Duration) Application {
-	servers := strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
-	var turn atomic.Uint64
-	return func(environ Environ, startResponse StartResponse) Body {
-		if len(servers) == 0 {
-			return notFound(environ, startResponse, "Start the server with -upstream host:port.")
-		}
-		first := turn.Add(1)
-		var c net.Conn
-		err := errors.New("no upstream")
-		for i := uint64(0); i < uint64(len(servers)) && err != nil; i++ {
-			c, err = net.DialTimeout("tcp", servers[(first+i)%uint64(len(servers))], timeout)
-		}
-		if err != nil {
-			return badGateway(environ, startResponse, fmt.Errorf("no upstream answers: %w", err))
-		}
-		passed := false
-		defer func() {
-			if !passed {
-				c.Close() // after a panic, too
-			}
-		}()
-		upstream := &conn{Conn: c, timeout: timeout, eachRead: true}
-		body, err := forward(environ, startResponse, upstream)
-		if err != nil {
-			return badGateway(environ, startResponse, err)
-		}
-		passed = true
-		return body
-	}
+// ---------------------------------------------------------------- CGI host
+
+// A cgiHost is the host's side of CGI: an application that starts a program for each
+// request. (RFC 3875)
+type cgiHost struct {
+	script  string // the program, or a directory of programs
+	timeout time.Duration
+	slots   chan bool // holds a value for each program that runs
 }
 
-// badGateway answers for somebody who did not: 504 if it took too long, else 502. If the
-// head of an answer is stored already, this one replaces it.
-func badGateway(environ Environ, startResponse StartResponse, err error) Body {
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
-	status := gatewayStatus(err)
-	startResponse(status, textPlain, err)
-	return Blocks{[]byte(status + "\n")}
+// newCGI makes the application; programs is how many may run at once, 0 means 64.
+func newCGI(script string, timeout time.Duration, programs int) Application {
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, 64))}
+	return h.app
 }
 
-func gatewayStatus(err error) string {
-	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return "504 Gateway Timeout"
+// app runs the program that the request names.
+func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
+	if h.script == "" {
+		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
-	return "502 Bad Gateway"
+	program, stat, err := h.find(environ)
+	switch {
+	case errors.Is(err, errNoName):
+		return notFound(startResponse, "Name a program after "+
+			escapePath(environ.Get("SCRIPT_NAME"))+"/")
+	case err != nil:
+		return cannotServe(environ, startResponse, err)
+	case !stat.Mode().IsRegular() || runtime.GOOS != "windows" && stat.Mode()&0o111 == 0:
+		return plainly(startResponse, "403 Forbidden", "This is not a program.")
+	}
+	return h.run(program, environ, startResponse)
 }
 
-// forward sends the request to upstream and passes on its answer. Once a body is
-// returned, that closes the connection.
-func forward(environ Environ, startResponse StartResponse, upstream *conn) (Body, error) {
-	if _, err := io.WriteString(upstream, upstreamHead(environ)); err != nil {
-		return nil, err
+var errNoName = errors.New("the path does not begin with the name of a program")
+
+// find returns the path of the program. If there is a directory of them, the first
+// segment of PATH_INFO is the name, and moves to SCRIPT_NAME.
+func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err error) {
+	if program, err = filepath.Abs(h.script); err != nil {
+		return "", nil, err
 	}
-	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
-	// ReadFrom, which has one for all.
-	if _, err := io.Copy(struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)); err != nil {
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			panic(err) // the client's fault, and the gateway's to answer
-		}
-		// Otherwise upstream may have answered without reading it all.
+	stat, err = os.Stat(program)
+	if err != nil || !stat.IsDir() {
+		return program, stat, err
 	}
-	h := &headReader{r: bufio.NewReader(upstream)}
-	status, err := readStatusLine(h)
-	if err != nil {
-		return nil, err
+	name, rest, slash := strings.Cut(strings.TrimPrefix(environ.Get("PATH_INFO"), "/"), "/")
+	if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
+		return "", nil, errNoName
 	}
-	fields, err := readHeader(h)
-	if err != nil {
-		return nil, err
+	if slash {
+		rest = "/" + rest
 	}
-	if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-		return nil, fmt.Errorf("upstream answers HTTP/1.0 with Transfer-Encoding: %s", coding)
-	}
-	headers := endToEnd(fields)
-	length, err := checkHead(status, headers)
-	if err != nil {
-		return nil, err
-	}
-	var body io.Reader = h.r
-	if length >= 0 {
-		body = &Input{r: h.r, length: length, left: length}
-	}
-	if environ.Get("REQUEST_METHOD") == "HEAD" || status[:3] == "204" || status[:3] == "304" {
-		body = strings.NewReader("") // whatever its Content-Length says
-	}
-	startResponse(status, headers)
-	return newFileWrapper(answer{body, upstream}, pieceSize), nil
+	environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
+	environ["PATH_INFO"] = rest
+	program = filepath.Join(program, name)
+	stat, err = os.Lstat(program) // a link could lead out of the directory
+	return program, stat, err
 }
 
-// readStatusLine reads the first line of an answer.
-//
-//	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
-//
-// The reason may be missing, its space not, for startResponse; and it has spaces for tabs.
-// What is no line of HTTP/1.x is an error. (RFC 1945 §6.1)
-func readStatusLine(h *headReader) (status string, err error) {
-	line, err := h.line(headTooLarge)
-	if err != nil {
-		return "", err
-	}
-	version, rest, _ := strings.Cut(line, " ")
-	if !strings.HasPrefix(version, "HTTP/1.") {
-		return "", fmt.Errorf("expected a status line, got %s", quote(line))
-	}
-	code, reason, _ := strings.Cut(rest, " ")
-	return code + " " + strings.TrimSpace(strings.ReplaceAll(reason, "\t", " ")), nil
-}
-
-// An answer is the body of somebody else's answer, and what to close after it. If it
-// breaks before its first block, there is still time for a 502.
-type answer struct {
-	io.Reader
-	io.Closer
-}
-
-func (a answer) Read(p []byte) (int, error) {
-	n, err := a.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = refuse(gatewayStatus(err), "RFC 9110 §15.6.3", "the answer broke off: %v", err)
-	}
-	return n, err
-}
-
-// endToEnd returns the fields that are not about the connection on which they came, with
-// spaces for tabs, which startResponse refuses.
-func endToEnd(fields []Header) []Header {
-	var kept []Header
-	connection := ""
-	for _, field := range fields {
-		if strings.EqualFold(field.Name, "Connection") {
-			connection += "," + field.Value
-		}
-	}
-	for _, field := range fields {
-		if passesOn(connection, field.Name) {
-			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
-		}
-	}
-	return kept
-}
-
-// passesOn reports whether a field is for whoever is at the other end, and not only about
-// one connection, as those that Connection lists are. What it may not list passes on all
-// the same: without its length, a body would be read as a request of its own.
-// Proxy-Connection, which no RFC has, an application may use. (RFC 9110 §7.6.1)
-func passesOn(connection, name string) bool {
-	return listed("Content-Length,Content-Type,Host", name) ||
-		!isHopByHop(name) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
-}
-
-// listed reports whether name stands in a comma-separated list, in any case.
-func listed(list, name string) bool {
-	for item := range strings.SplitSeq(list, ",") {
-		if strings.EqualFold(strings.Trim(item, " \t"), name) {
-			return true
-		}
-	}
-	return false
-}
-
-// upstreamHead makes the head of the request to an upstream out of an environ.
-func upstreamHead(environ Environ) string {
-	target := escapePath(environ.Get("PATH_INFO"))
-	if target == "" {
-		target = "/"
-	}
-	if query := environ.Get("QUERY_STRING"); query != "" {
-		target += "?" + query
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), target)
-	clients := environ.Get("REMOTE_ADDR")
-	if clients == "" {
-		clients = "unknown" // a Unix socket
-	}
-	if earlier := environ.Get("HTTP_X_FORWARDED_FOR"); earlier != "" {
-		clients = earlier + ", " + clients
-	}
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n", clients,
-		environ.Get("wsgi.url_scheme"))
-	for _, key := range slices.Sorted(maps.Keys(environ)) {
-		name, ok := strings.CutPrefix(key, "HTTP_")
-		if (key == "CONTENT_TYPE" || key == "CONTENT_LENGTH") && environ.Get(key) != "" {
-			name, ok = key, true
-		}
-		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
-		if ok && passesOn(environ.Get("HTTP_CONNECTION"), name) &&
-			!listed("Expect,X-Forwarded-For,X-Forwarded-Proto", name) {
-			fmt.Fprintf(&b, "%s: %s\r\n", name, environ.Get(key))
-		}
-	}
-	return b.String() + "\r\n"
-}
-
-// newCGI makes the host's side of CGI: an application that starts a program for each
-// request. script is that program, or a directory of them, in which the first segment of
-// the path is the name. (RFC 3875)
-func newCGI(script string, timeout time.Duration) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		if script == "" {
-			return notFound(environ, startResponse, "Start the server with -script.")
-		}
-		program, err := filepath.Abs(script)
-		if err != nil {
-			panic(err)
-		}
-		info, err := os.Stat(program)
-		if err == nil && info.IsDir() {
-			name, rest, slash := strings.Cut(strings.TrimPrefix(environ.Get("PATH_INFO"), "/"), "/")
-			if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
-				return notFound(environ, startResponse, "Name a program after "+environ.Get("SCRIPT_NAME")+"/")
-			}
-			program = filepath.Join(program, name)
-			info, err = os.Lstat(program) // a link could lead out of the directory
-			environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
-			environ["PATH_INFO"] = rest
-			if slash {
-				environ["PATH_INFO"] = "/" + rest
-			}
-		}
-		switch {
-		case err != nil:
-			return notFound(environ, startResponse, "No program has this name.")
-		case !info.Mode().IsRegular() || runtime.GOOS != "windows" && info.Mode()&0o111 == 0:
-			startResponse("403 Forbidden", textPlain)
-			return Blocks{[]byte("This is not a program.\n")}
-		}
-		return runScript(program, timeout, environ, startResponse)
-	}
-}
-
-// runScript starts a program, gives it the request, and passes on its answer.
-func runScript(program string, timeout time.Duration, environ Environ,
-	startResponse StartResponse) Body {
+// run starts a program, gives it the request, and passes on its answer.
+func (h *cgiHost) run(program string, environ Environ, startResponse StartResponse) Body {
 	input, err := spool(environ)
 	if err != nil {
 		panic(err)
 	}
 	defer input.Close() // the program has its own descriptor
-	s, err := startScript(program, input, timeout, environ)
+	select {
+	case h.slots <- true: // until script.wait takes it out
+	default:
+		return unavailable(startResponse, "Too many CGI programs run at once: try again.")
+	}
+	s, err := h.start(program, input, environ)
+	if err != nil {
+		<-h.slots
+	}
+	if errors.Is(err, syscall.E2BIG) {
+		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields are "+
+			"the program's environment, and larger than this system allows"))
+	}
 	if err != nil {
 		return badGateway(environ, startResponse, err)
 	}
-	passed := false
-	defer func() {
-		if !passed {
-			s.end(100 * time.Millisecond) // after a panic, too
-		}
-	}()
-	h := &headReader{r: bufio.NewReader(s)}
-	fields, err := readHeader(h)
+	body, err := s.answer(environ, startResponse)
 	if err != nil {
 		return badGateway(environ, startResponse, err)
 	}
-	if location, _ := lookup(fields, "Location"); strings.HasPrefix(location, "/") && len(fields) == 1 {
-		return localRedirect(location, environ, startResponse)
-	}
-	status, headers, err := cgiAnswer(fields)
-	if err != nil {
-		return badGateway(environ, startResponse, err)
-	}
-	startResponse(status, headers)
-	passed = true
-	return newFileWrapper(answer{h.r, s}, pieceSize)
+	return body
 }
 
 // spool writes the body of the request to a file: a program can then read it or not, in
@@ -912,8 +806,8 @@ func spool(environ Environ) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// On Unix, it lives on while it is open, whatever happens to us; on Windows this fails,
-	// and it stays.
+	// On Unix, the file without a name lives while it is open, whatever happens to us. On
+	// Windows this fails, and the file stays.
 	os.Remove(file.Name())
 	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
 		_, err = file.Seek(0, io.SeekStart)
@@ -927,13 +821,11 @@ func spool(environ Environ) (*os.File, error) {
 
 // A script is a CGI program that runs.
 type script struct {
-	command *exec.Cmd
-	output  *os.File
-	errors  *os.File // its standard error
-	timeout time.Duration
-	timer   *time.Timer
-	late    atomic.Bool // it was killed, because it was silent for too long
-	ended   chan bool   // closed when it has ended, and all that it started
+	host     *cgiHost
+	command  *exec.Cmd
+	output   *os.File
+	problems *os.File  // its standard error
+	ended    chan bool // closed when it has ended, and all that it started
 }
 
 // scripts are the CGI programs that run: the keys are *script.
@@ -947,26 +839,25 @@ func endScripts() {
 	})
 }
 
-// startScript starts the program in its directory, with a small clean environment and in
-// a process group of its own.
-func startScript(program string, input *os.File, timeout time.Duration,
-	environ Environ) (*script, error) {
-	output, out, err := os.Pipe()
+// start starts the program in its directory, with a small clean environment and in a
+// process group of its own.
+func (h *cgiHost) start(program string, input *os.File, environ Environ) (*script, error) {
+	output, stdout, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() // the program has its own
-	problems, problem, err := os.Pipe()
+	defer stdout.Close() // the program has its own
+	problems, stderr, err := os.Pipe()
 	if err != nil {
 		output.Close()
 		return nil, err
 	}
-	defer problem.Close()
-	s := &script{command: exec.Command(program), output: output, errors: problems,
-		timeout: timeout, ended: make(chan bool)}
+	defer stderr.Close()
+	s := &script{host: h, command: exec.Command(program), output: output, problems: problems,
+		ended: make(chan bool)}
 	s.command.Dir = filepath.Dir(program)
 	s.command.Env = cgiVariables(program, environ)
-	s.command.Stdin, s.command.Stdout, s.command.Stderr = input, out, problem
+	s.command.Stdin, s.command.Stdout, s.command.Stderr = input, stdout, stderr
 	s.command.SysProcAttr = ownGroup()
 	if err := s.command.Start(); err != nil {
 		output.Close()
@@ -974,42 +865,56 @@ func startScript(program string, input *os.File, timeout time.Duration,
 		return nil, err
 	}
 	scripts.Store(s, nil)
-	s.timer = time.AfterFunc(timeout, s.expire)
 	go s.wait(environ["wsgi.errors"].(io.Writer))
 	return s, nil
 }
 
-// wait logs what the program says on standard error and how it ends, and ends what it has
-// left running.
-func (s *script) wait(log io.Writer) {
+// answer reads the head of the program's answer and returns its body, which ends the
+// program when it is closed.
+func (s *script) answer(environ Environ, startResponse StartResponse) (body Body, err error) {
+	defer func() {
+		if body == nil { // an error, or a panic
+			s.stop(100 * time.Millisecond)
+		}
+	}()
+	h := &headReader{r: bufio.NewReader(s)}
+	fields, err := readHeader(h)
+	if err != nil {
+		return nil, err
+	}
+	location, _ := lookup(fields, "Location")
+	if strings.HasPrefix(location, "/") && len(fields) == 1 {
+		s.stop(100 * time.Millisecond) // the other path may be a program of this host too
+		return localRedirect(location, environ, startResponse)
+	}
+	status, headers, err := cgiHead(fields)
+	if err != nil {
+		return nil, err
+	}
+	startResponse(status, headers)
+	return newFileWrapper(upstreamBody{h.r, s}, pieceSize), nil
+}
+
+// wait logs the program's standard error and how it ends, and ends its child processes.
+func (s *script) wait(errorLog io.Writer) {
 	copied := make(chan bool)
 	go func() {
-		io.Copy(log, s.errors) // ends with the program, or when we close it
+		io.Copy(errorLog, s.problems) // ends with the program, or when we close it
 		close(copied)
 	}()
 	if err := s.command.Wait(); err != nil {
-		fmt.Fprintf(log, "%s: %v\n", s.command.Path, err)
+		fmt.Fprintf(errorLog, "%s: %v\n", s.command.Path, err)
 	}
 	s.kill()
 	scripts.Delete(s)
 	select {
 	case <-copied:
-	case <-time.After(time.Second): // somebody left the group and keeps it open
+	case <-time.After(time.Second): // a process has left the group and keeps it open
 	}
-	s.errors.Close()
+	s.problems.Close()
 	<-copied
+	<-s.host.slots
 	close(s.ended)
-}
-
-// expire ends a program that has been silent for too long.
-func (s *script) expire() {
-	s.late.Store(true)
-	select {
-	case <-s.ended: // and its number may be another's by now
-	default:
-		s.kill()
-	}
-	s.output.Close()
 }
 
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
@@ -1024,22 +929,29 @@ func ownGroup() *syscall.SysProcAttr {
 
 // kill ends the program and its children. A negative number is a group, as for kill(2).
 func (s *script) kill() {
+	select {
+	case <-s.ended: // and its process number may be another's by now
+		return
+	default:
+	}
 	pid := -s.command.Process.Pid
 	if runtime.GOOS == "windows" {
 		pid = -pid
 	}
-	if group, err := os.FindProcess(pid); err == nil {
-		group.Kill() // fails if all have ended, as they should
+	if processes, err := os.FindProcess(pid); err == nil {
+		processes.Kill() // fails if all have ended, as they should
 	}
 }
 
-// Read reads from the program's output; each read sets its time limit anew.
+// Read reads from the program's output, and kills a program that has been silent for too
+// long. (Not on Windows, where pipes have no deadlines.)
 func (s *script) Read(p []byte) (int, error) {
-	s.timer.Reset(s.timeout)
+	// An error would mean that output is closed, and Read fails as well.
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout))
 	n, err := s.output.Read(p)
-	s.timer.Stop() // until the client has taken what was read
-	if err != nil && s.late.Load() {
-		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.timeout, os.ErrDeadlineExceeded)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.kill()
+		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout, err)
 	}
 	return n, err
 }
@@ -1048,34 +960,33 @@ func (s *script) Read(p []byte) (int, error) {
 // work to the end although its answer has been cut, by HEAD or by its own Content-Length.
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
-	s.timer.Reset(s.timeout)                   // for all of it
-	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
-	return s.end(s.timeout)
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // for all of it
+	io.CopyN(io.Discard, s.output, drainLimit)               // an error ends it as well
+	s.stop(s.host.timeout)
+	return nil
 }
 
-// end gives the program, which may have said all, a time to end by itself, and then ends it.
-func (s *script) end(grace time.Duration) error {
-	s.timer.Stop()
-	s.output.Close() // an error would mean that expire has closed it
+// stop gives the program some time to end by itself, and then ends it.
+func (s *script) stop(grace time.Duration) {
+	s.output.Close() // an error would mean that it is closed already
 	select {
 	case <-s.ended:
 	case <-time.After(grace):
 		s.kill()
 		<-s.ended
 	}
-	return nil
 }
 
-// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two that everybody
-// sets beside those and HTTP_*.
-var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "PATH_INFO",
-	"QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER", "REQUEST_METHOD",
-	"SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "SERVER_SOFTWARE",
-	"HTTPS", "REMOTE_PORT"}
+// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that
+// are usual, beside HTTP_*.
+var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE",
+	"PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER",
+	"REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
+	"SERVER_SOFTWARE", "HTTPS", "REMOTE_PORT"}
 
-// cgiVariables makes the environment of a CGI program: of environ what is CGI's, for we may
-// be a CGI program ourselves and have more in it, and PATH to find its interpreter.
-// Passwords are withheld. (RFC 3875 §4.1, §9.2)
+// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
+// which there may be others if we are a CGI program ourselves, and PATH to find an
+// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
 func cgiVariables(program string, environ Environ) []string {
 	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
 	if root := os.Getenv("SystemRoot"); root != "" {
@@ -1083,33 +994,35 @@ func cgiVariables(program string, environ Environ) []string {
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
-		variables = append(variables, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
+		variables = append(variables,
+			"PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
 		public := strings.HasPrefix(key, "HTTP_") &&
 			!listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
-		if ok && (public || slices.Contains(cgiNames, key)) && (key != "CONTENT_LENGTH" || text != "0") {
+		empty := key == "CONTENT_LENGTH" && text == "0"
+		if ok && !empty && (public || slices.Contains(cgiNames, key)) {
 			variables = append(variables, key+"="+text)
 		}
 	}
 	return variables
 }
 
-// cgiAnswer turns the head of a CGI program's answer into a status and headers.
+// cgiHead turns the head of a CGI program's answer into a status and headers.
 //
 //	Status: 404 Gone\n Content-Type: text/plain\n → "404 Gone", [{"Content-Type", …}]
 //	Location: http://h/\n                        → "302 Found", [{"Location", …}]
 //
 // (RFC 3875 §6.2, §6.3)
-func cgiAnswer(fields []Header) (status string, headers []Header, err error) {
+func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	status, hasStatus := lookup(fields, "Status")
 	_, isRedirect := lookup(fields, "Location")
 	_, hasType := lookup(fields, "Content-Type")
 	switch {
 	case hasStatus+isRedirect+hasType == 0:
-		return "", nil, errors.New("expected Status, Location or Content-Type in the answer of " +
-			"a CGI program")
+		return "", nil, errors.New("expected Status, Location or Content-Type in the " +
+			"answer of a CGI program")
 	case hasStatus == 0 && isRedirect > 0:
 		status = "302 Found"
 	case hasStatus == 0:
@@ -1124,7 +1037,8 @@ func cgiAnswer(fields []Header) (status string, headers []Header, err error) {
 
 // localRedirect has the whole server answer another path, as if it had been asked for
 // that, 10 times at most. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ, startResponse StartResponse) Body {
+func localRedirect(location string, environ Environ,
+	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: location}
@@ -1133,25 +1047,287 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	case count == 10:
 		err = errors.New("it comes after 10 others")
 	case !ok:
-		err = errors.New("nobody knows the application")
+		err = errors.New("the gateway does not name its application")
 	}
 	if err != nil {
-		return badGateway(environ, startResponse, fmt.Errorf("cannot follow the local redirect "+
-			"to %s: %w", quote(location), err))
+		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"] = count + 1
+	next["rawsgi.request_uri"] = location
 	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
 	next["PATH_INFO"], next["QUERY_STRING"] = q.Path, q.Query
 	next["wsgi.input"] = &Input{}
 	delete(next, "CONTENT_LENGTH")
 	delete(next, "CONTENT_TYPE")
-	return application(next, startResponse)
+	return application(next, startResponse), nil
 }
 
-// logging prints what passes between gateway and application to wsgi.errors. It calls
-// the application once: an answer that is to be both logged and sent is passed on block
-// by block.
+// An upstreamBody is the body of another program's answer, and the program or connection
+// to close after it. If it breaks before its first block, a 502 can still be sent.
+type upstreamBody struct {
+	io.Reader
+	io.Closer
+}
+
+func (b upstreamBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = refuse(gatewayStatus(err), "RFC 9110 §15.6.3", "", 0, "the answer broke off: %s",
+			quote(err.Error()))
+	}
+	return n, err
+}
+
+// badGateway answers in place of a program or server that did not: 504 if it took too
+// long, else 502. If startResponse has stored the head of another answer, this one
+// replaces it.
+func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
+	status := gatewayStatus(err)
+	startResponse(status, textAtOnce, err)
+	return Blocks{[]byte(status + "\n")}
+}
+
+func gatewayStatus(err error) string {
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "504 Gateway Timeout"
+	}
+	return "502 Bad Gateway"
+}
+
+// endToEnd returns the fields that are not about the connection on which they came, with
+// spaces for tabs, which startResponse refuses.
+func endToEnd(fields []Header) []Header {
+	var kept []Header
+	connection := ""
+	for _, field := range fields {
+		if strings.EqualFold(field.Name, "Connection") {
+			connection += "," + field.Value
+		}
+	}
+	for _, field := range fields {
+		if isEndToEnd(connection, field.Name) {
+			value := strings.ReplaceAll(field.Value, "\t", " ")
+			kept = append(kept, Header{field.Name, value})
+		}
+	}
+	return kept
+}
+
+// isEndToEnd reports whether a field is end-to-end. The others are hop-by-hop: those that
+// no application may use, those that Connection lists, and Proxy-Connection, which is in
+// no RFC. Connection may not list the first three: without its length, a body would be
+// read as a request of its own. (RFC 9110 §7.6.1)
+func isEndToEnd(connection, name string) bool {
+	return listed("Content-Length,Content-Type,Host", name) ||
+		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) &&
+			!listed(connection, name) && !listed("Proxy-Connection", name)
+}
+
+// listed reports whether name stands in a comma-separated list, in any case.
+func listed(list, name string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(strings.Trim(item, " \t"), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// ---------------------------------------------------------------- Proxy
+
+// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
+// written by hand like the rest: load balancing and remote processing are the third role
+// of middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
+type proxy struct {
+	servers []string
+	timeout time.Duration
+	turn    atomic.Uint64
+	name    string // in Via, by which this proxy recognises a request that it has forwarded
+}
+
+// newProxy makes the application; upstreams is a list of host:port with commas between.
+func newProxy(upstreams string, timeout time.Duration) Application {
+	p := &proxy{timeout: timeout, name: "rawsgi-" + rand.Text()}
+	p.servers = strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
+	return p.app
+}
+
+// app forwards a request, unless it has come here before: the server that it goes to
+// would send it here again, without end. (RFC 9110 §7.6.3)
+func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
+	if len(p.servers) == 0 {
+		return htmlPage(startResponse, "proxy", nil) // says how to name one
+	}
+	if strings.Contains(environ.Get("HTTP_VIA"), p.name) {
+		return plainly(startResponse, "508 Loop Detected",
+			"This proxy forwards to itself: see -upstream.")
+	}
+	c, err := p.dial()
+	if err != nil {
+		return badGateway(environ, startResponse, fmt.Errorf("no upstream answers: %w", err))
+	}
+	upstream := &conn{Conn: c, timeout: p.timeout, eachRead: true}
+	body, err := p.forward(environ, startResponse, upstream)
+	if err != nil {
+		return badGateway(environ, startResponse, err)
+	}
+	return body
+}
+
+// dial connects to the server whose turn it is, or to the first after it that answers.
+func (p *proxy) dial() (c net.Conn, err error) {
+	first, count := p.turn.Add(1), uint64(len(p.servers))
+	for i := range count {
+		c, err = net.DialTimeout("tcp", p.servers[(first+i)%count], p.timeout)
+		if err == nil {
+			break
+		}
+	}
+	return c, err
+}
+
+// forward sends the request to upstream and returns the body of its answer, which closes
+// the connection when it is closed.
+func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
+	body Body, err error) {
+	defer func() {
+		if body == nil { // an error, or a panic
+			upstream.Close()
+		}
+	}()
+	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
+		return nil, err
+	}
+	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
+	// ReadFrom, which has one for all.
+	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
+	_, err = io.Copy(out, in)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		panic(err) // the client's fault, and the gateway's to answer
+	} // another error need not matter: upstream may have answered without reading it all
+	h := &headReader{r: bufio.NewReader(upstream)}
+	status, headers, err := readAnswer(h)
+	if err != nil {
+		return nil, err
+	}
+	length, err := checkHead(status, headers)
+	if err != nil {
+		return nil, err
+	}
+	var content io.Reader = h.r
+	if length >= 0 {
+		content = &Input{r: h.r, length: length}
+	}
+	if environ.Get("REQUEST_METHOD") == "HEAD" || status[:3] == "204" || status[:3] == "304" {
+		content = strings.NewReader("") // whatever its Content-Length says
+	}
+	startResponse(status, headers)
+	return newFileWrapper(upstreamBody{content, upstream}, pieceSize), nil
+}
+
+// requestHead makes the head of the request to an upstream out of an environ.
+func (p *proxy) requestHead(environ Environ) string {
+	var b strings.Builder
+	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
+	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
+	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
+	clients := addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client)
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", clients)
+	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
+	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
+	for _, key := range slices.Sorted(maps.Keys(environ)) {
+		name, ok := strings.CutPrefix(key, "HTTP_")
+		if (key == "CONTENT_TYPE" || key == "CONTENT_LENGTH") && environ.Get(key) != "" {
+			name, ok = key, true
+		}
+		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		if ok && isEndToEnd(environ.Get("HTTP_CONNECTION"), name) &&
+			!listed("Expect,X-Forwarded-For,X-Forwarded-Proto,Via", name) {
+			fmt.Fprintf(&b, "%s: %s\r\n", name, environ.Get(key))
+		}
+	}
+	return b.String() + "\r\n"
+}
+
+// addItem appends an item to a comma-separated list, which may be empty.
+func addItem(list, item string) string {
+	if list == "" {
+		return item
+	}
+	return list + ", " + item
+}
+
+// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
+// client sent it, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same to
+// upstream. If that path is not PATH_INFO, because middleware has changed one of them or
+// the client sent a whole URL, PATH_INFO is escaped.
+func upstreamTarget(environ Environ) string {
+	info := environ.Get("PATH_INFO")
+	sent, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
+	target := strings.TrimPrefix(sent, escapePath(environ.Get("SCRIPT_NAME")))
+	decoded, err := url.PathUnescape(target)
+	if err != nil || decoded != info || !strings.HasPrefix(target, "/") {
+		target = cmp.Or(escapePath(info), "/")
+	}
+	if query := environ.Get("QUERY_STRING"); query != "" {
+		target += "?" + query
+	}
+	return target
+}
+
+// readAnswer reads the head of an upstream's answer, and passes over those of interim
+// answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
+// for. (RFC 9110 §15.2)
+func readAnswer(h *headReader) (status string, headers []Header, err error) {
+	for range 11 {
+		if status, err = readStatusLine(h); err != nil {
+			return "", nil, err
+		}
+		fields, err := readHeader(h)
+		if err != nil {
+			return "", nil, err
+		}
+		if strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
+			continue
+		}
+		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
+			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
+				"Transfer-Encoding: %s", quote(coding))
+		}
+		return status, endToEnd(fields), nil
+	}
+	return "", nil, errors.New("upstream sends more than 10 interim answers")
+}
+
+// readStatusLine reads the first line of an answer.
+//
+//	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
+//
+// The reason may be missing, its space not, for startResponse; and it has spaces for
+// tabs. A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
+func readStatusLine(h *headReader) (status string, err error) {
+	line, err := h.line(headTooLarge)
+	if err != nil {
+		return "", err
+	}
+	version, rest, _ := strings.Cut(line, " ")
+	if !strings.HasPrefix(version, "HTTP/1.") {
+		return "", fmt.Errorf("expected a status line, got %s", quote(line))
+	}
+	code, reason, _ := strings.Cut(rest, " ")
+	return code + " " + strings.TrimSpace(strings.ReplaceAll(reason, "\t", " ")), nil
+}
+
+// ---------------------------------------------------------------- Middleware
+
+// logging prints what passes between gateway and application to wsgi.errors. It calls the
+// application once, and passes each block of the answer on when it has printed it.
 func logging(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		out := environ["wsgi.errors"].(io.Writer)
@@ -1164,40 +1340,35 @@ func logging(application Application) Application {
 			fmt.Fprintf(out, "log: startResponse %q, %d headers\n", status, len(headers))
 			return startResponse(status, headers, excInfo...)
 		}
-		return loggedBody{wrappedBody{application(environ, start)}, out}
+		return mappedBody{application(environ, start), func(block []byte) []byte {
+			text := quote(string(block))
+			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
+			return block
+		}}
 	}
 }
 
-// A wrappedBody is what middleware returns around a body. Its Close passes the gateway's
-// call on, as whoever wraps a body has to, and it has no Len: middleware should promise
-// nothing about a body that it did not make. (PEP 3333, "Middleware")
-type wrappedBody struct{ Body }
-
-// Close closes the inner body, if it can be closed.
-func (b wrappedBody) Close() error {
-	if c, ok := b.Body.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
+// A mappedBody gives what change returns for each block of another body. Its Close passes
+// the gateway's call on, as a body around a body has to, and it has no Len: middleware
+// should promise nothing about a body that it did not make. (PEP 3333, "Middleware")
+type mappedBody struct {
+	body   Body
+	change func(block []byte) []byte
 }
 
-// A loggedBody is a body whose blocks are printed on their way.
-type loggedBody struct {
-	wrappedBody
-	out io.Writer
-}
-
-// All gives each block of the body as soon as that does.
-func (b loggedBody) All() iter.Seq[[]byte] {
+// All gives each block as soon as the other body gives it.
+func (b mappedBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for block := range b.Body.All() {
-			fmt.Fprintf(b.out, "log: a block of %d bytes: %s\n", len(block), quote(string(block)))
-			if !yield(block) {
+		for block := range blocks(b.body) {
+			if !yield(b.change(block)) {
 				return
 			}
 		}
 	}
 }
+
+// Close closes the other body.
+func (b mappedBody) Close() error { return closeBody(b.body) }
 
 // onion prints a line on the way in and one on the way out. Layers find out how deep they
 // are from a key of their own in environ.
@@ -1213,17 +1384,18 @@ func onion(application Application) Application {
 	}
 }
 
-// upper rewrites a plain text into capitals, PEP 3333's Latinator in small. Whoever changes
-// a body must drop its Content-Length and its Len, change what is written as well as what
-// is returned, and pass on a block for each block. (PEP 3333, "Middleware", "Block
-// Boundaries")
+// upper rewrites a plain text into capitals, a small form of PEP 3333's Latinator.
+// Middleware that changes a body must drop its Content-Length and its Len, change written
+// blocks as well as returned ones, and pass on a block for each block. (PEP 3333,
+// "Middleware", "Block Boundaries")
 func upper(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		text := false
+		text := false // known when startResponse is called, maybe in the first iteration
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
 			kind, _ := lookup(headers, "Content-Type")
-			_, coded := lookup(headers, "Content-Encoding") // what it hides is no text
-			if text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0; !text {
+			_, coded := lookup(headers, "Content-Encoding") // its bytes are not letters
+			text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
+			if !text {
 				return startResponse(status, headers, excInfo...)
 			}
 			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
@@ -1231,7 +1403,12 @@ func upper(application Application) Application {
 			})
 			return upperWriter{startResponse(status, headers, excInfo...)}
 		}
-		return upperBody{wrappedBody{application(environ, start)}, &text}
+		return mappedBody{application(environ, start), func(block []byte) []byte {
+			if text {
+				block = capitals(block)
+			}
+			return block
+		}}
 	}
 }
 
@@ -1250,79 +1427,75 @@ type upperWriter struct{ out io.Writer }
 
 func (w upperWriter) Write(block []byte) (int, error) { return w.out.Write(capitals(block)) }
 
-type upperBody struct {
-	wrappedBody
-	text *bool // known once startResponse has been called, maybe in the first iteration
-}
-
-func (b upperBody) All() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for block := range b.Body.All() {
-			if *b.text {
-				block = capitals(block)
-			}
-			if !yield(block) {
-				return
-			}
-		}
-	}
-}
-
-// catch turns a panic of the application into a page. Whether that is still possible, it
-// does not know: it calls startResponse with the error, and if the head has left, that
-// panics in turn. The stack stands on the page for a client on this machine only.
+// catch turns a panic of the application into a page. It does not know whether that is
+// still possible: it calls startResponse with the error, which panics with that error if
+// the head has been sent. The stack is on the page for a client on this machine only.
 // (PEP 3333, "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
-		page := func(reason any) []byte {
-			err, ok := reason.(error)
-			if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
-				panic(err) // the request is at fault, and the gateway knows what to say
-			}
-			if !ok {
-				err = fmt.Errorf("%v", reason)
-			}
-			text := fmt.Sprintf("The application failed: %v\n", err)
-			stack := debug.Stack()
-			fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
-			startResponse("500 Internal Server Error", textPlain, err)
-			if !onThisMachine(environ) {
-				return []byte("The application failed.\n")
-			}
-			return append([]byte(text), stack...)
-		}
+		page := func(reason any) []byte { return failurePage(environ, startResponse, reason) }
 		defer func() {
 			if reason := recover(); reason != nil {
 				body = Blocks{page(reason)}
 			}
 		}()
-		return caughtBody{wrappedBody{application(environ, startResponse)}, page}
+		return caughtBody{application(environ, startResponse), page}
 	}
 }
 
+// failurePage logs a panic, starts the answer anew, and returns its only block.
+func failurePage(environ Environ, startResponse StartResponse, reason any) []byte {
+	err, ok := reason.(error)
+	if !ok {
+		err = fmt.Errorf("%v", reason)
+	}
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		panic(err) // the request is at fault, and the gateway knows what to say
+	}
+	text := "The application failed: " + failure(err)
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s", text)
+	startResponse("500 Internal Server Error", textAtOnce, err)
+	if !onThisMachine(environ) {
+		return []byte("The application failed.\n")
+	}
+	return []byte(text)
+}
+
+// A caughtBody ends with a page in place of a panic.
 type caughtBody struct {
-	wrappedBody
+	body Body
 	page func(reason any) []byte
 }
 
+// All gives the blocks of the other body. Only a panic of that body becomes a page, and
+// only while more blocks are wanted: the gateway, which works while it has a block, may
+// panic too.
 func (b caughtBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		outside := false // the gateway works, and it may panic as well
+		catching := true
 		defer func() {
-			if reason := recover(); outside && reason != nil {
-				panic(reason)
-			} else if reason != nil {
-				yield(b.page(reason))
+			reason := recover()
+			if reason == nil {
+				return
 			}
+			if !catching {
+				panic(reason)
+			}
+			yield(b.page(reason))
 		}()
-		b.Body.All()(func(block []byte) bool {
-			outside = true
-			more := yield(block)
-			outside = false
-			return more
-		})
+		for block := range blocks(b.body) {
+			catching = false
+			if !yield(block) {
+				return
+			}
+			catching = true
+		}
 	}
 }
+
+// Close closes the other body.
+func (b caughtBody) Close() error { return closeBody(b.body) }
 
 // auth asks for a name and password: Basic authentication, for which RFC 7617 wants TLS.
 // Comparing digests takes the same time whatever was guessed.
@@ -1334,52 +1507,47 @@ func auth(application Application) Application {
 		got := sha256.Sum256(pair)
 		if !strings.EqualFold(scheme, "Basic") || err != nil ||
 			subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
-			startResponse("401 Unauthorized", append(textPlain[:1:1],
-				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`}))
-			return Blocks{[]byte("Who are you? Try curl -u reader:wsgi\n")}
+			return plainly(startResponse, "401 Unauthorized",
+				"Who are you? Try curl -u reader:wsgi",
+				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`})
 		}
 		environ["REMOTE_USER"], environ["AUTH_TYPE"] = "reader", "Basic"
 		return application(environ, startResponse)
 	}
 }
 
+// ---------------------------------------------------------------- Validate
+
 // validate stands between a gateway and an application and holds both to PEP 3333. It
-// panics at the first breach, with the side that is at fault and the rule. What wsgiref's
-// validator checks and Go's compiler has checked already: that there are two arguments,
-// that status and header values are strings, that headers are a list of pairs, that
-// blocks are bytes.
+// panics at the first breach, with the side that is at fault and the rule. Go's compiler
+// has checked the rest of what wsgiref's validator checks: that there are two arguments,
+// that status and header values are strings, headers a list of pairs, and blocks bytes.
 func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
-		v := &validator{method: environ.Get("REQUEST_METHOD")}
-		environ["wsgi.input"] = &validInput{environ["wsgi.input"].(lineReader)}
-		body := application(environ, v.wrap(startResponse))
-		v.must("application", body != nil, "it returns an iterable, not nil", "The Application Side")
-		return &validBody{wrappedBody: wrappedBody{body}, v: v}
+		v := &validator{}
+		body := application(environ, v.checkedStart(startResponse))
+		expect("application", body != nil, "it returns an iterable, not nil",
+			"The Application Side")
+		return &validBody{body: body, v: v}
 	}
 }
 
-// A validator knows what has happened in one exchange.
-type validator struct {
-	method    string
-	status    string
-	started   bool
-	iterating bool
-	closed    bool
-}
-
-// must panics if a rule does not hold.
-func (v *validator) must(side string, holds bool, rule, section string) {
+// expect panics if a rule does not hold.
+func expect(side string, holds bool, rule, section string) {
 	if !holds {
-		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)", side, rule, section))
+		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
+			side, rule, section))
 	}
 }
 
-// checkEnviron holds the gateway to what an environ has to be.
+// checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
-	var v validator
-	gateway := func(holds bool, rule string) { v.must("gateway", holds, rule, "environ Variables") }
-	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"} {
+	gateway := func(holds bool, rule string) {
+		expect("gateway", holds, rule, "environ Variables")
+	}
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
 	}
 	for key, value := range environ {
@@ -1390,47 +1558,54 @@ func checkEnviron(environ Environ) {
 		_, present := environ[key]
 		gateway(!present, key+" is called "+key[5:])
 	}
-	script, path := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	script, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	gateway(script != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
 	gateway(script == "" || script[0] == '/', "SCRIPT_NAME begins with /")
-	gateway(path == "" || path[0] == '/', "PATH_INFO begins with /")
-	gateway(script != "" || path != "", "SCRIPT_NAME or PATH_INFO is there")
+	gateway(info == "" || info[0] == '/', "PATH_INFO begins with /")
+	gateway(script != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
 	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
 		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
 	}
-	gateway(isToken(environ.Get("REQUEST_METHOD")), "REQUEST_METHOD is a token")
+	gateway(indexNonToken(environ.Get("REQUEST_METHOD")) < 0, "REQUEST_METHOD is a token")
 	gateway(environ["wsgi.version"] == [2]int{1, 0}, "wsgi.version is (1, 0)")
 	gateway(environ.Get("wsgi.url_scheme") != "", "wsgi.url_scheme is there")
 	for _, key := range []string{"wsgi.multithread", "wsgi.multiprocess", "wsgi.run_once"} {
 		_, ok := environ[key].(bool)
 		gateway(ok, key+" is true or false")
 	}
-	_, ok := environ["wsgi.input"].(lineReader)
+	_, ok := environ["wsgi.input"].(interface {
+		io.Reader
+		ReadLine(limit int) ([]byte, error)
+		Lines() iter.Seq[[]byte]
+	})
 	gateway(ok, "wsgi.input can be read, and line by line")
 	_, ok = environ["wsgi.errors"].(io.Writer)
 	gateway(ok, "wsgi.errors can be written")
 }
 
-// wrap checks each call of startResponse, and when its writer is used.
-func (v *validator) wrap(startResponse StartResponse) StartResponse {
+// A validator knows what has happened in one exchange.
+type validator struct{ started, iterating, closed bool }
+
+// checkedStart checks each call of startResponse, and when its writer is used.
+func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 	const section = "The start_response() Callable"
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		changed := len(excInfo) > 0 && excInfo[0] != nil
-		v.must("application", !v.started || changed, "a second call needs excInfo", section)
-		v.must("application", len(excInfo) < 2, "there is one excInfo at most", section)
+		expect("application", !v.started || changed, "a second call needs excInfo", section)
+		expect("application", len(excInfo) < 2, "there is one excInfo at most", section)
 		_, err := checkHead(status, headers)
-		v.must("application", err == nil, fmt.Sprint(err), section)
+		expect("application", err == nil, fmt.Sprint(err), section)
 		for _, header := range headers {
-			v.must("application", !strings.ContainsAny(header.Name, "_"),
+			expect("application", !strings.Contains(header.Name, "_"),
 				"a header name with _ is a mistake for -: "+header.Name, section)
 		}
 		_, typed := lookup(headers, "Content-Type")
 		bodyless := status[:3] == "204" || status[:3] == "304"
-		v.must("application", !bodyless || typed == 0, status+" has no Content-Type", section)
-		v.must("application", bodyless || typed > 0, status+" has a Content-Type", section)
-		v.started, v.status = true, status
+		expect("application", !bodyless || typed == 0, status+" has no Content-Type", section)
+		expect("application", bodyless || typed > 0, status+" has a Content-Type", section)
+		v.started = true
 		out := startResponse(status, headers, excInfo...)
-		v.must("gateway", out != nil, "startResponse returns write()", section)
+		expect("gateway", out != nil, "startResponse returns write()", section)
 		return validWriter{out, v}
 	}
 }
@@ -1442,38 +1617,37 @@ type validWriter struct {
 }
 
 func (w validWriter) Write(p []byte) (int, error) {
-	w.v.must("application", !w.v.iterating, "write() is called before the body is iterated",
+	expect("application", !w.v.iterating, "write() is called before the body is iterated",
 		"The write() Callable")
 	return w.Writer.Write(p)
 }
 
-// A validBody checks how a body is used and what it gives.
+// A validBody checks its blocks and how the gateway uses it.
 type validBody struct {
-	wrappedBody
-	v        *validator
-	iterated bool
+	body Body
+	v    *validator
 }
 
 // All gives the blocks.
 func (b *validBody) All() iter.Seq[[]byte] {
+	const server, start = "The Server/Gateway Side", "The start_response() Callable"
 	v := b.v
 	return func(yield func([]byte) bool) {
-		v.must("gateway", !b.iterated, "a body is iterated once", "The Server/Gateway Side")
-		v.must("gateway", !v.closed, "no block is asked for after Close", "The Server/Gateway Side")
-		b.iterated = true
-		blocks := 0
+		expect("gateway", !v.iterating, "a body is iterated once", server)
+		expect("gateway", !v.closed, "no block is asked for after Close", server)
 		v.iterating = true
-		for block := range b.Body.All() {
-			blocks++
-			v.must("application", v.started || len(block) == 0,
-				"startResponse is called before the first block", "The start_response() Callable")
+		count := 0
+		for block := range b.body.All() {
+			count++
+			expect("application", v.started || len(block) == 0,
+				"startResponse is called before the first block", start)
 			if !yield(block) {
 				return
 			}
 		}
-		v.must("application", v.started, "startResponse is called", "The start_response() Callable")
-		if l, ok := b.Body.(interface{ Len() int }); ok {
-			v.must("application", l.Len() == blocks, "Len is the number of blocks",
+		expect("application", v.started, "startResponse is called", start)
+		if l, ok := b.body.(interface{ Len() int }); ok {
+			expect("application", l.Len() == count, "Len is the number of blocks",
 				"Handling the Content-Length Header")
 		}
 	}
@@ -1481,88 +1655,947 @@ func (b *validBody) All() iter.Seq[[]byte] {
 
 // Close passes the call on, once.
 func (b *validBody) Close() error {
-	b.v.must("gateway", !b.v.closed, "Close is called once", "The Server/Gateway Side")
+	expect("gateway", !b.v.closed, "Close is called once", "The Server/Gateway Side")
 	b.v.closed = true
-	return b.wrappedBody.Close()
+	return closeBody(b.body)
 }
 
-// A lineReader is what wsgi.input has to be. (PEP 3333, "Input and Error Streams")
-type lineReader interface {
-	io.Reader
-	ReadLine(limit int) ([]byte, error)
-	Lines() iter.Seq[[]byte]
+// ---------------------------------------------------------------- Watching
+//
+// A gateway has two openings: the connection, and the call of the application. A recorder
+// stands in both, and the gateway does not know. What the parser made of a head, the
+// recorder finds by calling the parser again on the bytes that it saw.
+
+// An event is one step of an exchange, for -trace and for the lab's page.
+type event struct {
+	At   int64  `json:"at"`   // microseconds since the connection was accepted
+	Kind string `json:"kind"` // "in", "key", "call", …, as below
+	Text string `json:"text"` // a sentence, in printable characters
+
+	// The bytes of the request that the event is about, the first and the one after the last.
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+
+	Layer string `json:"layer,omitempty"` // the application or middleware that acts
+	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
+
+	Key     string            `json:"key,omitempty"`     // what bytes become in environ
+	Value   string            `json:"value,omitempty"`   // its value; the status of startResponse
+	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
+	Headers []Header          `json:"headers,omitempty"` // given to startResponse
+	Size    int               `json:"size,omitempty"`    // bytes in a block
+	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
+	Data    []byte            `json:"data,omitempty"`    // bytes that come or go
+	Environ map[string]string `json:"environ,omitempty"` // all of it, when it is complete
 }
 
-// A validInput checks what the gateway's input gives.
-type validInput struct{ lineReader }
+// A recorder records one exchange, event by event.
+type recorder struct {
+	emit      func(event)
+	now       func() time.Time
+	begin     time.Time
+	server    *Server // whose connection it is; nil for the CGI gateway
+	client    string  // its address
+	keepsLogs bool    // wsgi.errors is told as events and need not go to the log as well
 
-// Read reads, and counts.
-func (in *validInput) Read(p []byte) (int, error) {
-	n, err := in.lineReader.Read(p)
-	var v validator
-	v.must("gateway", n >= 0 && n <= len(p), "no more is read than was asked for",
-		"Input and Error Streams")
+	mu       sync.Mutex // an application may read its input in a goroutine of its own
+	received []byte     // until the head is understood
+	count    int64      // bytes received
+	err      error      // what the connection gave with the last read
+	request  *Request   // the head, once it is understood
+	headSize int64      // bytes in it
+	refusal  *Refusal   // the one that has been told
+	environ  map[string]string
+	depth    int    // of the layer that runs
+	caller   string // its name
+	status   string // stored by startResponse, as are the headers
+	headers  []Header
+	drains   bool // our half is closed: what comes now is thrown away
+	headSent bool
+	sent     int64 // bytes to the client
+	body     int64 // those of the body
+	answer   string
+	inStack  bool // the log is in the middle of a panic's stack
+}
+
+func newRecorder(s *Server, now func() time.Time, emit func(event)) *recorder {
+	return &recorder{server: s, emit: emit, now: now, begin: now(), caller: "the gateway"}
+}
+
+// watch stands in both openings of a server's exchange.
+func (t *recorder) watch(c net.Conn, application Application) (net.Conn, Application) {
+	from := "" // a client on a Unix socket has no address
+	host, port := hostPort(c.RemoteAddr())
+	if t.client = host; host != "" {
+		from = " from " + net.JoinHostPort(host, port)
+	}
+	t.say("accept", "a connection%s is accepted", from)
+	return &watchedConn{c, t}, t.gateway(application)
+}
+
+// watchCGI does the same for the CGI gateway, whose connection is two streams.
+func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Application) (
+	io.Reader, io.Writer, Application) {
+	return watchedReader{stdin, t}, watchedWriter{stdout, t}, t.gateway(application)
+}
+
+// add tells of an event.
+func (t *recorder) add(e event) {
+	e.At = t.now().Sub(t.begin).Microseconds()
+	t.emit(e)
+}
+
+func (t *recorder) say(kind, format string, args ...any) {
+	t.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+// A watchedConn tells what passes through a connection.
+type watchedConn struct {
+	net.Conn
+	trace *recorder
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.trace.onRead(p[:n], err)
 	return n, err
 }
 
-// callApplication runs an application without any server, and is the shortest gateway
-// there is: it calls, iterates, closes. Whatever environ lacks gets a plausible value.
-func callApplication(application Application, environ Environ) (
-	status string, headers []Header, body []byte) {
-	if environ == nil {
-		environ = Environ{}
-	}
-	setTestingDefaults(environ)
-	var out bytes.Buffer
-	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {
-		if status != "" && (len(excInfo) == 0 || excInfo[0] == nil) {
-			panic(errStartedTwice)
-		}
-		if _, err := checkHead(s, h); err != nil {
-			panic(err)
-		}
-		status, headers = s, slices.Clone(h)
-		return &out
-	}
-	result := application(environ, startResponse)
-	if c, ok := result.(io.Closer); ok {
-		defer c.Close() // an error is for a server to log
-	}
-	for block := range result.All() {
-		if status == "" && len(block) > 0 {
-			break
-		}
-		out.Write(block)
-	}
-	if status == "" {
-		panic(errNotStarted)
-	}
-	return status, headers, out.Bytes()
+func (c *watchedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.trace.onWrite(p[:n], err)
+	return n, err
 }
 
-// setTestingDefaults completes an environ as if GET / had been asked; of a server with a name,
-// or over HTTPS, if environ says so; or of an application that is mounted, if it says where.
-func setTestingDefaults(environ Environ) {
-	host, port, scheme := environ.Get("SERVER_NAME"), "80", urlScheme(environ.Get("HTTPS"))
-	if host == "" {
-		host = "127.0.0.1"
+// ReadFrom leaves sendfile(2) what it is: of a file, only the size is seen.
+func (c *watchedConn) ReadFrom(source io.Reader) (int64, error) {
+	to, ok := c.Conn.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, source)
 	}
-	if scheme == "https" {
-		port = "443"
+	n, err := to.ReadFrom(source)
+	c.trace.onFile(n, err)
+	return n, err
+}
+
+// CloseWrite ends our half, if such a connection has halves.
+func (c *watchedConn) CloseWrite() error {
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
 	}
-	request := &Request{Method: "GET", Path: "/", Target: "/", Version: "HTTP/1.0",
-		Header: []Header{{"Host", host}}}
-	if environ["SCRIPT_NAME"] != nil {
-		request.Path = ""
+	c.trace.onCloseWrite()
+	return half.CloseWrite()
+}
+
+func (c *watchedConn) Close() error {
+	c.trace.onClose()
+	return c.Conn.Close()
+}
+
+// A watchedReader tells what passes through standard input.
+type watchedReader struct {
+	io.Reader
+	trace *recorder
+}
+
+func (r watchedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.trace.onRead(p[:n], err)
+	return n, err
+}
+
+// A watchedWriter tells what passes through standard output.
+type watchedWriter struct {
+	io.Writer
+	trace *recorder
+}
+
+func (w watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	w.trace.onWrite(p[:n], err)
+	return n, err
+}
+
+// onRead tells of bytes from the client, or of their end.
+func (t *recorder) onRead(p []byte, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case len(p) > 0 && t.drains:
+		t.count += int64(len(p))
+		t.say("drained", "%s that nobody wanted are thrown away", count(len(p), "byte"))
+	case len(p) > 0:
+		t.onBytes(p)
 	}
-	empty := &Input{r: bufio.NewReader(strings.NewReader(""))}
-	defaults := newEnviron(request, empty, &Gateway{ServerName: host, ServerPort: port,
-		RemoteAddr: "127.0.0.1", RemotePort: "49152", URLScheme: scheme, Errors: io.Discard})
-	for key, value := range defaults {
-		if _, present := environ[key]; !present {
-			environ[key] = value
+	t.err = err
+	switch {
+	case err == io.EOF && t.server != nil:
+		t.say("eof", "the client has ended its half of the connection")
+	case err != nil && err != io.EOF:
+		t.say("eof", "reading ends: %v", err)
+	}
+}
+
+// onBytes tells of bytes of the request.
+func (t *recorder) onBytes(p []byte) {
+	from := t.count
+	t.count += int64(len(p))
+	if t.request == nil { // otherwise it is body by now
+		t.received = append(t.received, p...)
+	}
+	text := fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)
+	if len(p) == 1 {
+		text = fmt.Sprintf("1 byte comes: %d", from)
+	}
+	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p), Text: text})
+}
+
+// onWrite tells of bytes to the client: first the head, and why it has a Content-Length.
+func (t *recorder) onWrite(p []byte, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	if len(p) > 0 {
+		t.onAnswer(p)
+	}
+	if err != nil {
+		t.say("eof", "writing ends: %v", err)
+	}
+}
+
+func (t *recorder) onAnswer(p []byte) {
+	t.sent += int64(len(p))
+	e := event{Kind: "out", Data: bytes.Clone(p)}
+	switch {
+	case t.headSent || t.request != nil && t.request.Version == "HTTP/0.9":
+		t.headSent = true
+		t.body += int64(len(p))
+		e.Text = count(len(p), "byte") + " of the body leave"
+	case bytes.HasPrefix(p, []byte("HTTP/1.1 100")):
+		e.Text = fmt.Sprintf("%d bytes leave: the client may send the body", len(p))
+	default:
+		t.headSent = true
+		e.Head, e.Text = t.onHead(p)
+		t.body += int64(len(p) - e.Head)
+	}
+	t.add(e)
+}
+
+// onHead tells of what the head in p holds, and returns its size and a sentence.
+func (t *recorder) onHead(p []byte) (size int, text string) {
+	head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
+	if size = len(head); whole { // otherwise the client has left in the middle of it
+		size += len("\r\n\r\n")
+	}
+	first, rest, _ := strings.Cut(string(head), "\r\n")
+	_, t.answer, _ = strings.Cut(first, " ")
+	if r := t.cutShort(); r != nil && r.Status == t.answer {
+		t.onRefusal(r, t.count, t.count)
+	}
+	t.say("length", "%s", t.lengthReason(rest))
+	text = fmt.Sprintf("the head leaves, %s", count(size, "byte"))
+	if more := len(p) - size; more > 0 {
+		text += fmt.Sprintf(", in one write with %s of the body", count(more, "byte"))
+	}
+	return size, text
+}
+
+// lengthReason says why an answer has the Content-Length that it has.
+func (t *recorder) lengthReason(head string) string {
+	var fields []Header
+	for line := range strings.Lines(head) {
+		name, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ": ")
+		fields = append(fields, Header{name, value})
+	}
+	length, given := lookup(fields, "Content-Length")
+	_, own := lookup(t.headers, "Content-Length")
+	switch {
+	case t.answer != t.status && given > 0:
+		return "the answer is the gateway's own: Content-Length is " + length
+	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
+		return "no Content-Length is inferred: " + visible(t.answer) + " has no body"
+	case own > 0:
+		return "the application has given a Content-Length"
+	case given > 0:
+		return "Content-Length " + length + " is inferred: the whole body is known"
+	}
+	return "no Content-Length: nobody knows how long the body will be, " +
+		"so the end of the connection ends it"
+}
+
+// onFile tells of bytes of a file, which the operating system has sent.
+func (t *recorder) onFile(n int64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent, t.body = t.sent+n, t.body+n
+	if n > 0 {
+		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never enter "+
+			"this program", n)
+	}
+	if err != nil {
+		t.say("eof", "writing ends: %v", err)
+	}
+}
+
+func (t *recorder) onCloseWrite() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drains = true
+	t.say("drain", "we end our half, and read on until the client has read the answer")
+}
+
+func (t *recorder) onClose() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	t.say("close", "the connection is closed")
+}
+
+// accessLine is the line of the access log.
+func (t *recorder) accessLine() string {
+	return accessLine(t.client, time.Now(), t.request.Line, t.answer, t.body)
+}
+
+// onLog tells of a line that the gateway logs. A refusal is told already.
+func (t *recorder) onLog(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	if r := t.cutShort(); r != nil && line == r.Status+": "+r.Error() {
+		t.onRefusal(r, t.count, t.count)
+	}
+	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
+	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
+	if !told && !t.inStack && !ownFrame.MatchString(line) {
+		t.say("log", "the gateway logs: %s", printable(line))
+	}
+}
+
+// ownFrame matches a line about a function of this part in the log of a panic.
+var ownFrame = regexp.MustCompile(`^\t\S+ \(?\*?(layer|watched|recorder)`)
+
+// onErrors tells of what the application writes to wsgi.errors.
+func (t *recorder) onErrors(p []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth,
+			Text: "wsgi.errors: " + printable(strings.TrimRight(line, "\r\n"))})
+	}
+}
+
+// again is a connection that gives once more what another gave: bytes, then an error.
+type again struct {
+	net.Conn // none: it is only read from
+	bytes    io.Reader
+	err      error
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	n, err := a.bytes.Read(p)
+	if err == io.EOF && a.err != nil {
+		err = a.err
+	}
+	return n, err
+}
+
+// understand reads the head as the gateway has: the parser is a function of bytes.
+func (t *recorder) understand() {
+	if t.server == nil || t.request != nil {
+		return
+	}
+	received := bytes.NewReader(t.received)
+	r := bufio.NewReader(&conn{Conn: &again{bytes: received, err: t.err}, timeout: t.server.Timeout})
+	q, err := t.server.readRequest(r)
+	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
+	t.request, t.headSize, t.received = q, int64(len(head)), nil
+	spans := lineSpans(head)
+	if q.Version != "" {
+		t.requestLine(q, spans[0].from)
+	}
+	seen := Environ{}
+	for i, field := range q.Header {
+		t.field(q, field, spans[i+1], seen)
+	}
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		from, to := badBytes(refusal, head, spans)
+		t.onRefusal(refusal, int64(from), int64(to))
+	case err != nil:
+		t.say("eof", "%v: there will be no answer", err)
+	default:
+		t.bodyBegins(q)
+	}
+}
+
+// bodyBegins tells how long the body is, and why.
+func (t *recorder) bodyBegins(q *Request) {
+	_, given := lookup(q.Header, "Content-Length")
+	text := "there is no Content-Length, so there is no body"
+	if q.Length > 0 {
+		text = fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)
+	} else if given > 0 {
+		text = "Content-Length is 0: there is no body"
+	}
+	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Key: "wsgi.input",
+		Value: fmt.Sprintf("%d bytes", q.Length), Text: text})
+}
+
+// onRefusal tells of a refusal, and which bytes are to blame.
+func (t *recorder) onRefusal(r *Refusal, from, to int64) {
+	if t.refusal == nil {
+		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
+			Text: r.Status + ": " + r.Reason})
+	}
+	t.refusal = r
+}
+
+// cutShort returns what a reader of the body got if the connection failed under it, nil if
+// it did not. The reader is asked again; it does not look at the bytes, so others serve.
+func (t *recorder) cutShort() (refusal *Refusal) {
+	if t.request == nil || t.err == nil || t.count-t.headSize >= t.request.Length {
+		return nil
+	}
+	received := &again{bytes: io.LimitReader(padding{}, t.count-t.headSize), err: t.err}
+	input := &Input{r: bufio.NewReader(&conn{Conn: received, timeout: t.server.Timeout}),
+		length: t.request.Length}
+	_, err := io.Copy(io.Discard, input)
+	errors.As(err, &refusal)
+	return refusal
+}
+
+type padding struct{}
+
+func (padding) Read(p []byte) (int, error) { return len(p), nil }
+
+// A span is a range of the bytes received: the first, and the one after the last.
+type span struct{ from, to int }
+
+// lineSpans returns where the lines of a head are, without their line ends, and without an
+// empty line in front.
+func lineSpans(head string) (spans []span) {
+	from := 0
+	for line := range strings.Lines(head) {
+		text := strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+		if text != "" || len(spans) > 0 {
+			spans = append(spans, span{from, from + len(text)})
+		}
+		from += len(line)
+	}
+	return spans
+}
+
+// badBytes returns which bytes of the head are to blame: from the first bad byte to the end
+// of its line. If bytes are missing, it is the place where they should be.
+func badBytes(r *Refusal, head string, spans []span) (from, to int) {
+	if head == "" { // the first byte was enough
+		return 0, 1
+	}
+	for _, line := range slices.Backward(spans) {
+		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
+			return line.from + r.Offset, max(line.from+r.Offset, line.to)
 		}
 	}
+	return len(head), len(head)
+}
+
+// key tells what bytes of the request have become.
+func (t *recorder) key(s span, key, value, note string) {
+	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key, Value: visible(value),
+		Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
+}
+
+func (t *recorder) dropped(s span, format string, args ...any) {
+	t.add(event{Kind: "dropped", From: int64(s.from), To: int64(s.to),
+		Text: fmt.Sprintf(format, args...)})
+}
+
+// requestLine tells what the request line, which begins at byte from, has become.
+func (t *recorder) requestLine(q *Request, from int) {
+	target := from + len(q.Method) + 1
+	t.key(span{from, target - 1}, "REQUEST_METHOD", q.Method, "")
+	if q.Path != "" { // otherwise the target is refused
+		t.target(q, target)
+	}
+	if end := from + len(q.Line); q.Version != "HTTP/0.9" {
+		t.key(span{end - len(q.Version), end}, "SERVER_PROTOCOL", q.Version, "")
+	}
+}
+
+func (t *recorder) target(q *Request, at int) {
+	target, fragment, found := strings.Cut(q.Target, "#")
+	if q.Authority != "" {
+		authority := strings.Index(target, "//") + 2
+		end := authority + strings.IndexAny(target[authority:]+"/", "/?")
+		t.key(span{at + end - len(q.Authority), at + end}, "HTTP_HOST", q.Authority,
+			": an absolute target decides")
+		at, target = at+end, target[end:]
+	}
+	path, note := target, ""
+	if i := strings.IndexByte(target, '?'); i >= 0 {
+		path = target[:i]
+	}
+	if path == "" {
+		note = ": an empty path is the root"
+	} else if path != q.Path {
+		note = ", decoded once"
+	}
+	t.key(span{at, at + len(path)}, "PATH_INFO", q.Path, note)
+	end := at + len(target)
+	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
+	if found {
+		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for the "+
+			"client alone", visible(fragment))
+	}
+}
+
+// field tells what a header field has become, or why it has not.
+func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
+	key, ok := environKey(field.Name)
+	switch {
+	case !ok && strings.Contains(field.Name, "_"):
+		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key", field.Name)
+	case !ok:
+		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting", field.Name)
+	case key == "HTTP_HOST" && q.Authority != "":
+		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
+	default:
+		note := ""
+		if seen[key] != nil {
+			note = ": joined to what came before"
+		}
+		seen.addHeader(field)
+		t.key(s, key, seen.Get(key), note)
+	}
+}
+
+// gateway stands in the second opening: between the gateway and the outermost application.
+func (t *recorder) gateway(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		t.complete(environ)
+		if out, ok := environ["wsgi.errors"].(io.Writer); ok && t.keepsLogs {
+			environ["wsgi.errors"] = watchedErrors{out, t}
+		}
+		environ["rawsgi.trace"] = t // for watched
+		return application(environ, t.storing(startResponse))
+	}
+}
+
+// A watchedErrors is a wsgi.errors that tells what is written to it.
+type watchedErrors struct {
+	io.Writer
+	trace *recorder
+}
+
+func (w watchedErrors) Write(p []byte) (int, error) {
+	w.trace.onErrors(p)
+	return len(p), nil
+}
+
+// complete tells what environ is.
+func (t *recorder) complete(environ Environ) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.understand()
+	t.environ = describe(environ)
+	t.add(event{Kind: "environ", Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ)),
+		Environ: maps.Clone(t.environ)})
+}
+
+// describe shows the values of environ, but the recorder.
+func describe(environ Environ) map[string]string {
+	all := map[string]string{}
+	for key, value := range environ {
+		switch value.(type) {
+		case *recorder:
+		case string, bool, [2]int:
+			all[key] = visible(fmt.Sprint(value))
+		default:
+			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
+		}
+	}
+	return all
+}
+
+// changes tells which keys of environ have changed since it was seen last.
+func (t *recorder) changes(environ Environ) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := describe(environ)
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		if was, had := t.environ[key]; key != "wsgi.errors" && (!had || was != now[key]) {
+			t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key, Value: now[key],
+				Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller, key, now[key], was)})
+		}
+	}
+	t.environ = now
+}
+
+// storing tells what startResponse leaves with the gateway: nothing is sent.
+func (t *recorder) storing(startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) io.Writer {
+		out := startResponse(status, headers, excInfo...)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		stores := "stores"
+		if t.status != "" {
+			stores = "replaces what it has stored by"
+		}
+		t.status, t.headers = status, slices.Clone(headers)
+		t.add(event{Kind: "stored", Value: visible(status), Headers: t.headers,
+			Text: fmt.Sprintf("the gateway %s the status and %s; %s been sent", stores,
+				count(len(headers), "header"), haveBytes(t.sent))})
+		return out
+	}
+}
+
+// count is "1 byte" or "2 bytes".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func haveBytes(n int64) string {
+	if n == 1 {
+		return "1 byte has"
+	}
+	return fmt.Sprintf("%d bytes have", n)
+}
+
+// watched puts a middleware around an application that tells the recorder, if environ has
+// one, what the application does. It changes nothing of that.
+func watched(name string, application Application) Application {
+	role := "application"
+	if _, err := findMiddleware(name); err == nil {
+		role = "middleware"
+	}
+	return func(environ Environ, startResponse StartResponse) Body {
+		t, ok := environ["rawsgi.trace"].(*recorder)
+		if !ok {
+			return application(environ, startResponse)
+		}
+		t.changes(environ)
+		caller, depth := t.enter(name, 0)
+		defer t.leave(caller, depth)
+		l := layer{t, name, depth + 1}
+		l.tell("call", "%s calls the %s %s", caller, role, name)
+		var body Body
+		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
+		l.tell("return", "%s returns a body, %s", l, typeName(unwatched(body)))
+		return l.wrap(body)
+	}
+}
+
+// enter says that a layer runs now, at a depth or one deeper than the one before, and
+// returns which ran until now.
+func (t *recorder) enter(name string, depth int) (caller string, before int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	caller, before = t.caller, t.depth
+	if depth == 0 {
+		depth = before + 1
+	}
+	t.caller, t.depth = name, depth
+	return caller, before
+}
+
+func (t *recorder) leave(caller string, depth int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.caller, t.depth = caller, depth
+}
+
+func typeName(value any) string { return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "") }
+
+// A layer is one application or middleware, in one call.
+type layer struct {
+	*recorder
+	name  string
+	depth int
+}
+
+// String names the layer in a sentence.
+func (l layer) String() string {
+	if l.name == "environ" {
+		return "the application environ"
+	}
+	return l.name
+}
+
+func (l layer) tell(kind, format string, args ...any) {
+	l.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
+}
+
+func (l layer) add(e event) {
+	e.Layer, e.Depth = l.name, l.depth
+	l.recorder.add(e)
+}
+
+// guard does something, and tells if that does not come to its end. The panic goes on.
+func (l layer) guard(what string, do func()) {
+	finished := false
+	defer func() {
+		if !finished {
+			l.tell("panic", "%s panics", what)
+		}
+	}()
+	do()
+	finished = true
+}
+
+// listen tells of calls of startResponse, and of the write() that it returns.
+func (l layer) listen(startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
+		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status), headerNames(headers))
+		if len(excInfo) > 0 && excInfo[0] != nil {
+			text += ", because of an error: " + printable(excInfo[0].Error())
+		}
+		l.add(event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers), Text: text})
+		l.guard(l.String()+"'s call of startResponse", func() {
+			out = startResponse(status, headers, excInfo...)
+		})
+		l.tell("started", "startResponse returns write() to %s", l)
+		return layerWriter{out, l}
+	}
+}
+
+// headerNames is "with 2 headers: A, B".
+func headerNames(headers []Header) string {
+	if len(headers) == 0 {
+		return "without headers"
+	}
+	var names []string
+	for _, header := range headers {
+		names = append(names, visible(header.Name))
+	}
+	return "with " + count(len(headers), "header") + ": " + strings.Join(names, ", ")
+}
+
+type layerWriter struct {
+	io.Writer
+	layer
+}
+
+func (w layerWriter) Write(p []byte) (int, error) {
+	w.block("write", p, "%s calls write() with %s")
+	return w.Writer.Write(p)
+}
+
+// block tells of a block: the beginning of it is enough.
+func (l layer) block(kind string, p []byte, format string) {
+	const enough = 512
+	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), enough)]),
+		Text: fmt.Sprintf(format, l, count(len(p), "byte"))})
+}
+
+// wrap tells of a body's blocks and of its Close. A file is left as it is: the gateway asks
+// for that type, and would send it differently if it were another.
+func (l layer) wrap(body Body) Body {
+	if _, isFile := body.(*fileBody); isFile {
+		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and closes it", l)
+		return body
+	}
+	if body == nil {
+		return body
+	}
+	if sized, ok := body.(interface{ Len() int }); ok {
+		return sizedWatchedBody{watchedBody{body, l}, sized.Len()}
+	}
+	return watchedBody{body, l}
+}
+
+type watchedBody struct {
+	Body
+	layer layer
+}
+
+func (b watchedBody) All() iter.Seq[[]byte] {
+	l := b.layer
+	return func(yield func([]byte) bool) {
+		caller, depth := l.enter(l.name, l.depth)
+		defer l.leave(caller, depth)
+		l.guard("the body of "+l.String(), func() {
+			for block := range b.Body.All() {
+				l.block("block", block, "%s gives a block of %s")
+				l.leave(caller, depth)
+				more := yield(block)
+				l.enter(l.name, l.depth)
+				if !more {
+					l.tell("enough", "%s is asked for no more blocks", l)
+					return
+				}
+			}
+			l.tell("enough", "%s has no more blocks", l)
+		})
+	}
+}
+
+// Close closes a body that can be closed.
+func (b watchedBody) Close() error {
+	if _, ok := unwatched(b.Body).(io.Closer); !ok {
+		return nil
+	}
+	b.layer.tell("closed", "Close is called on the body of %s", b.layer)
+	return b.Body.(io.Closer).Close()
+}
+
+// unwatched returns a body as the application made it.
+func unwatched(body Body) Body {
+	switch b := body.(type) {
+	case watchedBody:
+		return unwatched(b.Body)
+	case sizedWatchedBody:
+		return unwatched(b.Body)
+	}
+	return body
+}
+
+// A sizedWatchedBody knows how many blocks it has, so that the gateway can ask.
+type sizedWatchedBody struct {
+	watchedBody
+	n int
+}
+
+func (b sizedWatchedBody) Len() int { return b.n }
+
+// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
+// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+//
+//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
+//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+type narrator struct {
+	mu     sync.Mutex
+	out    io.Writer
+	prefix string // in front of each line: which process it is
+	colour bool
+	count  int               // exchanges begun
+	open   map[int]*recorder // those that have received something and are not closed
+}
+
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+func newNarrator(out io.Writer, prefix string) *narrator {
+	n := &narrator{out: out, prefix: prefix, open: map[int]*recorder{}}
+	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		info, err := file.Stat()
+		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return n
+}
+
+// narrate has a narrator tell what a server does, on the error log.
+func narrate(s *Server) {
+	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
+	s.ErrorLog = log.New(n, "", 0)
+	access := s.AccessLog != nil
+	s.AccessLog = nil // the narrator knows the exchange's number
+	s.Watch = func(c net.Conn, application Application) (net.Conn, Application) {
+		return n.record(s, access).watch(c, application)
+	}
+}
+
+// narrateCGI does the same for the one exchange of a CGI program.
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger) (
+	io.Reader, io.Writer, Application) {
+	n := newNarrator(errorLog.Writer(), "")
+	errorLog.SetOutput(n)
+	return n.record(nil, false).watchCGI(stdin, stdout, application)
+}
+
+// record begins the record of one exchange. Its number keeps it apart from others.
+func (n *narrator) record(s *Server, access bool) *recorder {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.count++
+	number := n.count
+	var t *recorder
+	t = newRecorder(s, time.Now, func(e event) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if e.Kind == "close" && access && t.headSent {
+			n.print(number, e.At, "", t.accessLine())
+		}
+		n.tell(number, e)
+		switch e.Kind {
+		case "in", "environ":
+			n.open[number] = t
+		case "close":
+			delete(n.open, number)
+		}
+	})
+	t.keepsLogs = true
+	return t
+}
+
+// Write is the error log of a server that is watched. It does not say which exchange a line
+// belongs to: if there is one, it is that.
+func (n *narrator) Write(p []byte) (int, error) {
+	line := strings.TrimSuffix(string(p), "\n")
+	n.mu.Lock()
+	open := slices.Collect(maps.Values(n.open))
+	if len(open) != 1 {
+		fmt.Fprintf(n.out, "%s%s\n", n.prefix, line)
+	}
+	n.mu.Unlock()
+	if len(open) == 1 {
+		open[0].onLog(line)
+	}
+	return len(p), nil
+}
+
+// The colours of a terminal: what comes, what goes, what is wrong.
+const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+
+// tell prints an event.
+func (n *narrator) tell(number int, e event) {
+	sign, colour, lines := "*", "", []string{e.Text}
+	switch e.Kind {
+	case "in":
+		sign, colour, lines = ">", cyan, shorten(e.Data)
+	case "out":
+		sign, colour, lines = "<", green, shorten(e.Data)
+	case "refused", "panic":
+		colour = red
+	}
+	switch {
+	case e.Kind == "refused":
+		lines[0] += " (" + e.Rule + fmt.Sprintf(", byte %d)", e.From)
+	case e.Kind != "in" && e.To == e.From+1:
+		lines[0] += fmt.Sprintf(" (byte %d)", e.From)
+	case e.Kind != "in" && e.To > e.From:
+		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
+	}
+	for _, line := range lines {
+		n.print(number, e.At, colour, sign+" "+line)
+	}
+}
+
+func (n *narrator) print(number int, at int64, colour, line string) {
+	end := plain
+	if !n.colour || colour == "" {
+		colour, end = "", ""
+	}
+	fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s%s\n", n.prefix, number, float64(at)/1000, colour, line, end)
+}
+
+// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
+func shorten(data []byte) (lines []string) {
+	const most, width = 12, 90
+	for line := range strings.Lines(string(data)) {
+		if len(lines) == most {
+			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+		}
+		rest := ""
+		if len(line) > width {
+			rest = fmt.Sprintf("… (%d bytes)", len(line))
+			line = line[:width]
+		}
+		lines = append(lines, visible(line)+rest)
+	}
+	return lines
 }
 
 //go:embed docs/lab.html
@@ -1595,10 +2628,10 @@ func newLab(entries []entry, open bool) Application {
 	for _, entry := range entries {
 		if entry.name != "proxy" && entry.name != "cgi" {
 			names = append(names, entry.name)
-			l.apps[entry.name] = traced(entry.name, entry.app)
+			l.apps[entry.name] = watched(entry.name, entry.app)
 		}
 	}
-	l.apps["clock"] = traced("clock", newClock(3, 100*time.Millisecond))
+	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
 	l.page = labChoices(names)
 	return l.app
 }
@@ -1615,13 +2648,7 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	case "/run":
 		return l.run(environ, startResponse)
 	}
-	return notFound(environ, startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
-}
-
-// plainly answers with a line of text.
-func plainly(startResponse StartResponse, status, reason string) Body {
-	startResponse(status, textPlain)
-	return Blocks{[]byte(reason + "\n")}
+	return notFound(startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
 }
 
 // run makes an experiment, if it may and can.
@@ -1768,12 +2795,21 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 // watch serves one connection and returns what happens.
 func watch(application Application, conn *labConn) []event {
 	server := newServer(application)
-	server.ErrorLog, server.MaxBody = log.New(io.Discard, "", 0), 1<<20
-	server.setAddr(labServer)
+	server.MaxBody = 1 << 20
 	var told eventLog
-	server.Trace = func() *recorder { return newRecorder(conn.now, told.add) }
+	t := newRecorder(server, conn.now, told.add)
+	t.keepsLogs = true
+	server.Watch, server.ErrorLog = t.watch, log.New(logLines(t.onLog), "", 0)
 	server.serveConn(conn)
 	return told.events
+}
+
+// logLines is a log that hands each of its lines on.
+type logLines func(line string)
+
+func (f logLines) Write(p []byte) (int, error) {
+	f(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
 }
 
 // An eventLog collects events, up to the limits.

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -38,7 +39,7 @@ const (
 	maxSection = 256 * 1024 // bytes in one header section
 )
 
-// The answers that this file gives, by refusing a request.
+// The statuses of requests that this file refuses.
 const (
 	badRequest     = "400 Bad Request"
 	requestTimeout = "408 Request Timeout"
@@ -49,33 +50,109 @@ const (
 	badVersion     = "505 HTTP Version Not Supported"
 )
 
-// A Refusal is an error that has an answer: the request was understood well enough to
-// tell the client what is wrong with it.
+// A Refusal is an error that has an answer: it tells the client what is wrong with the
+// request, and points at the byte.
 type Refusal struct {
 	Status string // "400 Bad Request"
-	Reason string // what was expected, what came, what to do
 	Source string // the rule: "RFC 9112 §5.1"
-	Err    error  // what lies beneath: io.ErrUnexpectedEOF, a time-out, or nil
-	Rest   string // of the last line read: what stands from the first bad byte on
-	Field  string // the name of the header field that is refused, if it is one
+	Line   string // the line of the head that is at fault; "" if none is
+	Offset int    // of the first bad byte in Line; len(Line) if bytes are missing
+	Reason string // what was expected, what came, what to do
+	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
-func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
+func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
+	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
+		Reason: fmt.Sprintf(format, args...)}
+}
 
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-func refuse(status, source, format string, args ...any) *Refusal {
-	return &Refusal{Status: status, Source: source, Reason: fmt.Sprintf(format, args...)}
+// Error returns the refusal on one line, for a log:
+//
+//	expected a name, a colon and a value: byte 4 of "Host : x" (RFC 9112 §5.1)
+func (r *Refusal) Error() string {
+	if r.Line == "" {
+		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
+	}
+	before, after := r.excerpt()
+	place := fmt.Sprintf("byte %d of", r.Offset)
+	if after == "" {
+		place = "the end of"
+	}
+	return fmt.Sprintf(`%s: %s "%s%s" (%s)`, r.Reason, place, before, after, r.Source)
 }
 
-// at says where in the line the fault begins, and about in which field it is.
-func (r *Refusal) at(rest string) *Refusal { r.Rest = rest; return r }
+// page returns the refusal for the client, with a caret under the first bad byte:
+//
+//	400 Bad Request
+//
+//	Host : x
+//	    ^ expected a name, a colon and a value
+//	RFC 9112 §5.1
+//
+// A client may take any answer for HTML, so no "<" is in it, whoever wrote the reason.
+func (r *Refusal) page() []byte {
+	mark := ""
+	if r.Line != "" {
+		before, after := r.excerpt()
+		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
+	}
+	reason := strings.ReplaceAll(r.Reason, "<", `\x3c`)
+	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, reason, r.Source)
+}
 
-func (r *Refusal) about(field string) *Refusal { r.Field = field; return r }
+// excerpt returns the printable parts of Line before and from the bad byte, at most 40
+// bytes of each.
+func (r *Refusal) excerpt() (before, after string) {
+	const width = 40
+	offset := max(0, min(r.Offset, len(r.Line)))
+	before, after = r.Line[:offset], r.Line[offset:]
+	if len(before) > width {
+		before = "..." + before[len(before)-width:]
+	}
+	if len(after) > width {
+		after = after[:width] + "..."
+	}
+	return harmless(before), harmless(after)
+}
 
-// errSilent says that nothing was asked, so nothing is answered or logged: a client
-// connected and left, as browsers do with the connections they open in advance.
+// harmless returns visible(s) without "<".
+func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
+
+// quote returns the first 80 bytes of s, printable and in quotes, for an error message.
+func quote(s string) string {
+	if len(s) > 80 {
+		s = s[:80] + "..."
+	}
+	return `"` + harmless(s) + `"`
+}
+
+// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
+// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
+func visible(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c == '\r':
+			b.WriteString(`\r`)
+		case c == '\n':
+			b.WriteString(`\n`)
+		case c < ' ' || c >= 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// errSilent says that a client connected and left without a byte, as browsers do with
+// connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -85,8 +162,9 @@ type Request struct {
 	Target    string   // "/a%20b?x=1", as it came
 	Path      string   // "/a b": decoded once and otherwise untouched
 	Query     string   // "x=1": never decoded, and without its "?"
+	Scheme    string   // "http" from http://host:81/path, otherwise ""
 	Authority string   // "host:81" from http://host:81/path, otherwise ""
-	Version   string   // "HTTP/1.0", "HTTP/1.1", "HTTP/0.9", or "" if we did not get so far
+	Version   string   // "HTTP/1.0", "HTTP/1.1", "HTTP/0.9"; "" before it is read
 	Header    []Header // in the order of arrival, nothing joined
 	Length    int64    // Content-Length in bytes; 0 without one
 }
@@ -97,16 +175,23 @@ type Request struct {
 //	GET /a%20b?x=1 HTTP/1.0\r\nHost: h\r\n\r\n
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
-// The request is never nil: with an error it holds what was understood, for the log. The
-// error is a *Refusal when there is something to answer, errSilent when nothing was
-// asked, otherwise what reading gave. (RFC 1945 §5)
+// The request is never nil: with an error it holds what was read so far, for the log. The
+// error is a *Refusal when there is something to answer, errSilent when not one byte of a
+// request has come, otherwise what r returned. (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	request := &Request{}
 	h := &headReader{r: r}
-	if err := h.begin(); err != nil {
+	if err := refuseTLS(r); err != nil {
 		return request, err
 	}
 	line, err := h.line(targetTooLong)
+	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
+		h = &headReader{r: r} // an empty line does not decide how the head ends its lines
+		line, err = h.line(targetTooLong)
+	}
+	if err != nil && h.size == 0 {
+		return request, errSilent
+	}
 	if err != nil {
 		return request, err
 	}
@@ -116,107 +201,87 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if request.Header, err = readHeader(h); err != nil {
 		return request, err
 	}
-	return request, request.checkHeader(maxBody)
+	return request, request.checkHeader(h.fields, maxBody)
+}
+
+// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
+// of type 22, a handshake. (RFC 8446 §5.1)
+func refuseTLS(r *bufio.Reader) error {
+	first, err := r.Peek(1)
+	if err != nil || first[0] != 22 {
+		return nil // the error will come again, when the line is read
+	}
+	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in plain "+
+		"text, got a TLS handshake: use http:// instead of https://")
 }
 
 // A headReader reads the lines of one head: a request line and header section, or only
 // the section in which a CGI program or another server answers.
 type headReader struct {
-	r    *bufio.Reader
-	end  string // the line end of this head, "\r\n" or "\n", once a line has shown it
-	size int    // bytes read, line ends included
+	r      *bufio.Reader
+	end    string   // "\r\n" or "\n", once a line has shown it
+	size   int      // bytes read, line ends included
+	fields []string // the header lines read, which a refusal may show
 }
 
-// begin waits for the first byte of a request and passes over one empty line before it,
-// which old clients sent after a body. (RFC 9112 §2.2)
-func (h *headReader) begin() error {
-	first, err := h.r.Peek(1)
-	if err == nil && (first[0] == '\r' || first[0] == '\n') {
-		if _, err := h.line(targetTooLong); err != nil {
-			return err
-		}
-		h.end = "" // the empty line does not decide how the head ends its lines
-		first, err = h.r.Peek(1)
-	}
-	if err != nil {
-		return errSilent // e.g. the client connected and left, or said nothing in time
-	}
-	if first[0] == 0x16 { // a TLS record of type "handshake" (RFC 8446 §5.1)
-		return refuse(badRequest, "RFC 9112 §3",
-			"expected a request in plain text, got a TLS handshake: "+
-				"use http:// instead of https://")
-	}
-	return nil
-}
-
-// line reads one line and returns it without its line end. CRLF is the rule and a bare
-// LF is accepted, so that printf 'GET / HTTP/1.0\n\n' works, but a head must not mix
-// the two: what one reader takes for a line end, another may take for text.
+// line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
+// accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix the two:
+// what one reader takes for a line end, another may take for text.
 //
 //	"Host: h\r\n" → "Host: h"
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	raw, err := h.r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
-		raw, err = h.longLine(raw)
+	line, end := "", "\n"
+	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	for err == bufio.ErrBufferFull && len(line) <= maxLine {
+		var piece []byte
+		piece, err = h.r.ReadSlice('\n')
+		line += string(piece)
 	}
-	h.size += len(raw)
-	if len(raw) > maxLine {
-		return "", refuse(tooLong, "RFC 9110 §15.5.15",
-			"a line of the head may have %d bytes, this one is longer", maxLine).
-			at(string(raw[maxLine:]))
+	h.size += len(line)
+	if len(line) > maxLine {
+		source := "RFC 6585 §5"
+		if tooLong == targetTooLong {
+			source = "RFC 9110 §15.5.15"
+		}
+		return "", refuse(tooLong, source, line, maxLine,
+			"expected at most %d bytes in a line, with its line end", maxLine)
+	}
+	if err != nil && h.size == 0 {
+		return "", incomplete(err, "", "expected a head, got nothing")
 	}
 	if err != nil {
-		return "", h.cut(raw, err)
+		return "", incomplete(err, line, "expected an empty line to end the head")
 	}
-	line, end := string(raw[:len(raw)-1]), "\n"
-	if strings.HasSuffix(line, "\r") {
-		line, end = line[:len(line)-1], "\r\n"
+	if strings.HasSuffix(line, "\r\n") {
+		end = "\r\n"
 	}
-	if i := strings.IndexByte(line, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2",
-			`CR must be followed by LF, here it stands alone: %s`, quote(line)).at(line[i:])
+	text := strings.TrimSuffix(line, end)
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
 	}
 	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2",
-			`lines end in \r\n or all in \n, this head mixes both: %s`, quote(line)).at(end)
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
+			"expected %s, with which this head began: one head does not mix line ends",
+			visible(h.end))
 	}
 	h.end = end
-	return line, nil
+	return text, nil
 }
 
-// longLine goes on with a line that did not fit into the reader's buffer, in pieces,
-// until it ends or is longer than maxLine.
-func (h *headReader) longLine(piece []byte) ([]byte, error) {
-	long := append([]byte(nil), piece...) // the next read overwrites piece
-	err := bufio.ErrBufferFull
-	for err == bufio.ErrBufferFull && len(long) <= maxLine {
-		piece, err = h.r.ReadSlice('\n')
-		long = append(long, piece...)
+// incomplete explains a request that stops before its end: 400 if no more bytes can come,
+// 408 if they do not come in time. line is the part of a line that came last. (RFC 9112 §8,
+// RFC 9110 §15.5.9)
+func incomplete(err error, line, format string, args ...any) *Refusal {
+	status, source := badRequest, "RFC 9112 §8"
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		status, source = requestTimeout, "RFC 9110 §15.5.9"
 	}
-	return long, err
-}
-
-// cut explains why a head stopped in the middle, after the bytes of rest.
-func (h *headReader) cut(rest []byte, err error) error {
-	came := "what came ends with " + quote(string(rest))
-	switch {
-	case len(rest) == 0 && h.end == "":
-		came = "nothing came"
-	case len(rest) == 0:
-		came = "what came ends with a whole line"
-	}
-	switch {
-	case err == io.EOF:
-		return &Refusal{Status: badRequest, Reason: "expected an empty line to end the head, " +
-			came, Source: "RFC 1945 §5", Err: err}
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &Refusal{Status: requestTimeout, Reason: fmt.Sprintf("expected an empty line to "+
-			"end the head in time, %s: %v", came, err),
-			Source: "RFC 9110 §15.5.9", Err: err}
-	}
-	return err // e.g. connection reset by peer: nobody is left to answer
+	reason := fmt.Sprintf(format, args...)
+	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err}
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
@@ -225,8 +290,8 @@ func (h *headReader) cut(rest []byte, err error) error {
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
 //
-// The version is judged before the target: what a target may be is for its version to
-// say. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
+// The version is checked before the target: it decides what a target may be. (RFC 1945
+// §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	q.Line = line
 	method, rest, _ := strings.Cut(line, " ")
@@ -236,21 +301,19 @@ func (q *Request) parseLine(line string) error {
 		q.Version = "HTTP/0.9"
 		return q.parseTarget()
 	}
-	if method == "" || target == "" || version == "" {
-		bad := rest[len(target):]
-		if method == "" {
-			bad = line
-		} else if target == "" {
-			bad = rest
+	if i := indexNonToken(method); i >= 0 {
+		return refuse(badRequest, "RFC 9110 §5.6.2", line, i, "expected a method made of "+
+			"letters, digits and !#$%%&'*+-.^_`|~, then one space")
+	}
+	if target == "" || version == "" {
+		missing := len(line) // where a target or version should begin
+		if target == "" {
+			missing = min(len(method)+1, len(line))
 		}
-		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like "+
-			"GET /path HTTP/1.0 with single spaces, got %s", quote(line)).at(bad)
+		return refuse(badRequest, "RFC 1945 §5.1", line, missing, "expected a request line "+
+			"like GET /path HTTP/1.0, with single spaces")
 	}
-	if i := nonToken(method); i >= 0 {
-		return refuse(badRequest, "RFC 9110 §5.6.2", "expected a method made of letters, "+
-			"digits and !#$%%&'*+-.^_`|~, got %s", quote(method)).at(line[i:])
-	}
-	if err := checkVersion(version); err != nil {
+	if err := q.checkVersion(version); err != nil {
 		return err
 	}
 	q.Version = version
@@ -259,23 +322,28 @@ func (q *Request) parseLine(line string) error {
 
 // checkVersion accepts "HTTP/1.0" to "HTTP/1.9". HTTP is upper case, with one digit on
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
-func checkVersion(version string) error {
-	digits, ok := strings.CutPrefix(version, "HTTP/")
-	if !ok || len(digits) != 3 || digits[1] != '.' || !isDigit(digits[0]) ||
-		!isDigit(digits[2]) {
-		return refuse(badRequest, "RFC 9112 §2.3",
-			"expected a version like HTTP/1.0, got %s", quote(version)).at(version)
+func (q *Request) checkVersion(version string) error {
+	const form = "HTTP/1.0"
+	good := 0 // bytes that have this form
+	for good < min(len(form), len(version)) && (version[good] == form[good] ||
+		isDigit(version[good]) && isDigit(form[good])) {
+		good++
 	}
-	if digits[0] != '1' {
-		return refuse(badVersion, "RFC 9110 §15.6.6",
-			"this server speaks HTTP/1.0, the request is %s", version).at(version)
+	start := len(q.Line) - len(version)
+	if good < len(form) || good < len(version) {
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+			"expected a version like HTTP/1.0 at the end of the line")
+	}
+	if major := len("HTTP/"); version[major] != '1' {
+		return refuse(badVersion, "RFC 9110 §15.6.6", q.Line, start+major,
+			"expected HTTP/1.0 or HTTP/1.1: this server speaks HTTP/1.0")
 	}
 	return nil
 }
 
-// parseTarget splits the target into Path and Query, and Authority if it has one. The
-// path is decoded exactly once: %2541 is %41. Dots and double slashes stay, for they mean
-// what the application says they mean. A fragment should not have been sent: it is cut.
+// parseTarget splits the target into Path and Query, and Scheme and Authority if it has
+// them. The path is decoded exactly once: %2541 is %41. Dots and double slashes stay: the
+// application decides what they mean. A fragment should not have been sent: it is cut.
 //
 //	/a%20b?x=%201#f     → Path "/a b", Query "x=%201"
 //	http://u@h:81?x=1   → Path "/", Query "x=1", Authority "h:81"
@@ -283,69 +351,66 @@ func checkVersion(version string) error {
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget() error {
 	target, _, _ := strings.Cut(q.Target, "#")
+	start := len(q.Method) + 1 // of the target in the line, later of what is left of it
+	end := start + len(target)
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
-		return refuse(notImplemented, "RFC 9112 §3.2",
-			"%s %s is not for an application, and this server has no answer of its own",
-			q.Method, quote(q.Target)).at(q.rest(0))
+		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+
+			"this request is not for an application, and this server has no answer of its own")
 	}
-	if i := control(q.Target); i >= 0 {
-		return refuse(badRequest, "RFC 9112 §3.2",
-			"a target has no control characters, this one has: %s", quote(q.Target)).at(q.rest(i))
+	if i := indexControl(q.Target); i >= 0 {
+		return refuse(badRequest, "RFC 9112 §3.2", q.Line, start+i,
+			"expected a target without control characters")
 	}
 	if !strings.HasPrefix(target, "/") {
-		var ok bool
-		if q.Authority, target, ok = cutAuthority(target); !ok {
-			return refuse(badRequest, "RFC 9112 §3.2", "expected a target that starts "+
-				"with / or http://host, got %s", quote(q.Target)).at(q.rest(0))
+		var err error
+		if target, err = q.cutAuthority(target); err != nil {
+			return err
 		}
+		start = end - len(target)
 	}
 	path, query, _ := strings.Cut(target, "?")
+	if i := badEscape(path); i >= 0 {
+		return refuse(badRequest, "RFC 3986 §2.1", q.Line, start+i,
+			"expected two hex digits after %%, which itself is %%25")
+	}
+	if i := controlEscape(path); i >= 0 {
+		return refuse(badRequest, "RFC 3875 §4.1.5", q.Line, start+i,
+			"expected a path without control characters, also behind %%")
+	}
 	if path == "" {
 		path = "/"
 	}
-	decoded, err := url.PathUnescape(path)
-	if err != nil {
-		return refuse(badRequest, "RFC 3986 §2.1", "expected two hex digits after each %% "+
-			"(a %% itself is %%25), got %s", quote(path)).at(q.rest(badEscape(q.Target)))
-	}
-	if control(decoded) >= 0 {
-		return refuse(badRequest, "RFC 3875 §4.1.5",
-			"a path has no control characters, not escaped either: %s", quote(path)).at(q.rest(0))
-	}
-	q.Path, q.Query = decoded, query
+	q.Query = query
+	q.Path, _ = url.PathUnescape(path) // badEscape has found no error
 	return nil
 }
 
-// rest is the request line from byte i of the target on.
-func (q *Request) rest(i int) string {
-	return q.Target[i:] + strings.TrimPrefix(q.Line, q.Method+" "+q.Target)
-}
-
-// badEscape returns where the first % stands that no two hex digits follow.
-func badEscape(target string) int {
-	for i := range len(target) {
-		if target[i] == '%' {
-			if _, err := url.PathUnescape(target[i:min(i+3, len(target))]); err != nil {
-				return i
-			}
-		}
+// cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
+// "h:81", and it returns "/p". A name and password in it are dropped. (RFC 9112 §3.2.2)
+func (q *Request) cutAuthority(target string) (rest string, err error) {
+	start := len(q.Method) + 1
+	scheme, after, _ := strings.Cut(target, "://")
+	q.Scheme = strings.ToLower(scheme)
+	if after == "" || q.Scheme != "http" && q.Scheme != "https" {
+		return "", refuse(badRequest, "RFC 9112 §3.2", q.Line, start,
+			"expected a target that begins with / or http://host")
 	}
-	return 0
-}
-
-// cutAuthority splits an absolute target: "http://u:p@h:81/p" → "h:81", "/p", true. A
-// name and password in it are dropped. (RFC 9112 §3.2.2)
-func cutAuthority(target string) (authority, rest string, ok bool) {
-	const scheme = "http://"
-	if len(target) < len(scheme) || !strings.EqualFold(target[:len(scheme)], scheme) {
-		return "", "", false
+	start += len(scheme) + len("://")
+	authority := after
+	if i := strings.IndexAny(after, "/?"); i >= 0 {
+		authority, rest = after[:i], after[i:]
 	}
-	authority = target[len(scheme):]
-	if i := strings.IndexAny(authority, "/?"); i >= 0 {
-		authority, rest = authority[:i], authority[i:]
+	user := strings.LastIndexByte(authority, '@') + 1
+	q.Authority = authority[user:]
+	bad := badHost(q.Authority)
+	if q.Authority == "" || q.Authority[0] == ':' {
+		bad = 0
 	}
-	authority = authority[strings.LastIndexByte(authority, '@')+1:]
-	return authority, rest, authority != "" && authority[0] != ':' && isHost(authority)
+	if bad >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §3.2", q.Line, start+user+bad,
+			"expected a host after ://, like http://name:port/")
+	}
+	return rest, nil
 }
 
 // readHeader reads a header section up to and with the empty line that ends it.
@@ -353,24 +418,24 @@ func cutAuthority(target string) (authority, rest string, ok bool) {
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
 // More than maxFields fields or maxSection bytes are refused with 431. It serves for every
-// head of this form, whoever sent it. (RFC 1945 §4.2)
+// head of this form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
+	h.fields = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
 			return fields, err
 		}
 		if len(fields) == maxFields || h.size-start > maxSection {
-			return fields, refuse(headTooLarge, "RFC 6585 §5",
-				"at most %d header fields of %d bytes together are read, here come more",
-				maxFields, maxSection).at(line)
+			return fields, refuse(headTooLarge, "RFC 6585 §5", line, 0,
+				"expected at most %d header fields of %d bytes together", maxFields, maxSection)
 		}
 		field, err := parseField(line)
 		if err != nil {
 			return fields, err
 		}
-		fields = append(fields, field)
+		fields, h.fields = append(fields, field), append(h.fields, line)
 	}
 }
 
@@ -378,78 +443,89 @@ func readHeader(h *headReader) ([]Header, error) {
 //
 //	"Name: \t value \t " → {"Name", "value"}
 //
-// Nothing may stand between the name and its colon, spaces and tabs around the value
-// are no part of it, and a line that continues the one before is refused: proxies have
-// read both kinds in different ways, which is how requests are smuggled past them.
-// (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+// Spaces and tabs around the value are not part of it. A space before the colon and a line
+// that continues the one before are refused: proxies have read both in different ways,
+// which is how requests are smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	if line[0] == ' ' || line[0] == '\t' {
-		return Header{}, refuse(badRequest, "RFC 9112 §5.2",
-			"a header line must not start with a space or tab: %s", quote(line)).at(line)
+		return Header{}, refuse(badRequest, "RFC 9112 §5.2", line, 0,
+			"expected a header line that does not begin with a space or tab")
 	}
 	name, value, found := strings.Cut(line, ":")
-	if bad := nonToken(name); !found || bad >= 0 {
-		if bad < 0 {
-			bad = len(line) // where the colon should be
-		}
-		return Header{}, refuse(badRequest, "RFC 9112 §5.1",
-			"expected a header line like Name: value, without a space before "+
-				"the colon, got %s", quote(line)).at(line[bad:])
+	bad := indexNonToken(name)
+	if bad < 0 && !found {
+		bad = len(line) // where the colon should be
 	}
-	value = strings.Trim(value, " \t") // TrimSpace would cut U+0085 and U+00A0 too
-	if i := control(strings.ReplaceAll(line, "\t", " ")); i >= 0 {
-		return Header{}, refuse(badRequest, "RFC 9110 §5.5",
-			"a header value has no control characters, this one has: %s", quote(line)).at(line[i:])
+	if bad >= 0 {
+		return Header{}, refuse(badRequest, "RFC 9112 §5.1", line, bad,
+			`expected a header line like "Name: value", with no space before the colon`)
 	}
-	return Header{name, value}, nil
+	if i := indexControl(strings.ReplaceAll(line, "\t", " ")); i >= 0 {
+		return Header{}, refuse(badRequest, "RFC 9110 §5.5", line, i,
+			"expected a header value without control characters")
+	}
+	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
 }
 
-// checkHeader holds the header fields on which the reading of the request depends to
-// their rules, and sets Length.
-func (q *Request) checkHeader(maxBody int64) error {
-	for _, name := range [...]string{"Host", "Content-Length", "Content-Type"} {
-		if _, n := lookup(q.Header, name); n > 1 {
-			return refuse(badRequest, "RFC 9110 §5.3",
-				"%s may be sent once, it came %d times", name, n).about(name)
+// checkHeader validates the fields that decide how to read the request, and sets Length.
+// lines are the lines from which Header was made. (RFC 9110 §5.3)
+func (q *Request) checkHeader(lines []string, maxBody int64) error {
+	for i, field := range q.Header {
+		line := lines[i]
+		start := strings.LastIndex(line, field.Value) // of the value in the line
+		switch {
+		case field.is("Transfer-Encoding"):
+			return refuse(notImplemented, "RFC 9112 §6.1", line, start, "expected a "+
+				"Content-Length instead of Transfer-Encoding: this server speaks HTTP/1.0")
+		case !field.is("Host") && !field.is("Content-Length") && !field.is("Content-Type"):
+			continue
 		}
-	}
-	if value, n := lookup(q.Header, "Transfer-Encoding"); n > 0 {
-		return refuse(notImplemented, "RFC 9112 §6.1", "this server speaks HTTP/1.0: send a "+
-			"Content-Length instead of Transfer-Encoding: %s", quote(value)).
-			about("Transfer-Encoding")
-	}
-	if host, _ := lookup(q.Header, "Host"); host != "" && !isHost(host) {
-		return refuse(badRequest, "RFC 9112 §3.2",
-			"expected Host: name or Host: name:port, got %s", quote(host)).about("Host")
-	}
-	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
-		return q.setLength(value, maxBody)
+		if _, n := lookup(q.Header[:i], field.Name); n > 0 {
+			return refuse(badRequest, "RFC 9110 §5.3", line, 0,
+				"expected one %s, here comes a second", field.Name)
+		}
+		if bad := badHost(field.Value); field.is("Host") && bad >= 0 {
+			return refuse(badRequest, "RFC 9112 §3.2", line, start+bad,
+				"expected Host: name or Host: name:port")
+		}
+		if field.is("Content-Length") {
+			if err := q.setLength(line, start, maxBody); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// setLength reads a Content-Length: digits and nothing else, so "+5", "0x5" and "5, 5"
-// get 400; more than maxBody gets 413. (RFC 9110 §8.6)
-func (q *Request) setLength(value string, maxBody int64) error {
-	if value == "" || strings.Trim(value, "0123456789") != "" {
-		return refuse(badRequest, "RFC 9110 §8.6",
-			"expected digits for Content-Length, got %s", quote(value)).about("Content-Length")
+// setLength reads the Content-Length that begins at byte start of line: digits and nothing
+// else, so "+5", "0x5" and "5, 5" get 400; more than maxBody gets 413. (RFC 9110 §8.6)
+func (q *Request) setLength(line string, start int, maxBody int64) error {
+	value := strings.TrimRight(line[start:], " \t")
+	digits := len(value) - len(strings.TrimLeft(value, "0123456789"))
+	if value == "" || digits < len(value) {
+		return refuse(badRequest, "RFC 9110 §8.6", line, start+digits,
+			"expected a Content-Length of digits only")
 	}
 	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n > maxBody { // the one error that is left: beyond 64 bits
-		return refuse(tooLarge, "RFC 9110 §15.5.14",
-			"at most %d body bytes are accepted, Content-Length is %s", maxBody, quote(value)).
-			about("Content-Length")
+	if err != nil || n > maxBody { // the only error possible: more than 63 bits
+		return refuse(tooLarge, "RFC 9110 §15.5.14", line, start,
+			"expected at most %d bytes in a body", maxBody)
 	}
 	q.Length = n
 	return nil
 }
 
+// is reports whether the field has this name, in any case. Names are ASCII, so EqualFold
+// folds nothing else into them.
+func (h Header) is(name string) bool {
+	return len(h.Name) == len(name) && strings.EqualFold(h.Name, name)
+}
+
 // lookup returns the value of the first field of that name, in any case, and how many
-// there are. Names are ASCII by now, so EqualFold cannot fold anything else into them.
+// there are.
 func lookup(fields []Header, name string) (value string, count int) {
 	for _, field := range fields {
-		if len(field.Name) == len(name) && strings.EqualFold(field.Name, name) {
+		if field.is(name) {
 			if count++; count == 1 {
 				value = field.Value
 			}
@@ -458,13 +534,10 @@ func lookup(fields []Header, name string) (value string, count int) {
 	return value, count
 }
 
-// isToken reports whether s can be a method or a header name: one or more letters,
-// digits and fifteen other characters, all ASCII. (RFC 9110 §5.6.2)
-func isToken(s string) bool { return nonToken(s) < 0 }
-
-// nonToken returns where the first byte stands that keeps s from being a token: 0 if s is
-// empty, -1 if it is one.
-func nonToken(s string) int {
+// indexNonToken returns the offset of the first byte that keeps s from being a token, which
+// is a method or a header name: letters, digits and fifteen other characters, all ASCII.
+// It returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
+func indexNonToken(s string) int {
 	for i := range len(s) {
 		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
 		if !letter && !isDigit(s[i]) && strings.IndexByte("-!#$%&'*+.^_`|~", s[i]) < 0 {
@@ -479,11 +552,9 @@ func nonToken(s string) int {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// hasControl reports whether s has an ASCII control character: 0 to 31, or 127.
-func hasControl(s string) bool { return control(s) >= 0 }
-
-// control returns where the first of them stands, -1 if there is none.
-func control(s string) int {
+// indexControl returns the offset of the first ASCII control character in s, 0 to 31 or
+// 127, or -1.
+func indexControl(s string) int {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] == 0x7f {
 			return i
@@ -492,29 +563,70 @@ func control(s string) int {
 	return -1
 }
 
-// isHost reports whether s is name, name:port, [IPv6] or [IPv6]:port. The name is not
-// resolved and need not exist. (RFC 9110 §7.2, RFC 3986 §3.2.2)
-func isHost(s string) bool {
-	name, port := s, ""
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
-		name, port = s[:i], s[i+1:]
+// badEscape returns the offset of the first % in s that two hex digits do not follow, or -1.
+// (RFC 3986 §2.1)
+func badEscape(s string) int {
+	for i := range len(s) {
+		if s[i] != '%' {
+			continue
+		}
+		if _, err := url.PathUnescape(s[i:min(i+3, len(s))]); err != nil {
+			return i
+		}
 	}
-	if strings.Trim(port, "0123456789") != "" {
-		return false
+	return -1
+}
+
+// controlEscape returns the offset of the first escape in s, all of which are good, that
+// stands for a control character, or -1: %00 to %1F, and %7F.
+func controlEscape(s string) int {
+	for i := range len(s) {
+		if s[i] == '%' && (s[i+1] < '2' || strings.EqualFold(s[i:i+3], "%7f")) {
+			return i
+		}
 	}
-	if inner, ok := strings.CutPrefix(name, "["); ok {
-		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		return err == nil && addr.Is6() && addr.Zone() == "" && strings.HasSuffix(inner, "]")
+	return -1
+}
+
+// badHost returns the offset of the first byte that keeps s from being name, name:port,
+// [IPv6] or [IPv6]:port, or -1. The name is not resolved and need not exist. (RFC 9110
+// §7.2, RFC 3986 §3.2.2)
+func badHost(s string) int {
+	end := strings.IndexByte(s, ':') // of the name
+	if end < 0 {
+		end = len(s)
 	}
-	_, err := url.PathUnescape(name) // a name may have escapes, whole ones
-	ascii := !strings.ContainsFunc(name, func(r rune) bool { return r >= 0x80 })
-	return err == nil && ascii && !hasControl(name) &&
-		!strings.ContainsAny(name, " \t\"<>\\^`{|}/?#@[]:,")
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		inner, _, ok = strings.Cut(inner, "]")
+		addr, err := netip.ParseAddr(inner)
+		if !ok || err != nil || !addr.Is6() || addr.Zone() != "" {
+			return 1
+		}
+		end = len("[]") + len(inner)
+	} else if i := badName(s[:end]); i >= 0 {
+		return i
+	}
+	for i := end; i < len(s); i++ {
+		if colon := i == end; colon && s[i] != ':' || !colon && !isDigit(s[i]) {
+			return i
+		}
+	}
+	return -1
+}
+
+// badName returns the offset of the first byte that no host name has, or -1. A name may
+// have escapes.
+func badName(s string) int {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte("\"<>\\^`{|}/?#@[],", s[i]) >= 0 {
+			return i
+		}
+	}
+	return badEscape(s)
 }
 
 // Environ is what an application knows of its request. Keys in capitals are CGI's and
-// hold strings; keys with a dot are the gateway's and hold what their comment below says.
-// (PEP 3333, "environ Variables")
+// hold strings; keys with a dot are the gateway's. (PEP 3333, "environ Variables")
 type Environ map[string]any
 
 // Get returns the string under key, or "" when there is none.
@@ -523,50 +635,25 @@ func (e Environ) Get(key string) string {
 	return value
 }
 
-// A Gateway is the part of environ that a request does not bring along. The fields of
-// type any hold strings: a string that is put into a map of any is copied to the heap
-// each time, and these are the same for many requests.
-type Gateway struct {
-	ServerName   any // never empty: the address if there is no better name
-	ServerPort   any // "8000"
-	RemoteAddr   any // "127.0.0.1", no port, brackets or zone; "" on a Unix socket
-	RemotePort   any // "49152"; "" on a Unix socket
-	URLScheme    any // "http" or "https"
-	MultiThread  bool
-	MultiProcess bool
-	RunOnce      bool
-	Errors       io.Writer
-	Application  Application // the outermost one, for who must ask it something else
-}
-
-// Values that are the same in each environ, made once.
-var (
-	serverSoftware any = software
-	wsgiVersion    any = [2]int{1, 0} // Python's tuple (1, 0)
-	fileWrapper    any = newFileWrapper
-	noScriptName   any = ""
-)
-
 // newEnviron makes the environ of one request: a map of its own for each, which the
-// application may change at will. (PEP 3333, "environ Variables"; RFC 3875 §4.1)
-func newEnviron(q *Request, input *Input, g *Gateway) Environ {
-	// The exact size is known: growing the map later would cost more.
-	e := make(Environ, 21+len(q.Header))
-
-	e["REQUEST_METHOD"] = boxed(q.Method)   // "GET"
-	e["SCRIPT_NAME"] = noScriptName         // where the application is mounted: at the root
-	e["PATH_INFO"] = q.Path                 // "/environ"
-	e["QUERY_STRING"] = q.Query             // "a=4"
-	e["SERVER_NAME"] = g.ServerName         // "127.0.0.1"
-	e["SERVER_PORT"] = g.ServerPort         // "8000"
-	e["SERVER_PROTOCOL"] = boxed(q.Version) // "HTTP/1.1": the client's version, not ours
-	e["SERVER_SOFTWARE"] = serverSoftware
-	e["GATEWAY_INTERFACE"] = "CGI/1.1"
-	e["REMOTE_ADDR"] = g.RemoteAddr // "127.0.0.1"
-	e["REMOTE_PORT"] = g.RemotePort // "49152": usual, though not in the RFC
-
-	e["rawsgi.request_uri"] = q.Target // "/environ?a=4": nothing decoded
-	e.addGateway(input, g)
+// application may change at will. server and client are the two ends of the connection.
+// The gateway adds the keys of the interface, those with a dot. (RFC 3875 §4.1)
+func newEnviron(q *Request, server, client net.Addr) Environ {
+	name, port := serverName(server)
+	address, clientPort := hostPort(client)
+	e := make(Environ, 21+len(q.Header)) // with room for the gateway's keys
+	e["REQUEST_METHOD"] = q.Method       // "GET"
+	e["SCRIPT_NAME"] = ""                // where the application is mounted: at the root
+	e["PATH_INFO"] = q.Path              // "/environ"
+	e["QUERY_STRING"] = q.Query          // "a=4"
+	e["SERVER_NAME"] = name              // "127.0.0.1"
+	e["SERVER_PORT"] = port              // "8000"
+	e["SERVER_PROTOCOL"] = q.Version     // "HTTP/1.1": the client's version, not ours
+	e["SERVER_SOFTWARE"] = software      // "rawsgi/1.0"
+	e["GATEWAY_INTERFACE"] = "CGI/1.1"   // also over a socket: the names are CGI's
+	e["REMOTE_ADDR"] = address           // "127.0.0.1"; "" on a Unix socket
+	e["REMOTE_PORT"] = clientPort        // "49152": usual, though not in the RFC
+	e["rawsgi.request_uri"] = q.Target   // "/environ?a=4": nothing decoded
 	for _, field := range q.Header {
 		e.addHeader(field)
 	}
@@ -576,30 +663,29 @@ func newEnviron(q *Request, input *Input, g *Gateway) Environ {
 	return e
 }
 
-// addGateway sets the keys that every gateway sets, wherever the others come from.
-func (e Environ) addGateway(input *Input, g *Gateway) {
-	e["wsgi.version"] = wsgiVersion
-	e["wsgi.url_scheme"] = g.URLScheme      // "http"
-	e["wsgi.input"] = input                 // *Input
-	e["wsgi.errors"] = g.Errors             // io.Writer
-	e["wsgi.multithread"] = g.MultiThread   // may run twice at once in this process
-	e["wsgi.multiprocess"] = g.MultiProcess // may run in another process too
-	e["wsgi.run_once"] = g.RunOnce          // this process answers nothing else
-	e["wsgi.file_wrapper"] = fileWrapper    // func(io.Reader, ...int) Body
-	e["rawsgi.application"] = g.Application // Application
+// serverName returns SERVER_NAME and SERVER_PORT. A server without a name of its own is
+// called by its address, as in a URL. (RFC 3875 §4.1.14)
+//
+//	127.0.0.1:8000 → "127.0.0.1", "8000"    [::1]:8000 → "[::1]", "8000"
+func serverName(addr net.Addr) (name, port string) {
+	name, port = hostPort(addr)
+	switch {
+	case name == "": // a Unix socket has nothing that could stand in a URL
+		return "localhost", "80"
+	case strings.Contains(name, ":"):
+		name = "[" + name + "]"
+	}
+	return name, port
 }
 
-// boxed returns s for the map, the common ones without a copy.
-func boxed(s string) any {
-	switch s {
-	case "GET":
-		return "GET"
-	case "HTTP/1.0":
-		return "HTTP/1.0"
-	case "HTTP/1.1":
-		return "HTTP/1.1"
+// hostPort takes a TCP address apart: [fe80::1%eth0]:8000 → "fe80::1", "8000". For any
+// other address both are "".
+func hostPort(addr net.Addr) (host, port string) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return "", ""
 	}
-	return s
+	return tcp.IP.String(), strconv.Itoa(tcp.Port)
 }
 
 // addHeader puts a header field under its key and joins it to an earlier one of the same
@@ -630,39 +716,14 @@ func (e Environ) addHeader(field Header) {
 //
 // (RFC 3875 §4.1.18; CVE-2016-5385 for Proxy)
 func environKey(name string) (key string, ok bool) {
-	if key, ok := knownKeys[name]; ok {
-		return key, true
-	}
 	if strings.Contains(name, "_") || strings.EqualFold(name, "Proxy") {
 		return "", false
 	}
-	upper := []byte("HTTP_" + name)
-	for i, c := range upper {
-		switch {
-		case 'a' <= c && c <= 'z': // strings.ToUpper would look at runes
-			upper[i] = c - 'a' + 'A'
-		case c == '-':
-			upper[i] = '_'
-		}
+	key = strings.ReplaceAll(strings.ToUpper(name), "-", "_")
+	if key == "CONTENT_TYPE" || key == "CONTENT_LENGTH" {
+		return key, true // these two describe the body and are CGI's own
 	}
-	key = string(upper)
-	if key == "HTTP_CONTENT_TYPE" || key == "HTTP_CONTENT_LENGTH" {
-		key = key[len("HTTP_"):] // these two describe the body and are CGI's own
-	}
-	return key, true
-}
-
-// knownKeys holds the keys of common names, spelled as clients spell them, so that most
-// keys need not be built. Filled below by environKey itself.
-var knownKeys = map[string]string{}
-
-func init() {
-	for _, name := range [...]string{"Accept", "Accept-Encoding", "Accept-Language",
-		"Cache-Control", "Connection", "Content-Length", "Content-Type", "Cookie", "Host",
-		"If-Modified-Since", "Referer", "Upgrade-Insecure-Requests", "User-Agent"} {
-		knownKeys[name], _ = environKey(name)
-		knownKeys[strings.ToLower(name)] = knownKeys[name]
-	}
+	return "HTTP_" + key, true
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
@@ -672,51 +733,34 @@ func init() {
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
-	left   int64  // bytes not read yet
+	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
 	err    error  // how the body ended; it stays that way
 }
 
 // Read reads at most len(p) bytes of the body.
 func (in *Input) Read(p []byte) (int, error) {
-	if in.err != nil || in.left == 0 {
-		return 0, in.end()
+	if in.err == nil && in.read == in.length {
+		in.err = io.EOF
+	}
+	if in.err != nil {
+		return 0, in.err
 	}
 	if in.before != nil {
 		in.before()
 		in.before = nil
 	}
-	n, err := in.r.Read(p[:min(int64(len(p)), in.left)])
-	in.left -= int64(n)
+	n, err := in.r.Read(p[:min(int64(len(p)), in.length-in.read)])
+	in.read += int64(n)
 	if err != nil {
-		in.err = in.broken(err)
+		in.err = incomplete(err, "", "expected %d body bytes, got %d", in.length, in.read)
 	}
 	return n, in.err
 }
 
-func (in *Input) end() error {
-	if in.err == nil {
-		in.err = io.EOF
-	}
-	return in.err
-}
-
-// broken explains a body that ended before its time. If the client has left, nobody
-// will read the answer; the log will.
-func (in *Input) broken(err error) error {
-	status := badRequest
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		status = requestTimeout
-	}
-	return &Refusal{Status: status, Reason: fmt.Sprintf("expected %d body bytes, got %d: %v",
-		in.length, in.length-in.left, err), Source: "RFC 9112 §8", Err: err}
-}
-
 // ReadLine is Python's readline(limit): it returns the next line with its "\n", at most
 // limit bytes of it, or without a limit if that is 0 or less. Only LF ends a line. At the
-// end of the body it returns what is left, then io.EOF.
+// end of the body it returns the rest, then io.EOF.
 //
 //	"a\nbc\r\nd" → "a\n", "bc\r\n", "d", io.EOF
 func (in *Input) ReadLine(limit int) ([]byte, error) {
@@ -725,10 +769,7 @@ func (in *Input) ReadLine(limit int) ([]byte, error) {
 	for limit <= 0 || len(line) < limit {
 		n, err := in.Read(one[:])
 		line = append(line, one[:n]...)
-		if n == 1 && one[0] == '\n' {
-			break
-		}
-		if err == io.EOF && len(line) > 0 {
+		if n == 1 && one[0] == '\n' || err == io.EOF && len(line) > 0 {
 			break
 		}
 		if err != nil {

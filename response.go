@@ -10,8 +10,8 @@
 //	block " world"                 " world", before the next block is asked for
 //	the body ends                  nothing to send; Close is called, once
 //
-// Half of a gateway is here: run drives any application to any io.Writer. What differs
-// between a socket and a CGI program's standard output is the first line of the head.
+// Half of a gateway is here: run drives any application to any io.Writer. A socket and a
+// CGI program's standard output differ only in the first line of the head.
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
@@ -23,6 +23,8 @@ import (
 	"io"
 	"iter"
 	"os"
+	"path"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -32,7 +34,7 @@ import (
 
 const (
 	software  = "rawsgi/1.0"
-	pieceSize = 64 * 1024 // bytes that must reach the client within one -timeout
+	pieceSize = 64 * 1024 // bytes that must reach the client within one timeout
 )
 
 // A Header is one header field, Python's (name, value) tuple.
@@ -52,20 +54,28 @@ type Body interface {
 	All() iter.Seq[[]byte]
 }
 
+// blocks returns the blocks of a body.
+func blocks(body Body) iter.Seq[[]byte] {
+	if body == nil {
+		panic(errors.New("the application returned no body: an empty one is Blocks{}"))
+	}
+	return body.All()
+}
+
+// closeBody closes a body, or a file in it, that can be closed.
+func closeBody(body any) error {
+	if closer, ok := body.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
+
 // Blocks is a body whose blocks are there already, like Python's [b"…"]. Its length is
 // known, so a single block gets a Content-Length.
 type Blocks [][]byte
 
 // All gives the blocks in order.
-func (b Blocks) All() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for _, block := range b {
-			if !yield(block) {
-				return
-			}
-		}
-	}
-}
+func (b Blocks) All() iter.Seq[[]byte] { return slices.Values(b) }
 
 // Len is the number of blocks, Python's len(result).
 func (b Blocks) Len() int { return len(b) }
@@ -115,17 +125,12 @@ func readBlocks(reader io.Reader, size int) Stream {
 }
 
 // Close closes the file, if it can be closed.
-func (b *fileBody) Close() error {
-	if c, ok := b.file.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
-}
+func (b *fileBody) Close() error { return closeBody(b.file) }
 
 // A Response is the state of one answer.
 type Response struct {
 	out       io.Writer // the connection
-	firstLine string    // what stands in front of the status, see below
+	firstLine string    // how the head begins, see below
 	withBody  bool      // false for HEAD
 	errors    io.Writer // wsgi.errors
 	now       func() time.Time
@@ -135,12 +140,11 @@ type Response struct {
 	headers  []Header // a copy
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
-	sent     int64    // body bytes, for the access log
-	err      error    // the client could not be reached: nothing more is sent
-	refusal  *Refusal // that the application has let through, for who watches
+	sent     int64 // body bytes
+	err      error // the client could not be reached: nothing more is sent
 }
 
-// The beginnings of a head: this is how gateways differ.
+// How a head begins is what tells the gateways apart.
 const (
 	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
 	cgiLine  = "Status: "  // RFC 3875 §6.3.3
@@ -153,11 +157,7 @@ func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Resp
 		errors: errors, now: time.Now, length: -1}
 }
 
-// errNotStarted is what an application gets that sends a body before a head.
-var errNotStarted = errors.New("startResponse must be called before the first block " +
-	"that is not empty, and before the body ends")
-
-// errStartedTwice is what it gets that does not say why it changes its mind.
+// errStartedTwice is the panic of an application that does not say why it changes its mind.
 var errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
 
 // startResponse implements StartResponse.
@@ -186,22 +186,20 @@ func checkHead(status string, headers []Header) (length int64, err error) {
 	if err := checkStatus(status); err != nil {
 		return -1, err
 	}
-	length = -1
 	for _, header := range headers {
 		if err := checkField(header); err != nil {
 			return -1, err
 		}
-		if !strings.EqualFold(header.Name, "Content-Length") {
-			continue
-		}
-		n, err := strconv.ParseUint(header.Value, 10, 63)
-		if err != nil || length >= 0 {
-			return -1, fmt.Errorf("expected one Content-Length of digits, got %s",
-				quote(header.Value))
-		}
-		length = int64(n)
 	}
-	return length, nil
+	value, count := lookup(headers, "Content-Length")
+	if count == 0 {
+		return -1, nil
+	}
+	n, err := strconv.ParseUint(value, 10, 63) // takes digits only, no sign
+	if err != nil || count > 1 {
+		return -1, fmt.Errorf("expected one Content-Length of digits, got %s", quote(value))
+	}
+	return int64(n), nil
 }
 
 // checkStatus accepts "200 OK": three digits from 200 to 599, a space, a reason that
@@ -209,8 +207,8 @@ func checkHead(status string, headers []Header) (length int64, err error) {
 func checkStatus(status string) error {
 	code, reason, ok := strings.Cut(status, " ")
 	number, err := strconv.ParseUint(code, 10, 16)
-	if !ok || len(code) != 3 || err != nil || number < 200 || number > 599 ||
-		reason != strings.Trim(reason, " ") || hasControl(reason) {
+	if !ok || err != nil || len(code) != 3 || number < 200 || number > 599 ||
+		reason != strings.Trim(reason, " ") || indexControl(reason) >= 0 {
 		return fmt.Errorf(`expected a status like "200 OK", from 200 to 599 and without `+
 			"control characters, got %s", quote(status))
 	}
@@ -218,28 +216,22 @@ func checkStatus(status string) error {
 }
 
 // hopByHop lists the fields that are about the connection, which is the gateway's, and
-// Status, which a CGI program would take for its first line. (PEP 3333, "Other HTTP
-// Features"; RFC 2616 §13.5.1)
+// Status, which a web server would take for the first line of a CGI program's answer.
+// (PEP 3333, "Other HTTP Features"; RFC 2616 §13.5.1)
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
-
-func isHopByHop(name string) bool {
-	return slices.ContainsFunc(hopByHop, func(hop string) bool {
-		return len(hop) == len(name) && strings.EqualFold(hop, name)
-	})
-}
 
 // checkField checks one header of an application. Not even a tab may stand in its value:
 // "any control characters" is what the PEP says.
 func checkField(header Header) error {
 	switch {
-	case !isToken(header.Name):
+	case indexNonToken(header.Name) >= 0:
 		return fmt.Errorf("expected a header name of letters, digits and -, got %s",
 			quote(header.Name))
-	case isHopByHop(header.Name):
+	case slices.ContainsFunc(hopByHop, header.is):
 		return fmt.Errorf("the header %s belongs to the gateway, not to an application",
 			header.Name)
-	case hasControl(header.Value):
+	case indexControl(header.Value) >= 0:
 		return fmt.Errorf("the value of %s must not contain control characters: %s",
 			header.Name, quote(header.Value))
 	}
@@ -267,58 +259,32 @@ func run(application Application, environ Environ, r *Response) {
 // close calls the body's Close, if it has one. An error or a panic there is logged: the
 // answer is on its way already.
 func (r *Response) close(body Body) {
-	closer, ok := body.(io.Closer)
-	if !ok {
-		return
-	}
 	defer func() {
 		if reason := recover(); reason != nil {
-			r.logPanic("Close", reason)
+			fmt.Fprintf(r.errors, "Close: %s", failure(reason))
 		}
 	}()
-	if err := closer.Close(); err != nil {
+	if err := closeBody(body); err != nil {
 		fmt.Fprintf(r.errors, "Close: %v\n", err)
 	}
 }
 
 // sendBody sends one block after the other, until the body ends or no more is wanted.
 func (r *Response) sendBody(body Body) {
-	if body == nil {
-		panic(errors.New("the application returned no body: an empty one is Blocks{}"))
-	}
 	if file, ok := body.(*fileBody); ok && r.sendFile(file) {
 		return
 	}
-	if blocks, ok := body.(Blocks); ok { // the usual body, without the cost of an iterator
-		for _, block := range blocks {
-			if !r.sendBlock(block, len(blocks) == 1) {
-				return
-			}
+	sized, ok := body.(interface{ Len() int })
+	only := ok && sized.Len() == 1
+	for block := range blocks(body) {
+		if only {
+			r.inferLength(int64(len(block)))
 		}
-		return
-	}
-	l, ok := body.(interface{ Len() int })
-	only := ok && l.Len() == 1
-	for block := range body.All() {
-		if !r.sendBlock(block, only) {
+		_, err := r.Write(block)
+		if err != nil || r.sent == r.length || r.headSent && !r.hasBody() {
 			return
 		}
 	}
-}
-
-// sendBlock sends one block of a body, maybe its only one, and reports whether more are
-// wanted.
-func (r *Response) sendBlock(block []byte, only bool) (more bool) {
-	if only {
-		r.inferLength(int64(len(block)))
-	}
-	n, err := r.Write(block)
-	if err == errTooLong {
-		fmt.Fprintf(r.errors, "Content-Length is %d: of a block of %d bytes, %d were sent\n",
-			r.length, len(block), n)
-	}
-	done := r.sent == r.length || r.headSent && !r.hasBody()
-	return err == nil && !done
 }
 
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless
@@ -329,8 +295,7 @@ func (r *Response) inferLength(n int64) {
 	}
 }
 
-// bodyless reports whether the status is one that has neither body nor, in the case of
-// 204, Content-Length. (RFC 9110 §15.3.5, §15.4.5)
+// bodyless reports whether the status is one that has no body. (RFC 9110 §15.3.5, §15.4.5)
 func (r *Response) bodyless() bool {
 	return strings.HasPrefix(r.status, "204 ") || strings.HasPrefix(r.status, "304 ")
 }
@@ -343,35 +308,52 @@ func (r *Response) hasBody() bool { return r.withBody && !r.bodyless() }
 // that the application announced.
 var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
 
-// Write sends one block, and the head ahead of the first that is not empty. It is both
-// PEP 3333's write() and the way of every block of a body, and returns when the bytes are
-// with the operating system. (PEP 3333, "The write() Callable", "Handling the
+// Write sends one block, and the head ahead of the first that is not empty. It is PEP
+// 3333's write(), and each block of a body goes through it, too. It returns when the bytes
+// are with the operating system. (PEP 3333, "The write() Callable", "Handling the
 // Content-Length Header")
 func (r *Response) Write(block []byte) (int, error) {
 	if len(block) == 0 || r.err != nil {
 		return 0, r.err
 	}
-	if r.status == "" {
-		panic(errNotStarted)
-	}
-	wanted, tooLong := block, error(nil)
-	if !r.hasBody() {
-		wanted = nil
-	} else if r.length >= 0 && int64(len(block)) > r.length-r.sent {
-		wanted, tooLong = block[:r.length-r.sent], errTooLong
-	}
-	if r.transmit(wanted); r.err != nil {
+	wanted := r.wanted(int64(len(block)))
+	if r.send(block[:wanted]); r.err != nil {
 		return 0, r.err
 	}
-	if tooLong != nil {
-		return len(wanted), tooLong
+	if r.hasBody() && wanted < int64(len(block)) {
+		r.logTooLong()
+		return int(wanted), errTooLong
 	}
 	return len(block), nil
 }
 
-// transmit sends block, and the head ahead of it if that is still here. Head and small
-// block leave in one write: two would be two system calls, and often two packets.
-func (r *Response) transmit(block []byte) {
+// wanted returns how many of the next n bytes of the body are sent: none if the answer has
+// no body, and none beyond its Content-Length.
+func (r *Response) wanted(n int64) int64 {
+	switch {
+	case !r.hasBody():
+		return 0
+	case r.length >= 0:
+		return min(n, r.length-r.sent)
+	}
+	return n
+}
+
+func (r *Response) logTooLong() {
+	fmt.Fprintf(r.errors, "Content-Length is %d, the body is longer: the rest is not sent\n",
+		r.length)
+}
+
+// errNotStarted is the panic of an application that sends a body before a head.
+var errNotStarted = errors.New("startResponse must be called before the first block " +
+	"that is not empty, and before the body ends")
+
+// send sends block, and the head ahead of it if it has not been sent. Head and small block
+// leave in one write: two would be two system calls, and often two packets.
+func (r *Response) send(block []byte) {
+	if r.status == "" {
+		panic(errNotStarted)
+	}
 	head := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
 		b := r.appendHead(make([]byte, 0, 512))
@@ -390,9 +372,9 @@ func (r *Response) transmit(block []byte) {
 	r.err = err
 }
 
-// appendHead appends the head to b. Date and Server are added by a server unless the
-// application gave its own; a CGI program leaves them to the server that started it.
-// (RFC 1945 §6.1, RFC 9110 §6.6.1)
+// appendHead appends the head to b. A server adds Date and Server, unless the application
+// gave its own; a CGI program leaves them to the server that started it. 204 has no
+// Content-Length. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
@@ -405,8 +387,9 @@ func (r *Response) appendHead(b []byte) []byte {
 	}
 	ownLength := false
 	for _, header := range r.headers {
-		if strings.EqualFold(header.Name, "Content-Length") {
-			if ownLength = true; strings.HasPrefix(r.status, "204 ") {
+		if header.is("Content-Length") {
+			ownLength = true
+			if strings.HasPrefix(r.status, "204 ") {
 				continue
 			}
 		}
@@ -420,43 +403,41 @@ func (r *Response) appendHead(b []byte) []byte {
 	return append(b, "\r\n"...)
 }
 
-// sendFile sends what is left of a real file, in pieces that each have their own
-// deadline, and reports whether it could. io.CopyN finds the connection's ReadFrom, and
-// that the system call sendfile(2): the bytes never enter this program.
+// sendFile sends the rest of a real file, in pieces that each have their own deadline, and
+// reports whether it could. io.CopyN finds the connection's ReadFrom, and that the system
+// call sendfile(2): the bytes never enter this program.
 func (r *Response) sendFile(body *fileBody) bool {
 	file, ok := body.file.(*os.File)
 	if !ok {
 		return false
 	}
-	left := restOf(file)
-	if left <= 0 {
+	rest := restOf(file)
+	if rest <= 0 {
 		return false // empty, a pipe, or made while it is read, as in /proc
 	}
-	if r.status == "" {
-		panic(errNotStarted)
-	}
-	r.inferLength(left)
-	if r.length >= 0 {
-		left = min(left, r.length-r.sent)
-	}
-	if r.transmit(nil); !r.hasBody() {
-		return true
-	}
-	for left > 0 && r.err == nil {
-		n, err := io.CopyN(r.out, file, min(left, pieceSize))
-		r.sent += n
-		left -= n
+	r.inferLength(rest)
+	wanted := r.wanted(rest)
+	r.send(nil)
+	for wanted > 0 && r.err == nil {
+		n, err := io.CopyN(r.out, file, min(wanted, pieceSize))
+		r.sent, wanted, rest = r.sent+n, wanted-n, rest-n
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		r.err = err // it may be the file's: sendfile(2) does not say whose
+		if err != nil && !readable(file) {
+			panic(err)
+		}
+		r.err = err
+	}
+	if r.hasBody() && r.err == nil && wanted == 0 && rest > 0 {
+		r.logTooLong()
 	}
 	return true
 }
 
-// restOf returns how many bytes a regular file has from its current offset to its end,
-// 0 for anything else. Some only say so, as in /sys, and some cannot be read: the last byte
-// has to be there.
+// restOf returns how many bytes a regular file has from its current offset to its end, 0
+// for anything else. Some files only seem to have a size, as in /sys: the last byte has to
+// be there.
 func restOf(file *os.File) int64 {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
@@ -472,64 +453,121 @@ func restOf(file *os.File) int64 {
 	return info.Size() - offset
 }
 
+// readable reports whether the next byte of a file can be read. sendfile(2) does not say
+// whether its error is the file's or the client's.
+func readable(file *os.File) bool {
+	offset, err := file.Seek(0, io.SeekCurrent)
+	if err == nil {
+		_, err = file.ReadAt(make([]byte, 1), offset)
+	}
+	return err == nil || err == io.EOF
+}
+
 // finish ends an answer whose body has ended: it sends the head if no block has.
 func (r *Response) finish() {
-	if r.status == "" {
-		panic(errNotStarted)
-	}
 	if !r.headSent {
 		if r.hasBody() {
 			r.inferLength(0) // an empty body to HEAD says nothing about that of GET
 		}
-		r.transmit(nil)
+		r.send(nil)
 	}
 	if r.hasBody() && r.sent < r.length && r.err == nil {
 		fmt.Fprintf(r.errors, "Content-Length is %d, but the body ended after %d bytes: "+
-			"the client was hung up on\n", r.length, r.sent)
+			"the connection is cut\n", r.length, r.sent)
 	}
 }
 
-// fail ends an answer that something has stopped: an error page while the head is still
-// here, otherwise nothing, and the connection is closed in the middle of the answer. A
-// *Refusal that the application has let through, such as a body cut short, keeps its own
-// status. (PEP 3333, "Error Handling")
+// fail ends an answer that a panic has stopped: with an error page if the head has not been
+// sent, otherwise the connection is closed in the middle of the answer. A *Refusal that the
+// application let through, such as a body cut short, keeps its own status. reason is nil
+// after runtime.Goexit. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
-	err, _ := reason.(error)
-	if r.err != nil && errors.Is(err, r.err) {
-		return // the client has left and the application said so: nothing is wrong
-	}
-	var refusal *Refusal
-	if !errors.As(err, &refusal) {
-		r.logPanic("the application failed", reason)
-		refusal = &Refusal{Status: "500 Internal Server Error", Source: `PEP 3333, "Error Handling"`,
-			Reason: "the application failed; the server's error log says how"}
-	} else {
-		r.refusal = refusal
-		r.logRefusal(refusal)
-	}
-	if !r.headSent {
+	clientLeft, refusal := r.classify(reason)
+	switch {
+	case clientLeft: // and the application said so: nothing is wrong
+	case refusal != nil:
 		r.refuse(refusal)
+	default:
+		fmt.Fprintf(r.errors, "the application failed: %s", failure(reason))
+		r.sendPage(&Refusal{Status: "500 Internal Server Error",
+			Source: `PEP 3333, "Error Handling"`,
+			Reason: "the application failed; the server's error log says how"})
 	}
 }
 
-// refuse answers with the status of a refusal, and its reason as plain text.
+// classify reports whether a panic repeats that the client has left, and returns the
+// *Refusal that it carries, if it does.
+func (r *Response) classify(reason any) (clientLeft bool, refusal *Refusal) {
+	defer func() {
+		if recover() != nil { // the methods of reason are the application's
+			refusal = nil
+		}
+	}()
+	err, _ := reason.(error)
+	if errors.As(err, &refusal) && checkStatus(refusal.Status) != nil {
+		refusal = nil
+	}
+	return r.err != nil && errors.Is(err, r.err), refusal
+}
+
+// refuse logs a refusal and answers with it.
 func (r *Response) refuse(refusal *Refusal) {
-	page := []byte(refusal.Status + "\n\n" + refusal.Error() + "\n")
+	fmt.Fprintf(r.errors, "%s: %v\n", refusal.Status, refusal)
+	r.sendPage(refusal)
+}
+
+// sendPage answers with the page of a refusal, if the head has not been sent.
+func (r *Response) sendPage(refusal *Refusal) {
+	if r.headSent {
+		return
+	}
+	page := refusal.page()
 	r.status, r.length = refusal.Status, int64(len(page))
-	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
+	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
+		{"X-Content-Type-Options", "nosniff"}}
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 
-// logRefusal writes a refusal to wsgi.errors.
-func (r *Response) logRefusal(refusal *Refusal) {
-	fmt.Fprintf(r.errors, "%s: %v\n", refusal.Status, refusal)
-}
-
-// logPanic writes a panic's value and stack to wsgi.errors. The value is nil after
-// runtime.Goexit.
-func (r *Response) logPanic(where string, reason any) {
+// failure returns a panic's value and the functions of the application that led to it,
+// the innermost first:
+//
+//	the database is on fire (set RAWSGI_STACK=1 to see the whole stack)
+//		app.go:221 failing
+//
+// It must be called by the deferred function that recovers.
+func failure(reason any) string {
 	if reason == nil {
 		reason = "runtime.Goexit was called"
 	}
-	fmt.Fprintf(r.errors, "%s: %v\n%s", where, reason, debug.Stack())
+	if os.Getenv("RAWSGI_STACK") != "" {
+		return fmt.Sprintf("%v\n%s", reason, debug.Stack())
+	}
+	return fmt.Sprintf("%v (set RAWSGI_STACK=1 to see the whole stack)\n%s", reason, frames())
 }
+
+// frames lists the functions on the stack between run and a panic, without those of the
+// gateway and of other packages.
+func frames() string {
+	callers := make([]uintptr, 100)
+	all := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
+	self, more := all.Next()
+	program := strings.TrimSuffix(self.Function, "frames") // "main."
+	var list strings.Builder
+	for panicked := false; more; {
+		var frame runtime.Frame
+		frame, more = all.Next()
+		name, ours := strings.CutPrefix(frame.Function, program)
+		file := path.Base(frame.File)
+		switch {
+		case frame.Function == "runtime.gopanic":
+			panicked = true
+		case ours && name == "run":
+			return list.String()
+		case panicked && ours && !slices.Contains(gatewayFiles, file):
+			fmt.Fprintf(&list, "\t%s:%d %s\n", file, frame.Line, name)
+		}
+	}
+	return list.String()
+}
+
+var gatewayFiles = []string{"server.go", "request.go", "response.go"}

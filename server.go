@@ -1,4 +1,4 @@
-// server.go: gateways, which is to say who calls the application.
+// server.go: gateways, which connect applications to clients.
 //
 // A connection is accepted here, a request is read from it (request.go), the application
 // is run (response.go), and the connection is closed in a way that lets the client read
@@ -6,37 +6,38 @@
 //
 //	Serve → serveConn → readRequest → newEnviron → run → hangUp
 //
-// What a server has to fear is here as well: clients that say nothing, send slowly, read
-// slowly, come in crowds, leave in the middle; and a signal to stop.
+// This file also meets what a server has to fear: clients that say nothing, send slowly,
+// read slowly, come in crowds, leave in the middle; and a signal to stop.
+//
+// At the end stand two shorter gateways: serveCGI, which answers the one request that a web
+// server has put into this process's environment, and callApplication, which has neither
+// client nor server.
 package main
 
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math"
 	"net"
-	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 	"unicode"
 )
 
-// Server is the HTTP/1.0 gateway. Every field stands as newServer sets it, or may be
-// changed before Serve.
+// Server is the HTTP/1.0 gateway. newServer sets every field; each may be changed before
+// Serve.
 type Server struct {
 	Application Application
+	Scheme      string        // wsgi.url_scheme: "http", or "https" behind a TLS proxy
 	Serial      bool          // one application call at a time
 	Worker      bool          // one of several processes
 	Timeout     time.Duration // for a whole head, each read of a body, each 64 KiB written
@@ -45,32 +46,38 @@ type Server struct {
 	AccessLog   *log.Logger   // one line a request; nil for none
 	ErrorLog    *log.Logger   // wsgi.errors and the server's own troubles
 
-	Trace func() *recorder // makes one for each exchange; nil if nobody watches
+	// Watch, if set, is given each connection and the application, and returns what to use
+	// instead.
+	Watch func(net.Conn, Application) (net.Conn, Application)
 
-	turn     sync.Mutex // held by the one application call that runs in serial mode
-	addr     net.Addr   // at which the server listens
-	gateway  Gateway    // what environ says of every connection
-	running  sync.WaitGroup
-	mu       sync.Mutex // guards what follows
+	// OnStop, if set, is called by Shutdown when exchanges have not ended in time.
+	OnStop func()
+
+	turn     sync.Mutex     // held by the one application call that runs in serial mode
+	running  sync.WaitGroup // Serve, and the exchanges that it has started
+	gaveUp   chan bool      // closed when Shutdown has waited long enough
+	mu       sync.Mutex     // guards what follows
 	listener net.Listener
 	conns    map[*conn]bool
-	closed   bool
+	stopping bool // Shutdown has been called
 }
 
 // newServer returns a Server with the limits of the command line's defaults.
 func newServer(application Application) *Server {
 	return &Server{
 		Application: application,
+		Scheme:      urlScheme(os.Getenv("HTTPS")),
 		Timeout:     10 * time.Second,
 		MaxBody:     1 << 30,
 		MaxConns:    8192,
 		ErrorLog:    log.New(os.Stderr, "", 0),
+		gaveUp:      make(chan bool),
 		conns:       map[*conn]bool{},
 	}
 }
 
-// urlScheme guesses wsgi.url_scheme from the variable HTTPS, with which whoever puts TLS
-// in front of a gateway says so. (PEP 3333, "URL Reconstruction")
+// urlScheme derives wsgi.url_scheme from the variable HTTPS, which is set where a proxy
+// terminates TLS. (PEP 3333, "URL Reconstruction")
 func urlScheme(https string) string {
 	switch https {
 	case "on", "1", "yes":
@@ -79,135 +86,101 @@ func urlScheme(https string) string {
 	return "http"
 }
 
-// listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
-// port, and no host is 127.0.0.1, not every address of this machine.
-func listen(addr string) (net.Listener, error) {
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		removeStale(path)
-		return net.Listen("unix", path)
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, fmt.Errorf("-addr is host:port or unix:/path: %w", err)
-	}
-	if host == "" {
-		host = "127.0.0.1"
-	}
-	// Keep-alive probes are for long silences, which a deadline ends here: not switching
-	// them on saves system calls, which a short connection would feel. Multipath TCP, Go's
-	// default for listeners, makes such a connection dearer and is of no use to it.
-	config := net.ListenConfig{KeepAlive: -1}
-	config.SetMultipathTCP(false)
-	return config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
-}
-
-// removeStale removes the socket that a killed server has left behind: one at which
-// nobody answers.
-func removeStale(path string) {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&os.ModeSocket == 0 {
-		return // nothing there, or something that is not ours to remove
-	}
-	c, err := net.Dial("unix", path)
-	if err == nil {
-		c.Close() // somebody serves there: Listen will say so
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		os.Remove(path) // if that fails, Listen says so
-	}
-}
-
-// Serve accepts connections until Shutdown, a goroutine for each. In serial mode that is
-// so too, and the applications take turns: a browser's idle connection blocks nobody.
+// Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
+// that is so too, and the applications take turns: a browser's idle connection blocks
+// nobody.
 func (s *Server) Serve(l net.Listener) {
-	s.setAddr(l.Addr())
-	s.mu.Lock()
-	s.listener = l
-	closed := s.closed
-	s.mu.Unlock()
-	if closed { // Shutdown came first and had no listener to close
-		l.Close()
+	defer l.Close() // fails if it is closed already
+	if !s.listensOn(l) {
+		return
 	}
+	defer s.running.Done()
 	slots := make(chan bool, s.MaxConns)
-	for failing := false; ; {
-		slots <- true
-		c, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
+	for {
+		select {
+		case slots <- true:
+		case <-s.gaveUp:
 			return
 		}
-		if err != nil { // e.g. out of file descriptors: some will be closed
-			if !failing {
-				s.ErrorLog.Printf("cannot accept a connection, trying on: %v", err)
-			}
-			failing = true
-			time.Sleep(50 * time.Millisecond)
+		c, err := s.accept(l)
+		if err != nil {
 			<-slots
-			continue
+			break
 		}
-		failing = false
-		go func() {
-			defer func() { <-slots }()
-			s.serveConn(c)
-		}()
+		s.start(c, slots)
+	}
+	waiting := acceptWaiting(l, slots)
+	l.Close()
+	if s.Worker && len(waiting) > 0 {
+		time.Sleep(lull) // the other workers may be about to close theirs
+	}
+	for _, c := range waiting {
+		s.start(c, slots)
 	}
 }
 
-// setAddr prepares what environ says of every connection to the address.
-func (s *Server) setAddr(addr net.Addr) {
-	s.addr = addr
-	s.gateway = Gateway{URLScheme: urlScheme(os.Getenv("HTTPS")),
-		MultiThread: !s.Serial, MultiProcess: s.Worker, Application: s.Application}
-	s.gateway.setServer(addr)
-}
-
-// Shutdown stops accepting, hangs up on clients that have not asked anything yet, lets
-// running requests finish within grace, and then closes what is still open and gives it a
-// second to end.
-func (s *Server) Shutdown(grace time.Duration) {
-	s.mu.Lock()
-	s.closed = true
-	if s.listener != nil {
-		s.listener.Close() // an error would mean that it is closed already
-	}
-	for c := range s.conns {
-		if !c.asked.Load() {
-			c.Close()
-		}
-	}
-	s.mu.Unlock()
-	idle := make(chan bool)
-	go func() { s.running.Wait(); close(idle) }()
-	select {
-	case <-idle:
-	case <-time.After(grace):
-		s.mu.Lock()
-		for c := range s.conns {
-			c.Close()
-		}
-		s.mu.Unlock()
-		endScripts() // an exchange may wait for one
-		select {
-		case <-idle:
-		case <-time.After(time.Second): // an application that does not end
-		}
-	}
-}
-
-// admit registers a connection for Shutdown, and reports false when that has begun.
-func (s *Server) admit(c *conn) bool {
+// listensOn tells Shutdown about the listener, and reports false if it came first.
+func (s *Server) listensOn(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
+	if !s.stopping {
+		s.listener = l
 		s.running.Add(1)
-		s.conns[c] = true
 	}
-	return !s.closed
+	return !s.stopping
 }
 
-func (s *Server) dismiss(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	s.running.Done()
+// start serves a connection in a goroutine, which frees a slot at its end.
+func (s *Server) start(c net.Conn, slots <-chan bool) {
+	s.running.Add(1)
+	go func() {
+		defer s.running.Done()
+		defer func() { <-slots }()
+		s.serveConn(c)
+	}()
+}
+
+// accept waits for the next connection. Its error means that the server stops.
+func (s *Server) accept(l net.Listener) (net.Conn, error) {
+	for failed := false; ; failed = true {
+		c, err := l.Accept()
+		if err == nil || errors.Is(err, net.ErrClosed) ||
+			errors.Is(err, os.ErrDeadlineExceeded) {
+			return c, err
+		}
+		if !failed {
+			s.ErrorLog.Printf("cannot accept a connection, retrying: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond) // e.g. for want of descriptors: some will be closed
+	}
+}
+
+// How long a server that stops waits.
+const (
+	lull   = 50 * time.Millisecond  // until it takes the backlog for empty
+	moment = 500 * time.Millisecond // for a request, on a connection that is new
+)
+
+// acceptWaiting accepts what clients have been able to connect before the server stopped.
+// The connections are served when the listener is closed: until then, clients that have
+// more to ask wait for these answers and do not connect again, so that the backlog becomes
+// empty.
+func acceptWaiting(l net.Listener, slots chan<- bool) (waiting []net.Conn) {
+	timed, ok := l.(interface{ SetDeadline(time.Time) error })
+	for end := time.Now().Add(moment); ok && time.Now().Before(end); {
+		select {
+		case slots <- true:
+		default:
+			return waiting // all slots are taken
+		}
+		timed.SetDeadline(time.Now().Add(lull)) // fails if closed, and so will Accept
+		c, err := l.Accept()
+		if err != nil {
+			return waiting
+		}
+		waiting = append(waiting, c)
+	}
+	return waiting
 }
 
 // An exchange is one connection: one request with its answer. Its parts are fields and
@@ -217,94 +190,97 @@ type exchange struct {
 	conn     conn
 	reader   *bufio.Reader
 	request  *Request
-	gateway  Gateway
 	input    Input
-	response Response
 	errors   errorStream
-	trace    *recorder // nil if nobody watches
-	answered bool      // there is an answer: the exchange is logged
-	unread   bool      // the client may have sent, or be sending, what nobody will read
+	response Response
 }
 
 // readers holds the buffers of exchanges that have ended. A new one for each would make an
 // exchange slower. Most heads fit into 2 KiB, and an idle client costs no more.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) }}
 
-// serveConn serves one connection: it reads a request, has it answered, and hangs up.
-func (s *Server) serveConn(connection net.Conn) {
-	e := &exchange{server: s, conn: conn{Conn: connection, timeout: s.Timeout}}
-	if s.Trace != nil {
-		e.trace = s.Trace()
-		e.conn.Conn = e.trace.accepted(connection)
+// serveConn serves one connection: it reads a request, answers it, and hangs up.
+func (s *Server) serveConn(c net.Conn) {
+	application := s.Application
+	if s.Watch != nil {
+		c, application = s.Watch(c, application)
 	}
-	if !s.admit(&e.conn) {
-		e.conn.Close()
-		return
-	}
+	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout, since: time.Now()}}
 	e.reader = readers.Get().(*bufio.Reader)
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
-	e.conn.SetReadDeadline(time.Now().Add(s.Timeout)) // for the whole head
-	var err error
-	e.request, err = readRequest(e.reader, s.MaxBody)
-	e.conn.asked.Store(true)
-	if e.trace != nil {
-		e.trace.understood(e.request, e.reader.Buffered(), err)
+	s.setState(&e.conn, asking) // the time for the head begins
+	request, err := s.readRequest(e.reader)
+	e.request = request
+	if err == errSilent {
+		return
 	}
-	if err == nil {
-		e.begin()
-		e.answer()
-	} else if refusal, ok := err.(*Refusal); ok {
-		e.begin()
-		e.response.logRefusal(refusal)
+	s.setState(&e.conn, answering)
+	e.begin()
+	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
-	} // otherwise nothing was asked, or the client has left: hang up
+	} else {
+		e.answer(application)
+	}
+}
+
+// readRequest reads a request that this server can answer: an https:// target can only be
+// meant for a server behind TLS. (RFC 9110 §7.4)
+func (s *Server) readRequest(r *bufio.Reader) (*Request, error) {
+	request, err := readRequest(r, s.MaxBody)
+	if err == nil && request.Scheme == "https" && s.Scheme != "https" {
+		err = refuse("421 Misdirected Request", "RFC 9110 §7.4", request.Line,
+			len(request.Method)+1, "expected http://: nothing has decrypted this request")
+	}
+	return request, err
 }
 
 // begin prepares the answer.
 func (e *exchange) begin() {
-	e.answered, e.unread = true, true
-	e.errors.log = e.server.ErrorLog
-	e.gateway = e.server.gateway
-	e.gateway.Errors = &e.errors
-	if tcp, ok := e.server.addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		e.gateway.setServer(e.conn.LocalAddr()) // of all our addresses, the one it came to
-	}
-	host, port := hostPort(e.conn.RemoteAddr())
-	e.gateway.RemoteAddr, e.gateway.RemotePort = host, port
 	firstLine := httpLine
 	if e.request.Version == "HTTP/0.9" {
 		firstLine = noHead
 	}
+	e.errors.log = e.server.ErrorLog
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
-	if e.trace != nil {
-		e.trace.hear(&e.response, &e.errors)
-	}
 }
 
-// answer runs the application.
-func (e *exchange) answer() {
-	q := e.request
-	e.input = Input{r: e.reader, length: q.Length, left: q.Length}
-	if expectsContinue(q) {
+// answer runs the application, with an environ made of the request.
+func (e *exchange) answer(application Application) {
+	environ := newEnviron(e.request, e.conn.LocalAddr(), e.conn.RemoteAddr())
+	environ["wsgi.url_scheme"] = e.server.Scheme
+	environ["wsgi.multithread"] = !e.server.Serial // may run twice at once in this process
+	environ["wsgi.multiprocess"] = e.server.Worker // may run in another process too
+	environ["wsgi.run_once"] = false               // this process will answer more
+	e.input = Input{r: e.reader, length: e.request.Length}
+	if expectsContinue(e.request) {
 		e.input.before = e.sendContinue
-	}
-	environ := newEnviron(q, &e.input, &e.gateway)
-	if e.trace != nil {
-		e.trace.complete(environ)
 	}
 	e.conn.eachRead = true
 	if e.server.Serial {
 		e.server.turn.Lock()
 		defer e.server.turn.Unlock()
 	}
-	run(e.server.Application, environ, &e.response)
-	// A body may be unread, or followed by a line end that belongs to nothing; a request
-	// without Content-Length may have one all the same, unless its method has none; and
-	// an HTTP/0.9 request may be followed by header lines.
-	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
-	e.unread = !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
+	runGateway(application, environ, &e.input, &e.errors, &e.response)
+}
+
+// runGateway is what both gateways have in common: it completes the environ and runs the
+// application. They differ in where environ comes from and where the answer goes.
+func runGateway(application Application, environ Environ, input *Input, errors io.Writer,
+	response *Response) {
+	environ.addInterface(input, errors)
+	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
+	run(application, environ, response)
+}
+
+// addInterface adds the keys with which an application reads its request and reports
+// errors. (PEP 3333, "environ Variables")
+func (e Environ) addInterface(input *Input, errors io.Writer) {
+	e["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
+	e["wsgi.input"] = input                 // *Input
+	e["wsgi.errors"] = errors               // io.Writer
+	e["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
 }
 
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
@@ -315,12 +291,11 @@ func expectsContinue(q *Request) bool {
 		q.Version != "HTTP/1.0"
 }
 
-// sendContinue tells the client to send the body, when the application first reads it.
-// It is too late for that when the answer has begun. (PEP 3333, "HTTP 1.1
-// Expect/Continue")
+// sendContinue tells the client to send the body, when the application first reads it. It
+// is too late for that when the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
-		// An error is not lost: the read that comes next will meet it.
+		// An error is not lost: the next read will return it.
 		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n")
 	}
 }
@@ -330,70 +305,81 @@ func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
 	}
-	if e.answered {
+	if e.conn.state == answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
 	}
-	e.conn.hangUp(e.unread)
-	e.server.dismiss(&e.conn)
+	e.hangUp()
+	e.server.setState(&e.conn, closed)
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
 	}
 }
 
-// setServer sets SERVER_NAME and SERVER_PORT from the address at which the server
-// listens. Without a name of its own, its address is its name. (RFC 3875 §4.1.14)
-func (g *Gateway) setServer(addr net.Addr) {
-	host, port := hostPort(addr)
-	switch {
-	case host == "": // a Unix socket has nothing that could stand in a URL
-		host, port = "localhost", "80"
-	case strings.Contains(host, ":"):
-		host = "[" + host + "]"
+// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+const drainLimit = 64 << 20
+
+// hangUp closes the connection. Closing it while bytes from the client lie unread makes
+// the operating system send a reset, which can destroy the answer on its way. So, if
+// there may be such bytes, it ends its half first, and reads until the client has read the
+// answer and closes, for a while. (RFC 9112 §9.6)
+func (e *exchange) hangUp() {
+	half, ok := e.conn.Conn.(interface{ CloseWrite() error })
+	if ok && e.mayBeUnread() && half.CloseWrite() == nil {
+		e.server.setState(&e.conn, answered) // the time to close begins
+		// Any error ends the wait, as the end of the bytes does.
+		io.CopyN(io.Discard, e.conn.Conn, drainLimit)
 	}
-	g.ServerName, g.ServerPort = host, port
+	e.conn.Close() // fails if it is closed already
 }
 
-// hostPort takes an address apart: [fe80::1%eth0]:8000 → "fe80::1", "8000". For anything
-// but TCP both are "".
-func hostPort(addr net.Addr) (host, port string) {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return "", ""
+// mayBeUnread reports whether the client may have sent, or be sending, bytes that nobody
+// has read: the rest of a refused request or of a body, header lines behind an HTTP/0.9
+// request, a line end behind a body, or a body without Content-Length.
+func (e *exchange) mayBeUnread() bool {
+	q := e.request
+	if e.response.out == nil { // nothing was asked
+		return false
 	}
-	a := tcp.AddrPort()
-	text := netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port()).String()
-	colon := strings.LastIndexByte(text, ':')
-	return strings.Trim(text[:colon], "[]"), text[colon+1:]
+	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
+	ran := e.conn.eachRead // otherwise the request was refused
+	return !ran || !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
 }
 
-// logAccess writes the access log line of an exchange, in wsgiref's form:
-//
-//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
+// logAccess writes the access log line of an exchange.
 func (s *Server) logAccess(e *exchange) {
 	if s.AccessLog == nil {
 		return
 	}
-	client, r := e.gateway.RemoteAddr, e.response
+	client, _ := hostPort(e.conn.RemoteAddr())
+	r := &e.response
+	s.AccessLog.Print(accessLine(client, r.now(), e.request.Line, r.status, r.sent))
+}
+
+// accessLine is a line of the access log, in wsgiref's form:
+//
+//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
+func accessLine(client string, now time.Time, requestLine, status string, sent int64) string {
 	if client == "" {
 		client = "-"
 	}
-	code, _, _ := strings.Cut(r.status, " ")
-	s.AccessLog.Printf(`%s - - [%s] "%s" %s %d`, client,
-		r.now().Format("02/Jan/2006 15:04:05"), visible(e.request.Line), code, r.sent)
+	code, _, _ := strings.Cut(status, " ")
+	return fmt.Sprintf(`%s - - [%s] "%s" %s %d`, client,
+		now.Format("02/Jan/2006 15:04:05"), visible(requestLine), code, sent)
 }
 
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
 	timeout  time.Duration
-	eachRead bool        // each read has its own deadline; before that, the whole head has one
-	asked    atomic.Bool // the head is read: Shutdown waits for the answer
-	full     bool        // the last read filled its buffer: there may have been more
+	since    time.Time // when it was accepted
+	state    connState // guarded by Server.mu
+	eachRead bool      // each read has its own deadline; before that, the whole head has one
+	full     bool      // the last read filled its buffer: there may have been more
 }
 
-// Read reads, and says how long it waited if that was in vain.
+// Read reads, and adds the timeout to a deadline error.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.eachRead {
 		c.SetReadDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Read
@@ -408,15 +394,17 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // Write writes p in pieces, each with its own deadline: a slow reader may take as long as
 // it likes for a long answer, if it takes 64 KiB in that time.
-func (c *conn) Write(p []byte) (written int, err error) {
-	for len(p) > 0 && err == nil {
-		piece := p[:min(len(p), pieceSize)]
-		p = p[len(piece):]
+func (c *conn) Write(p []byte) (int, error) {
+	written := 0
+	for piece := range slices.Chunk(p, pieceSize) {
 		c.SetWriteDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Write
-		n, writeErr := c.Conn.Write(piece)
-		written, err = written+n, writeErr
+		n, err := c.Conn.Write(piece)
+		written += n
+		if err != nil {
+			return written, err
+		}
 	}
-	return written, err
+	return written, nil
 }
 
 // ReadFrom is what io.Copy calls if the destination has it. On a TCP connection, and from
@@ -426,40 +414,122 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
-const drainLimit = 64 << 20
+// A connState is what Shutdown has to know of a connection.
+type connState int
 
-// hangUp closes the connection. Closing it while bytes from the client lie unread makes
-// the operating system send a reset, which can destroy the answer on its way. So, if
-// there may be such bytes, we end our half first, and read until the client has read the
-// answer and closes, for a while. (RFC 9112 §9.6)
-func (c *conn) hangUp(unread bool) {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if unread && ok && half.CloseWrite() == nil {
-		c.SetReadDeadline(time.Now().Add(c.timeout))
-		// Any error ends the wait, as the end of the bytes does.
-		io.CopyN(io.Discard, c.Conn, drainLimit)
+const (
+	asking    connState = iota // the head has not been read
+	answering                  // Shutdown waits for it
+	answered                   // the client may still send, and has to close
+	closed
+)
+
+// setState moves a connection on. A client that has no answer to expect gets a time limit,
+// to send a head or to close.
+func (s *Server) setState(c *conn, state connState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.state = state
+	if state == closed {
+		delete(s.conns, c)
+		return
 	}
-	c.Close() // an error would mean that it is closed already
+	s.conns[c] = true
+	if state != answering {
+		s.limit(c)
+	}
+}
+
+// limit sets the time limit of a client that has no answer to expect. s.mu is held.
+func (s *Server) limit(c *conn) {
+	patience := s.Timeout
+	if s.stopping {
+		patience = lull
+		if c.state == asking {
+			patience = max(lull, moment-time.Since(c.since))
+		}
+	}
+	c.SetReadDeadline(time.Now().Add(patience)) // fails if closed, and so will Read
+}
+
+// Shutdown stops the server: it accepts what waits in the backlog, answers what has been
+// asked, closes connections that stay silent, and returns when all exchanges have ended.
+// After grace it closes what is still open and gives that a second to end.
+func (s *Server) Shutdown(grace time.Duration) {
+	s.stopAccepting()
+	ended := make(chan bool)
+	go func() { s.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return
+	case <-time.After(grace):
+	}
+	s.closeAll()
+	if s.OnStop != nil {
+		s.OnStop()
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // e.g. an application that does not end
+	}
+}
+
+// stopAccepting wakes Serve, and whatever waits for a client that has no answer to expect.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+	for c := range s.conns {
+		if c.state != answering {
+			s.limit(c)
+		}
+	}
+	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
+		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
+	} else if s.listener != nil {
+		s.listener.Close()
+	}
+}
+
+// closeAll closes every connection, and stops Serve where it waits for one to end.
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+	select {
+	case <-s.gaveUp: // a second Shutdown
+	default:
+		close(s.gaveUp)
+	}
+}
+
+// busy returns how many requests are being answered.
+func (s *Server) busy() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.state == answering {
+			n++
+		}
+	}
+	return n
 }
 
 // errorStream is wsgi.errors of one exchange. It hands whole lines to the error log, so
 // that those of concurrent requests do not mix, and nothing that a terminal would obey.
 // (PEP 3333, "Input and Error Streams")
 type errorStream struct {
-	mu    sync.Mutex // an application may share it among its goroutines
-	log   *log.Logger
-	rest  []byte       // the beginning of a line
-	heard func([]byte) // is given what is written; nil if nobody watches
+	mu   sync.Mutex // an application may share it among its goroutines
+	log  *log.Logger
+	rest []byte // the beginning of a line
 }
 
 // Write never fails: there is nowhere to report it.
 func (e *errorStream) Write(p []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.heard != nil {
-		e.heard(p)
-	}
 	e.rest = append(e.rest, p...)
 	for {
 		line, rest, whole := bytes.Cut(e.rest, []byte("\n"))
@@ -481,8 +551,8 @@ func (e *errorStream) Flush() {
 	}
 }
 
-// printable replaces what a terminal would obey: control characters, but for tabs, what
-// begins a line or turns it round; and what is not UTF-8.
+// printable replaces what a terminal would obey: control characters except tabs, characters
+// that begin a line or change its direction; and bytes that are not UTF-8.
 func printable(line string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -491,56 +561,45 @@ func printable(line string) string {
 		case unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control):
 			return '\uFFFD'
 		}
-		return r // what is not UTF-8 has become U+FFFD already
+		return r // bytes that are not UTF-8 have become U+FFFD already
 	}, strings.TrimSuffix(line, "\r"))
 }
 
-// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
-// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
-func visible(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
+// serveCGI is the CGI gateway: it answers the one request that a web server has put into
+// the environment of this process, from standard input to standard output. Environ comes
+// from the process, the head begins with Status, and the rest is as for a socket.
+// (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
+func serveCGI(application Application, variables []string, stdin io.Reader,
+	stdout io.Writer, errorLog *log.Logger) {
+	environ := cgiEnviron(variables)
+	environ["wsgi.url_scheme"] = urlScheme(environ.Get("HTTPS"))
+	environ["wsgi.multithread"] = false
+	environ["wsgi.multiprocess"] = true
+	environ["wsgi.run_once"] = true
+	stream := &errorStream{log: errorLog}
+	defer stream.Flush()
+	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
+	q := &Request{}
+	if length := environ.Get("CONTENT_LENGTH"); length != "" {
+		// The web server has checked how large it is.
+		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
+			response.refuse(err.(*Refusal))
+			return
 		}
 	}
-	return b.String()
+	input := &Input{r: bufio.NewReader(stdin), length: q.Length}
+	runGateway(application, environ, input, stream, &response)
 }
 
-// quote shows the beginning of what a client or application sent, for an error message.
-// Some client may take the message for HTML: it holds no "<".
-func quote(s string) string {
-	const enough = 80
-	dots := ""
-	if len(s) > enough {
-		s, dots = s[:enough], "…"
-	}
-	return `"` + strings.ReplaceAll(visible(s), "<", `\x3c`) + `"` + dots
-}
-
-// serveCGI is the CGI gateway: it answers the one request that a web server has put into
-// the environment of our process, from standard input to standard output. Environ comes
-// from the process, the head begins with Status, and the rest is as for a socket: the same
-// run. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
-func serveCGI(application Application, variables []string, stdin io.Reader,
-	stdout io.Writer, errorLog *log.Logger, trace *recorder) {
+// cgiEnviron makes an environ of the variables of a process, "KEY=value" each.
+func cgiEnviron(variables []string) Environ {
 	environ := Environ{}
 	for _, variable := range variables {
 		key, value, _ := strings.Cut(variable, "=")
 		environ[key] = value
 	}
-	// The first two have names of their own. The last is for programs that take it as their
-	// setting; from a web server, it is a client's header. (RFC 3875 §4.1.18)
+	// The first two have names of their own. Programs take the last for a setting of their
+	// own, but a web server makes it of a client's header. (RFC 3875 §4.1.18)
 	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"} {
 		delete(environ, key)
 	}
@@ -550,167 +609,73 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 		}
 	}
 	if environ.Get("SCRIPT_NAME") == "" && environ.Get("PATH_INFO") == "" {
-		environ["PATH_INFO"] = "/" // one of them is there, says the PEP
+		environ["PATH_INFO"] = "/" // the PEP wants one of them
 	}
-	errors := &errorStream{log: errorLog}
-	defer errors.Flush()
-	if trace != nil {
-		stdin, stdout = traceReader{stdin, trace}, traceWriter{stdout, trace}
-	}
-	q := &Request{}
-	var err error
-	if length := environ.Get("CONTENT_LENGTH"); length != "" {
-		err = q.setLength(length, math.MaxInt64) // how much is too much, the server has judged
-	}
-	input := &Input{r: bufio.NewReader(stdin), length: q.Length, left: q.Length}
-	environ.addGateway(input, &Gateway{URLScheme: urlScheme(environ.Get("HTTPS")),
-		MultiProcess: true, RunOnce: true, Errors: errors, Application: application})
-	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), errors)
-	if trace != nil {
-		trace.hear(&response, errors)
-		trace.complete(environ)
-	}
-	if refusal, ok := err.(*Refusal); ok {
-		response.logRefusal(refusal)
-		response.refuse(refusal)
-		return
-	}
-	run(application, environ, &response)
+	return environ
 }
 
-// cgiDefaults stand in for variables that a web server should have set, so that somebody
-// can try a CGI program in a terminal.
+// cgiDefaults replace variables that a web server should have set, so that one can try a
+// CGI program in a terminal.
 var cgiDefaults = map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "",
 	"PATH_INFO": "", "QUERY_STRING": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
 	"SERVER_PROTOCOL": "HTTP/1.0", "SERVER_SOFTWARE": software,
 	"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": ""}
 
-// workerVariable marks a worker process in its environment, and workerSocket and
-// workerLife are the two files that it inherits.
-const (
-	workerVariable = "RAWSGI_WORKER"
-	workerSocket   = 3
-	workerLife     = 4
-)
-
-// prefork serves with n worker processes that share one listening socket: the system
-// gives each connection to one that waits in Accept. It returns when stop is closed and all
-// workers have ended.
-//
-// The name is gunicorn's and Apache's, who fork: the child goes on where the parent was.
-// A Go program has threads, which do not survive a fork, so we execute the program again.
-func prefork(l net.Listener, n int, stop <-chan bool, errorLog *log.Logger) error {
-	filer, ok := l.(interface{ File() (*os.File, error) })
-	if !ok || runtime.GOOS == "windows" {
-		return errors.New("-mode prefork needs Unix: a socket that processes can inherit")
+// callApplication runs an application without any server, and is the shortest gateway
+// there is: it calls, iterates, closes. Missing variables of environ get plausible values.
+func callApplication(application Application, environ Environ) (
+	status string, headers []Header, body []byte) {
+	if environ == nil {
+		environ = Environ{}
 	}
-	socket, err := filer.File()
-	if err != nil {
-		return err
-	}
-	// Workers wait for the end of this pipe, whose other end only we have: it comes when
-	// we end, even if we are killed and cannot tell them.
-	life, ours, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer ours.Close()
-	defer life.Close()
-	p := &parent{stop: stop, files: []*os.File{socket, life}, log: errorLog}
-	var all sync.WaitGroup
-	for range n {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			p.keepWorker()
-		}()
-	}
-	<-stop
-	p.mu.Lock() // not while a worker is started, which takes the socket's number
-	l.Close()   // errors would mean that they are closed already
-	socket.Close()
-	p.mu.Unlock()
-	all.Wait()
-	return nil
-}
-
-// A parent is what the process that starts workers knows.
-type parent struct {
-	stop  <-chan bool
-	files []*os.File // that a worker inherits, from number 3 on
-	log   *log.Logger
-	mu    sync.Mutex // held while a worker is started
-}
-
-// keepWorker starts a worker, and another whenever it dies, until stop is closed. One that
-// dies at once will do so again, so there is a pause before the next.
-func (p *parent) keepWorker() {
-	for {
-		begin := time.Now()
-		worker, ended := p.startWorker()
-		select {
-		case err := <-ended:
-			p.log.Printf("a worker has ended (%v), starting another", err)
-		case <-p.stop:
-			if worker != nil {
-				worker.Signal(syscall.SIGTERM) // fails if it has ended just now
-				<-ended
-			}
-			return
+	setTestingDefaults(environ)
+	var out bytes.Buffer
+	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {
+		if status != "" && (len(excInfo) == 0 || excInfo[0] == nil) {
+			panic(errStartedTwice)
 		}
-		pause := time.Second - time.Since(begin)
-		select {
-		case <-time.After(max(pause, 0)):
-		case <-p.stop:
-			return
+		if _, err := checkHead(s, h); err != nil {
+			panic(err)
 		}
+		status, headers = s, slices.Clone(h)
+		return &out
 	}
+	result := application(environ, startResponse)
+	defer closeBody(result) // an error is for a server to log
+	for block := range blocks(result) {
+		if status == "" && len(block) > 0 {
+			break
+		}
+		out.Write(block)
+	}
+	if status == "" {
+		panic(errNotStarted)
+	}
+	return status, headers, out.Bytes()
 }
 
-// startWorker starts a worker, and sends how it ends, or why it could not start.
-func (p *parent) startWorker() (*os.Process, <-chan error) {
-	ended := make(chan error, 1)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.stop:
-		return nil, ended
-	default:
+// setTestingDefaults completes an environ as if a client on this machine had asked for /,
+// or for the application that is mounted at SCRIPT_NAME.
+func setTestingDefaults(environ Environ) {
+	request := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0"}
+	if environ["SCRIPT_NAME"] != nil {
+		request.Path = ""
 	}
-	worker := exec.Command(os.Args[0], os.Args[1:]...)
-	if path, err := os.Executable(); err == nil {
-		worker.Path = path // Args[0] need not be one
+	loopback, scheme, port := net.IPv4(127, 0, 0, 1), urlScheme(environ.Get("HTTPS")), 80
+	if scheme == "https" {
+		port = 443
 	}
-	worker.Env = append(os.Environ(), workerVariable+"=1")
-	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
-	worker.ExtraFiles = p.files
-	err := worker.Start()
-	// Start makes the socket blocking, for all who share it: an Accept that waits could not
-	// be ended by Close. Making a listener of it, as a worker does, undoes that; if it
-	// fails, the next worker will.
-	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
-		l.Close()
+	defaults := newEnviron(request, &net.TCPAddr{IP: loopback, Port: port},
+		&net.TCPAddr{IP: loopback, Port: 49152})
+	defaults["HTTP_HOST"] = loopback.String()
+	if name := environ.Get("SERVER_NAME"); name != "" {
+		defaults["HTTP_HOST"] = name
 	}
-	if err != nil {
-		ended <- err
-		return nil, ended
-	}
-	go func() { ended <- worker.Wait() }()
-	return worker.Process, ended
-}
-
-// inherit is a worker's first act: it returns the socket that it shares, and ends the
-// process when the parent has ended.
-func inherit() (net.Listener, error) {
-	syscall.CloseOnExec(workerSocket) // they are not for CGI programs
-	syscall.CloseOnExec(workerLife)
-	life := os.NewFile(workerLife, "life")
-	go func() {
-		io.Copy(io.Discard, life) // nothing is sent: it returns when the parent is gone
-		endScripts()
-		os.Exit(exitOK)
-	}()
-	socket := os.NewFile(workerSocket, "socket")
-	defer socket.Close() // FileListener makes a copy
-	return net.FileListener(socket)
+	defaults["wsgi.url_scheme"] = scheme
+	defaults["wsgi.multithread"] = false
+	defaults["wsgi.multiprocess"] = false
+	defaults["wsgi.run_once"] = false
+	defaults.addInterface(&Input{}, io.Discard)
+	maps.Copy(defaults, environ) // what is there is kept
+	maps.Copy(environ, defaults)
 }

@@ -29,6 +29,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -59,6 +60,7 @@ func TestMain(m *testing.M) {
 	warmUp()
 	goroutines, files := runtime.NumGoroutine(), openFiles()
 	code := m.Run()
+	fmt.Print(skips.line())
 	if flag.Lookup("test.fuzz").Value.String() != "" {
 		os.Exit(code) // fuzzing keeps goroutines of its own
 	}
@@ -73,6 +75,78 @@ func TestMain(m *testing.M) {
 	fmt.Printf("FAIL: left behind: goroutines %d → %d, descriptors %d → %d\n%s\n", goroutines,
 		runtime.NumGoroutine(), files, openFiles(), stacks[:runtime.Stack(stacks, true)])
 	os.Exit(1)
+}
+
+var all = flag.Bool("all", false, "run the tests that take long or need other programs, too")
+
+// skips counts the skipped tests by reason. The run's last line lists them, because without
+// -v nothing else does.
+var skips = skipList{reasons: map[string]int{}}
+
+const missing = "needs a program that is missing here"
+
+type skipList struct {
+	mu       sync.Mutex
+	reasons  map[string]int
+	packages []string // to install
+}
+
+// skip skips a test, and counts it. Where a program is missing, packages provide it.
+func skip(t testing.TB, reason string, packages ...string) {
+	t.Helper()
+	skips.mu.Lock()
+	defer skips.mu.Unlock()
+	counted := reason
+	if len(packages) > 0 {
+		counted = missing
+		reason += ": apt-get install " + strings.Join(packages, " ")
+	}
+	skips.reasons[counted]++
+	skips.packages = append(skips.packages, packages...)
+	t.Skip(reason)
+}
+
+// line is "" when nothing was skipped.
+func (s *skipList) line() string {
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(s.reasons)) {
+		part := fmt.Sprintf("%d: %s", s.reasons[reason], reason)
+		if reason == missing {
+			slices.Sort(s.packages)
+			part += " (apt-get install " + strings.Join(slices.Compact(s.packages), " ") + ")"
+		}
+		parts = append(parts, part)
+	}
+	if parts == nil {
+		return ""
+	}
+	return "skipped " + strings.Join(parts, "; ") + "\n"
+}
+
+// long skips a test that takes long, or is about other programs, unless -all is given. When
+// -run names the test, long fails it instead: "ok" would be a lie.
+func long(t testing.TB) {
+	t.Helper()
+	switch {
+	case *all:
+	case named(t.Name(), flag.Lookup("test.run").Value.String()):
+		t.Fatal("this test takes long or needs other programs: add -all to run it")
+	default:
+		skip(t, "takes long or needs other programs (go test -all)")
+	}
+}
+
+// named reports whether a pattern of -run has a test's name in it, or a part of that.
+func named(test, pattern string) bool {
+	if strings.Count(test, "/") != strings.Count(pattern, "/") {
+		return false
+	}
+	words := strings.FieldsFunc(pattern[strings.LastIndex(pattern, "/")+1:], func(r rune) bool {
+		return strings.ContainsRune("^$|()", r)
+	})
+	return slices.ContainsFunc(words, func(word string) bool {
+		return word != "Test" && strings.Contains(test[strings.LastIndex(test, "/")+1:], word)
+	})
 }
 
 // warmUp makes the runtime open what it keeps open (the network poller), so that it does
@@ -249,13 +323,14 @@ func TestConformance(t *testing.T) {
 	for _, mode := range []string{"serial", "concurrent"} {
 		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
-	modes["traced"] = start(t, traced("environ", environ), func(s *Server) {
-		s.Trace = newNarrator(io.Discard, "").record
+	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
+		s.ErrorLog = log.New(io.Discard, "", 0)
+		narrate(s)
 	}).addr
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
-		modes["CGI"] = start(t, newCGI(script, 20*time.Second)).addr
+		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
 		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "environ", "-quiet")
 		modes["prefork"] = addr
 		t.Cleanup(func() { program.Process.Signal(syscall.SIGTERM); program.Wait() })
@@ -741,7 +816,7 @@ func parse(source io.Reader) (*Request, []byte, error) {
 	if err != nil {
 		return request, nil, err
 	}
-	content, err := io.ReadAll(&Input{r: r, length: request.Length, left: request.Length})
+	content, err := io.ReadAll(&Input{r: r, length: request.Length})
 	return request, content, err
 }
 
@@ -776,13 +851,199 @@ func TestReadRequest(t *testing.T) {
 	}
 }
 
+// TestRefusalsPoint: every row of the table that is refused for a byte points at that byte,
+// which here has a mark in front of it.
+func TestRefusalsPoint(t *testing.T) {
+	var points []string
+	for _, row := range allRows() {
+		_, _, err := parse(strings.NewReader(row.send))
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || refusal.Line == "" {
+			continue
+		}
+		before, after := refusal.excerpt()
+		page := string(refusal.page())
+		lines := strings.Split(page, "\n")
+		if lines[2] != before+after || lines[3][:len(before)+1] != strings.Repeat(" ", len(before))+"^" {
+			t.Errorf("the caret is not under the byte:\n%s", page)
+		}
+		if strings.Contains(page, "<") || strings.Contains(refusal.Error(), "\n") {
+			t.Errorf("not fit for a client or a log: %q, %q", page, refusal)
+		}
+		if len(before) > 40 {
+			before = "..." + before[len(before)-12:]
+		}
+		if len(after) > 40 {
+			after = after[:12] + "..."
+		}
+		point := refusal.Status[:3] + " " + before + "‸" + after
+		if !slices.Contains(points, point) {
+			points = append(points, point)
+		}
+	}
+	if got := strings.Join(points, "\n"); got != badBytesOfRows {
+		t.Errorf("the refusals point at\n%s", got)
+	}
+}
+
+// TestTooLong: the rule is another for a request line and for a header line.
+func TestTooLong(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for request, source := range map[string]string{"GET /" + long: "RFC 9110 §15.5.15",
+		"GET / HTTP/1.0\r\nA: " + long: "RFC 6585 §5"} {
+		_, _, err := parse(strings.NewReader(request))
+		if refusal, ok := err.(*Refusal); !ok || refusal.Source != source || refusal.Offset != maxLine {
+			t.Errorf("%.20s: %v", request, err)
+		}
+	}
+}
+
+const badBytesOfRows = `400 GET ‸* HTTP/1.1
+501 OPTIONS ‸* HTTP/1.1
+501 CONNECT ‸h:443 HTTP/1.1
+400 GET /‸%zz
+400 A: x‸\r\n
+414 ...x HTTP/1.0\r‸\n
+414 ...xxxxxxxxxxxx‸xxxxxxxxxxxx...
+400 ‸\x16
+400 ...\x00\x00\x00‸
+505 PRI * HTTP/‸2.0
+400 GE‸\x00T / HTTP/1.0
+400 GET‸: / HTTP/1.0
+400 G‸\"T / HTTP/1.0
+400 bla‸:rgh / HTTP/1.0
+400 GET‸\xc3\x9f / HTTP/1.0
+400 ‸ / HTTP/1.0
+400 GET ‸example.com:443 HTTP/1.1
+400 GET ‸foo/bar HTTP/1.1
+400 GET ‸! HTTP/1.1
+400 PUT ‸s://]ufd/: HTTP/1.1
+400 GET ‸ftp://h/ HTTP/1.0
+400 GET http://‸/ HTTP/1.0
+400 GET http://‸/p HTTP/1.0
+400 GET http://a ‸b/ HTTP/1.0
+400 GET http://h:‸x/ HTTP/1.0
+400 GET http://[‸::1/ HTTP/1.0
+400 GET ‸http HTTP/1.0
+400 POST /x‸
+400 HEAD /x‸
+400 GET HTTP/1.1‸
+400 GET‸
+400 GET ‸
+400 ‸ 
+400 GET / HTTP/1‸
+400 GET / HTTP/1.0‸x
+400 GET / ‸http/1.0
+400 GET / HTTP/9.9‸.9
+400 GET / HTTP/‸-9_9_9.+9_9_9
+400 GET / HTTP/9‸09876543210.0
+400 GET / ‸FTP/1.1
+400 GET / HTTP/1‸11
+400 GET / HTTP/1.1‸0
+400 GET / HTTP/0‸1.0
+400 GET / HTTP/1‸,0
+400 GET / HTTP/‸\xd9\xa1.0
+505 GET / HTTP/‸2.0
+505 GET / HTTP/‸3.0
+505 GET / HTTP/‸0.9
+400 GET /a ‸b HTTP/1.0
+400 GET ‸ /  HTTP/1.0
+400 GET / HTTP/1.0‸ 
+400 GET‸\x09/\x09HTTP/1.0
+400 ‸ GET / HTTP/1.0
+400 GET /\xc2\xa0k\x0bHTTP/1.0 ‸x
+400 GET / ‸
+400 GET ‸ /
+400 GET /‸\r HTTP/1.0\r\n
+400 GET / HTTP/1.1‸\rLine: 1\r\n
+400 A: b‸\rZ: c\r\n
+400 A: b‸\r\r\n
+400 ‸\rZ: c\r\n
+400 ‸\rGET / HTTP/1.0\r\n
+400 GET /a‸\x01b HTTP/1.0
+400 GET /‸\x7f HTTP/1.0
+400 GET /‸\x00 HTTP/1.0
+400 GET /a‸\x09b HTTP/1.0
+400 GET /?‸\x1b HTTP/1.0
+400 GET /#‸\x00 HTTP/1.0
+400 Host: a‸ b
+400 Host: a‸/b
+400 Host: a:‸b
+400 Host: u‸@h
+400 Host: a‸%zz
+400 Host: a‸,b
+400 Host: [‸::1
+400 Host: [‸1.2.3.4]
+400 Host: [‸::1%25e]
+400 Host: a:80‸:80
+400 Host: h‸\xc0\xaf
+400 GET http://‸:80/ HTTP/1.0
+400 ‸ c
+400 ‸\x09c
+400 ‸ A: b
+400 ‸Host: a
+400 ‸host: b
+400 ‸Content-Type: c/d
+431 ...xxxxxxxxxx\r‸\n
+431 ‸A: b
+431 ‸A: xxxxxxxxx...
+400 baz‸
+400 GET / HT‸
+400 foo‸
+400 Content-Length‸ 10
+400 Content-Length‸ : 3
+400 ‸: b
+400 Fo‸@: x
+400 Foo‸\x01: x
+400 ‸\xefoo: x
+400 Content-Length‸\xc3\x9f: 3
+400 ‸\xc5\xbfhost: a
+400 A: b‸\x00c
+400 A: b‸\x07c
+400 A: b‸\x7fc
+400 A: b‸\x0cc
+400 A: b‸\x1bc
+400 A: b‸\x01\x09c
+400 ‸Content-Length: 3
+400 ‸Content-Length: 4
+413 Content-Length: ‸99999999999999999999
+413 Content-Length: ‸9223372036854775807
+413 Content-Length: ‸1073741825
+501 Transfer-Encoding: ‸chunked
+400 Content-Length: ‸+5
+400 Content-Length: ‸-1
+400 Content-Length: ‸-0
+400 Content-Length: 0‸_1
+400 Content-Length: 0‸x3
+400 Content-Length: 3‸ 1
+400 Content-Length: 5‸.0
+400 Content-Length: 5‸,
+400 Content-Length: 5‸, 5
+400 Content-Length: 1‸Z
+400 Content-Length: ‸abc
+400 Content-Length: ‸
+400 Content-Length: ‸\xd9\xa3
+400 Content-Length: 99999999999999999999‸x
+501 Transfer-Encoding: ‸identity
+501 Transfer-Encoding: ‸,chunked
+501 Transfer-Encoding: ‸\xa0chunked
+501 Transfer-Encoding: ‸chun\xe2\x84\xaaed
+501 Transfer-Encoding: ‸
+400 ‸\x3cscript>alert(1)\x3c/script>
+400 GET /‸%zz HTTP/1.0
+400 GET /a‸% HTTP/1.0
+400 GET /a‸%4 HTTP/1.0
+400 GET /a‸%00b HTTP/1.0
+400 GET /a‸%0d%0ab HTTP/1.0
+400 GET /‸%7f HTTP/1.0`
+
 // TestReadRequestFields shows what each part of a head becomes.
 func TestReadRequestFields(t *testing.T) {
 	r := bufio.NewReader(strings.NewReader("PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1\r\n" +
 		"X-A: 1\r\ncontent-length: 4\r\nx-a:2\r\n\r\nbodyrest"))
 	got, err := readRequest(r, 100)
 	want := &Request{Line: "PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1", Method: "PUT",
-		Target: "http://u@h:81/a%20b?c=%20#d", Path: "/a b", Query: "c=%20", Authority: "h:81",
+		Target: "http://u@h:81/a%20b?c=%20#d", Path: "/a b", Query: "c=%20", Scheme: "http", Authority: "h:81",
 		Version: "HTTP/1.1", Length: 4,
 		Header: []Header{{"X-A", "1"}, {"content-length", "4"}, {"x-a", "2"}}}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -807,7 +1068,7 @@ func TestReadErrors(t *testing.T) {
 		{"T03 time-out in the request line", "GET / HT", os.ErrDeadlineExceeded, requestTimeout},
 		{"T03 time-out in a header", "GET / HTTP/1.0\r\nA:", os.ErrDeadlineExceeded, requestTimeout},
 		{"H22 the end in a header", "GET / HTTP/1.0\r\nA:", io.EOF, badRequest},
-		{"a reset", "GET / HTTP/1.0\r\nA:", reset, "reset"},
+		{"a reset", "GET / HTTP/1.0\r\nA:", reset, badRequest},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			source := io.MultiReader(strings.NewReader(c.bytes), iotest.ErrReader(c.err))
@@ -818,8 +1079,6 @@ func TestReadErrors(t *testing.T) {
 				got = refusal.Status
 			} else if err == errSilent {
 				got = "silent"
-			} else if err == reset {
-				got = "reset"
 			}
 			if got != c.want {
 				t.Errorf("expected %s, got %s", c.want, got)
@@ -830,7 +1089,7 @@ func TestReadErrors(t *testing.T) {
 
 // newInput makes a wsgi.input of length bytes in front of a connection's bytes.
 func newInput(source io.Reader, length int64) *Input {
-	return &Input{r: bufio.NewReader(source), length: length, left: length}
+	return &Input{r: bufio.NewReader(source), length: length}
 }
 
 func TestInput(t *testing.T) {
@@ -948,7 +1207,15 @@ func TestURLScheme(t *testing.T) { // E17
 			t.Errorf("HTTPS=%s: %s", https, got)
 		}
 	}
+	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
+		t.Errorf("got %q", reply)
+	}
 	t.Setenv("HTTPS", "on")
+	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+		t.Errorf("got %q", reply)
+	}
 	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
@@ -1084,6 +1351,19 @@ type appCase struct {
 }
 
 const ok200 = "HTTP/1.0 200 OK\r\n"
+
+// panics makes an application that panics with a value.
+func panics(reason any) func(*probe, Environ, StartResponse) Body {
+	return func(*probe, Environ, StartResponse) Body { panic(reason) }
+}
+
+// A spiteful error panics when it is asked anything.
+type spiteful struct{}
+
+func (spiteful) Error() string   { panic("no message") }
+func (spiteful) Is(error) bool   { panic("no comparison") }
+func (spiteful) As(any) bool     { panic("no conversion") }
+func (spiteful) Unwrap() []error { panic("no cause") }
 
 // returns makes an application that answers with a status, headers and a body.
 func returns(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
@@ -1250,7 +1530,7 @@ func bodyCases() []appCase {
 					panic(fmt.Sprint("write gave ", n, err))
 				}
 				return Blocks{}
-			}},
+			}, log: "Content-Length is 3, the body is longer"},
 		{name: "W08 less than Content-Length", want: ok200 + "Content-Length: 10\r\n\r\nabc",
 			app: returns("200 OK", contentLength("10"), abc), log: "the body ended after 3 bytes"},
 		{name: "W10 Content-Length 0", want: ok200 + "Content-Length: 0\r\n\r\n",
@@ -1350,6 +1630,16 @@ func lifeCases() []appCase {
 				yield([]byte("abc"))
 				runtime.Goexit()
 			}))},
+		{name: "C07 a panic whose Refusal is nil", want: "500", log: "the application failed", closes: 0,
+			app: panics((*Refusal)(nil))},
+		{name: "C07 a panic whose Refusal is empty", want: "500", log: "the application failed",
+			app: panics(&Refusal{})},
+		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
+			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
+			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
+			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
+			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
 			app: returns("200 OK", nil, Stream(nil))},
 		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
@@ -1388,8 +1678,8 @@ func readAll(p *probe, environ Environ, startResponse StartResponse) Body {
 	return Blocks{}
 }
 
-const errorPage = "the application failed; the server's error log says how " +
-	"(PEP 3333, \"Error Handling\")\n"
+const errorPage = "the application failed; the server's error log says how\n" +
+	"PEP 3333, \"Error Handling\"\n"
 
 // ourHeaders are the lines that the gateway adds to each head.
 var ourHeaders = regexp.MustCompile(`Date: [^\r]+ GMT\r\nServer: ` + software + `\r\n`)
@@ -1416,7 +1706,7 @@ func (c appCase) check(t *testing.T, reply, log string) {
 	t.Helper()
 	if len(c.want) == 3 && c.want != "abc" { // an error page, with nothing of the application's
 		status, header, content := splitReply(t, reply)
-		if status[:3] != c.want || len(header) != 4 {
+		if status[:3] != c.want || len(header) != 5 {
 			t.Errorf("expected a %s, got %q", c.want, reply)
 		}
 		if c.want == "500" && content != "500 Internal Server Error\n\n"+errorPage &&
@@ -1441,6 +1731,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	w.writes = append(w.writes, string(p))
 	return len(p), w.fail
 }
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 type writerFunc func(p []byte) (int, error)
 
@@ -1508,7 +1802,7 @@ func TestClientGone(t *testing.T) {
 				}
 				return closing{Body: stream("b", "panic"), p: p}
 			})
-			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "goroutine") {
+			if len(w.writes) != 1 || r.err != gone || strings.Contains(log, "failed") {
 				t.Errorf("wrote %q, logged %q", w.writes, log)
 			}
 			if loud == (p.closes.Load() == 1) {
@@ -1540,7 +1834,7 @@ func TestFileWrapper(t *testing.T) {
 		const path = "/sys/class/net/lo/mtu"
 		content, err := os.ReadFile(path)
 		if err != nil {
-			t.Skip("there is no such file")
+			skip(t, "there is no such file")
 		}
 		reply := ask(t, start(t, func(_ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
@@ -1564,6 +1858,40 @@ func TestFileWrapper(t *testing.T) {
 		}
 		if s.stop(); !strings.Contains(s.errors.String(), path) {
 			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("F03 more than its Content-Length is logged", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := &wire{}
+		_, log := runOn(w, func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", contentLength("3"))
+			return newFileWrapper(must(os.Open(path))(t))
+		})
+		if !strings.HasSuffix(strings.Join(w.writes, ""), "\r\n\r\nhel") ||
+			log != "Content-Length is 3, the body is longer: the rest is not sent\n" {
+			t.Errorf("wrote %q, logged %q", w.writes, log)
+		}
+	})
+	t.Run("C07 a file that breaks off", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte("hello"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file := must(os.Open(path))(t)
+		var log bytes.Buffer
+		r := newResponse(writerFunc(func(p []byte) (int, error) {
+			file.Close() // when the head is sent
+			return len(p), nil
+		}), httpLine, "GET", &log)
+		run(func(_ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(file)
+		}, Environ{}, &r)
+		if r.err != nil || !strings.Contains(log.String(), "the application failed: read "+path) {
+			t.Errorf("%v, and the log is %q", r.err, log.String())
 		}
 	})
 	const size = 5 << 20
@@ -1663,11 +1991,11 @@ func TestFileWrapper(t *testing.T) {
 // TestFileWrapper under strace and adds up what that system call sent.
 func TestSendfile(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("strace is for Linux")
+		skip(t, "strace is for Linux")
 	}
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("needs strace: apt-get install strace")
+		skip(t, "needs strace", "strace")
 	}
 	trace := filepath.Join(t.TempDir(), "trace")
 	child := exec.Command(strace, "-f", "-e", "trace=sendfile", "-e", "signal=none", "-o", trace,
@@ -1875,7 +2203,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 	})
 	for _, c := range []struct{ name, send, want, reason string }{
 		{"T03 silence", "", "", ""},
-		{"T03 half a request line", "GET / HT", "408", `what came ends with "GET / HT": waited 100ms`},
+		{"T03 half a request line", "GET / HT", "408", "GET / HT\n        ^ expected an empty line to end the head: waited 100ms"},
 		{"T03 half a head", "GET / HTTP/1.0\r\nA: b\r\n", "408", "waited 100ms"},
 		{"T03 half a body", post("abc", "Content-Length: 12"), "408",
 			"expected 12 body bytes, got 3: waited 100ms"},
@@ -2083,12 +2411,12 @@ func TestShutdown(t *testing.T) { // T06
 		}
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
-		for i := range 50 { // what can go wrong is a race
+		for i := range 5 { // what can go wrong is a race
 			s := start(t, hello, func(s *Server) {
-				s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+				s.Watch = watchQuietly(s)
 			})
 			c := dial(t, s.addr)
-			time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
 			s.Shutdown(time.Second)
 			c.Close()
 		}
@@ -2102,6 +2430,55 @@ func TestShutdown(t *testing.T) { // T06
 		s.Shutdown(time.Millisecond)
 		wait(t, "the end of the iteration", closed)
 		c.Close()
+	})
+	t.Run("a client that has its answer is not waited for", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, post("abc", "Content-Length: 9"))
+		must(io.ReadAll(c))(t) // the server has ended its half, and drains
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("a request that comes a moment late is answered", func(t *testing.T) {
+		s := start(t, hello)
+		c := dial(t, s.addr)
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		stopped := make(chan bool)
+		go func() { s.Shutdown(time.Hour); close(stopped) }()
+		eventually(t, "the end of accepting", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.stopping
+		})
+		io.WriteString(c, get())
+		if reply := must(io.ReadAll(c))(t); !strings.HasSuffix(string(reply), "World!\n") {
+			t.Errorf("got %q", reply)
+		}
+		wait(t, "Shutdown", stopped)
+	})
+	t.Run("while applications that never end have all slots", func(t *testing.T) {
+		release := make(chan bool)
+		s := newServer(func(environ Environ, startResponse StartResponse) Body {
+			<-release
+			return Blocks{}
+		})
+		s.MaxConns, s.ErrorLog = 1, log.New(io.Discard, "", 0)
+		l := must(listen("127.0.0.1:0"))(t)
+		served := make(chan bool)
+		go func() { s.Serve(l); close(served) }()
+		c := dial(t, l.Addr().String())
+		io.WriteString(c, get())
+		eventually(t, "the call", func() bool { return s.busy() == 1 })
+		go s.Shutdown(time.Millisecond)
+		wait(t, "the end of Serve", served)
+		close(release)
+		c.Close()
+		s.running.Wait()
 	})
 	t.Run("before Serve", func(t *testing.T) {
 		s := newServer(hello)
@@ -2118,7 +2495,7 @@ func TestShutdown(t *testing.T) { // T06
 func TestHalfClose(t *testing.T) {
 	s := start(t, newClock(3, time.Millisecond))
 	reply := exchangeWith(t, s.addr, row{send: get(), how: "then end"}, 100)
-	if lines := strings.Count(reply, "\n"); lines != 5+3 {
+	if lines := strings.Count(reply, "\n"); lines != 6+3 {
 		t.Errorf("%d lines: %q", lines, reply)
 	}
 }
@@ -2195,7 +2572,7 @@ func TestLogs(t *testing.T) {
 	ask(t, s.addr, "GET /\x1b[2J HTTP/1.0\r\n\r\n")
 	s.stop()
 	for _, line := range strings.Split(strings.TrimSpace(s.errors.String()), "\n") {
-		if line != "the beginning, the end" && !strings.HasPrefix(line, "400 Bad Request: a target") {
+		if line != "the beginning, the end" && !strings.HasPrefix(line, "400 Bad Request: expected a target without control") {
 			t.Errorf("a line of the error log: %q", line)
 		}
 	}
@@ -2242,7 +2619,7 @@ func TestAddresses(t *testing.T) {
 	})
 	t.Run("IPv6", func(t *testing.T) {
 		if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
-			t.Skip("this machine has no IPv6: ", err)
+			skip(t, fmt.Sprint("this machine has no IPv6: ", err))
 		} else {
 			l.Close()
 		}
@@ -2266,6 +2643,28 @@ func TestAddresses(t *testing.T) {
 		}
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is left behind: %v", err)
+		}
+	})
+	t.Run("a Unix socket of a newer server", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "s")
+		old := startOn(t, "unix:"+path, hello)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		startOn(t, "unix:"+path, environ)
+		old.stop()
+		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
+			t.Errorf("got %q", reply)
+		}
+	})
+	t.Run("what is announced", func(t *testing.T) {
+		var stdout, stderr bytes.Buffer
+		announce(&net.TCPAddr{IP: net.IPv4zero, Port: 8000}, &stdout, &stderr)
+		first, rest, _ := strings.Cut(stdout.String(), "\n")
+		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
+			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
+			!strings.HasPrefix(stderr.String(), "Warning: other machines") {
+			t.Errorf("got %q and %q", stdout.String(), stderr.String())
 		}
 	})
 	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
@@ -2334,9 +2733,12 @@ func TestApplications(t *testing.T) {
 		{"class", "/", "200 OK", "^Hello from an object"},
 		{"write", "/", "200 OK", `^3\.\.\.\n2\.\.\.\n1\.\.\.\nand the rest is returned\n$`},
 		{"environ", "/x", "200 OK", `(?m)^PATH_INFO: /x$`},
-		{"echo", "/", "200 OK", "^$"},
+		{"echo", "/", "200 OK", "(?s)<h1>Echo</h1>.*curl --data-binary @README.md http://127.0.0.1/<"},
 		{"errors", "/excinfo", "503 Service Unavailable", "^Sorry: the database is on fire\n$"},
-		{"errors", "/", "404 Not Found", "Try before, after or excinfo under /\n"},
+		{"errors", "/", "200 OK", `(?s)<a href="/before">.*<a href="/after">.*<a href="/excinfo">`},
+		{"errors", "/x", "404 Not Found", "Try before, after or excinfo under /\n"},
+		{"proxy", "/", "200 OK", "go run . -upstream 127"},
+		{"cgi", "/", "200 OK", "go run . -script path"},
 		{"gallery", "/hello", "200 OK", "^Hello, World!"},
 		{"gallery", "/hello/", "200 OK", "^Hello, World!"},
 		{"gallery", "/helloo", "404 Not Found", "The index is at /\n"},
@@ -2344,9 +2746,12 @@ func TestApplications(t *testing.T) {
 		{"gallery", "", "200 OK", "<h1>The gallery</h1>"},
 	} {
 		t.Run(c.name+c.path, func(t *testing.T) {
-			status, _, body := call(c.name, c.path)
+			status, headers, body := call(c.name, c.path)
 			if status != c.status || !regexp.MustCompile(c.body).MatchString(body) {
 				t.Errorf("got %s %q", status, body)
+			}
+			if sniffable(headers) && !strings.HasPrefix(body, "Hello") { // hello is as small as can be
+				t.Errorf("a browser may guess the type: %v", headers)
 			}
 		})
 	}
@@ -2411,6 +2816,13 @@ func TestApplications(t *testing.T) {
 	}
 }
 
+// sniffable reports whether an answer is a text and does not say nosniff.
+func sniffable(headers []Header) bool {
+	kind, _ := lookup(headers, "Content-Type")
+	options, _ := lookup(headers, "X-Content-Type-Options")
+	return strings.HasPrefix(kind, "text/") && options != "nosniff"
+}
+
 // TestIndex shows that the gallery's page names each application, with a command that
 // works where it is mounted, and escapes what the client sent.
 func TestIndex(t *testing.T) {
@@ -2420,9 +2832,19 @@ func TestIndex(t *testing.T) {
 		t.Errorf("Content-Type: %s", value)
 	}
 	for _, entry := range applications(Config{}) {
-		link := `<a href="/a%20b/` + entry.name + `">`
-		if entry.name != "gallery" && !strings.Contains(page, link) {
+		if entry.name == "gallery" {
+			continue
+		}
+		if link := `<a href="/a%20b/` + entry.name + `">`; !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
+		}
+		if entry.name == "clock" {
+			continue // it takes ten seconds
+		}
+		status, headers, _ := call("gallery", "/"+entry.name, Environ{"PATH_INFO": "/" + entry.name})
+		kind, _ := lookup(headers, "Content-Type")
+		if status != "200 OK" && status != "301 Moved Permanently" || !strings.HasPrefix(kind, "text/") {
+			t.Errorf("the link to %s leads to %s, %s", entry.name, status, kind)
 		}
 	}
 	if strings.Contains(page, "<script") ||
@@ -2457,6 +2879,21 @@ func TestMount(t *testing.T) { // E03
 }
 
 func TestMiddleware(t *testing.T) { // M01, M03
+	for _, use := range []string{"log", "upper", "catch", "log,upper,catch"} {
+		t.Run("no body under "+use, func(t *testing.T) {
+			wrapped := must(wrap(func(environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", textPlain)
+				return nil
+			}, use, false))(t)
+			s := start(t, wrapped)
+			reply := ask(t, s.addr, get())
+			s.stop()
+			if log := s.errors.String(); !strings.HasPrefix(reply, "HTTP/1.0 500") ||
+				!strings.Contains(log, "failed: the application returned no body") {
+				t.Errorf("got %s, the log is %.300s", reply, log)
+			}
+		})
+	}
 	for _, c := range []struct{ use, want string }{
 		{"onion,onion", "onion 1: before\n  onion 2: before\nthe application\n" +
 			"  onion 2: after\nonion 1: after\nclosed\n"},
@@ -2512,11 +2949,11 @@ func TestCommand(t *testing.T) {
 		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
 			`no middleware is called "nion"; there are log, onion, upper`},
 		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent, serial or prefork"},
-		{"a wrong time", []string{"-timeout", "0s"}, 2, "", "-timeout must be more than 0"},
-		{"a wrong size", []string{"-max-body", "-1"}, 2, "", "-max-body must not be negative"},
+		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time over 0 with its unit, like 5s`},
+		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
-			"-addr is host:port or unix:/path: address localhost: missing port"},
+			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
 			busy.Addr().String() + ": bind: address already in use\nStop the program"},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
@@ -2526,6 +2963,14 @@ func TestCommand(t *testing.T) {
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
 		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
+			"flags stand before ADDR\nUsage: rawsgi send"},
+		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
+			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
+		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
+		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
+		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path behind unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2546,7 +2991,7 @@ func TestCommand(t *testing.T) {
 // of an answer.
 func TestProgram(t *testing.T) { // T06
 	if runtime.GOOS == "windows" {
-		t.Skip("signals are for Unix")
+		skip(t, "signals are for Unix")
 	}
 	for _, c := range []struct {
 		name    string
@@ -2560,12 +3005,15 @@ func TestProgram(t *testing.T) { // T06
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if slices.Contains(c.signals, os.Signal(syscall.SIGHUP)) && signal.Ignored(syscall.SIGHUP) {
+				skip(t, "SIGHUP is ignored here, as nohup(1) does")
+			}
 			program, addr, _ := startProgram(t, "-app", "echo", "-quiet")
 			busy := dial(t, addr)
 			io.WriteString(busy, post("abc", "Content-Length: 6"))
 			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-			for i, signal := range c.signals {
-				if program.Process.Signal(signal); i > 0 {
+			for i, each := range c.signals {
+				if program.Process.Signal(each); i > 0 {
 					break
 				}
 				eventually(t, "a refused connection", func() bool {
@@ -2581,6 +3029,7 @@ func TestProgram(t *testing.T) { // T06
 				if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
 					t.Errorf("got %q", reply)
 				}
+				busy.Close() // or the server would wait for it
 			}
 			if err := program.Wait(); err != nil {
 				t.Errorf("the program ended with %v", err)
@@ -2590,6 +3039,60 @@ func TestProgram(t *testing.T) { // T06
 }
 
 // TestPrintable shows I07 and I08: a log has text, and nothing that a terminal obeys.
+
+// TestLostLog shows that a program lives on when nobody reads its log any more, as after
+// Ctrl-C in "rawsgi | tee log"; and that a CGI program has the usual SIGPIPE all the same.
+func TestLostLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	script := writeScript(t, t.TempDir(), "pipe", `printf '\n'; kill -PIPE $$; echo ignored`)
+	for _, mode := range []string{"concurrent", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-mode", mode, "-script", script)
+			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+			stdout, log := must(program.StdoutPipe())(t), must(program.StderrPipe())(t)
+			if err := program.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+			banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+			addr := regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
+			log.Close()
+			for range 20 {
+				if reply := ask(t, addr, getPath("/errors/before")); !strings.HasPrefix(reply, "HTTP/1.0 500") {
+					t.Fatalf("got %q", reply)
+				}
+			}
+			if reply := ask(t, addr, getPath("/cgi")); strings.Contains(reply, "ignored") {
+				t.Errorf("got %q", reply)
+			}
+			program.Process.Signal(syscall.SIGTERM)
+			if err := program.Wait(); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestStopIsTold shows what Ctrl-C says during a request.
+func TestStopIsTold(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	program, addr, log := startProgram(t, "-app", "echo", "-quiet")
+	busy := dial(t, addr)
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(os.Interrupt)
+	eventually(t, "the message", func() bool {
+		return strings.Contains(log.String(), "waiting up to 5s for 1 request to end; press Ctrl-C again")
+	})
+	program.Process.Signal(os.Interrupt)
+	program.Wait() // the second signal, which TestProgram shows
+	busy.Close()
+}
+
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{"a\u00a0b \u3000\t한": "a\u00a0b \u3000\t한", "👩\u200d👩": "👩\u200d👩", "a\r": "a",
 		"\x1b[2J\r\a\x7f\u009b": "\uFFFD[2J\uFFFD\uFFFD\uFFFD\uFFFD", "\xff\u202e\u2028": "\uFFFD\uFFFD\uFFFD"} {
@@ -2618,7 +3121,7 @@ func TestUnescape(t *testing.T) {
 // gatewayOut runs the CGI gateway on a request.
 func gatewayOut(app Application, stdin io.Reader, variables ...string) (stdout, stderr string) {
 	var out, errors bytes.Buffer
-	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0), nil)
+	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0))
 	return out.String(), errors.String()
 }
 
@@ -2663,9 +3166,9 @@ func TestCGIGateway(t *testing.T) {
 		open.Close()
 	})
 	for _, c := range []struct{ name, path, variable, want, log string }{
-		{"G04 a failure before the head", "/before", "", "Status: 500 Internal", "goroutine"},
-		{"G04 a failure after the head", "/after", "", "Status: 200 OK", "goroutine"},
-		{"G04 no variables, an empty body", "/", "", "Status: 404 Not Found", ""},
+		{"G04 a failure before the head", "/before", "", "Status: 500 Internal", "failing\n"},
+		{"G04 a failure after the head", "/after", "", "Status: 200 OK", "failing.func1\n"},
+		{"G04 no variables, an empty body", "/x", "", "Status: 404 Not Found", ""},
 		{"G04 a wrong length", "/", "CONTENT_LENGTH=+3", "Status: 400 Bad Request", "digits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2721,7 +3224,7 @@ func asProgram(t *testing.T, dir, name, args string) string {
 func writeScript(t *testing.T, dir, name, commands string) string {
 	t.Helper()
 	if runtime.GOOS == "windows" {
-		t.Skip("the scripts are for a Unix shell")
+		skip(t, "the scripts are for a Unix shell")
 	}
 	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o700); err != nil {
@@ -2754,13 +3257,14 @@ func TestCGIUnderOthers(t *testing.T) {
 	})
 	t.Run("our own host", func(t *testing.T) {
 		script := asProgram(t, t.TempDir(), "self", "-cgi -app environ")
-		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute)}, hello))
+		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute, 0)}, hello))
 		check(t, "http://"+s.addr+"/cgi")
 	})
 	t.Run("python -m http.server --cgi", func(t *testing.T) {
+		long(t)
 		python, err := exec.LookPath("/usr/bin/python3")
 		if err != nil {
-			t.Skip("needs /usr/bin/python3: apt-get install python3")
+			skip(t, "needs /usr/bin/python3", "python3")
 		}
 		// As root, that server runs programs as nobody, who must be let in.
 		dir := must(os.MkdirTemp("", "rawsgi-cgi-"))(t)
@@ -2794,9 +3298,10 @@ func TestCGIUnderOthers(t *testing.T) {
 		}
 	})
 	t.Run("lighttpd", func(t *testing.T) {
+		long(t)
 		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
 		if err != nil {
-			t.Skip("needs lighttpd: apt-get install lighttpd")
+			skip(t, "needs lighttpd", "lighttpd")
 		}
 		dir, addr := t.TempDir(), freeAddr(t)
 		asProgram(t, dir, "self.cgi", "-app environ")
@@ -2856,9 +3361,20 @@ func background(t *testing.T, addr string, command *exec.Cmd) {
 
 // TestCGIHost shows X01 to X12: what a program gets, and what becomes of its answer.
 func TestCGIHost(t *testing.T) {
+	for _, tool := range strings.Fields("cat env head mv sleep touch tr") {
+		if _, err := exec.LookPath(tool); err != nil {
+			skip(t, "its scripts need "+tool+" in PATH")
+		}
+	}
 	dir := t.TempDir()
-	t.Cleanup(func() { // after all cases
-		eventually(t, "the end of all programs", func() bool { return len(children(t)) == 0 })
+	t.Cleanup(func() { // after all cases; Fatal here would lose what they have reported
+		end := time.Now().Add(20 * time.Second)
+		for len(children(t)) > 0 && time.Now().Before(end) {
+			time.Sleep(time.Millisecond)
+		}
+		if pids := children(t); len(pids) > 0 {
+			t.Errorf("after 20s, programs are running: %v", pids)
+		}
 	})
 	for name, commands := range map[string]string{
 		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
@@ -2903,7 +3419,7 @@ func TestCGIHost(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	host := newCGI(dir, time.Second)
+	host := newCGI(dir, time.Second, 0)
 	for _, c := range []struct {
 		name, path string
 		want       string // the reply without Date and Server, or the status code
@@ -2920,10 +3436,10 @@ func TestCGIHost(t *testing.T) {
 			"HTTP/1.0 303 See Other\r\nSet-Cookie: a=b\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n", ""},
 		{"X06 a redirect to a path, with a body", "/typed",
 			"HTTP/1.0 302 Found\r\nLocation: /ok\r\nContent-Type: text/plain\r\n\r\nbody", ""},
-		{"X08 no answer", "/none", "502", "end the head, nothing came"},
+		{"X08 no answer", "/none", "502", "expected a head, got nothing"},
 		{"X08 no header", "/nohead", "502", "expected a header line"},
-		{"X08 no empty line", "/noend", "502", "what came ends with a whole line"},
-		{"X08 a folded header", "/fold", "502", "must not start with a space"},
+		{"X08 no empty line", "/noend", "502", "expected an empty line to end the head: unexpected EOF"},
+		{"X08 a folded header", "/fold", "502", "expected a header line that does not begin with a space"},
 		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
 		{"X08 a control character", "/evil", "502", "control character"},
 		{"X08 headers of the connection", "/hop", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
@@ -2971,7 +3487,7 @@ func TestCGIHost(t *testing.T) {
 	})
 	t.Run("X09 the body's file is removed while the body comes", func(t *testing.T) {
 		if runtime.GOOS == "windows" {
-			t.Skip("an open file cannot be removed there")
+			skip(t, "an open file cannot be removed there")
 		}
 		spooled := t.TempDir()
 		t.Setenv("TMPDIR", spooled)
@@ -3010,7 +3526,7 @@ func TestCGIHost(t *testing.T) {
 		r := newResponse(slow, httpLine, "GET", &log)
 		environ := Environ{"wsgi.errors": &log}
 		setTestingDefaults(environ)
-		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond), environ, &r); log.String() != "" ||
+		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond, 0), environ, &r); log.String() != "" ||
 			!strings.HasSuffix(out.String(), "1\n2\n3\n") {
 			t.Errorf("got %q, log %q", &out, &log)
 		}
@@ -3052,7 +3568,7 @@ func TestCGIHost(t *testing.T) {
 	for _, name := range []string{"brood", "broody"} {
 		t.Run("X12 what a program leaves running is ended: "+name, func(t *testing.T) {
 			if runtime.GOOS != "linux" {
-				t.Skip("it looks for processes in /proc")
+				skip(t, "looks for processes in /proc")
 			}
 			ask(t, start(t, host).addr, "GET /"+name+" HTTP/1.0\r\n\r\n")
 			text := string(must(os.ReadFile(filepath.Join(dir, name+".pid")))(t))
@@ -3064,9 +3580,12 @@ func TestCGIHost(t *testing.T) {
 		"at the second signal": {syscall.SIGTERM, syscall.SIGHUP}} {
 		t.Run("X12 the server ends, and its programs with it, "+name, func(t *testing.T) {
 			if runtime.GOOS != "linux" {
-				t.Skip("it looks for processes in /proc")
+				skip(t, "looks for processes in /proc")
 			}
 			t.Parallel()
+			if len(signals) == 1 {
+				long(t) // five seconds
+			}
 			pidFile := filepath.Join(t.TempDir(), "pid")
 			script := writeScript(t, t.TempDir(), "endless", "echo $$ > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; sleep 1000")
 			program, addr, log := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
@@ -3077,8 +3596,8 @@ func TestCGIHost(t *testing.T) {
 				text, _ = os.ReadFile(pidFile)
 				return len(text) > 0
 			})
-			for _, signal := range signals {
-				program.Process.Signal(signal)
+			for _, each := range signals {
+				program.Process.Signal(each)
 				time.Sleep(100 * time.Millisecond) // or the two could become one
 			}
 			program.Wait() // how it ends is for other tests
@@ -3091,7 +3610,7 @@ func TestCGIHost(t *testing.T) {
 	}
 	t.Run("X12 a gateway is ended, and its program with it", func(t *testing.T) {
 		if runtime.GOOS != "linux" {
-			t.Skip("it looks for processes in /proc")
+			skip(t, "looks for processes in /proc")
 		}
 		gateway := exec.Command(os.Args[0], "-cgi", "-app", "cgi", "-script", filepath.Join(dir, "broody"))
 		gateway.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "REQUEST_METHOD=GET")
@@ -3122,8 +3641,58 @@ func TestCGIHost(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("X01 more than the system can pass to a program", func(t *testing.T) {
+		if runtime.GOOS != "linux" {
+			t.Skip("the limit of 128 KiB for a variable is Linux's")
+		}
+		long := "X-A: " + strings.Repeat("a", 60000)
+		(row{want: "431"}).check(t, ask(t, start(t, newCGI(filepath.Join(dir, "lf"), time.Minute, 1)).addr, get(long, long, long)))
+	})
+	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
+		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
+		h.slots <- true
+		input := must(os.Open(os.DevNull))(t)
+		defer input.Close()
+		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
+		defer s.stop(0)
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Read says %v", err)
+		}
+		wait(t, "its end", s.ended)
+	})
+	t.Run("X12 programs that run at once", func(t *testing.T) {
+		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
+		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
+		first := make(chan string)
+		go func() { first <- ask(t, s.addr, "GET /cgi/gate HTTP/1.0\r\n\r\n") }()
+		eventually(t, "the program", func() bool {
+			_, err := os.Stat(filepath.Join(dir, "gate.runs"))
+			return err == nil
+		})
+		if reply := ask(t, s.addr, "GET /cgi/lf HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 503 ") ||
+			!strings.Contains(reply, "\r\nRetry-After: 1\r\n") {
+			t.Errorf("got %q", reply)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "gate.open"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if reply := wait(t, "the first answer", first); !strings.HasPrefix(reply, ok200) {
+			t.Errorf("got %q", reply)
+		}
+		writeScript(t, dir, "again", `printf 'Location: /cgi/lf\n\n'`)
+		for range 3 { // each place is given back, before a local redirect too
+			if reply := ask(t, s.addr, "GET /cgi/again HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, ok200) {
+				t.Errorf("got %q", reply)
+			}
+		}
+		eventually(t, "the end of all programs", func() bool {
+			count := 0
+			scripts.Range(func(any, any) bool { count++; return true })
+			return count == 0
+		})
+	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
-		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour))
+		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour, 0))
 		c := dial(t, s.addr)
 		io.WriteString(c, get())
 		eventually(t, "the program", func() bool { return len(children(t)) > 0 })
@@ -3195,7 +3764,7 @@ func workersOf(t *testing.T, program *exec.Cmd) (pids []int) {
 
 func TestPrefork(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("it looks for processes in /proc")
+		skip(t, "looks for processes in /proc")
 	}
 	two := func(t *testing.T, program *exec.Cmd) []int {
 		eventually(t, "two workers", func() bool {
@@ -3235,6 +3804,7 @@ func TestPrefork(t *testing.T) {
 		}
 	})
 	t.Run("a worker killed under load", func(t *testing.T) {
+		t.Parallel() // mostly waits until a worker may be started again
 		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello")
 		pids := two(t, program)
 		var whole, cut, refused atomic.Int32
@@ -3275,6 +3845,7 @@ func TestPrefork(t *testing.T) {
 		}
 	})
 	t.Run("a worker that cannot be started again", func(t *testing.T) {
+		t.Parallel()
 		path := filepath.Join(t.TempDir(), "rawsgi")
 		if err := os.Link(os.Args[0], path); err != nil {
 			content := must(os.ReadFile(os.Args[0]))(t) // another file system
@@ -3372,6 +3943,7 @@ func TestPrefork(t *testing.T) {
 		if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
 			t.Errorf("got %q", reply)
 		}
+		busy.Close() // or the server would wait for it
 		if err := program.Wait(); err != nil {
 			t.Errorf("the program ended with %v", err)
 		}
@@ -3382,6 +3954,81 @@ func TestPrefork(t *testing.T) {
 func syscallKill(pid int) {
 	if p, err := os.FindProcess(pid); err == nil {
 		p.Kill() // fails if it has ended
+	}
+}
+
+// TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets
+// SIGTERM. Whoever could connect gets a whole answer. (T06)
+func TestNothingLost(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "Windows has no SIGTERM")
+	}
+	for _, c := range []struct {
+		name   string
+		args   []string
+		signal func(t *testing.T, program *exec.Cmd)
+	}{
+		{"the server", nil, func(t *testing.T, program *exec.Cmd) {
+			program.Process.Signal(syscall.SIGTERM)
+		}},
+		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			program.Process.Signal(syscall.SIGTERM)
+		}},
+		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
+			worker.Signal(syscall.SIGTERM)
+			worker.Release()
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			var answers, lost atomic.Int64
+			var first atomic.Value
+			stop := make(chan bool)
+			var clients sync.WaitGroup
+			for range 32 {
+				clients.Add(1)
+				go func() {
+					defer clients.Done()
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						c, err := net.Dial("tcp", addr)
+						if err != nil {
+							return // refused: the server has ended
+						}
+						c.SetDeadline(time.Now().Add(20 * time.Second))
+						io.WriteString(c, get()) // fails if the server has hung up
+						reply, err := io.ReadAll(c)
+						c.Close()
+						if err != nil || !strings.HasSuffix(string(reply), "World!\n") {
+							lost.Add(1)
+							first.CompareAndSwap(nil, fmt.Sprintf("%q, %v", reply, err))
+						}
+						answers.Add(1)
+					}
+				}()
+			}
+			eventually(t, "1000 answers", func() bool { return answers.Load() > 1000 })
+			before := answers.Load()
+			c.signal(t, program)
+			if c.name == "one worker" {
+				eventually(t, "more answers", func() bool { return answers.Load() > before+2000 })
+				close(stop)
+				clients.Wait()
+				program.Process.Signal(syscall.SIGTERM)
+			}
+			clients.Wait()
+			program.Wait()
+			if lost.Load() > 0 {
+				t.Errorf("%d of %d answers were lost, the first: %v", lost.Load(), answers.Load(),
+					first.Load())
+			}
+			t.Logf("%d answers", answers.Load())
+		})
 	}
 }
 
@@ -3469,17 +4116,21 @@ func TestProxy(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 		want := "GET /a%20b%25?q=%20 HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\n" +
-			"X-Forwarded-Proto: http\r\nHost: h:1\r\nX-A: 1,2\r\nX-Empty: \r\n\r\n"
-		if got.String() != want {
+			"X-Forwarded-Proto: http\r\nVia: 1.1 NAME\r\nHost: h:1\r\nX-A: 1,2\r\nX-Empty: \r\n\r\n"
+		if regexp.MustCompile(`rawsgi-\w{10,}`).ReplaceAllString(got.String(), "NAME") != want {
 			t.Errorf("upstream got %q", got)
 		}
 	})
 	for _, c := range []struct{ name, answer, want, log string }{
-		{"no answer", "", "502", "end the head, nothing came"},
+		{"no answer", "", "502", "expected a head, got nothing"},
 		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
 		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
 		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
-		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "must not start"},
+		{"100 and 103 first", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+			ok200 + "Content-Length: 2\r\n\r\nhi", ""},
+		{"nothing but 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 11), "502", "more than 10 interim answers"},
+		{"101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "502", "expected a status like"},
+		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "does not begin with a space"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
 		{"two lengths", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "502", "one Content-Length"},
 		{"more than its length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc", ok200 + "Content-Length: 2\r\n\r\nab", ""},
@@ -3497,6 +4148,31 @@ func TestProxy(t *testing.T) {
 			}
 			if !strings.Contains(s.errors.String(), c.log) || c.log == "" && s.errors.String() != "" {
 				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
+	t.Run("it is its own upstream", func(t *testing.T) {
+		addr := freeAddr(t)
+		s := startOn(t, addr, newProxy(addr, time.Second))
+		(row{want: "508"}).check(t, ask(t, addr, get("Via: 1.0 rawsgi-x")))
+		if s.stop(); strings.Count(s.access.String(), "\n") != 2 {
+			t.Errorf("the access log is %s", s.access)
+		}
+	})
+	t.Run("two proxies are no loop, and Via names them", func(t *testing.T) {
+		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
+		ask(t, through(t, start(t, newProxy(addr, time.Second)).addr).addr, "GET /p HTTP/1.1\r\nVia: 1.0 fred\r\n\r\n")
+		if !regexp.MustCompile(`\nVia: 1\.0 fred, 1\.1 rawsgi-\w+, 1\.0 rawsgi-\w+\r\n`).MatchString(got.String()) {
+			t.Errorf("upstream got %q", got)
+		}
+	})
+	for raw, want := range map[string]string{"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/p/%61": "/%61", "/p": "/", "/p?x": "/?x", "/p/": "/", "/p//a": "//a",
+		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a/b", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a/b", "/p/a#b": "/a", "/p/%25": "/%25"} {
+		t.Run("the target "+raw, func(t *testing.T) {
+			addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
+			ask(t, through(t, addr).addr, "GET "+raw+" HTTP/1.0\r\n\r\n")
+			if !strings.HasPrefix(got.String(), "GET "+want+" HTTP/1.0\r\n") {
+				t.Errorf("upstream got %q", got)
 			}
 		})
 	}
@@ -3544,9 +4220,6 @@ func TestProxy(t *testing.T) {
 			t.Errorf("got %v", counts)
 		}
 		if reply := ask(t, through(t, freeAddr(t)).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 502") {
-			t.Errorf("got %q", reply)
-		}
-		if reply := ask(t, through(t, "").addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 404") {
 			t.Errorf("got %q", reply)
 		}
 	})
@@ -3604,8 +4277,14 @@ func TestForm(t *testing.T) {
 			"415", "expected a form in UTF-8"},
 		{"UTF-8, and it says so", post("x=%E9", "Content-Length: 5",
 			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
-		{"long names", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
+		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
+			"the head of a part may have 8192 bytes"},
+		{"long names", multi(slices.Repeat([]string{"Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead/2) + "\"\r\n\r\n1"}, 2*nameBytes/partHead)...), "413",
 			"the names in a form may have 65536 bytes"},
+		{"10,001 fields", coded(strings.Repeat("a&", formFields) + "a"), "413", "a form may have 10000 fields"},
+		{"10,000 fields", coded(strings.Repeat("a&", formFields-1) + "a"), "200", "<td>a</td>"},
+		{"10,001 fields in the query", "GET /?" + strings.Repeat("a&", formFields) + "a HTTP/1.0\r\n\r\n", "413",
+			"a form may have 10000 fields"},
 		{"a body that is not UTF-8", coded("x=%FF<"), "200", "<td>\uFFFD&lt;</td>"},
 		{"a broken body", coded("%"), "400", "invalid URL escape"},
 		{"a body too large", coded(strings.Repeat("x", formBytes+1)), "413", "send files as multipart"},
@@ -3615,6 +4294,12 @@ func TestForm(t *testing.T) {
 			"200", "<td>the file &lt;a&gt;.txt, 5000 bytes of text/x</td>"},
 		{"a long part", multi(name + strings.Repeat("z", 1001)), "200", strings.Repeat("z", 1000) + "…</td>"},
 		{"too many parts", multi(slices.Repeat([]string{name}, formParts+1)...), "413", "a form may have 1000 parts"},
+		{"a query that is not one", "GET /?a=%<b HTTP/1.0\r\n\r\n", "400", `invalid URL escape \"%\x3cb\"`},
+		{"a part with a line that is not a header", multi("<script>\r\n\r\nx"), "400", "a part cannot be read"},
+		{"other header fields", multi("X-A: " + strings.Repeat("a", partHead-100) + "\r\n" + name + "v"), "200", "<td>n</td><td>v</td>"},
+		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 8192 bytes"},
+		{"too many of them in the second part", multi(name+strings.Repeat("v", 1<<20), "X-A: "+strings.Repeat("a", 1<<20)+"\r\n"+name+"v"), "413",
+			"the head of a part may have 8192 bytes"},
 		{"parts without an end", post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
 			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
 		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
@@ -3622,9 +4307,50 @@ func TestForm(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
-			if status, _, content := splitReply(t, reply); status[:3] != c.want || !strings.Contains(content, c.has) {
+			status, _, content := splitReply(t, reply)
+			if status[:3] != c.want || !strings.Contains(content, c.has) {
 				t.Errorf("expected %s with %q, got %s", c.want, c.has, reply)
 			}
+			if c.want != "200" && strings.Contains(content, "<") {
+				t.Errorf("a refusal that could be HTML: %s", content)
+			}
+		})
+	}
+	var manyFields strings.Builder
+	for n := 0; manyFields.Len() < partHead-100; n++ {
+		fmt.Fprintf(&manyFields, "%x:\n", n)
+	}
+	for what, head := range map[string]string{"a field that goes on": "X-A: " + strings.Repeat("a", 1<<20),
+		"a field that is just not too long": "X-A: " + strings.Repeat("a", partHead-100),
+		"many fields":                       manyFields.String()} {
+		t.Run("200 clients that wait in the head of a part: "+what, func(t *testing.T) {
+			before := memoryInUse()
+			var waiting, all sync.WaitGroup
+			leave := make(chan bool)
+			for range 200 {
+				waiting.Add(1)
+				arrived := sync.OnceFunc(waiting.Done) // at the end of the bytes, or when it is refused
+				all.Add(1)
+				go func() {
+					defer all.Done()
+					defer arrived()
+					defer func() { recover() }() // the refusal is for other tests
+					callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B",
+						"wsgi.input": io.MultiReader(strings.NewReader("--B\r\n"+head), readerFunc(func([]byte) (int, error) {
+							arrived()
+							<-leave
+							return 0, io.EOF
+						}))})
+				}()
+			}
+			waiting.Wait()
+			if used := int64(memoryInUse()) - int64(before); used > 64<<20 {
+				t.Errorf("they hold %d MiB", used>>20)
+			} else {
+				t.Logf("they hold %d MiB", used>>20)
+			}
+			close(leave)
+			all.Wait()
 		})
 	}
 	t.Run("a part cut short", func(t *testing.T) {
@@ -3680,7 +4406,7 @@ func TestFiles(t *testing.T) {
 	write("root/empty", "")
 	for link, target := range map[string]string{"out": "../secret", "abs": "/etc/passwd", "in": "a.txt"} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
-			t.Skip("this system has no symbolic links: ", err)
+			skip(t, fmt.Sprint("this system has no symbolic links: ", err))
 		}
 	}
 	then := time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC)
@@ -3719,6 +4445,75 @@ func TestFiles(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a list has what can be served", func(t *testing.T) {
+		if l, err := net.Listen("unix", filepath.Join(root, "socket")); err == nil {
+			defer l.Close()
+		}
+		reply := ask(t, s.addr, "GET /f/ HTTP/1.0\r\n\r\n")
+		items := regexp.MustCompile(`href="\./([^"]*)"`).FindAllStringSubmatch(reply, -1)
+		got := ""
+		for _, item := range items {
+			got += item[1] + " "
+		}
+		if got != "a.txt b.html c.unknown empty in sub/ with/ " {
+			t.Errorf("the list has %s", got)
+		}
+	})
+	t.Run("a name in Latin-1", func(t *testing.T) {
+		if err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700); err != nil {
+			t.Skip("this file system wants UTF-8: ", err)
+		}
+		reply := ask(t, start(t, newFiles(dir)).addr, "GET /caf%E9/ HTTP/1.0\r\n\r\n")
+		list := ask(t, start(t, newFiles(dir)).addr, get())
+		if strings.ToValidUTF8(reply, "") != reply || !strings.Contains(reply, "<h1>/caf\uFFFD/</h1>") ||
+			!strings.Contains(list, "<a href=\"./caf%E9/\">caf\uFFFD/</a>") {
+			t.Errorf("got %q and %q", reply, list)
+		}
+	})
+	for err, want := range map[error]string{os.ErrNotExist: "404", syscall.ENOTDIR: "404", errors.New("path escapes"): "404",
+		syscall.EACCES: "403", syscall.EPERM: "403", syscall.EMFILE: "503", syscall.ENFILE: "503"} {
+		t.Run("why a file is not served: "+err.Error(), func(t *testing.T) {
+			var log bytes.Buffer
+			cannotServe(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if _, retry := lookup(headers, "Retry-After"); status[:3] != want || (want == "503") != (retry == 1) {
+					t.Errorf("expected %s, got %s %v", want, status, headers)
+				}
+				return nil
+			}, &os.PathError{Op: "open", Path: "a", Err: err})
+			if (want == "503") != strings.Contains(log.String(), "open a: "+err.Error()) {
+				t.Errorf("the log is %q", &log)
+			}
+		})
+	}
+	t.Run("permission", func(t *testing.T) {
+		if os.Geteuid() <= 0 {
+			t.Skip("root may read everything")
+		}
+		write("root/private", "hidden")
+		if err := os.Chmod(filepath.Join(root, "private"), 0); err != nil {
+			t.Fatal(err)
+		}
+		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("descriptors", func(t *testing.T) {
+		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
+			t.Skip("needs ulimit: ", err)
+		}
+		program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+			os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", root, "-quiet", "-timeout", "1m"))
+		var idle []net.Conn
+		for range 60 {
+			c := dial(t, addr)
+			must(io.WriteString(c, "GET /a.txt HTTP/1.0\r\n"))(t)
+			idle = append(idle, c)
+		}
+		eventually(t, "a word about it", func() bool { return strings.Contains(log.String(), "cannot accept") })
+		io.WriteString(idle[0], "\r\n")
+		(row{want: "503"}).check(t, string(must(io.ReadAll(idle[0]))(t)))
+		eventually(t, "a line in the log", func() bool { return strings.Contains(log.String(), "too many open files") })
+		program.Process.Kill()
+		program.Wait() // says that it was killed
+	})
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
 		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
 		"Monday, 03-Feb-20 04:05:06 GMT": "304", "Mon Feb  3 04:05:06 2020": "304", "Mon Feb  3 04:05:05 2020": "200",
@@ -3808,7 +4603,7 @@ func (c appCase) run(t *testing.T, middleware Middleware, change ...func(*Server
 }
 
 func TestCatch(t *testing.T) {
-	page := "HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n"
+	page := "HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
 	for name, app := range map[string]func(*probe, Environ, StartResponse) Body{
 		"in the call":            func(*probe, Environ, StartResponse) Body { panic("oh no") },
 		"in the first iteration": returns("200 OK", textPlain, Stream(func(func([]byte) bool) { panic("oh no") })),
@@ -3826,7 +4621,7 @@ func TestCatch(t *testing.T) {
 			far := ask(t, s.addr, get("From: 192.0.2.1"))
 			proxied := ask(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"))
 			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
-				!strings.Contains(near, "The application failed: oh no\n") || !strings.Contains(near, "goroutine ") {
+				!strings.Contains(near, "The application failed: oh no (set") || !strings.Contains(near, "\tserver_test.go:") {
 				t.Errorf("near: %q", near)
 			}
 			if far = ourHeaders.ReplaceAllString(far, ""); !strings.HasPrefix(far, page) ||
@@ -3851,6 +4646,24 @@ func TestCatch(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, catch) })
 	}
+	t.Run("a panic when no more is wanted", func(t *testing.T) {
+		defer func() {
+			if reason := recover(); reason != "too late" {
+				t.Errorf("it is %v", reason)
+			}
+		}()
+		environ := Environ{}
+		setTestingDefaults(environ)
+		start := func(string, []Header, ...error) io.Writer { return io.Discard }
+		for range catch(func(Environ, StartResponse) Body {
+			return Stream(func(yield func([]byte) bool) {
+				defer func() { panic("too late") }()
+				yield([]byte("a"))
+			})
+		})(environ, start).All() {
+			break
+		}
+	})
 	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
 	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
 		t.Errorf("a block without startResponse: the log is %s", log)
@@ -4026,10 +4839,11 @@ func TestValidateEverything(t *testing.T) {
 
 // TestNginxInFront runs docs/nginx.conf in front of us, over TCP and over a Unix socket.
 func TestNginxInFront(t *testing.T) {
+	long(t)
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			t.Skip("needs nginx: apt-get install nginx")
+			skip(t, "needs nginx", "nginx-light")
 		}
 	}
 	config := string(must(os.ReadFile("docs/nginx.conf"))(t))
@@ -4079,7 +4893,7 @@ const debianPython = "/usr/bin/python3"
 func needsPython(t *testing.T, module, install string) {
 	t.Helper()
 	if err := exec.Command(debianPython, "-c", "import "+module).Run(); err != nil {
-		t.Skipf("needs %s: apt-get install %s", module, install)
+		skip(t, "needs "+module, install)
 	}
 }
 
@@ -4097,6 +4911,7 @@ if __name__ == "__main__":
 
 // TestProxyToOthers has the proxy in front of servers that are not ours.
 func TestProxyToOthers(t *testing.T) {
+	long(t)
 	for _, server := range []struct{ name, module, install string }{
 		{"wsgiref", "wsgiref", "python3"}, {"gunicorn", "gunicorn", "gunicorn"},
 	} {
@@ -4127,6 +4942,7 @@ func TestProxyToOthers(t *testing.T) {
 
 // TestPythonUnderCGI runs Python's frameworks as CGI programs under our host.
 func TestPythonUnderCGI(t *testing.T) {
+	long(t)
 	for _, c := range []struct{ module, install, program string }{
 		{"flask", "python3-flask", `
 from flask import Flask, request
@@ -4152,7 +4968,7 @@ app = get_wsgi_application()
 			if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second)}, hello))
+			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second, 0)}, hello))
 			reply := ask(t, s.addr, "POST /cgi/a%20b?q=1 HTTP/1.0\r\nHost: localhost\r\nContent-Length: 3\r\n"+
 				"Content-Type: text/plain\r\n\r\nabc")
 			if s.stop(); !strings.HasPrefix(reply, ok200) || !strings.HasSuffix(reply, c.module+" 1 abc") {
@@ -4192,6 +5008,8 @@ func TestGrade(t *testing.T) {
 	staysSilent, _ := fake(t, strings.TrimSuffix(head, "Content-Length: 2\r\n")+"\r\nhi", func(c net.Conn) {
 		io.Copy(io.Discard, c)
 	})
+	slow := []string{"one that is silent", "one that gets tired", "one that stays open",
+		"one that stays open without Content-Length"} // each row is waited for
 	for _, c := range []struct {
 		name, addr, rows string
 		want             []string
@@ -4225,6 +5043,9 @@ func TestGrade(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if slices.Contains(slow, c.name) {
+				long(t)
+			}
 			out, _ := exec.Command(os.Args[0], "-test.run", c.rows, "-test.v", "-target", c.addr).CombinedOutput()
 			for _, want := range c.want {
 				if !strings.Contains(string(out), want) {
@@ -4241,6 +5062,7 @@ func TestGrade(t *testing.T) {
 		})
 	}
 	t.Run("wsgiref, as the page says", func(t *testing.T) {
+		long(t)
 		needsPython(t, "wsgiref", "python3")
 		addr := startOther(t, "wsgiref", []string{debianPython, "environ_app.py", "PORT"})
 		out, _ := exec.Command(os.Args[0], "-test.run", "Conformance", "-test.v", "-target", addr).CombinedOutput()
@@ -4353,9 +5175,7 @@ var mutants = []mutant{
 // TestMutants proves the table: each mistake is found, and by the row that is about it.
 func TestMutants(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("builds a program for each mistake")
-	}
+	long(t)
 	for _, m := range mutants {
 		t.Run(m.mistake, func(t *testing.T) {
 			t.Parallel()
@@ -4533,6 +5353,7 @@ var servers = []struct {
 func TestServers(t *testing.T) {
 	if !*update {
 		t.Parallel()
+		long(t)
 	}
 	versions, outcomes := []string{}, map[string][]string{}
 	for _, server := range servers {
@@ -4540,7 +5361,7 @@ func TestServers(t *testing.T) {
 		if server.version != nil {
 			out, err := exec.Command(server.version[0], server.version[1:]...).CombinedOutput()
 			if err != nil {
-				t.Skipf("needs %s: apt-get install %s", server.name, server.install)
+				skip(t, "needs "+server.name, strings.Fields(server.install)...)
 			}
 			version = strings.TrimSpace(string(out))
 		}
@@ -4553,7 +5374,7 @@ func TestServers(t *testing.T) {
 	}
 	page := string(must(os.ReadFile("docs/servers.md"))(t))
 	if !*update && !strings.Contains(page, strings.Join(versions, "")) {
-		t.Skip("docs/servers.md is about other versions: go test -run Servers -update")
+		skip(t, "docs/servers.md is about other versions (go test -run Servers -update)")
 	}
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -4719,8 +5540,15 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(traced("app", application), &labConn{pieces: []string{request}, ends: ends,
+	return watch(watched("app", application), &labConn{pieces: []string{request}, ends: ends,
 		end: time.Now().Add(time.Minute)})
+}
+
+// watchQuietly watches every exchange of a server, and forgets what it sees.
+func watchQuietly(s *Server) func(net.Conn, Application) (net.Conn, Application) {
+	return func(c net.Conn, application Application) (net.Conn, Application) {
+		return newRecorder(s, time.Now, func(event) {}).watch(c, application)
+	}
 }
 
 // ofKind picks events.
@@ -4738,7 +5566,7 @@ func checkEvents(t *testing.T, request string, events []event) {
 	t.Helper()
 	var in []byte
 	for _, e := range ofKind(events, "in") {
-		if e.From != len(in) || e.To != len(in)+len(e.Data) {
+		if e.From != int64(len(in)) || e.To != int64(len(in)+len(e.Data)) {
 			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
 		}
 		in = append(in, e.Data...)
@@ -4748,7 +5576,7 @@ func checkEvents(t *testing.T, request string, events []event) {
 	}
 	keys := Environ{}
 	for _, e := range ofKind(events, "key", "dropped", "refused") {
-		if e.From < 0 || e.From > e.To || e.To > len(in) {
+		if e.From < 0 || e.From > e.To || e.To > int64(len(in)) {
 			t.Fatalf("%s: bytes %d to %d of %d", e.Text, e.From, e.To, len(in))
 		}
 		if e.Kind != "key" {
@@ -4796,7 +5624,7 @@ func TestRecord(t *testing.T) {
 			refused, out := ofKind(events, "refused"), ofKind(events, "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
 				!strings.Contains(row.name, "R08") || strings.HasSuffix(row.name, "an error")
-			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != len(row.send) {
+			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != int64(len(row.send)) {
 				t.Errorf("refused: %+v", refused)
 			}
 			if row.want != "nothing" && row.want != "body" && !bytes.HasPrefix(out[0].Data, []byte("HTTP/1.0 "+row.want)) {
@@ -4813,12 +5641,12 @@ func TestRecord(t *testing.T) {
 func TestBadByte(t *testing.T) {
 	for _, request := range []string{ // ‸ stands in front of it
 		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n", "POST /‸\r\n\r\n",
-		"GET / ‸http/1.0\r\n\r\n", "GET / ‸HTTP/2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
-		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET ‸/%00 HTTP/1.0\r\n\r\n",
-		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03", "\r\n‸\x16\x03",
+		"GET / ‸http/1.0\r\n\r\n", "GET / HTTP/‸2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
+		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET /‸%00 HTTP/1.0\r\n\r\n",
+		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03",
 		get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"), get("A: b‸\x07c"), get("A: b‸\rc"),
-		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "‸Host: a b", "C: d"),
-		get("‸Content-Length: +5", "A: +5"), get("A: b", "‸Transfer-Encoding: x"), get("‸Content-Length: 99999999999"),
+		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "Host: a‸ b", "C: d"),
+		get("Content-Length: ‸+5", "A: +5"), get("A: b", "Transfer-Encoding: ‸x"), get("Content-Length: ‸99999999999"),
 		"GET / HTTP/1.0\r\nA: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
 		"GET / HTTP/1.0\r\n" + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
 	} {
@@ -4828,7 +5656,7 @@ func TestBadByte(t *testing.T) {
 			want = len("GET /%41")
 		}
 		refused := ofKind(told(environ, sent, true), "refused")
-		if len(refused) != 1 || refused[0].From != want {
+		if len(refused) != 1 || refused[0].From != int64(want) {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
 		}
 	}
@@ -4847,18 +5675,26 @@ func TestRecordTells(t *testing.T) {
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
-		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"app's body is a file: the gateway reads it",
-			"the head leaves", "bytes leave"}},
+		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"the body of app is a file: the gateway reads it",
+			"the head leaves", "bytes of the body leave"}},
 		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
 		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
-			"the head leaves", "app calls write() with 5 bytes", "app returns a body, main.Blocks"}},
+			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
 		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
 		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
 			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"Content-Length is 0: there is no body",
+			"the gateway calls the application app"}},
+		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
+			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
+				`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
+		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{`app calls startResponse("503 Service Unavailable") ` +
+			"with 2 headers: Content-Type, X-Content-Type-Options, because of an error: the database is on fire", "replaces what it has stored", "the head leaves"}},
+		{"wsgi.errors", get(), logging(hello), []string{"wsgi.errors: log: GET /", "the head leaves"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rest := ""
@@ -4874,15 +5710,14 @@ func TestRecordTells(t *testing.T) {
 			}
 		})
 	}
-	gone := watch(traced("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
+	gone := watch(watched("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
 	if out, ends := ofKind(gone, "out"), ofKind(gone, "eof"); len(out) > 0 || len(ends) != 1 ||
 		ends[0].Text != "writing ends: i/o timeout" {
 		t.Errorf("a client that has left: %+v %+v", out, ends)
 	}
 	var some []event
-	r := newRecorder(time.Now, func(e event) { some = append(some, e) })
-	r.response = &Response{firstLine: httpLine}
-	r.left([]byte("HTTP/1.0 2"))
+	r := newRecorder(nil, time.Now, func(e event) { some = append(some, e) })
+	r.onWrite([]byte("HTTP/1.0 2"), nil)
 	if out := ofKind(some, "out"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
 		t.Errorf("part of a head: %+v", out)
 	}
@@ -4893,13 +5728,16 @@ func TestRecordTells(t *testing.T) {
 }
 
 // volatile are the parts of a narration that differ from run to run.
-var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+`)
+var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d`)
 
 // TestNarration holds what -trace prints to the letter.
 func TestNarration(t *testing.T) {
 	application := must(choose(applications(Config{Trace: true}), "hello", "upper", true))(t)
 	var out lockedBuffer
-	s := start(t, application, func(s *Server) { s.Trace = newNarrator(&out, "[7] ").record })
+	s := start(t, application, func(s *Server) {
+		s.ErrorLog = log.New(&out, "[7] ", 0)
+		narrate(s)
+	})
 	ask(t, s.addr, "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\nProxy: p\r\n\r\n")
 	ask(t, s.addr, "POST / HTTP/1.0\r\nContent-Length: 3\r\nLong: "+strings.Repeat("x", 200)+"\r\n\r\nabc")
 	s.stop()
@@ -4923,14 +5761,15 @@ func TestNarration(t *testing.T) {
 [7] #1 * Proxy is dropped: many programs take HTTP_PROXY for their own setting (bytes 64 to 71)
 [7] #1 * there is no Content-Length, so there is no body
 [7] #1 * environ is complete: 23 keys
-[7] #1 * upper is called with environ and startResponse
-[7] #1 * hello is called with environ and startResponse
-[7] #1 * hello calls startResponse("200 OK") with headers: Content-Type
-[7] #1 * upper calls startResponse("200 OK") with headers: Content-Type
-[7] #1 * upper has it back: status and headers are stored, 0 bytes have been sent
-[7] #1 * hello has it back: status and headers are stored, 0 bytes have been sent
-[7] #1 * hello returns a body, main.Blocks
-[7] #1 * upper returns a body, main.upperBody
+[7] #1 * the gateway calls the middleware upper
+[7] #1 * upper calls the application hello
+[7] #1 * hello calls startResponse("200 OK") with 1 header: Content-Type
+[7] #1 * upper calls startResponse("200 OK") with 1 header: Content-Type
+[7] #1 * the gateway stores the status and 1 header; 0 bytes have been sent
+[7] #1 * startResponse returns write() to upper
+[7] #1 * startResponse returns write() to hello
+[7] #1 * hello returns a body, Blocks
+[7] #1 * upper returns a body, mappedBody
 [7] #1 * hello gives a block of 14 bytes
 [7] #1 * upper gives a block of 14 bytes
 [7] #1 * no Content-Length: nobody knows how long the body will be, so the end of the connection ends it
@@ -4942,7 +5781,8 @@ func TestNarration(t *testing.T) {
 [7] #1 < HELLO, WORLD!\n
 [7] #1 * hello has no more blocks
 [7] #1 * upper has no more blocks
-[7] #1 * upper has its body closed
+[7] #1 * Close is called on the body of upper
+[7] #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
 [7] #1 * the connection is closed
 `
 	got := volatile.ReplaceAllStringFunc(out.String(), func(part string) string {
@@ -4980,10 +5820,11 @@ func TestNarrator(t *testing.T) {
 		t.Error("colours against NO_COLOR")
 	}
 	var out bytes.Buffer
-	n := &narrator{out: &out, colour: true}
-	one, two := n.record(), n.record()
+	n := newNarrator(&out, "")
+	n.colour = true
+	one, two := n.record(nil, false), n.record(nil, false)
 	two.add(event{Kind: "in", Data: []byte(strings.Repeat("a\n", 20))})
-	one.add(event{Kind: "refused", Text: "no", Value: "RFC", From: 3, To: 9})
+	one.add(event{Kind: "refused", Text: "no", Rule: "RFC", From: 3, To: 9})
 	got := volatile.ReplaceAllString(out.String(), "")
 	if !strings.HasPrefix(got, "#2\x1b[36m > a\\n\x1b[0m\n") && !strings.HasPrefix(got, "#2 \x1b[36m> a\\n\x1b[0m\n") ||
 		!strings.Contains(got, "… and more: 40 bytes in all") || !strings.HasSuffix(got, "\x1b[31m* no (RFC, byte 3)\x1b[0m\n") {
@@ -4995,9 +5836,9 @@ func TestNarrator(t *testing.T) {
 func TestTraceChangesNothing(t *testing.T) {
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
-			c.run(t, func(app Application) Application { return traced("app", app) },
+			c.run(t, func(app Application) Application { return watched("app", app) },
 				func(s *Server) {
-					s.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+					s.Watch = watchQuietly(s)
 				})
 		})
 	}
@@ -5006,10 +5847,13 @@ func TestTraceChangesNothing(t *testing.T) {
 // TestTraceTellsErrors shows that wsgi.errors is told in the narration alone, and all of it.
 func TestTraceTellsErrors(t *testing.T) {
 	var out lockedBuffer
-	s := start(t, traced("app", failing), func(s *Server) { s.Trace = newNarrator(&out, "").record })
+	s := start(t, watched("app", failing), func(s *Server) {
+		s.ErrorLog = log.New(&out, "", 0)
+		narrate(s)
+	})
 	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
 	s.stop()
-	if strings.Count(out.String(), "* wsgi.errors: the application failed: ") != 1 || strings.Count(out.String(), "* wsgi.errors: goroutine ") != 1 {
+	if strings.Count(out.String(), "* the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
 		t.Errorf("told: %s", &out)
 	}
 	if strings.Contains(s.errors.String(), "failed") {
@@ -5017,24 +5861,63 @@ func TestTraceTellsErrors(t *testing.T) {
 	}
 }
 
-// TestTraceOneWrite shows that the head and the first block leave at the same time.
+// TestTraceOneWrite shows that the head and the first block leave in one write, which is one
+// event.
 func TestTraceOneWrite(t *testing.T) {
 	out := ofKind(told(hello, get(), true), "out")
-	if len(out) != 2 || out[0].At != out[1].At || !strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") ||
-		out[1].Text != "14 bytes of the body leave, in that same write" {
+	if len(out) != 1 || !bytes.HasSuffix(out[0].Data[:out[0].Head], []byte("\r\n\r\n")) || string(out[0].Data[out[0].Head:]) != "Hello, World!\n" ||
+		!strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") {
 		t.Errorf("got %+v", out)
 	}
 }
 
+// TestTraceCutShort shows that a body that is cut short is told once, as the refusal that the
+// client gets, and one that nobody read is not.
+func TestTraceCutShort(t *testing.T) {
+	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
+	for _, ends := range []bool{true, false} { // the client leaves, or is silent
+		events := told(environ, request, ends)
+		out, refused := ofKind(events, "out"), ofKind(events, "refused")
+		if len(refused) != 1 || refused[0].From != int64(len(request)) || len(ofKind(events, "log")) > 0 ||
+			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
+			t.Errorf("refused: %+v, out: %q", refused, out[0].Data)
+		}
+		if refused := ofKind(told(hello, request, ends), "refused"); len(refused) > 0 {
+			t.Errorf("nobody read the body: %+v", refused)
+		}
+	}
+}
+
+// TestTraceSendfile shows that a watched file is sent as any other: by the connection.
+func TestTraceSendfile(t *testing.T) {
+	for name, c := range map[string]struct {
+		conn net.Conn
+		want string
+	}{"with": {&filingConn{}, "5 bytes of the file leave"}, "without": {&labConn{end: time.Now().Add(time.Minute)}, "the head leaves"}} {
+		var events []event
+		r := newRecorder(nil, time.Now, func(e event) { events = append(events, e) })
+		n, err := (&watchedConn{c.conn, r}).ReadFrom(strings.NewReader("12345"))
+		if n != 5 || err != nil || len(events) == 0 || !strings.HasPrefix(events[len(events)-1].Text, c.want) {
+			t.Errorf("%s ReadFrom: %d, %v, %+v", name, n, err, events)
+		}
+	}
+}
+
+// A filingConn is a connection that sends files by itself.
+type filingConn struct{ net.Conn }
+
+func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
+
 // TestTracePanics shows that a panic is told where it happens, and passes on.
 func TestTracePanics(t *testing.T) {
-	for path, want := range map[string]string{"/before": "app panics", "/after": "app's body panics"} {
+	for path, want := range map[string]string{"/before": "app panics", "/after": "the body of app panics"} {
 		events := told(failing, "GET "+path+" HTTP/1.0\r\n\r\n", true)
 		if panics := ofKind(events, "panic"); len(panics) != 1 || panics[0].Text != want {
 			t.Errorf("got %+v", panics)
 		}
-		if logs := ofKind(events, "log"); len(logs) != 1 || strings.Contains(logs[0].Text, "goroutine") ||
-			!strings.HasPrefix(logs[0].Text, "wsgi.errors: the application failed: ") {
+		if logs := ofKind(events, "log"); len(logs) != 2 ||
+			!strings.HasPrefix(logs[0].Text, "the gateway logs: the application failed: ") ||
+			!strings.HasPrefix(logs[1].Text, "the gateway logs: \tapp.go:") {
 			t.Errorf("got %+v", logs)
 		}
 	}
@@ -5062,7 +5945,7 @@ func TestTraceCGI(t *testing.T) {
 	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
 		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "echo is called", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
+	for _, want := range []string{"environ is complete", "calls the application echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr.String())
 		}
@@ -5125,7 +6008,7 @@ func TestLab(t *testing.T) {
 	status, answer := runLab(lab, good)
 	var events []event
 	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
-		len(ofKind(events, "call")) != 2 || string(ofKind(events, "out")[1].Data) != "HELLO, WORLD!\n" {
+		len(ofKind(events, "call")) != 2 || !bytes.HasSuffix(ofKind(events, "out")[0].Data, []byte("HELLO, WORLD!\n")) {
 		t.Errorf("%s, %v: %s", status, err, answer)
 	}
 	for _, c := range []struct {
@@ -6312,7 +7195,7 @@ func TestFilesAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	up := start(t, environ)
-	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond), "/form": form,
+	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond, 0), "/form": form,
 		"/p": newProxy(up.addr, time.Second)}, hello))
 	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
 	requests := []string{getPath("/f/"), getPath("/f/hi"), getPath("/f/nothing"), "HEAD /f/hi HTTP/1.0\r\n\r\n",
@@ -6343,6 +7226,7 @@ func idle(s *running) bool {
 
 // TestFiveThousandIdle: clients that have sent half a head do not keep others from theirs.
 func TestFiveThousandIdle(t *testing.T) {
+	long(t)
 	program, addr, _ := startProgram(t, "-app", "environ", "-quiet", "-timeout", "1m")
 	ask(t, addr, get())
 	files := filesOf(program)
@@ -6356,7 +7240,7 @@ func TestFiveThousandIdle(t *testing.T) {
 	for range 5000 {
 		c, err := net.Dial("tcp", addr)
 		if errors.Is(err, syscall.EMFILE) {
-			t.Skip("needs 5,100 file descriptors: ulimit -n 6000")
+			skip(t, "needs 5,100 file descriptors (ulimit -n 6000)")
 		}
 		idle = append(idle, must(c, err)(t))
 		must(io.WriteString(c, halfHead))(t)
@@ -6383,9 +7267,9 @@ func filesOf(program *exec.Cmd) int {
 // the others wait, and when places are free again, all is well.
 func TestDescriptorsRunOut(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("needs ulimit")
+		skip(t, "needs ulimit")
 	}
-	program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+	program, addr, log := startCommand(t, exec.Command("/bin/sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
 		os.Args[0], "-addr", "127.0.0.1:0", "-app", "environ", "-quiet", "-timeout", "1m"))
 	ask(t, addr, get())
 	files := filesOf(program)
@@ -6412,9 +7296,10 @@ func TestDescriptorsRunOut(t *testing.T) {
 // TestSlowHTTPTest has a tool for slow attacks look at us: heads and bodies that trickle, and
 // readers that sip.
 func TestSlowHTTPTest(t *testing.T) {
+	long(t)
 	tool, err := exec.LookPath("slowhttptest")
 	if err != nil {
-		t.Skip("needs slowhttptest: apt-get install slowhttptest")
+		skip(t, "needs slowhttptest", "slowhttptest")
 	}
 	for name, mode := range map[string]string{"heads": "-H", "bodies": "-B", "readers": "-X"} {
 		t.Run(name, func(t *testing.T) {
@@ -6458,6 +7343,7 @@ var soak = flag.Duration("soak", time.Minute, "how long TestSoak lasts; with -sh
 // a byte, and each answer that was cut has its line in the log.
 func TestSoak(t *testing.T) {
 	t.Parallel()
+	long(t)
 	if testing.Short() {
 		*soak = 2 * time.Second
 	}
@@ -6524,8 +7410,6 @@ func FuzzReadRequest(f *testing.F) {
 			f.Add([]byte(row.send))
 		}
 	}
-	gateway := &Gateway{ServerName: "h", ServerPort: "1", RemoteAddr: "", RemotePort: "",
-		URLScheme: "http", Errors: io.Discard}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		request, content, err := parse(bytes.NewReader(data))
 		slow, slowContent, slowErr := parse(iotest.OneByteReader(bytes.NewReader(data)))
@@ -6536,7 +7420,7 @@ func FuzzReadRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		environ := newEnviron(request, nil, gateway)
+		environ := newEnviron(request, memoryAddr, memoryAddr)
 		for key, value := range environ {
 			if text, _ := value.(string); strings.ContainsAny(key+text, "\r\n\x00") {
 				t.Errorf("%q: %q", key, text)
@@ -6553,7 +7437,7 @@ func FuzzReadRequest(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q is refused: %v", serialise(request), err)
 		}
-		if second := newEnviron(again, nil, gateway); fmt.Sprint(environ) != fmt.Sprint(second) {
+		if second := newEnviron(again, memoryAddr, memoryAddr); fmt.Sprint(environ) != fmt.Sprint(second) {
 			t.Errorf("%v\nbecame %v", environ, second)
 		}
 	})
@@ -6697,7 +7581,7 @@ func FuzzStartResponse(f *testing.F) {
 		got, header, content := splitReply(t, strings.Join(w.writes, ""))
 		own := name + ": " + value
 		if got != status {
-			if !strings.HasPrefix(got, "500 ") || len(header) != 4 || slices.Contains(header, "X: y") {
+			if !strings.HasPrefix(got, "500 ") || len(header) != 5 || slices.Contains(header, "X: y") {
 				t.Fatalf("%q %q: got %q %q", status, own, got, header)
 			}
 			return
@@ -6847,12 +7731,11 @@ func BenchmarkExchange(b *testing.B) {
 			})
 		})
 	}
-	watched := quiet(traced("hello", hello))
-	watched.setAddr(memoryAddr)
-	watched.Trace = func() *recorder { return newRecorder(time.Now, func(event) {}) }
+	watchedServer := quiet(watched("hello", hello))
+	watchedServer.Watch = watchQuietly(watchedServer)
 	b.Run("traced", func(b *testing.B) {
 		compare(b, []string{"traced", "untraced"}, func(i, n int) {
-			exchange(n, func(c *memoryConn) { []*Server{watched, server}[i].serveConn(c) })
+			exchange(n, func(c *memoryConn) { []*Server{watchedServer, server}[i].serveConn(c) })
 		})
 	})
 	b.Run("allocations", func(b *testing.B) {
@@ -7078,7 +7961,7 @@ CGIHandler().run(app)
 	}
 	direct := start(b, must(choose(applications(Config{}), "gallery", "", false))(b))
 	addrs := []string{direct.addr, start(b, newProxy(direct.addr, time.Minute)).addr,
-		start(b, newCGI(script, time.Minute)).addr, start(b, newCGI(python, time.Minute)).addr}
+		start(b, newCGI(script, time.Minute, 0)).addr, start(b, newCGI(python, time.Minute, 0)).addr}
 	times := make([]time.Duration, len(addrs))
 	b.ResetTimer()
 	for range b.N {
