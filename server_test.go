@@ -6215,11 +6215,13 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
 		files["served.go"] = positioned(t, x.dir+"/README.md",
 			"package main\nfunc init() { serveExercise("+x.served+") }\n")
-		parsed, _ := parser.ParseFile(token.NewFileSet(), "", text, 0) // the compiler says it better
-		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go",
-			"docs/exercises/probes.go"} {
-			ours := setAside(must(os.ReadFile(name))(t), parsed.Scope)
-			files[filepath.Base(name)] = positioned(t, name, ours)
+		const probes = "docs/exercises/probes.go"
+		own := declares(text)
+		tools := setAside(must(os.ReadFile(probes))(t), own)
+		files["probes.go"] = positioned(t, probes, tools)
+		maps.Copy(own, declares([]byte(tools)))
+		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+			files[name] = positioned(t, name, setAside(must(os.ReadFile(name))(t), own))
 		}
 	}
 	replace := map[string]string{}
@@ -6246,19 +6248,25 @@ func positioned(t testing.TB, file, source string) string {
 	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
 }
 
-// setAside puts a "_" behind names in a source of rawsgi, those that the student's file
+// declares returns the names that a source declares for its package.
+func declares(source []byte) map[string]*ast.Object {
+	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0) // the compiler says it better
+	return file.Scope.Objects
+}
+
+// setAside puts a "_" behind names in a source of ours, those that the student's file
 // declares: students may give a function any name.
-func setAside(source []byte, names *ast.Scope) string {
+func setAside(source []byte, names map[string]*ast.Object) string {
 	var s scanner.Scanner
 	var out strings.Builder
 	file := token.NewFileSet().AddFile("", -1, len(source))
-	s.Init(file, source, nil, 0)
+	s.Init(file, source, nil, scanner.ScanComments)
 	for last := 0; ; {
 		position, kind, name := s.Scan()
 		if kind == token.EOF {
 			return out.String() + string(source[last:])
 		}
-		if end := file.Offset(position) + len(name); kind == token.IDENT && names.Lookup(name) != nil {
+		if end := file.Offset(position) + len(name); kind == token.IDENT && names[name] != nil {
 			out.WriteString(string(source[last:end]) + "_")
 			last = end
 		}
