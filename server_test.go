@@ -6374,6 +6374,7 @@ func talk(p *child, sent string) (reply string, err error) {
 //	pause     the server has time to read what was sent so far
 //	slowly    the bytes that follow come one at a time
 //	answered  the client goes on when an answer has begun
+//	drip      it sends one byte after the other until the server closes the connection
 //	end       the client ends its half of the connection
 //	leave     it ends, and the server is done with it; the next bytes are another client's
 //	vanish    it is gone, with a reset; the next bytes are another client's
@@ -6384,13 +6385,22 @@ func (c *client) do(word string) {
 	switch word {
 	case "pause": // a server that answers early ends it
 		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		c.readByte()
+		c.readByte() // an error comes again in finish
 	case "slowly":
 		c.slowly = true
 	case "answered":
 		if c.readByte(); len(c.got) == 0 {
 			c.err = errors.New("no answer had begun when the client wanted to go on")
 		}
+	case "drip":
+		for end := time.Now().Add(answerWait); c.err == nil && time.Now().Before(end); {
+			c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+			c.Write([]byte("x")) // fails if the server has closed, which Read shows
+			if err := c.readByte(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
+		c.err = fmt.Errorf("after %v the server still waits for a client that is slow", answerWait)
 	case "end":
 		c.CloseWrite() // fails if the server has closed, which the reply shows
 	case "leave":
@@ -6412,10 +6422,11 @@ func (c *client) do(word string) {
 }
 
 // readByte reads the first byte of an answer, if it comes in time.
-func (c *client) readByte() {
+func (c *client) readByte() error {
 	first := make([]byte, 1)
-	n, _ := c.Read(first) // an error comes again in finish
+	n, err := c.Read(first)
 	c.got = append(c.got, first[:n]...)
+	return err
 }
 
 func (c *client) send(text string) {

@@ -119,6 +119,12 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/json/write":
 		fmt.Fprint(startResponse("200 OK", json), `{"name":`)
 		return one(`"written"}`)
+	case "/json/list":
+		startResponse("200 OK", json)
+		return one(`[1,2]`)
+	case "/json/charset":
+		startResponse("200 OK", []Header{{"Content-Type", "application/json; charset=utf-8"}})
+		return one(`{"a":1}`)
 	case "/json/bad":
 		startResponse("200 OK", json)
 		return one(`{"name":`)
