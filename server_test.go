@@ -6119,6 +6119,279 @@ func TestLabLimits(t *testing.T) {
 	}
 }
 
+// ---------------------------------------------------------------- Scripted exchanges
+//
+// A script says what clients send to a program, in words between the bytes; another text says
+// what must hold. Both stand in tables of docs/exercises.
+
+// A limitedBuffer keeps the first 64 KiB that a program prints, which may print for ever.
+type limitedBuffer struct{ lockedBuffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	b.lockedBuffer.Write(p[:max(0, min(len(p), 65536-len(b.String())))])
+	return len(p), nil
+}
+
+// A child is a student's program while it runs.
+type child struct {
+	addr    string
+	printed limitedBuffer
+	ended   chan bool // closed when it has ended
+	process *os.Process
+}
+
+func startChild(command []string) (*child, error) {
+	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan bool)}
+	program := exec.Command(command[0], command[1:]...)
+	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
+	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	err := program.Start()
+	if err == nil {
+		p.process = program.Process
+		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
+	}
+	return p, err
+}
+
+// stop kills the program and reports whether it had ended by itself.
+func (p *child) stop() (died bool) {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		p.process.Kill() // fails if it has ended meanwhile
+		<-p.ended
+		return false
+	}
+}
+
+// dial waits until the program listens, or has ended.
+func (p *child) dial() (*net.TCPConn, error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if c, err := net.Dial("tcp", p.addr); err == nil {
+			return c.(*net.TCPConn), nil
+		}
+		select {
+		case <-p.ended:
+			return nil, errors.New("the program has ended")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+}
+
+// answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
+// 2 s.
+const answerWait = 4 * time.Second
+
+// A client talks to a student's program.
+type client struct {
+	*net.TCPConn        // nil before the first byte and after the last
+	got, reply   []byte // of this connection, and of the one before
+	slowly, more bool   // see do
+	err          error  // why the last exchange did not end well
+	stayed       []net.Conn
+}
+
+// talk does what a script says, and returns the last reply.
+func talk(p *child, sent string) (reply string, err error) {
+	c := &client{more: strings.HasSuffix(sent, " more")}
+	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
+		if c.TCPConn == nil && word != "again" && word != "more" {
+			if c.TCPConn, err = p.dial(); err != nil {
+				return "", err
+			}
+			c.stayed = append(c.stayed, c.TCPConn)
+			c.SetDeadline(time.Now().Add(answerWait))
+		}
+		c.do(word)
+	}
+	c.finish()
+	for _, connection := range c.stayed {
+		connection.Close() // some are closed already
+	}
+	return string(c.reply), c.err
+}
+
+// do is for one word of a script. Bytes are as in docs/conformance.md; other words are:
+//
+//	pause     the server has time to read what was sent so far
+//	slowly    the bytes that follow come one at a time
+//	answered  the client goes on when an answer has begun
+//	drip      it sends one byte after the other until the server closes the connection
+//	end       the client ends its half of the connection
+//	leave     it ends, and the server is done with it; the next bytes are another client's
+//	vanish    it is gone, with a reset; the next bytes are another client's
+//	stay      it keeps its connection and says no more; the next bytes are another client's
+//	again     it reads its answer; the next bytes are another client's
+//	more      more was sent than is read: a reset after the answer is no fault
+func (c *client) do(word string) {
+	switch word {
+	case "pause": // a server that answers early ends it
+		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		c.readByte() // an error comes again in finish
+	case "slowly":
+		c.slowly = true
+	case "answered":
+		if c.readByte(); len(c.got) == 0 {
+			c.err = errors.New("no answer had begun when the client wanted to go on")
+		}
+	case "drip":
+		for end := time.Now().Add(answerWait); c.err == nil && time.Now().Before(end); {
+			c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+			c.Write([]byte("x")) // fails if the server has closed, which Read shows
+			if err := c.readByte(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
+		c.err = fmt.Errorf("after %v the server still waits for a client that is slow", answerWait)
+	case "end":
+		c.CloseWrite() // fails if the server has closed, which the reply shows
+	case "leave":
+		c.CloseWrite()
+		c.finish()
+		c.err = nil
+	case "vanish":
+		c.SetLinger(0)
+		c.Close()
+		c.TCPConn = nil
+	case "stay":
+		c.TCPConn = nil
+	case "again":
+		c.finish()
+	case "more":
+	default:
+		c.send(expand(strings.Trim(word, "`")))
+	}
+}
+
+// readByte reads the first byte of an answer, if it comes in time.
+func (c *client) readByte() error {
+	first := make([]byte, 1)
+	n, err := c.Read(first)
+	c.got = append(c.got, first[:n]...)
+	return err
+}
+
+func (c *client) send(text string) {
+	size := 1 << 20
+	if c.slowly {
+		size, c.slowly = 1, false
+	}
+	for piece := range slices.Chunk([]byte(text), size) {
+		if _, err := c.Write(piece); err != nil && !c.more {
+			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
+			return
+		}
+		if size == 1 {
+			time.Sleep(time.Millisecond) // or the system would put the bytes together
+		}
+	}
+}
+
+// finish reads the answer to its end.
+func (c *client) finish() {
+	if c.TCPConn == nil {
+		return
+	}
+	const endless = 4 << 20 // bytes
+	c.SetDeadline(time.Now().Add(answerWait))
+	rest, err := io.ReadAll(io.LimitReader(c, endless))
+	c.got = append(c.got, rest...)
+	switch {
+	case len(rest) == endless:
+		c.err = errors.New("the answer has no end")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
+	case err != nil && !(c.more && len(c.got) > 0):
+		c.err = fmt.Errorf("the connection broke: %w", err)
+	}
+	c.Close()
+	c.reply, c.got, c.TCPConn = c.got, nil, nil
+}
+
+// A mismatch says in what a check fails.
+type mismatch struct {
+	expected, came string
+	at             int    // offset in came of the first wrong byte
+	cause          string // a usual one, or what is certain
+	printed        string // by the program
+}
+
+// judge compares a reply and what the program printed with what is expected. The first
+// span is a status, in which a point stands for any digit; before the others stands what
+// they are about:
+//
+//	header `A: b`, no header `A`   a whole line of the head; no such name
+//	body `b`, unzipped `b`         the whole body, as it is or after gunzip
+//	has `b`, not `b`               some part of the reply
+//	log `b`, no log `b`            some part of what the program printed
+//	nothing                        no reply at all
+func judge(expected, cause, reply, printed string) *mismatch {
+	if expected == "nothing" && reply != "" {
+		return &mismatch{expected: "no answer", came: reply, cause: cause}
+	}
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	for _, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(expected, -1) {
+		about, text := strings.TrimSpace(span[1]), expand(span[2])
+		came, ok := reply, false
+		switch about {
+		case "":
+			text, came = "HTTP/1.0 "+text, head
+			ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
+		case "header", "no header":
+			came = headerLine(head, text)
+			ok = came == text && about == "header" || came == "" && about == "no header"
+		case "body", "unzipped":
+			if came = content; about == "unzipped" {
+				came = gunzip(content)
+			}
+			ok = came == text
+		case "has", "not":
+			ok = strings.Contains(reply, text) == (about == "has")
+		case "log", "no log":
+			came = printed
+			ok = strings.Contains(printed, text) == (about == "log")
+		default:
+			panic("nothing is known of " + about)
+		}
+		if ok {
+			continue
+		}
+		m := &mismatch{expected: about + " " + text, came: came, cause: cause}
+		if about == "" || about == "body" || about == "header" || about == "unzipped" {
+			m.expected = text
+			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
+				m.at++
+			}
+		}
+		return m
+	}
+	return nil
+}
+
+// headerLine returns the lines of a head that have the name of a header.
+func headerLine(head, header string) string {
+	name, _, _ := strings.Cut(header, ":")
+	var found []string
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
+			found = append(found, name+": "+strings.TrimSpace(value))
+		}
+	}
+	return strings.Join(found, "\r\n")
+}
+
+// gunzip returns what a gzip stream holds, or what is wrong with it.
+func gunzip(content string) string {
+	r, err := gzip.NewReader(strings.NewReader(content))
+	if err != nil {
+		return "not gzip: " + content
+	}
+	plain, err := io.ReadAll(r)
+	return strings.TrimSuffix(fmt.Sprintf("%s (and then %v)", plain, err), " (and then <nil>)")
+}
+
 // ---------------------------------------------------------------- Exercises
 //
 // go test -run Exercise/07 checks mine/07-body.go. The table in docs/exercises/07-body/README.md
@@ -6141,7 +6414,7 @@ type exercise struct {
 	hints  []string
 }
 
-// A check is one line of an exercise's table: what is sent, in the words of client.do; what
+// A check is one line of an exercise's table: what is sent, in the words of do; what
 // must hold, in the words of judge; its rule and chapter; and a usual cause.
 type check struct{ name, sent, expected, rule, cause string }
 
@@ -6280,200 +6553,6 @@ func writeFile(t testing.TB, path, content string) {
 	}
 }
 
-// A limitedBuffer keeps the first 64 KiB that a program prints, which may print for ever.
-type limitedBuffer struct{ lockedBuffer }
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	b.lockedBuffer.Write(p[:max(0, min(len(p), 65536-len(b.String())))])
-	return len(p), nil
-}
-
-// A child is a student's program while it runs.
-type child struct {
-	addr    string
-	printed limitedBuffer
-	ended   chan bool // closed when it has ended
-	process *os.Process
-}
-
-func startChild(command []string) (*child, error) {
-	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan bool)}
-	program := exec.Command(command[0], command[1:]...)
-	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
-	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-	err := program.Start()
-	if err == nil {
-		p.process = program.Process
-		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
-	}
-	return p, err
-}
-
-// stop kills the program and reports whether it had ended by itself.
-func (p *child) stop() (died bool) {
-	select {
-	case <-p.ended:
-		return true
-	default:
-		p.process.Kill() // fails if it has ended meanwhile
-		<-p.ended
-		return false
-	}
-}
-
-// dial waits until the program listens, or has ended.
-func (p *child) dial() (*net.TCPConn, error) {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
-		if c, err := net.Dial("tcp", p.addr); err == nil {
-			return c.(*net.TCPConn), nil
-		}
-		select {
-		case <-p.ended:
-			return nil, errors.New("the program has ended")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
-}
-
-// answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
-// 2 s.
-const answerWait = 4 * time.Second
-
-// A client talks to a student's program.
-type client struct {
-	*net.TCPConn        // nil before the first byte and after the last
-	got, reply   []byte // of this connection, and of the one before
-	slowly, more bool   // see do
-	err          error  // why the last exchange did not end well
-	stayed       []net.Conn
-}
-
-// talk does what the sent cell of a check says, and returns the last reply.
-func talk(p *child, sent string) (reply string, err error) {
-	c := &client{more: strings.HasSuffix(sent, " more")}
-	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
-		if c.TCPConn == nil && word != "again" && word != "more" {
-			if c.TCPConn, err = p.dial(); err != nil {
-				return "", err
-			}
-			c.stayed = append(c.stayed, c.TCPConn)
-			c.SetDeadline(time.Now().Add(answerWait))
-		}
-		c.do(word)
-	}
-	c.finish()
-	for _, connection := range c.stayed {
-		connection.Close() // some are closed already
-	}
-	return string(c.reply), c.err
-}
-
-// do is for one word of a sent cell. Bytes are as in docs/conformance.md; other words are:
-//
-//	pause     the server has time to read what was sent so far
-//	slowly    the bytes that follow come one at a time
-//	answered  the client goes on when an answer has begun
-//	drip      it sends one byte after the other until the server closes the connection
-//	end       the client ends its half of the connection
-//	leave     it ends, and the server is done with it; the next bytes are another client's
-//	vanish    it is gone, with a reset; the next bytes are another client's
-//	stay      it keeps its connection and says no more; the next bytes are another client's
-//	again     it reads its answer; the next bytes are another client's
-//	more      more was sent than is read: a reset after the answer is no fault
-func (c *client) do(word string) {
-	switch word {
-	case "pause": // a server that answers early ends it
-		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		c.readByte() // an error comes again in finish
-	case "slowly":
-		c.slowly = true
-	case "answered":
-		if c.readByte(); len(c.got) == 0 {
-			c.err = errors.New("no answer had begun when the client wanted to go on")
-		}
-	case "drip":
-		for end := time.Now().Add(answerWait); c.err == nil && time.Now().Before(end); {
-			c.SetDeadline(time.Now().Add(200 * time.Millisecond))
-			c.Write([]byte("x")) // fails if the server has closed, which Read shows
-			if err := c.readByte(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-				return
-			}
-		}
-		c.err = fmt.Errorf("after %v the server still waits for a client that is slow", answerWait)
-	case "end":
-		c.CloseWrite() // fails if the server has closed, which the reply shows
-	case "leave":
-		c.CloseWrite()
-		c.finish()
-		c.err = nil
-	case "vanish":
-		c.SetLinger(0)
-		c.Close()
-		c.TCPConn = nil
-	case "stay":
-		c.TCPConn = nil
-	case "again":
-		c.finish()
-	case "more":
-	default:
-		c.send(expand(strings.Trim(word, "`")))
-	}
-}
-
-// readByte reads the first byte of an answer, if it comes in time.
-func (c *client) readByte() error {
-	first := make([]byte, 1)
-	n, err := c.Read(first)
-	c.got = append(c.got, first[:n]...)
-	return err
-}
-
-func (c *client) send(text string) {
-	size := 1 << 20
-	if c.slowly {
-		size, c.slowly = 1, false
-	}
-	for piece := range slices.Chunk([]byte(text), size) {
-		if _, err := c.Write(piece); err != nil && !c.more {
-			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
-			return
-		}
-		if size == 1 {
-			time.Sleep(time.Millisecond) // or the system would put the bytes together
-		}
-	}
-}
-
-// finish reads the answer to its end.
-func (c *client) finish() {
-	if c.TCPConn == nil {
-		return
-	}
-	const endless = 4 << 20 // bytes
-	c.SetDeadline(time.Now().Add(answerWait))
-	rest, err := io.ReadAll(io.LimitReader(c, endless))
-	c.got = append(c.got, rest...)
-	switch {
-	case len(rest) == endless:
-		c.err = errors.New("the answer has no end")
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
-	case err != nil && !(c.more && len(c.got) > 0):
-		c.err = fmt.Errorf("the connection broke: %w", err)
-	}
-	c.Close()
-	c.reply, c.got, c.TCPConn = c.got, nil, nil
-}
-
-// A mismatch says in what a check fails.
-type mismatch struct {
-	expected, came string
-	at             int    // offset in came of the first wrong byte
-	cause          string // a usual one, or what is certain
-	printed        string // by the program
-}
-
 // run tries one check with a new process of the program.
 func (c check) run(command []string) *mismatch {
 	p, err := startChild(command)
@@ -6489,7 +6568,7 @@ func (c check) run(command []string) *mismatch {
 	reply, err := talk(p, c.sent)
 	died := p.stop()
 	printed := p.printed.String()
-	m = c.judge(reply, printed)
+	m = judge(c.expected, c.cause, reply, printed)
 	if err != nil {
 		if m == nil {
 			m = &mismatch{expected: "an answer, then the end of the connection", came: reply, at: len(reply)}
@@ -6503,80 +6582,6 @@ func (c check) run(command []string) *mismatch {
 		}
 	}
 	return m
-}
-
-// judge compares a reply and what the program printed with the expected cell. The first
-// span is a status, in which a point stands for any digit; before the others stands what
-// they are about:
-//
-//	header `A: b`, no header `A`   a whole line of the head; no such name
-//	body `b`, unzipped `b`         the whole body, as it is or after gunzip
-//	has `b`, not `b`               some part of the reply
-//	log `b`, no log `b`            some part of what the program printed
-//	nothing                        no reply at all
-func (c check) judge(reply, printed string) *mismatch {
-	if c.expected == "nothing" && reply != "" {
-		return &mismatch{expected: "no answer", came: reply, cause: c.cause}
-	}
-	head, content, _ := strings.Cut(reply, "\r\n\r\n")
-	for _, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(c.expected, -1) {
-		about, text := strings.TrimSpace(span[1]), expand(span[2])
-		came, ok := reply, false
-		switch about {
-		case "":
-			text, came = "HTTP/1.0 "+text, head
-			ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
-		case "header", "no header":
-			came = headerLine(head, text)
-			ok = came == text && about == "header" || came == "" && about == "no header"
-		case "body", "unzipped":
-			if came = content; about == "unzipped" {
-				came = gunzip(content)
-			}
-			ok = came == text
-		case "has", "not":
-			ok = strings.Contains(reply, text) == (about == "has")
-		case "log", "no log":
-			came = printed
-			ok = strings.Contains(printed, text) == (about == "log")
-		default:
-			panic("an expected cell says " + about)
-		}
-		if ok {
-			continue
-		}
-		m := &mismatch{expected: about + " " + text, came: came, cause: c.cause}
-		if about == "" || about == "body" || about == "header" || about == "unzipped" {
-			m.expected = text
-			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
-				m.at++
-			}
-		}
-		return m
-	}
-	return nil
-}
-
-// headerLine returns the lines of a head that have the name of a header.
-func headerLine(head, header string) string {
-	name, _, _ := strings.Cut(header, ":")
-	var found []string
-	for _, line := range strings.Split(head, "\r\n")[1:] {
-		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
-			found = append(found, name+": "+strings.TrimSpace(value))
-		}
-	}
-	return strings.Join(found, "\r\n")
-}
-
-// gunzip returns what a gzip stream holds, or what is wrong with it.
-func gunzip(content string) string {
-	r, err := gzip.NewReader(strings.NewReader(content))
-	if err != nil {
-		return "not gzip: " + content
-	}
-	plain, err := io.ReadAll(r)
-	return strings.TrimSuffix(fmt.Sprintf("%s (and then %v)", plain, err), " (and then <nil>)")
 }
 
 // runRows sends the rows marked M of a chapter of docs/conformance.md, until ten have failed.
