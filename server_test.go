@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"go/ast"
 	"go/format"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io"
 	"io/fs"
@@ -7839,6 +7841,910 @@ func TestLabLimits(t *testing.T) {
 	}
 	if log.events[1].Data == nil || log.events[2].Data != nil || !strings.Contains(log.events[2].Text, "not shown") {
 		t.Error("too many bytes are told")
+	}
+}
+
+// ---------------------------------------------------------------- Scripted exchanges
+//
+// A script says what clients send to a program, in words between the bytes; another text says
+// what must hold. Both stand in tables of docs/exercises.
+
+// A limitedBuffer keeps the first 64 KiB that a program prints, which may print for ever.
+type limitedBuffer struct{ lockedBuffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	b.lockedBuffer.Write(p[:max(0, min(len(p), 65536-len(b.String())))])
+	return len(p), nil
+}
+
+// A child is a student's program while it runs.
+type child struct {
+	addr    string
+	printed limitedBuffer
+	ended   chan bool // closed when it has ended
+	process *os.Process
+}
+
+func startChild(command []string) (*child, error) {
+	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan bool)}
+	program := exec.Command(command[0], command[1:]...)
+	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
+	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	err := program.Start()
+	if err == nil {
+		p.process = program.Process
+		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
+	}
+	return p, err
+}
+
+// stop kills the program and reports whether it had ended by itself.
+func (p *child) stop() (died bool) {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		p.process.Kill() // fails if it has ended meanwhile
+		<-p.ended
+		return false
+	}
+}
+
+// dial waits until the program listens, or has ended.
+func (p *child) dial() (*net.TCPConn, error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if c, err := net.Dial("tcp", p.addr); err == nil {
+			return c.(*net.TCPConn), nil
+		}
+		select {
+		case <-p.ended:
+			return nil, errors.New("the program has ended")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+}
+
+// answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
+// 2 s.
+const answerWait = 4 * time.Second
+
+// A client talks to a student's program.
+type client struct {
+	*net.TCPConn        // nil before the first byte and after the last
+	got, reply   []byte // of this connection, and of the one before
+	slowly, more bool   // see do
+	err          error  // why the last exchange did not end well
+	stayed       []net.Conn
+}
+
+// talk does what a script says, and returns the last reply.
+func talk(p *child, sent string) (reply string, err error) {
+	c := &client{more: strings.HasSuffix(sent, " more")}
+	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
+		if c.TCPConn == nil && word != "again" && word != "more" {
+			if c.TCPConn, err = p.dial(); err != nil {
+				return "", err
+			}
+			c.stayed = append(c.stayed, c.TCPConn)
+			c.SetDeadline(time.Now().Add(answerWait))
+		}
+		c.do(word)
+	}
+	c.finish()
+	for _, connection := range c.stayed {
+		connection.Close() // some are closed already
+	}
+	return string(c.reply), c.err
+}
+
+// do is for one word of a script. Bytes are as in docs/conformance.md; other words are:
+//
+//	pause     the server has time to read what was sent so far
+//	slowly    the bytes that follow come one at a time
+//	answered  the client goes on when an answer has begun
+//	drip      it sends one byte after the other until the server closes the connection
+//	end       the client ends its half of the connection
+//	leave     it ends, and the server is done with it; the next bytes are another client's
+//	vanish    it is gone, with a reset; the next bytes are another client's
+//	stay      it keeps its connection and says no more; the next bytes are another client's
+//	again     it reads its answer; the next bytes are another client's
+//	more      more was sent than is read: a reset after the answer is no fault
+func (c *client) do(word string) {
+	switch word {
+	case "pause": // a server that answers early ends it
+		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		c.readByte() // an error comes again in finish
+	case "slowly":
+		c.slowly = true
+	case "answered":
+		if c.readByte(); len(c.got) == 0 {
+			c.err = errors.New("no answer had begun when the client wanted to go on")
+		}
+	case "drip":
+		for end := time.Now().Add(answerWait); c.err == nil && time.Now().Before(end); {
+			c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+			c.Write([]byte("x")) // fails if the server has closed, which Read shows
+			if err := c.readByte(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
+		c.err = fmt.Errorf("after %v the server still waits for a client that is slow", answerWait)
+	case "end":
+		c.CloseWrite() // fails if the server has closed, which the reply shows
+	case "leave":
+		c.CloseWrite()
+		c.finish()
+		c.err = nil
+	case "vanish":
+		c.SetLinger(0)
+		c.Close()
+		c.TCPConn = nil
+	case "stay":
+		c.TCPConn = nil
+	case "again":
+		c.finish()
+	case "more":
+	default:
+		c.send(expand(strings.Trim(word, "`")))
+	}
+}
+
+// readByte reads the first byte of an answer, if it comes in time.
+func (c *client) readByte() error {
+	first := make([]byte, 1)
+	n, err := c.Read(first)
+	c.got = append(c.got, first[:n]...)
+	return err
+}
+
+func (c *client) send(text string) {
+	size := 1 << 20
+	if c.slowly {
+		size, c.slowly = 1, false
+	}
+	for piece := range slices.Chunk([]byte(text), size) {
+		if _, err := c.Write(piece); err != nil && !c.more {
+			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
+			return
+		}
+		if size == 1 {
+			time.Sleep(time.Millisecond) // or the system would put the bytes together
+		}
+	}
+}
+
+// finish reads the answer to its end.
+func (c *client) finish() {
+	if c.TCPConn == nil {
+		return
+	}
+	const endless = 4 << 20 // bytes
+	c.SetDeadline(time.Now().Add(answerWait))
+	rest, err := io.ReadAll(io.LimitReader(c, endless))
+	c.got = append(c.got, rest...)
+	switch {
+	case len(rest) == endless:
+		c.err = errors.New("the answer has no end")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
+	case err != nil && !(c.more && len(c.got) > 0):
+		c.err = fmt.Errorf("the connection broke: %w", err)
+	}
+	c.Close()
+	c.reply, c.got, c.TCPConn = c.got, nil, nil
+}
+
+// A mismatch says in what a check fails.
+type mismatch struct {
+	expected, came string
+	at             int    // offset in came of the first wrong byte
+	cause          string // a usual one, or what is certain
+	printed        string // by the program
+}
+
+// judge compares a reply and what the program printed with what is expected. The first
+// span is a status, in which a point stands for any digit; before the others stands what
+// they are about:
+//
+//	header `A: b`, no header `A`   a whole line of the head; no such name
+//	body `b`, unzipped `b`         the whole body, as it is or after gunzip
+//	has `b`, not `b`               some part of the reply
+//	log `b`, no log `b`            some part of what the program printed
+//	nothing                        no reply at all
+func judge(expected, cause, reply, printed string) *mismatch {
+	if expected == "nothing" && reply != "" {
+		return &mismatch{expected: "no answer", came: reply, cause: cause}
+	}
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	for _, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(expected, -1) {
+		about, text := strings.TrimSpace(span[1]), expand(span[2])
+		came, ok := reply, false
+		switch about {
+		case "":
+			text, came = "HTTP/1.0 "+text, head
+			ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
+		case "header", "no header":
+			came = headerLine(head, text)
+			ok = came == text && about == "header" || came == "" && about == "no header"
+		case "body", "unzipped":
+			if came = content; about == "unzipped" {
+				came = gunzip(content)
+			}
+			ok = came == text
+		case "has", "not":
+			ok = strings.Contains(reply, text) == (about == "has")
+		case "log", "no log":
+			came = printed
+			ok = strings.Contains(printed, text) == (about == "log")
+		default:
+			panic("nothing is known of " + about)
+		}
+		if ok {
+			continue
+		}
+		m := &mismatch{expected: about + " " + text, came: came, cause: cause}
+		if about == "" || about == "body" || about == "header" || about == "unzipped" {
+			m.expected = text
+			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
+				m.at++
+			}
+		}
+		return m
+	}
+	return nil
+}
+
+// headerLine returns the lines of a head that have the name of a header.
+func headerLine(head, header string) string {
+	name, _, _ := strings.Cut(header, ":")
+	var found []string
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
+			found = append(found, name+": "+strings.TrimSpace(value))
+		}
+	}
+	return strings.Join(found, "\r\n")
+}
+
+// gunzip returns what a gzip stream holds, or what is wrong with it.
+func gunzip(content string) string {
+	r, err := gzip.NewReader(strings.NewReader(content))
+	if err != nil {
+		return "not gzip: " + content
+	}
+	plain, err := io.ReadAll(r)
+	return strings.TrimSuffix(fmt.Sprintf("%s (and then %v)", plain, err), " (and then <nil>)")
+}
+
+// ---------------------------------------------------------------- Exercises
+//
+// go test -run Exercise/07 checks mine/07-body.go. The table in docs/exercises/07-body/README.md
+// is the check: what is sent, what must hold. Nothing here knows what an exercise is about.
+
+var (
+	hintAsked = flag.Int("hint", 0, "tell hint 1, 2 or 3 of an exercise or a hunt")
+	tryByHand = flag.Bool("serve", false, "serve an exercise on 127.0.0.1:8000 instead of checking it")
+	classDir  = flag.String("class", "", "check the exercises of a class: one directory for each student")
+)
+
+// An exercise is a directory of docs/exercises.
+type exercise struct {
+	name   string // "07-body"
+	number string // "07"
+	dir    string // docs/exercises/07-body
+	title  string // "A body may come in pieces"
+	served string // inside rawsgi, what is served: "gzipped(probes)"; "" for a program
+	checks []check
+	hints  []string
+}
+
+// A check is one line of an exercise's table: what is sent, in the words of do; what
+// must hold, in the words of judge; its rule and chapter; and a usual cause.
+type check struct{ name, sent, expected, rule, cause string }
+
+// exercises reads docs/exercises.
+var exercises = sync.OnceValue(func() (all []exercise) {
+	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]-*") // the pattern is right
+	for _, dir := range dirs {
+		page, err := os.ReadFile(filepath.Join(dir, "README.md"))
+		hints, failed := os.ReadFile(filepath.Join(dir, "hints.md"))
+		if err := cmp.Or(err, failed); err != nil {
+			panic(err)
+		}
+		name := filepath.Base(dir)
+		x := exercise{name: name, number: name[:2], dir: dir}
+		x.understand(string(page))
+		for _, hint := range strings.Split(string(hints), "\n## ")[1:] {
+			_, text, _ := strings.Cut(hint, "\n")
+			x.hints = append(x.hints, strings.TrimSpace(text))
+		}
+		all = append(all, x)
+	}
+	return all
+})
+
+// understand reads a README: its heading, what is served, and the table of checks.
+func (x *exercise) understand(page string) {
+	served := regexp.MustCompile("(?m)^Kind: .*served as `(.*)`").FindStringSubmatch(page)
+	if served != nil {
+		x.served = served[1]
+	}
+	_, x.title, _ = strings.Cut(page[:strings.Index(page, "\n")], ". ")
+	for line := range strings.Lines(page) {
+		cells := strings.Split(strings.Trim(line, "|\n "), " | ")
+		if len(cells) == 5 && cells[0] != "check" {
+			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], cells[4]})
+		}
+	}
+}
+
+var portsGiven atomic.Int64
+
+// portForProgram returns a free port for a program that will listen soon. It stands below
+// those that systems give to clients, so that no client of another test takes it first.
+func portForProgram() string {
+	for {
+		port := strconv.FormatInt(12000+(int64(os.Getpid())*97+portsGiven.Add(1))%18000, 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// interpreters run an exercise's file that is not Go.
+var interpreters = map[string]string{".py": "python3", ".js": "node"}
+
+// prepare makes a command of a student's file: one that serves it on a port.
+func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
+	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
+		return []string{interpreter, file, port}, nil
+	}
+	source := must(os.ReadFile(file))(t)
+	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
+	args := slices.Concat([]string{"build", "-ldflags", "-s -w", "-o", program}, flags)
+	files := map[string]string{"student.go": positioned(t, file, string(text))}
+	if x.served == "" {
+		args = append(args, filepath.Join(dir, "student.go"))
+	} else {
+		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
+		files["served.go"] = positioned(t, x.dir+"/README.md",
+			"package main\nfunc init() { serveExercise("+x.served+") }\n")
+		const probes = "docs/exercises/probes.go"
+		own := declares(text)
+		tools := setAside(must(os.ReadFile(probes))(t), own)
+		files["probes.go"] = positioned(t, probes, tools)
+		maps.Copy(own, declares([]byte(tools)))
+		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+			files[name] = positioned(t, name, setAside(must(os.ReadFile(name))(t), own))
+		}
+	}
+	replace := map[string]string{}
+	for name, content := range files {
+		replace[must(filepath.Abs(name))(t)] = filepath.Join(dir, name)
+		writeFile(t, filepath.Join(dir, name), content)
+	}
+	overlay := must(json.Marshal(map[string]any{"Replace": replace}))(t)
+	writeFile(t, filepath.Join(dir, "overlay.json"), string(overlay))
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return nil, errors.New(string(out))
+	}
+	return []string{program, port}, nil
+}
+
+// positioned returns a source that says where it stands, so that the compiler's errors name
+// the file that the student knows. Its build constraint is gone.
+func positioned(t testing.TB, file, source string) string {
+	text, constrained := strings.CutPrefix(source, "//go:build ignore")
+	line := 1
+	if constrained {
+		text, line = strings.TrimLeft(text, "\r")[1:], 2
+	}
+	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
+}
+
+// declares returns the names that a source declares for its package.
+func declares(source []byte) map[string]*ast.Object {
+	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0) // the compiler says it better
+	return file.Scope.Objects
+}
+
+// setAside puts a "_" behind names in a source of ours, those that the student's file
+// declares: students may give a function any name.
+func setAside(source []byte, names map[string]*ast.Object) string {
+	var s scanner.Scanner
+	var out strings.Builder
+	file := token.NewFileSet().AddFile("", -1, len(source))
+	s.Init(file, source, nil, scanner.ScanComments)
+	for last := 0; ; {
+		position, kind, name := s.Scan()
+		if kind == token.EOF {
+			return out.String() + string(source[last:])
+		}
+		if end := file.Offset(position) + len(name); kind == token.IDENT && names[name] != nil {
+			out.WriteString(string(source[last:end]) + "_")
+			last = end
+		}
+	}
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run tries one check with a new process of the program.
+func (c check) run(command []string) *mismatch {
+	p, err := startChild(command)
+	if err != nil {
+		return &mismatch{expected: "a program that starts", came: err.Error()}
+	}
+	var m *mismatch
+	if chapter, rows := strings.CutPrefix(c.sent, "rows "); rows {
+		m = runRows(p, chapter)
+		p.stop()
+		return m
+	}
+	reply, err := talk(p, c.sent)
+	died := p.stop()
+	printed := p.printed.String()
+	m = judge(c.expected, c.cause, reply, printed)
+	if err != nil {
+		if m == nil {
+			m = &mismatch{expected: "an answer, then the end of the connection", came: reply, at: len(reply)}
+		}
+		m.cause = err.Error()
+	}
+	if m != nil {
+		m.printed = printed
+		if died {
+			m.cause = "the program has ended"
+		}
+	}
+	return m
+}
+
+// runRows sends the rows marked M of a chapter of docs/conformance.md, until ten have failed.
+func runRows(p *child, chapter string) (m *mismatch) {
+	first, err := p.dial()
+	if err != nil {
+		return &mismatch{expected: "a server", came: p.printed.String(), cause: err.Error()}
+	}
+	first.Close()
+	passed, failed := 0, 0
+	for _, row := range allRows() {
+		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") || failed == 10 {
+			continue
+		}
+		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
+		faults := row.verdict(reply, other)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
+		if len(faults) == 0 {
+			passed++
+			continue
+		}
+		if failed++; m == nil {
+			m = &mismatch{expected: row.name + ": " + row.want, came: reply,
+				cause: faults[0] + "\nsent " + visible(row.send)}
+		}
+	}
+	if m != nil {
+		m.cause = fmt.Sprintf("%d rows pass, %d fail; this is the first:\n%s", passed, failed, m.cause)
+	}
+	return m
+}
+
+// An attempt is what came of one file of an exercise.
+type attempt struct {
+	passed     int
+	mismatches map[string]*mismatch // by check
+	broken     string               // what the compiler says
+}
+
+func (a attempt) ok() bool { return a.broken == "" && len(a.mismatches) == 0 }
+
+// failed returns the names of the checks that fail, in their order.
+func (a attempt) failed(x exercise) (names []string) {
+	if a.broken != "" {
+		return []string{"does not compile"}
+	}
+	for _, c := range x.checks {
+		if a.mismatches[c.name] != nil {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// attempt runs all checks of an exercise on a file.
+func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
+	a := attempt{mismatches: map[string]*mismatch{}}
+	command, err := x.prepare(t, file, portForProgram(), flags...)
+	if err != nil {
+		a.broken = err.Error()
+		return a
+	}
+	for _, c := range x.checks {
+		if m := c.run(command); m != nil {
+			a.mismatches[c.name] = m
+		} else {
+			a.passed++
+		}
+	}
+	return a
+}
+
+// ascii shows bytes as a Go string does, at most 72 of them, and where byte at stands.
+func ascii(text string, at int) (shown string, column int) {
+	show := func(s string) string {
+		quoted := strconv.QuoteToASCII(s)
+		return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	from := max(0, at-48)
+	shown = show(text[from:min(len(text), from+72)])
+	if from+72 < len(text) {
+		shown += " ..."
+	}
+	return cmp.Or(shown, "(nothing)"), len(show(text[from:min(at, len(text))]))
+}
+
+// report prints what an attempt has shown, in ASCII, so that any terminal can show it. Only
+// the first mismatch is shown whole: one thing at a time.
+func (x exercise) report(a attempt) {
+	fmt.Printf("\nExercise %s  %-45s %d of %d\n", x.number, x.title, a.passed, len(x.checks))
+	if a.broken != "" {
+		fmt.Printf("  it does not compile:\n%s\n", a.broken)
+		return
+	}
+	shown := false
+	for _, c := range x.checks {
+		m := a.mismatches[c.name]
+		if m == nil {
+			fmt.Printf("  ok   %s\n", c.name)
+			continue
+		}
+		fmt.Printf("  NO   %s\n", c.name)
+		if !shown {
+			x.explain(c, m)
+		}
+		shown = true
+	}
+}
+
+func (x exercise) explain(c check, m *mismatch) {
+	const indent = "\n                 "
+	sent := regexp.MustCompile("([^`]*)`([^`]*)`").ReplaceAllString(c.sent, "$1$2")
+	expected, _ := ascii(m.expected, 0)
+	came, column := ascii(m.came, m.at)
+	fmt.Printf("       sent      %.200s\n       expected  %s\n       came      %s%s%s^ %s\n", sent, expected, came,
+		indent, strings.Repeat(" ", column), strings.ReplaceAll(m.cause, "\n", indent))
+	if line, _, _ := strings.Cut(m.printed, "\n"); line != "" {
+		line, _ = ascii(line, 0)
+		fmt.Printf("       printed   %s\n", line)
+	}
+	fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number)
+}
+
+// begin puts the starters of an exercise where students work: a module of its own, so that
+// neither git nor ./... sees what they do there.
+func (x exercise) begin(t testing.TB) (files []string) {
+	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
+	if err := os.MkdirAll("mine", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "mine/go.mod", "module mine\n")
+	for _, starter := range starters {
+		file := "mine/" + x.name + filepath.Ext(starter)
+		writeFile(t, file, string(must(os.ReadFile(starter))(t)))
+		files = append(files, file)
+	}
+	return files
+}
+
+// find returns the student's file in a directory, "" if there is none. Of several, in
+// different languages, the one that is no longer its starter is meant.
+func (x exercise) find(dir string) (file string, content []byte) {
+	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
+	for _, file = range files {
+		starter, _ := os.ReadFile(x.dir + "/starter" + filepath.Ext(file)) // none: all differs
+		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
+			break
+		}
+	}
+	return file, content
+}
+
+// note writes down in mine/passed.txt whether an exercise passes, and prints how many do. A
+// file that was changed since does not count.
+func (x exercise) note(t testing.TB, content []byte, passes bool) {
+	line := func(x exercise, content []byte) string {
+		return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
+	}
+	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
+	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
+	if passes {
+		text += line(x, content)
+	}
+	writeFile(t, "mine/passed.txt", text)
+	done, next := 0, ""
+	for _, x := range exercises() {
+		if _, content := x.find("mine"); strings.Contains(text, line(x, content)) {
+			done++
+		} else {
+			next = cmp.Or(next, x.number)
+		}
+	}
+	if passes {
+		fmt.Printf("  solution  %s\n  next      go test -run Exercise/%s\n", x.dir, next)
+	}
+	n := len(exercises())
+	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
+}
+
+// TestExercise checks the files in mine/, when it is asked to: go test -run Exercise.
+func TestExercise(t *testing.T) {
+	asked := flag.Lookup("test.run").Value.String()
+	_, which, named := strings.Cut(asked, "/")
+	switch {
+	case !strings.Contains(asked, "Exercise"):
+		t.Skip("exercises are checked by go test -run Exercise")
+	case *classDir != "":
+		checkClass(t, *classDir)
+		return
+	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
+		return regexp.MustCompile(which).MatchString(x.name)
+	}):
+		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
+	}
+	notBegun := 0
+	for _, x := range exercises() {
+		t.Run(x.name, func(t *testing.T) {
+			file, content := x.find("mine")
+			if file == "" && !named {
+				notBegun++
+				t.Skip("not begun: go test -run Exercise/" + x.number)
+			}
+			x.check(t, file, content)
+		})
+	}
+	if notBegun > 0 {
+		fmt.Printf("\n%d of %d exercises are not begun: docs/exercises/README.md\n", notBegun, len(exercises()))
+	}
+}
+
+// check begins an exercise, serves it, or checks it. Only the last can succeed.
+func (x exercise) check(t *testing.T, file string, content []byte) {
+	if file == "" {
+		fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      go test -run Exercise/%s\n",
+			x.number, x.title, strings.Join(x.begin(t), " or "), x.dir, x.number)
+		t.Fail()
+		return
+	}
+	if *tryByHand {
+		command, err := x.prepare(t, file, "8000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		serveForAWhile(t, exec.Command(command[0], command[1:]...))
+		return
+	}
+	a := x.attempt(t, file)
+	x.report(a)
+	x.note(t, content, a.ok())
+	if *hintAsked > 0 && *hintAsked <= len(x.hints) {
+		fmt.Printf("\nHint %d of %d\n%s\n", *hintAsked, len(x.hints), x.hints[*hintAsked-1])
+	}
+	if !a.ok() {
+		t.Fail()
+	}
+}
+
+// serveForAWhile runs a program on the terminal until Ctrl-C, or until the go command would
+// end the test. It proves nothing, so it fails.
+func serveForAWhile(t *testing.T, program *exec.Cmd) {
+	program.Stdout, program.Stderr = os.Stdout, os.Stderr
+	fmt.Println("Serving on http://127.0.0.1:8000/ for 9 minutes; end it with Ctrl-C.")
+	end := time.AfterFunc(9*time.Minute, func() { program.Process.Kill() })
+	defer end.Stop()
+	t.Errorf("served, not checked: %v", program.Run())
+}
+
+// checkClass checks the exercises of all students: each has a directory, with the files of
+// mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
+func checkClass(t *testing.T, dir string) {
+	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
+		"container without network, or under an account of its own.")
+	rows := "student,exercise,passed,checks,first failing check\n"
+	failing, begun := map[string]int{}, map[string]int{}
+	fmt.Printf("%-20s", "student")
+	for _, x := range exercises() {
+		fmt.Printf(" %5s", x.number)
+	}
+	for _, entry := range must(os.ReadDir(dir))(t) {
+		name, student := entry.Name(), filepath.Join(dir, entry.Name())
+		if !entry.IsDir() {
+			continue
+		}
+		fmt.Printf("\n%-20.20s", name)
+		for _, x := range exercises() {
+			file, _ := x.find(student)
+			if file == "" {
+				file, _ = x.find(filepath.Join(student, "mine"))
+			}
+			cell := "-"
+			if file != "" {
+				a := x.attempt(t, file)
+				failed := a.failed(x)
+				for _, check := range failed {
+					failing[x.number+" "+check]++
+				}
+				begun[x.number]++
+				cell = fmt.Sprintf("%d/%d", a.passed, len(x.checks))
+				rows += fmt.Sprintf("%q,%s,%d,%d,%q\n", name, x.name, a.passed, len(x.checks), append(failed, "")[0])
+				if len(failed) == 0 {
+					cell = "ok"
+				}
+			}
+			fmt.Printf(" %5s", cell)
+		}
+	}
+	fmt.Println("\n\nchecks that most fail:")
+	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
+		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
+	}) {
+		if i < 10 {
+			fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
+		}
+	}
+	writeFile(t, filepath.Join(dir, "class.csv"), rows)
+	fmt.Println("all of it:", filepath.Join(dir, "class.csv"))
+	if len(begun) == 0 || len(failing) > 0 {
+		t.Errorf("%d exercises are begun, and not all files pass", len(begun))
+	}
+}
+
+// TestSolutions grades the grader: a starter fails, a solution passes, and each wrong answer
+// is refused by the check that its first comment names.
+func TestSolutions(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("builds many programs for each exercise")
+	}
+	for _, x := range exercises() {
+		wrong, _ := filepath.Glob(x.dir + "/wrong-*") // the patterns are right
+		rest, _ := filepath.Glob(x.dir + "/s[ot]*.*")
+		if len(wrong) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
+			t.Errorf("%s: expected three wrong answers, three hints, a title and checks", x.name)
+		}
+		for _, file := range slices.Concat(rest, wrong) {
+			t.Run(x.name+"/"+filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
+				x.checkOurs(t, file)
+			})
+		}
+	}
+}
+
+// checkOurs holds a starter, a solution or a wrong answer to its name.
+func (x exercise) checkOurs(t *testing.T, file string) {
+	if program := interpreters[filepath.Ext(file)]; program != "" {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	a := x.attempt(t, file)
+	if a.broken != "" {
+		t.Fatal(a.broken)
+	}
+	switch kind := filepath.Base(file)[:5]; kind {
+	case "start":
+		if a.ok() {
+			t.Error("the starter passes")
+		}
+	case "wrong":
+		caught := regexp.MustCompile(`Caught by "(.*?)":`).FindSubmatch(must(os.ReadFile(file))(t))
+		if caught == nil || a.mismatches[string(caught[1])] == nil {
+			t.Errorf("expected %s to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.mismatches)))
+		}
+	default:
+		times, flags := 1, []string{}
+		if os.Getenv("RAWSGI_TEST") == "all" {
+			times = 20
+			if x.served != "" || filepath.Ext(file) == ".go" {
+				flags = []string{"-race"}
+			}
+		}
+		for ; times > 0; times-- {
+			if !a.ok() {
+				x.report(a)
+				t.Fatalf("the solution fails: %s", a.broken)
+			}
+			if times > 1 {
+				a = x.attempt(t, file, flags...)
+			}
+		}
+	}
+}
+
+// ---------------------------------------------------------------- Bug hunts
+
+var huntAnswer = flag.String("answer", "", "the id of the row that a hunt's program breaks")
+
+// hunts are the mutants that a row catches, in the order of the chapters. A student is
+// given one without its mistake.
+func hunts() (all []mutant) {
+	for _, row := range allRows() {
+		for _, m := range mutants {
+			if m.row == row.id() && !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+// TestHunt starts a program with a mistake, go test -run Hunt/3, or takes the answer, with
+// -answer R05.
+func TestHunt(t *testing.T) {
+	asked := flag.Lookup("test.run").Value.String()
+	_, which, _ := strings.Cut(asked, "/")
+	if !strings.Contains(asked, "Hunt") {
+		t.Skip("hunts are started by go test -run Hunt/1")
+	}
+	n, err := strconv.Atoi(which)
+	if err != nil || n < 1 || n > len(hunts()) {
+		t.Fatalf("the hunts are Hunt/1 to Hunt/%d", len(hunts()))
+	}
+	m := hunts()[n-1]
+	clues := []string{"", "", "One of these shows it:"}
+	for _, row := range allRows() {
+		if row.id() == m.row {
+			clues[0] = "It breaks a rule of chapter " + strings.TrimLeft(row.chapter, "ch0")
+			clues[1] = "The rule comes from " + row.source
+			clues[2] += "\n  " + visible(row.send[:min(len(row.send), 200)])
+		}
+	}
+	given := strings.ToUpper(*huntAnswer)
+	switch {
+	case *hintAsked > 0:
+		t.Error(clues[min(*hintAsked, 3)-1])
+	case given == m.row:
+		fmt.Printf("Right, it is %s. The mistake: %s.\n", m.row, m.mistake)
+	case given != "":
+		t.Errorf("It is not %s. %s; for more, go test -run Hunt/%d -hint 2", given, clues[0], n)
+	default:
+		path := filepath.Join(t.TempDir(), "hunt.exe")
+		build := exec.Command("go", "build", "-overlay", m.overlay(t), "-o", path, ".")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		fmt.Printf("Hunt %d: this program breaks one row of docs/conformance.md. Send it bytes, then\n"+
+			"  go test -run Hunt/%d -answer ID\n", n, n)
+		serveForAWhile(t, exec.Command(path, "-app", "environ", "-timeout", "2s"))
+	}
+}
+
+// TestAnswers gives a wrong and the right answer to each hunt, as a student does.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	if len(hunts()) < 10 {
+		t.Errorf("%d hunts", len(hunts()))
+	}
+	for i, m := range hunts() {
+		for answer, want := range map[string]string{"x99": "It is not X99. It breaks a rule of chapter ",
+			m.row: "Right, it is " + m.row} {
+			out, err := exec.Command(os.Args[0], "-test.run", fmt.Sprintf("Hunt/%d", i+1), "-answer", answer).CombinedOutput()
+			if !bytes.Contains(out, []byte(want)) || (err == nil) != (answer == m.row) {
+				t.Errorf("expected %q, got %v, %s", want, err, out)
+			}
+		}
 	}
 }
 
