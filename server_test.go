@@ -4955,8 +4955,16 @@ func TestPosts(t *testing.T) {
 			t.Errorf("%s is not a test", name[1])
 		}
 	}
-	for _, name := range []string{"posts.md"} {
+	for _, name := range []string{"posts.md", "glossary.md", "laptops.md"} {
 		checkPlaces(t, name, string(must(os.ReadFile("docs/"+name))(t)))
+	}
+	glossary := string(must(os.ReadFile("docs/glossary.md"))(t))
+	var terms []string
+	for _, term := range regexp.MustCompile(`(?m)^\| ([^|]+) \| [^|]+ \| [^|]+ \| \[\d`).FindAllStringSubmatch(glossary, -1) {
+		terms = append(terms, strings.ToLower(term[1]))
+	}
+	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(glossary, "\n| ") != len(terms)+1 {
+		t.Errorf("docs/glossary.md has %d terms in its form, sorted: %v", len(terms), slices.IsSorted(terms))
 	}
 }
 
