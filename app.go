@@ -5,8 +5,8 @@
 // application: towards the gateway it is an application, towards the application it is a
 // gateway. (PEP 3333, "Middleware: Components that Play Both Sides")
 //
-// The two tables at the top are what -app and -use choose from; add yours there. The parts
-// of this file, each under a heading of its name:
+// The two tables at the top are what -app and -use choose from; add yours there. The
+// parts of this file, each under a heading of its name:
 //
 //	Applications   from hello to a form and a directory of files: each shows one thing
 //	CGI host       starts a program for each request
@@ -23,7 +23,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -47,13 +47,14 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
-	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
 // Application is what a gateway calls, once for each request: a function, a method value
@@ -64,8 +65,8 @@ type Application func(environ Environ, startResponse StartResponse) Body
 // Middleware wraps an application.
 type Middleware func(Application) Application
 
-// An entry is an application with its name, its source and chapter, a command to try it, in
-// which URL stands for the place where it is mounted, and a line about it.
+// An entry is an application with its name, its source and chapter, a command to try it,
+// in which URL stands for the place where it is mounted, and a line about it.
 type entry struct {
 	name, from, try string
 	app             Application
@@ -76,10 +77,11 @@ type entry struct {
 type Config struct {
 	Root     string        // the directory of files
 	Script   string        // the CGI program of cgi, or a directory of them
-	Programs int           // CGI programs that run at once; 0 means defaultPrograms
+	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
+	Brief    bool          // they are told the most important steps only
 	OpenLab  bool          // others than this machine may use the lab
 }
 
@@ -89,9 +91,9 @@ func applications(c Config) []entry {
 		{"hello", "PEP 3333, chapter 8", "curl -i URL", hello,
 			"The smallest application: a function that returns one block."},
 		{"class", "PEP 3333, chapter 8", "curl -i URL", class,
-			"The body is an object, which calls startResponse when its blocks are asked for."},
+			"The body is an object; it calls startResponse when its blocks are asked for."},
 		{"environ", "PEP 3333, chapter 7", "curl -d name=value 'URL/path?a=4&b=4'", environ,
-			"Prints all that an application knows of its request, and how long the body was."},
+			"Prints what an application knows of its request, and how long the body was."},
 		{"write", "PEP 3333, chapter 8", "curl -i URL", write,
 			"The imperative way: startResponse returns a writer."},
 		{"clock", "PEP 3333, chapter 8", "curl -N URL", clock,
@@ -100,7 +102,7 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
 			"Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "Python's cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
+		{"form", "the cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
 			"Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
@@ -109,11 +111,11 @@ func applications(c Config) []entry {
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110, chapter 13", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
 			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
-		{"cgi", "RFC 3875, chapter 11", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
-			"Runs a CGI program (-script) for each request."},
+		{"cgi", "RFC 3875, chapter 11", "curl -i URL",
+			newCGI(c.Script, c.Timeout, c.Programs), "Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
-		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each, step by step."})
+		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, entry := range entries {
 		if c.Trace {
@@ -139,7 +141,8 @@ var middlewares = []struct {
 	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
 		onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.", catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
+		catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
 	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
 		validate},
@@ -162,8 +165,8 @@ func hello(environ Environ, startResponse StartResponse) Body {
 	return Blocks{[]byte("Hello, World!\n")}
 }
 
-// class returns an object and has done nothing else. The gateway's first step into the loop
-// of All runs startResponse, which PEP 3333 allows.
+// class returns an object and has done nothing else. The gateway's first step into the
+// loop of All runs startResponse, which PEP 3333 allows.
 func class(environ Environ, startResponse StartResponse) Body {
 	return AppClass{environ, startResponse}
 }
@@ -245,9 +248,8 @@ func newClock(ticks int, pause time.Duration) Application {
 func echo(environ Environ, startResponse StartResponse) Body {
 	length, method := environ.Get("CONTENT_LENGTH"), environ.Get("REQUEST_METHOD")
 	if length == "" && (method == "GET" || method == "HEAD") {
-		return htmlPage(startResponse, "note", note{Title: "Echo", Text: "This application " +
-			"sends the body of a request back, and this request has none. Send one:",
-			Try: "curl --data-binary @README.md " + ownURL(environ)})
+		place := escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
+		return htmlPage(startResponse, "echo", baseURL(environ)+place)
 	}
 	headers := []Header{{"Content-Type", "application/octet-stream"}}
 	if length != "" {
@@ -259,7 +261,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	place := escapePath(environ.Get("SCRIPT_NAME"))
+	script := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -275,14 +277,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "note", note{Title: "Three failures",
-			Text: "Follow each link, and read what the gateway prints.",
-			Links: []link{
-				{place + "/before", "fails before its head is sent, so the gateway answers 500"},
-				{place + "/after", "fails in the middle of its body, so the gateway hangs up"},
-				{place + "/excinfo", "fails, and makes its own error page in time"}}})
+		return htmlPage(startResponse, "errors", script) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+place+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
 }
 
 // plainly answers with a line of text.
@@ -298,7 +295,8 @@ func notFound(startResponse StartResponse, hint string) Body {
 
 // unavailable answers 503 to a request that this server could serve at another time.
 func unavailable(startResponse StartResponse, reason string) Body {
-	return plainly(startResponse, "503 Service Unavailable", reason, Header{"Retry-After", "1"})
+	return plainly(startResponse, "503 Service Unavailable", reason,
+		Header{"Retry-After", "1"})
 }
 
 // mount puts applications side by side, each under the prefix that is its key: "/app"
@@ -333,8 +331,8 @@ var pageTemplates string
 
 var pages = template.Must(template.New("").Parse(pageTemplates))
 
-// htmlPage answers with a page of docs/pages.html, filled with data. The page says that it
-// is UTF-8; what a client or a file system has given need not be.
+// htmlPage answers with a page of docs/pages.html, filled with data. The page says that
+// it is UTF-8; what a client or a file system has given need not be.
 func htmlPage(startResponse StartResponse, name string, data any) Body {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
@@ -344,48 +342,29 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// A note is a page for those who ask an application that has nothing to show yet.
-type note struct {
-	Title, Text string
-	Links       []link
-	Try         string // a command
-}
-
-// A link is a path of the same server, escaped, with a few words about it.
-type link struct{ Path, Text string }
-
-// A group is a part of the index: a heading and the applications below it.
-type group struct {
-	Heading string
-	Items   []indexItem
-}
-
-// An indexItem is an application on the index.
-type indexItem struct{ Link, Name, From, About, Try, Lab string }
-
-// headings are those of the index, each above the application that begins the group.
+// headings are those of the index, each above the first application of its group.
 var headings = map[string]string{"hello": "The interface", "form": "What web applications do",
 	"mount": "Applications made of others", "lab": "Watch it"}
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an icon.
+// An indexItem is an application on the index.
+type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
+
+// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
+// icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		script := environ.Get("SCRIPT_NAME")
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
 			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
 		}
-		var groups []group
+		var items []indexItem
 		for _, entry := range entries {
-			if heading := headings[entry.name]; heading != "" {
-				groups = append(groups, group{Heading: heading})
-			}
 			place := escapePath(script + "/" + entry.name)
-			last := &groups[len(groups)-1]
-			last.Items = append(last.Items, indexItem{Link: place, Name: entry.name,
-				From: entry.from, About: entry.about,
+			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
+				Name: entry.name, From: entry.from, About: entry.about,
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
-		return htmlPage(startResponse, "index", groups)
+		return htmlPage(startResponse, "index", items)
 	}
 }
 
@@ -393,7 +372,8 @@ func newIndex(entries []entry) Application {
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
-// one, is the name by which the client calls this server. (PEP 3333, "URL Reconstruction")
+// one, is the name by which the client calls this server. (PEP 3333, "URL
+// Reconstruction")
 func baseURL(environ Environ) string {
 	host := environ.Get("HTTP_HOST")
 	if host == "" {
@@ -402,14 +382,9 @@ func baseURL(environ Environ) string {
 	return environ.Get("wsgi.url_scheme") + "://" + host
 }
 
-// ownURL is the URL of the application that has this environ.
-func ownURL(environ Environ) string {
-	return baseURL(environ) + escapePath(cmp.Or(environ.Get("SCRIPT_NAME"), "/"))
-}
-
 // form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too large
-// is refused, and a file passes by without being held.
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, and a file passes by without being held.
 func form(environ Environ, startResponse StartResponse) Body {
 	fields, err := readForm(environ)
 	if err != nil {
@@ -451,20 +426,24 @@ func readForm(environ Environ) ([]formField, error) {
 	var more []formField
 	switch kind {
 	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		if err != nil {
-			return nil, err
-		}
-		if len(body) > formBytes {
-			return nil, tooLargeForm("a form may have %d bytes; send files as multipart/form-data",
-				formBytes)
-		}
-		more, err = readQuery("body", string(body))
-		return append(fields, more...), err
+		more, err = readCoded(input)
 	case "multipart/form-data":
 		more, err = readParts(input, params["boundary"])
 	}
 	return append(fields, more...), err
+}
+
+// readCoded reads a body in the coding of query strings.
+func readCoded(input io.Reader) ([]formField, error) {
+	body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > formBytes {
+		return nil, tooLargeForm("a form may have %d bytes; send files as "+
+			"multipart/form-data", formBytes)
+	}
+	return readQuery("body", string(body))
 }
 
 // readQuery takes "a=1&b=%20" apart: names in order, values as they came.
@@ -491,7 +470,7 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 	reader := multipart.NewReader(limited, boundary)
 	names := 0
 	for len(fields) < formParts {
-		limited.inHead, limited.left = true, partHead
+		limited.inHead, limited.allowed = true, partHead
 		part, err := reader.NextPart()
 		limited.inHead = false
 		if err == io.EOF {
@@ -500,8 +479,9 @@ func readParts(input io.Reader, boundary string) (fields []formField, err error)
 		if err != nil {
 			return nil, badPart(err)
 		}
-		disposition, kind := part.Header.Get("Content-Disposition"), part.Header.Get("Content-Type")
-		if names += len(disposition) + len(kind); names > nameBytes {
+		names += len(part.Header.Get("Content-Disposition"))
+		names += len(part.Header.Get("Content-Type"))
+		if names > nameBytes {
 			return nil, tooLargeForm("the names in a form may have %d bytes", nameBytes)
 		}
 		field, err := readPart(part)
@@ -530,8 +510,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did not
-// arrive whole, or the head of the part is too large.
+// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
+// not arrive whole, or the head of the part is too large.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -540,24 +520,24 @@ func badPart(err error) *Refusal {
 	return refuse(badRequest, "RFC 7578 §4", "", 0, "a part cannot be read: %s", quote(err.Error()))
 }
 
-// A headLimit is a body of parts that limits the head of each, of which mime/multipart would
-// hold 10 MB and 10,000 fields. That reads ahead, so the limit is one of bytes that are read
-// between the end of a part and the end of the next head.
+// A headLimit limits the head of each part of a body, of which mime/multipart alone would
+// hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
+// between the end of one part and the end of the next head.
 type headLimit struct {
 	io.Reader
-	inHead bool
-	left   int // bytes to the limit
+	inHead  bool
+	allowed int // bytes, while inHead
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
 	if !h.inHead {
 		return h.Reader.Read(p)
 	}
-	if h.left == 0 {
+	if h.allowed == 0 {
 		return 0, tooLargeForm("the head of a part may have %d bytes", partHead)
 	}
-	n, err := h.Reader.Read(p[:min(len(p), h.left)])
-	h.left -= n
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
+	h.allowed -= n
 	return n, err
 }
 
@@ -566,8 +546,8 @@ func (h *headLimit) Read(p []byte) (int, error) {
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
-			return plainly(startResponse, "405 Method Not Allowed", "A file can only be read.",
-				Header{"Allow", "GET, HEAD"})
+			return plainly(startResponse, "405 Method Not Allowed",
+				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
 		root, err := os.OpenRoot(directory)
 		if errors.Is(err, os.ErrNotExist) {
@@ -600,9 +580,9 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 	return serveFile(root, name, environ, startResponse)
 }
 
-// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503 if
-// there are too many open files, which is logged, otherwise 404. That hides a file outside
-// of the directory as well.
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
+// if too many files are open, which it logs, otherwise 404, so that nobody learns which
+// files exist outside of the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
@@ -614,18 +594,21 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	return notFound(startResponse, "No file has this name.")
 }
 
-// redirect sends the client to another path here. RFC 1945 §10.11 wants a whole URL.
+// redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
+// URL.
 func redirect(environ Environ, startResponse StartResponse, to string) Body {
 	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
 		location += "?" + query
 	}
 	return plainly(startResponse, "301 Moved Permanently",
-		"A directory ends with a slash: see the header Location.", Header{"Location", location})
+		"A directory ends with a slash: see the header Location.",
+		Header{"Location", location})
 }
 
 // serveFile sends a file, or 304 if the client has it already. (RFC 1945 §10.9)
-func serveFile(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+func serveFile(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	file, err := root.Open(name)
 	if err != nil {
 		return cannotServe(environ, startResponse, err)
@@ -644,7 +627,8 @@ func serveFile(root *os.Root, name string, environ Environ, startResponse StartR
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	startResponse("200 OK", append(headers, Header{"Content-Type", contentType(name)}, nosniff))
+	headers = append(headers, Header{"Content-Type", contentType(name)}, nosniff)
+	startResponse("200 OK", headers)
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
@@ -664,8 +648,8 @@ func contentType(name string) string {
 // httpDate is the form of dates that HTTP prefers.
 const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 
-// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC 9110
-// §5.6.7)
+// parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
+// 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
 	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
 		if date, err = time.Parse(form, text); err == nil {
@@ -675,28 +659,26 @@ func parseDate(text string) (date time.Time, err error) {
 	return date, err
 }
 
-// modifiedSince reports whether the client lacks a file that was modified then. Only a date
-// that can be read and is not in the future says that it has it, and only if the client does
-// not ask in another way as well. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+// modifiedSince reports whether a file was modified after the client's copy. The answer
+// is yes without a date that can be read and is not in the future; and with
+// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
 func modifiedSince(modified time.Time, environ Environ) bool {
 	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
 	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
 		modified.After(since) || since.After(time.Now())
 }
 
-// A listing is the page of a directory.
+// A listing is the page of a directory. Its links are relative and escaped.
 type listing struct {
 	Path  string
-	Items []listItem
+	Items []struct{ Link, Name string }
 }
 
-// A listItem is a file or directory in a listing. The link is relative and escaped.
-type listItem struct{ Link, Name string }
-
-// serveDirectory sends the directory's index.html, or a list of its files and directories.
-// The list leaves out what servePath always refuses: links that lead out or nowhere, pipes
-// and devices.
-func serveDirectory(root *os.Root, name string, environ Environ, startResponse StartResponse) Body {
+// serveDirectory sends the directory's index.html, or a list of its files and
+// directories. The list leaves out what servePath always refuses: links that lead out or
+// nowhere, pipes and devices.
+func serveDirectory(root *os.Root, name string, environ Environ,
+	startResponse StartResponse) Body {
 	index := path.Join(name, "index.html")
 	if stat, err := root.Stat(index); err == nil && stat.Mode().IsRegular() {
 		return serveFile(root, index, environ, startResponse)
@@ -714,21 +696,20 @@ func serveDirectory(root *os.Root, name string, environ Environ, startResponse S
 	list := listing{Path: environ.Get("PATH_INFO")}
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		switch {
-		case err == nil && stat.IsDir():
-			list.Items = append(list.Items, listItem{url.PathEscape(item) + "/", item + "/"})
-		case err == nil && stat.Mode().IsRegular():
-			list.Items = append(list.Items, listItem{url.PathEscape(item), item})
+		if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() {
+			continue
 		}
+		slash := ""
+		if stat.IsDir() {
+			slash = "/"
+		}
+		list.Items = append(list.Items, struct{ Link, Name string }{
+			url.PathEscape(item) + slash, item + slash})
 	}
 	return htmlPage(startResponse, "listing", list)
 }
 
 // ---------------------------------------------------------------- CGI host
-
-// defaultPrograms is how many CGI programs of one process run at once. Each is a process,
-// and may be a large one.
-const defaultPrograms = 64
 
 // A cgiHost is the host's side of CGI: an application that starts a program for each
 // request. (RFC 3875)
@@ -738,17 +719,16 @@ type cgiHost struct {
 	slots   chan bool // holds a value for each program that runs
 }
 
+// newCGI makes the application; programs is how many may run at once, 0 means 64.
 func newCGI(script string, timeout time.Duration, programs int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, defaultPrograms))}
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(programs, 64))}
 	return h.app
 }
 
 // app runs the program that the request names.
 func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	if h.script == "" {
-		return htmlPage(startResponse, "note", note{Title: "No CGI program", Text: "This " +
-			"application runs a program for each request. Start the server with one, or with " +
-			"a directory of them:", Try: "go run . -script path/to/program"})
+		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
 	program, stat, err := h.find(environ)
 	switch {
@@ -765,8 +745,8 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 
 var errNoName = errors.New("the path does not begin with the name of a program")
 
-// find returns the path of the program. If there is a directory of them, the first segment of
-// PATH_INFO is the name, and moves to SCRIPT_NAME.
+// find returns the path of the program. If there is a directory of them, the first
+// segment of PATH_INFO is the name, and moves to SCRIPT_NAME.
 func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err error) {
 	if program, err = filepath.Abs(h.script); err != nil {
 		return "", nil, err
@@ -847,10 +827,8 @@ type script struct {
 	host     *cgiHost
 	command  *exec.Cmd
 	output   *os.File
-	problems *os.File // its standard error
-	timer    *time.Timer
-	late     atomic.Bool // it was killed, because it was silent for too long
-	ended    chan bool   // closed when it has ended, and all that it started
+	problems *os.File  // its standard error
+	ended    chan bool // closed when it has ended, and all that it started
 }
 
 // scripts are the CGI programs that run: the keys are *script.
@@ -890,13 +868,12 @@ func (h *cgiHost) start(program string, input *os.File, environ Environ) (*scrip
 		return nil, err
 	}
 	scripts.Store(s, nil)
-	s.timer = time.AfterFunc(h.timeout, s.expire)
 	go s.wait(environ["wsgi.errors"].(io.Writer))
 	return s, nil
 }
 
-// answer reads the head of the program's answer and returns its body, which ends the program
-// when it is closed.
+// answer reads the head of the program's answer and returns its body, which ends the
+// program when it is closed.
 func (s *script) answer(environ Environ, startResponse StartResponse) (body Body, err error) {
 	defer func() {
 		if body == nil { // an error, or a panic
@@ -943,17 +920,6 @@ func (s *script) wait(errorLog io.Writer) {
 	close(s.ended)
 }
 
-// expire ends a program that has been silent for too long.
-func (s *script) expire() {
-	s.late.Store(true)
-	select {
-	case <-s.ended: // its process number may be another's by now
-	default:
-		s.kill()
-	}
-	s.output.Close()
-}
-
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
 // there on Windows, and this is the one file for all systems, hence reflect.
 func ownGroup() *syscall.SysProcAttr {
@@ -966,6 +932,11 @@ func ownGroup() *syscall.SysProcAttr {
 
 // kill ends the program and its children. A negative number is a group, as for kill(2).
 func (s *script) kill() {
+	select {
+	case <-s.ended: // and its process number may be another's by now
+		return
+	default:
+	}
 	pid := -s.command.Process.Pid
 	if runtime.GOOS == "windows" {
 		pid = -pid
@@ -975,14 +946,15 @@ func (s *script) kill() {
 	}
 }
 
-// Read reads from the program's output; each read sets its time limit anew.
+// Read reads from the program's output, and kills a program that has been silent for too
+// long. (Not on Windows, where pipes have no deadlines.)
 func (s *script) Read(p []byte) (int, error) {
-	s.timer.Reset(s.host.timeout)
+	// An error would mean that output is closed, and Read fails as well.
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout))
 	n, err := s.output.Read(p)
-	s.timer.Stop() // until the client has taken the bytes
-	if err != nil && s.late.Load() {
-		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout,
-			os.ErrDeadlineExceeded)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.kill()
+		err = fmt.Errorf("%s: waited %v: %w", s.command.Path, s.host.timeout, err)
 	}
 	return n, err
 }
@@ -991,15 +963,14 @@ func (s *script) Read(p []byte) (int, error) {
 // work to the end although its answer has been cut, by HEAD or by its own Content-Length.
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (s *script) Close() error {
-	s.timer.Reset(s.host.timeout)              // for all of it
-	io.CopyN(io.Discard, s.output, drainLimit) // any error ends it, as its end does
+	s.output.SetReadDeadline(time.Now().Add(s.host.timeout)) // for all of it
+	io.CopyN(io.Discard, s.output, drainLimit)               // an error ends it as well
 	s.stop(s.host.timeout)
 	return nil
 }
 
 // stop gives the program some time to end by itself, and then ends it.
 func (s *script) stop(grace time.Duration) {
-	s.timer.Stop()
 	s.output.Close() // an error would mean that it is closed already
 	select {
 	case <-s.ended:
@@ -1009,16 +980,16 @@ func (s *script) stop(grace time.Duration) {
 	}
 }
 
-// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that are
-// usual, beside HTTP_*.
+// cgiNames are the variables of RFC 3875 §4.1 that environ may have, and two more that
+// are usual, beside HTTP_*.
 var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE",
 	"PATH_INFO", "QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REMOTE_IDENT", "REMOTE_USER",
 	"REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
 	"SERVER_SOFTWARE", "HTTPS", "REMOTE_PORT"}
 
-// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in which
-// there may be others if we are a CGI program ourselves, and PATH to find an interpreter.
-// Passwords are withheld. (RFC 3875 §4.1, §9.2)
+// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
+// which there may be others if we are a CGI program ourselves, and PATH to find an
+// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
 func cgiVariables(program string, environ Environ) []string {
 	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + program}
 	if root := os.Getenv("SystemRoot"); root != "" {
@@ -1026,7 +997,8 @@ func cgiVariables(program string, environ Environ) []string {
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
-		variables = append(variables, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
+		variables = append(variables,
+			"PATH_TRANSLATED="+filepath.Join(filepath.Dir(program), below))
 	}
 	for key, value := range environ {
 		text, ok := value.(string)
@@ -1052,8 +1024,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	_, hasType := lookup(fields, "Content-Type")
 	switch {
 	case hasStatus+isRedirect+hasType == 0:
-		return "", nil, errors.New("expected Status, Location or Content-Type in the answer of " +
-			"a CGI program")
+		return "", nil, errors.New("expected Status, Location or Content-Type in the " +
+			"answer of a CGI program")
 	case hasStatus == 0 && isRedirect > 0:
 		status = "302 Found"
 	case hasStatus == 0:
@@ -1068,7 +1040,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 
 // localRedirect has the whole server answer another path, as if it had been asked for
 // that, 10 times at most. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ, startResponse StartResponse) (Body, error) {
+func localRedirect(location string, environ Environ,
+	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: location}
@@ -1080,7 +1053,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 		err = errors.New("the gateway does not name its application")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w", quote(location), err)
+		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"] = count + 1
@@ -1093,8 +1067,8 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	return application(next, startResponse), nil
 }
 
-// An upstreamBody is the body of another program's answer, and the program or connection to
-// close after it. If it breaks before its first block, a 502 can still be sent.
+// An upstreamBody is the body of another program's answer, and the program or connection
+// to close after it. If it breaks before its first block, a 502 can still be sent.
 type upstreamBody struct {
 	io.Reader
 	io.Closer
@@ -1109,8 +1083,9 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// badGateway answers in place of a program or server that did not: 504 if it took too long,
-// else 502. If startResponse has stored the head of another answer, this one replaces it.
+// badGateway answers in place of a program or server that did not: 504 if it took too
+// long, else 502. If startResponse has stored the head of another answer, this one
+// replaces it.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
@@ -1138,19 +1113,21 @@ func endToEnd(fields []Header) []Header {
 	}
 	for _, field := range fields {
 		if isEndToEnd(connection, field.Name) {
-			kept = append(kept, Header{field.Name, strings.ReplaceAll(field.Value, "\t", " ")})
+			value := strings.ReplaceAll(field.Value, "\t", " ")
+			kept = append(kept, Header{field.Name, value})
 		}
 	}
 	return kept
 }
 
-// isEndToEnd reports whether a field is end-to-end, not hop-by-hop, as are those that
-// Connection lists. Three it may not list: without its length, a body would be read as a
-// request of its own. Proxy-Connection, which is in no RFC, is hop-by-hop, but an application
-// may use it. (RFC 9110 §7.6.1)
+// isEndToEnd reports whether a field is end-to-end. The others are hop-by-hop: those that
+// no application may use, those that Connection lists, and Proxy-Connection, which is in
+// no RFC. Connection may not list the first three: without its length, a body would be
+// read as a request of its own. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
-		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) && !listed(connection, name) && !strings.EqualFold(name, "Proxy-Connection")
+		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) &&
+			!listed(connection, name) && !listed("Proxy-Connection", name)
 }
 
 // listed reports whether name stands in a comma-separated list, in any case.
@@ -1165,9 +1142,9 @@ func listed(list, name string) bool {
 
 // ---------------------------------------------------------------- Proxy
 
-// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0, written
-// by hand like the rest: load balancing and remote processing are the third role of
-// middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
+// A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
+// written by hand like the rest: load balancing and remote processing are the third role
+// of middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
 type proxy struct {
 	servers []string
 	timeout time.Duration
@@ -1175,23 +1152,22 @@ type proxy struct {
 	name    string // in Via, by which this proxy recognises a request that it has forwarded
 }
 
+// newProxy makes the application; upstreams is a list of host:port with commas between.
 func newProxy(upstreams string, timeout time.Duration) Application {
 	p := &proxy{timeout: timeout, name: "rawsgi-" + rand.Text()}
 	p.servers = strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
 	return p.app
 }
 
-// app forwards a request, unless it has come here before: the server that it goes to would
-// send it here again, without end. (RFC 9110 §7.6.3)
+// app forwards a request, unless it has come here before: the server that it goes to
+// would send it here again, without end. (RFC 9110 §7.6.3)
 func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	if len(p.servers) == 0 {
-		return htmlPage(startResponse, "note", note{Title: "No server to forward to", Text: "This " +
-			"application forwards each request to another server. Start this one with its " +
-			"address, or with several and commas between them:",
-			Try: "go run . -upstream 127.0.0.1:9000"})
+		return htmlPage(startResponse, "proxy", nil) // says how to name one
 	}
 	if strings.Contains(environ.Get("HTTP_VIA"), p.name) {
-		return plainly(startResponse, "508 Loop Detected", "This proxy forwards to itself: see -upstream.")
+		return plainly(startResponse, "508 Loop Detected",
+			"This proxy forwards to itself: see -upstream.")
 	}
 	c, err := p.dial()
 	if err != nil {
@@ -1217,8 +1193,8 @@ func (p *proxy) dial() (c net.Conn, err error) {
 	return c, err
 }
 
-// forward sends the request to upstream and returns the body of its answer, which closes the
-// connection when it is closed.
+// forward sends the request to upstream and returns the body of its answer, which closes
+// the connection when it is closed.
 func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
 	body Body, err error) {
 	defer func() {
@@ -1231,13 +1207,12 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	}
 	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
 	// ReadFrom, which has one for all.
-	if _, err := io.Copy(struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)); err != nil {
-		var refusal *Refusal
-		if errors.As(err, &refusal) {
-			panic(err) // the client's fault, and the gateway's to answer
-		}
-		// Otherwise upstream may have answered without reading it all.
-	}
+	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
+	_, err = io.Copy(out, in)
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		panic(err) // the client's fault, and the gateway's to answer
+	} // another error need not matter: upstream may have answered without reading it all
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1261,10 +1236,12 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 // requestHead makes the head of the request to an upstream out of an environ.
 func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ))
+	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client))
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
+	clients := addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client)
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", clients)
 	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
 	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
@@ -1289,13 +1266,14 @@ func addItem(list, item string) string {
 	return list + ", " + item
 }
 
-// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as it came, for
-// /a%2Fb and /a/b need not be the same to upstream, and both have the PATH_INFO /a/b. If
-// middleware has changed that, or a request came without such a path, it is escaped anew.
+// upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
+// client sent it, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same to
+// upstream. If that path is not PATH_INFO, because middleware has changed one of them or
+// the client sent a whole URL, PATH_INFO is escaped.
 func upstreamTarget(environ Environ) string {
 	info := environ.Get("PATH_INFO")
-	came, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
-	target := strings.TrimPrefix(came, escapePath(environ.Get("SCRIPT_NAME")))
+	sent, _, _ := strings.Cut(environ.Get("rawsgi.request_uri"), "?")
+	target := strings.TrimPrefix(sent, escapePath(environ.Get("SCRIPT_NAME")))
 	decoded, err := url.PathUnescape(target)
 	if err != nil || decoded != info || !strings.HasPrefix(target, "/") {
 		target = cmp.Or(escapePath(info), "/")
@@ -1306,14 +1284,11 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// maxInterim is how many interim answers may precede the answer of an upstream.
-const maxInterim = 10
-
 // readAnswer reads the head of an upstream's answer, and passes over those of interim
 // answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
 // for. (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
-	for range maxInterim + 1 {
+	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
 			return "", nil, err
 		}
@@ -1325,19 +1300,20 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 			continue
 		}
 		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-			return "", nil, fmt.Errorf("upstream answers HTTP/1.0 with Transfer-Encoding: %s", coding)
+			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
+				"Transfer-Encoding: %s", quote(coding))
 		}
 		return status, endToEnd(fields), nil
 	}
-	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxInterim)
+	return "", nil, errors.New("upstream sends more than 10 interim answers")
 }
 
 // readStatusLine reads the first line of an answer.
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 //
-// The reason may be missing, its space not, for startResponse; and it has spaces for tabs.
-// A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
+// The reason may be missing, its space not, for startResponse; and it has spaces for
+// tabs. A line that is not of HTTP/1.x is an error. (RFC 1945 §6.1)
 func readStatusLine(h *headReader) (status string, err error) {
 	line, err := h.line(headTooLarge)
 	if err != nil {
@@ -1368,15 +1344,16 @@ func logging(application Application) Application {
 			return startResponse(status, headers, excInfo...)
 		}
 		return mappedBody{application(environ, start), func(block []byte) []byte {
-			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), quote(string(block)))
+			text := quote(string(block))
+			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
 			return block
 		}}
 	}
 }
 
 // A mappedBody gives what change returns for each block of another body. Its Close passes
-// the gateway's call on, as a body around a body has to, and it has no Len: middleware should
-// promise nothing about a body that it did not make. (PEP 3333, "Middleware")
+// the gateway's call on, as a body around a body has to, and it has no Len: middleware
+// should promise nothing about a body that it did not make. (PEP 3333, "Middleware")
 type mappedBody struct {
 	body   Body
 	change func(block []byte) []byte
@@ -1454,8 +1431,8 @@ type upperWriter struct{ out io.Writer }
 func (w upperWriter) Write(block []byte) (int, error) { return w.out.Write(capitals(block)) }
 
 // catch turns a panic of the application into a page. It does not know whether that is
-// still possible: it calls startResponse with the error, which panics with that error if the
-// head has been sent. The stack is on the page for a client on this machine only.
+// still possible: it calls startResponse with the error, which panics with that error if
+// the head has been sent. The stack is on the page for a client on this machine only.
 // (PEP 3333, "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
@@ -1479,14 +1456,13 @@ func failurePage(environ Environ, startResponse StartResponse, reason any) []byt
 	if errors.As(err, &refusal) {
 		panic(err) // the request is at fault, and the gateway knows what to say
 	}
-	text := fmt.Sprintf("The application failed: %v\n", err)
-	stack := debug.Stack()
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s%s", text, stack)
+	text := "The application failed: " + failure(err)
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "catch: %s", text)
 	startResponse("500 Internal Server Error", textAtOnce, err)
 	if !onThisMachine(environ) {
 		return []byte("The application failed.\n")
 	}
-	return append([]byte(text), stack...)
+	return []byte(text)
 }
 
 // A caughtBody ends with a page in place of a panic.
@@ -1495,8 +1471,9 @@ type caughtBody struct {
 	page func(reason any) []byte
 }
 
-// All gives the blocks of the other body. Only a panic of that body becomes a page, and only
-// while more blocks are wanted: the gateway, which works while it has a block, may panic too.
+// All gives the blocks of the other body. Only a panic of that body becomes a page, and
+// only while more blocks are wanted: the gateway, which works while it has a block, may
+// panic too.
 func (b caughtBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		catching := true
@@ -1533,7 +1510,8 @@ func auth(application Application) Application {
 		got := sha256.Sum256(pair)
 		if !strings.EqualFold(scheme, "Basic") || err != nil ||
 			subtle.ConstantTimeCompare(got[:], want[:]) == 0 {
-			return plainly(startResponse, "401 Unauthorized", "Who are you? Try curl -u reader:wsgi",
+			return plainly(startResponse, "401 Unauthorized",
+				"Who are you? Try curl -u reader:wsgi",
 				Header{"WWW-Authenticate", `Basic realm="rawsgi", charset="UTF-8"`})
 		}
 		environ["REMOTE_USER"], environ["AUTH_TYPE"] = "reader", "Basic"
@@ -1544,15 +1522,16 @@ func auth(application Application) Application {
 // ---------------------------------------------------------------- Validate
 
 // validate stands between a gateway and an application and holds both to PEP 3333. It
-// panics at the first breach, with the side that is at fault and the rule. Go's compiler has
-// checked the rest of what wsgiref's validator checks: that there are two arguments, that
-// status and header values are strings, headers a list of pairs, and blocks bytes.
+// panics at the first breach, with the side that is at fault and the rule. Go's compiler
+// has checked the rest of what wsgiref's validator checks: that there are two arguments,
+// that status and header values are strings, headers a list of pairs, and blocks bytes.
 func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
 		v := &validator{}
 		body := application(environ, v.checkedStart(startResponse))
-		expect("application", body != nil, "it returns an iterable, not nil", "The Application Side")
+		expect("application", body != nil, "it returns an iterable, not nil",
+			"The Application Side")
 		return &validBody{body: body, v: v}
 	}
 }
@@ -1560,14 +1539,18 @@ func validate(application Application) Application {
 // expect panics if a rule does not hold.
 func expect(side string, holds bool, rule, section string) {
 	if !holds {
-		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)", side, rule, section))
+		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
+			side, rule, section))
 	}
 }
 
 // checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
-	gateway := func(holds bool, rule string) { expect("gateway", holds, rule, "environ Variables") }
-	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"} {
+	gateway := func(holds bool, rule string) {
+		expect("gateway", holds, rule, "environ Variables")
+	}
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
 	}
 	for key, value := range environ {
@@ -1696,6 +1679,9 @@ type event struct {
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 
+	Place   string `json:"place"`             // where the code is: "request.go#parseTarget"
+	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
+
 	Layer string `json:"layer,omitempty"` // the application or middleware that acts
 	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
 
@@ -1762,7 +1748,77 @@ func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Appli
 // add tells of an event.
 func (t *recorder) add(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
+	e.Place = place(e)
 	t.emit(e)
+}
+
+// places says which declaration does what an event tells of: of each kind of event, of some
+// keys, and of the refusals by each rule, those of which a chapter of the course is about.
+var places = map[string]string{
+	"accept": "server.go#Server.serveConn", "in": "server.go#conn.Read", "key": "request.go#Environ.addHeader",
+	"dropped": "request.go#environKey", "body": "request.go#Request.setLength",
+	"environ": "request.go#newEnviron", "call": "response.go#run", "changed": "app.go#mount",
+	"stored": "response.go#Response.startResponse", "started": "response.go#Response.startResponse",
+	"return": "response.go#Response.sendBody", "length": "response.go#Response.inferLength",
+	"out": "response.go#Response.Write", "file": "response.go#Response.sendFile",
+	"sendfile": "response.go#Response.sendFile", "enough": "response.go#Response.sendBody",
+	"closed": "response.go#Response.close", "panic": "response.go#Response.fail",
+	"log": "server.go#errorStream.Write", "refused": "request.go#refuse", "eof": "server.go#conn.Read",
+	"drain": "server.go#exchange.hangUp", "drained": "server.go#exchange.hangUp",
+	"close": "server.go#exchange.hangUp", "enough of it": "app.go#eventLog.add",
+
+	"REQUEST_METHOD": "request.go#Request.parseLine", "SERVER_PROTOCOL": "request.go#Request.checkVersion",
+	"PATH_INFO": "request.go#Request.parseTarget", "QUERY_STRING": "request.go#Request.parseTarget",
+	"wsgi.input": "request.go#Input",
+
+	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
+	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy", "lab": "app.go#newLab",
+}
+
+// rules says where the refusals by a rule are made, and which chapter is about it.
+var rules = map[string]struct {
+	place   string
+	chapter int
+}{
+	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
+	"RFC 9112 §2.2":     {"request.go#headReader.line", 3},
+	"RFC 9110 §15.5.15": {"request.go#headReader.line", 3},
+	"RFC 1945 §5":       {"request.go#incomplete", 3},
+	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
+	"RFC 1945 §5.1":     {"request.go#Request.parseLine", 3},
+	"RFC 9110 §5.6.2":   {"request.go#Request.parseLine", 3},
+	"RFC 9112 §2.3":     {"request.go#Request.checkVersion", 3},
+	"RFC 9110 §15.6.6":  {"request.go#Request.checkVersion", 3},
+	"RFC 9112 §3.2":     {"request.go#Request.parseTarget", 3},
+	"RFC 3986 §2.1":     {"request.go#Request.parseTarget", 3},
+	"RFC 3875 §4.1.5":   {"request.go#Request.parseTarget", 3},
+	"RFC 9110 §7.4":     {"server.go#Server.readRequest", 7},
+	"RFC 6585 §5":       {"request.go#readHeader", 4},
+	"RFC 9112 §5.2":     {"request.go#parseField", 4},
+	"RFC 9112 §5.1":     {"request.go#parseField", 4},
+	"RFC 9110 §5.5":     {"request.go#parseField", 4},
+	"RFC 9110 §5.3":     {"request.go#Request.checkHeader", 4},
+	"RFC 9112 §6.1":     {"request.go#Request.checkHeader", 5},
+	"RFC 9110 §8.6":     {"request.go#Request.setLength", 5},
+	"RFC 9110 §15.5.14": {"request.go#Request.setLength", 5},
+	"RFC 9112 §8":       {"request.go#Input.Read", 5},
+}
+
+// place returns where the code is that does what an event tells of.
+func place(e event) string {
+	if rule, ok := rules[e.Rule]; ok {
+		return rule.place
+	}
+	if at, ok := places[e.Key]; ok && e.Kind == "key" {
+		return at
+	}
+	if e.Layer == "" || !slices.Contains([]string{"start", "write", "block", "panic"}, e.Kind) {
+		return places[e.Kind]
+	}
+	if at, ok := places[e.Layer]; ok && e.Layer != "log" { // which is a kind of event, too
+		return at
+	}
+	return "app.go#" + strings.Replace(e.Layer, "log", "logging", 1)
 }
 
 func (t *recorder) say(kind, format string, args ...any) {
@@ -1988,7 +2044,7 @@ func (t *recorder) onLog(line string) {
 	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
 	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
 	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		t.say("log", "the gateway logs: %s", printable(line))
+		t.add(event{Kind: "log", Value: printable(line), Text: "the gateway logs: " + printable(line)})
 	}
 }
 
@@ -2000,8 +2056,11 @@ func (t *recorder) onErrors(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for line := range strings.Lines(string(p)) {
-		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth,
-			Text: "wsgi.errors: " + printable(strings.TrimRight(line, "\r\n"))})
+		if line = printable(strings.TrimRight(line, "\r\n")); ownFrame.MatchString(line) {
+			continue
+		}
+		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth, Value: line,
+			Text: "wsgi.errors: " + line})
 	}
 }
 
@@ -2067,7 +2126,7 @@ func (t *recorder) bodyBegins(q *Request) {
 func (t *recorder) onRefusal(r *Refusal, from, to int64) {
 	if t.refusal == nil {
 		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
-			Text: r.Status + ": " + r.Reason})
+			Chapter: rules[r.Source].chapter, Text: r.Status + ": " + r.Reason})
 	}
 	t.refusal = r
 }
@@ -2115,7 +2174,8 @@ func badBytes(r *Refusal, head string, spans []span) (from, to int) {
 	}
 	for _, line := range slices.Backward(spans) {
 		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
-			return line.from + r.Offset, max(line.from+r.Offset, line.to)
+			from = line.from + r.Offset
+			return from, max(from, line.from+len(r.Line))
 		}
 	}
 	return len(head), len(head)
@@ -2230,7 +2290,7 @@ func describe(environ Environ) map[string]string {
 	for key, value := range environ {
 		switch value.(type) {
 		case *recorder:
-		case string, bool, [2]int:
+		case string, bool, int, [2]int:
 			all[key] = visible(fmt.Sprint(value))
 		default:
 			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
@@ -2305,7 +2365,8 @@ func watched(name string, application Application) Application {
 		l.tell("call", "%s calls the %s %s", caller, role, name)
 		var body Body
 		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
-		l.tell("return", "%s returns a body, %s", l, typeName(unwatched(body)))
+		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
+			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
 		return l.wrap(body)
 	}
 }
@@ -2482,23 +2543,39 @@ type sizedWatchedBody struct {
 
 func (b sizedWatchedBody) Len() int { return b.n }
 
-// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
-// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+// A narrator tells exchanges on a terminal as they happen. Bytes from the client begin with
+// >, bytes to it with <, what waits in the gateway with =. A call and its return form a
+// bracket, so that it is seen who is inside whom; a dotted line is a body being asked for
+// blocks:
 //
-//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
-//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+//	#1 > GET /hello HTTP/1.0\r\n
+//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   ┌ hello
+//	#1   │ startResponse("200 OK") with 1 header: Content-Type
+//	#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+//	#1   └ returns Blocks
+//	#1   · block of 14 bytes: "Hello, World!\n"
+//	#1 < HTTP/1.0 200 OK\r\n
 type narrator struct {
 	mu     sync.Mutex
 	out    io.Writer
 	prefix string // in front of each line: which process it is
 	colour bool
+	brief  bool
+	width  int               // columns
 	count  int               // exchanges begun
-	open   map[int]*recorder // those that have received something and are not closed
+	last   int               // the exchange of the last line
+	at     map[int]int64     // when the last event of an exchange was
+	open   map[int]*recorder // those that have received something and not ended
 }
 
-// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
+// as wide as the variable COLUMNS says.
 func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, open: map[int]*recorder{}}
+	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{}, open: map[int]*recorder{}}
+	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
+		n.width = width
+	}
 	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
 		info, err := file.Stat()
 		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -2507,8 +2584,9 @@ func newNarrator(out io.Writer, prefix string) *narrator {
 }
 
 // narrate has a narrator tell what a server does, on the error log.
-func narrate(s *Server) {
+func narrate(s *Server, brief bool) {
 	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
+	n.brief = brief
 	s.ErrorLog = log.New(n, "", 0)
 	access := s.AccessLog != nil
 	s.AccessLog = nil // the narrator knows the exchange's number
@@ -2518,9 +2596,10 @@ func narrate(s *Server) {
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
-func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger) (
-	io.Reader, io.Writer, Application) {
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger,
+	brief bool) (io.Reader, io.Writer, Application) {
 	n := newNarrator(errorLog.Writer(), "")
+	n.brief = brief
 	errorLog.SetOutput(n)
 	return n.record(nil, false).watchCGI(stdin, stdout, application)
 }
@@ -2535,16 +2614,16 @@ func (n *narrator) record(s *Server, access bool) *recorder {
 	t = newRecorder(s, time.Now, func(e event) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if e.Kind == "close" && access && t.headSent {
-			n.print(number, e.At, "", t.accessLine())
-		}
-		n.tell(number, e)
 		switch e.Kind {
 		case "in", "environ":
 			n.open[number] = t
-		case "close":
+		case "drain", "close": // the gateway has nothing more to log
+			if n.open[number] != nil && access && t.headSent {
+				n.print(number, "", t.accessLine())
+			}
 			delete(n.open, number)
 		}
+		n.tell(number, e)
 	})
 	t.keepsLogs = true
 	return t
@@ -2566,60 +2645,188 @@ func (n *narrator) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The colours of a terminal: what comes, what goes, what is wrong.
-const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+// The colours of a terminal: what comes, what goes, what waits, what is wrong.
+const cyan, green, yellow, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
-// tell prints an event.
+// details are the events that a brief trace leaves out.
+var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained", "eof"}
+
+// tell prints an event, and says so if time has passed since the one before.
 func (n *narrator) tell(number int, e event) {
-	sign, colour, lines := "*", "", []string{e.Text}
+	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
+		return // that startResponse returns, the bracket shows
+	}
+	const worthSaying = 50_000 // microseconds
+	if pause := e.At - n.at[number]; n.at[number] > 0 && pause > worthSaying {
+		n.print(number, "", fmt.Sprintf("  (%v later)",
+			(time.Duration(pause)*time.Microsecond).Round(worthSaying*time.Microsecond)))
+	}
+	n.at[number] = e.At
 	switch e.Kind {
+	case "close":
+		delete(n.at, number)
+		n.print(number, "", "  "+e.Text)
 	case "in":
-		sign, colour, lines = ">", cyan, shorten(e.Data)
+		n.printBytes(number, cyan, "> ", e.Data)
 	case "out":
-		sign, colour, lines = "<", green, shorten(e.Data)
-	case "refused", "panic":
-		colour = red
-	}
-	switch {
-	case e.Kind == "refused":
-		lines[0] += " (" + e.Rule + fmt.Sprintf(", byte %d)", e.From)
-	case e.Kind != "in" && e.To == e.From+1:
-		lines[0] += fmt.Sprintf(" (byte %d)", e.From)
-	case e.Kind != "in" && e.To > e.From:
-		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
-	}
-	for _, line := range lines {
-		n.print(number, e.At, colour, sign+" "+line)
+		n.printBytes(number, green, "< ", e.Data)
+	case "stored":
+		n.print(number, yellow, "= "+e.Text)
+	case "refused":
+		n.print(number, red, fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From))
+	case "panic":
+		n.print(number, red, "! "+inBars(e))
+	case "key":
+		n.printKey(number, e)
+	case "dropped":
+		n.print(number, "", "  (dropped)        "+e.Text)
+	default:
+		n.print(number, "", "  "+inBars(e))
 	}
 }
 
-func (n *narrator) print(number int, at int64, colour, line string) {
+// bars are the layers that are open, and a sign for the innermost.
+func bars(depth int, sign string) string {
+	if depth == 0 {
+		return ""
+	}
+	return strings.Repeat("│ ", depth-1) + sign
+}
+
+// inBars is what an event of a layer is in its bracket.
+func inBars(e event) string {
+	switch e.Kind {
+	case "call":
+		return bars(e.Depth, "┌ ") + e.Layer
+	case "return":
+		return bars(e.Depth, "└ ") + "returns " + e.Value
+	case "panic":
+		if e.Text == e.Layer+" panics" { // the call ends here
+			return bars(e.Depth, "└ ") + e.Text
+		}
+	case "start":
+		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
+	case "block":
+		return strings.Repeat("· ", e.Depth) + "block of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "write":
+		return bars(e.Depth, "│ ") + "write() of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "enough", "closed":
+		return strings.Repeat("· ", e.Depth) + e.Text
+	}
+	return bars(e.Depth, "│ ") + e.Text
+}
+
+// printKey prints a key of environ in columns: key, value, bytes.
+func (n *narrator) printKey(number int, e event) {
+	where := ""
+	switch {
+	case e.To == e.From+1:
+		where = fmt.Sprintf("byte %d", e.From)
+	case e.To > e.From:
+		where = fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
+	}
+	_, value, _ := strings.Cut(e.Text, " is ")
+	room := n.room(number) - len("  ") - len(where) - 1
+	left := fmt.Sprintf("%-16s %s", e.Key, value)
+	n.print(number, "", "  "+pad(cut(left, room), room)+" "+where)
+}
+
+// room is how many columns there are behind the number of an exchange.
+func (n *narrator) room(number int) int {
+	return n.width - len(n.prefix) - len(fmt.Sprintf("#%d ", number))
+}
+
+// pad fills a line up to a width; cut cuts it, and shows that.
+func pad(line string, width int) string {
+	return line + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(line)))
+}
+
+func cut(line string, width int) string {
+	if utf8.RuneCountInString(line) <= width {
+		return line
+	}
+	return string([]rune(line)[:max(0, width-1)]) + "…"
+}
+
+// printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
+func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
+	most := 12
+	if n.brief {
+		most = 1
+	}
+	room := n.room(number) - len(sign)
+	for rest := string(data); rest != ""; most-- {
+		line, after, _ := strings.Cut(rest, "\n")
+		line = rest[:len(rest)-len(after)] // with its line end
+		more := fmt.Sprintf(" … and %s more", count(len(after), "byte"))
+		if rest = after; most > 1 || after == "" {
+			n.print(number, colour, sign+cut(asText(line), room))
+			continue
+		}
+		n.print(number, colour, sign+cut(asText(line), room-utf8.RuneCountInString(more))+more)
+		return
+	}
+}
+
+// asText shows a line as visible does, but text in UTF-8 and quotes as they are.
+func asText(line string) string {
+	var b strings.Builder
+	for i, r := range line {
+		part := string(r)
+		switch {
+		case r == utf8.RuneError: // a byte that is no text
+			b.WriteString(visible(line[i : i+1]))
+		case r == '"', r >= 0xa0 && printable(part) == part:
+			b.WriteString(part)
+		default:
+			b.WriteString(visible(part))
+		}
+	}
+	return b.String()
+}
+
+// print prints a line of an exchange, with an empty line in front if the last one was
+// another's. A line that is too long is broken between words.
+func (n *narrator) print(number int, colour, line string) {
+	if n.last != 0 && n.last != number {
+		fmt.Fprintln(n.out)
+	}
+	n.last = number
 	end := plain
 	if !n.colour || colour == "" {
 		colour, end = "", ""
 	}
-	fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s%s\n", n.prefix, number, float64(at)/1000, colour, line, end)
+	for _, part := range wrapWords(line, n.room(number)) {
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, strings.TrimRight(part, " "), end)
+	}
 }
 
-// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
-func shorten(data []byte) (lines []string) {
-	const most, width = 12, 90
-	for line := range strings.Lines(string(data)) {
-		if len(lines) == most {
-			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+// wrapWords breaks a line between words. What follows is indented like the first line.
+func wrapWords(line string, width int) (parts []string) {
+	indent := line[:len(line)-len(strings.TrimLeft(line, " │·=!"))]
+	indent = strings.NewReplacer("=", " ", "!", " ").Replace(indent) + "  "
+	for utf8.RuneCountInString(line) > width {
+		runes := []rune(line)
+		at := width
+		for at > width/2 && runes[at] != ' ' {
+			at--
 		}
-		rest := ""
-		if len(line) > width {
-			rest = fmt.Sprintf("… (%d bytes)", len(line))
-			line = line[:width]
+		if at == width/2 {
+			at = width // a word that is longer than that
 		}
-		lines = append(lines, visible(line)+rest)
+		parts = append(parts, string(runes[:at]))
+		line = indent + strings.TrimLeft(string(runes[at:]), " ")
 	}
-	return lines
+	return append(parts, line)
 }
 
 //go:embed docs/lab.html
 var labPage string
+
+// The page shows the code that does a step.
+//
+//go:embed main.go server.go request.go response.go app.go
+var sources embed.FS
 
 // Limits of one experiment in the lab.
 const (
@@ -2632,46 +2839,80 @@ const (
 
 // A lab is a page on which one types the bytes of a request, and a place to which that page
 // sends them. They go through a server like this one, over a connection in memory, and what
-// its recorder tells goes back.
+// its recorder tells goes back. Without a server, the page starts this program itself, as a
+// web server starts a CGI program.
 type lab struct {
-	apps    map[string]Application
-	page    string
-	running chan bool // holds a value for each experiment that runs
-	open    bool      // to other machines as well
+	apps     map[string]Application
+	names    []string      // of apps, in order
+	running  chan bool     // holds a value for each experiment that runs
+	patience time.Duration // with which others wait
+	open     bool          // to other machines as well
 }
 
 // newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
 // here.
 func newLab(entries []entry, open bool) Application {
-	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce), open: open}
-	var names []string
+	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
+		patience: 2 * labTime, open: open}
 	for _, entry := range entries {
 		if entry.name != "proxy" && entry.name != "cgi" {
-			names = append(names, entry.name)
+			l.names = append(l.names, entry.name)
 			l.apps[entry.name] = watched(entry.name, entry.app)
 		}
 	}
 	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
-	l.page = labChoices(names)
 	return l.app
 }
 
-// app answers with the page, or with the events of an experiment.
+// app answers with the page, with what it needs, or with the events of an experiment.
 func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	if reason := notWelcome(environ); reason != "" && !l.open {
 		return plainly(startResponse, "403 Forbidden", reason)
 	}
-	switch environ.Get("PATH_INFO") {
+	path := environ.Get("PATH_INFO")
+	switch path {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
-		return Blocks{[]byte(l.page)}
+		place := fmt.Sprintf("<meta name=\"lab\" content=\"%s\">", template.HTMLEscapeString(environ.Get("SCRIPT_NAME")))
+		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->", place, 1))}
+	case "/choices":
+		return l.choices(startResponse)
 	case "/run":
 		return l.run(environ, startResponse)
+	}
+	if code, err := sources.ReadFile(strings.TrimPrefix(path, "/")); err == nil {
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain; charset=utf-8"},
+			{"X-Content-Type-Options", "nosniff"}})
+		return Blocks{code}
 	}
 	return notFound(startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
 }
 
-// run makes an experiment, if it may and can.
+// choices answers with what the page's menus offer.
+func (l *lab) choices(startResponse StartResponse) Body {
+	var layers, ways []string
+	for _, middleware := range middlewares {
+		layers = append(layers, middleware.name)
+	}
+	for _, arrival := range arrivals {
+		ways = append(ways, arrival.name)
+	}
+	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers, "arrival": ways})
+}
+
+// inJSON answers with a value.
+func inJSON(startResponse StartResponse, value any) Body {
+	content, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // impossible: it is made of strings and numbers
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
+		{"Cache-Control", "no-store"}})
+	return Blocks{content}
+}
+
+// run makes an experiment, if it may and can. With many at once, it waits for its turn: a
+// class presses Run at the same time.
 func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	if environ.Get("REQUEST_METHOD") != "POST" || crossSite(environ) ||
 		environ.Get("CONTENT_TYPE") != "application/json" { // which no form can send
@@ -2686,21 +2927,16 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	select {
 	case l.running <- true:
 		defer func() { <-l.running }()
-	default:
+	case <-time.After(l.patience):
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
 	}
-	events, err := x.run(l.apps)
+	port, _ := strconv.Atoi(environ.Get("SERVER_PORT")) // on a Unix socket, there is none
+	events, err := x.run(l.apps, port)
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
-	answer, err := json.Marshal(events)
-	if err != nil {
-		panic(err) // impossible: it is made of strings and numbers
-	}
-	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
-		{"Cache-Control", "no-store"}})
-	return Blocks{answer}
+	return inJSON(startResponse, events)
 }
 
 // The page is whole in itself, and may fetch from where it comes from only.
@@ -2709,22 +2945,6 @@ var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
 		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
 		"base-uri 'none'; frame-ancestors 'none'"},
 	{"X-Content-Type-Options", "nosniff"}, {"Referrer-Policy", "no-referrer"}}
-
-// labChoices fills the page's menus.
-func labChoices(names []string) string {
-	var apps, layers, ways strings.Builder
-	for _, name := range names {
-		fmt.Fprintf(&apps, "<option>%s</option>\n", name)
-	}
-	for _, middleware := range middlewares {
-		fmt.Fprintf(&layers, "<option>%s</option>\n", middleware.name)
-	}
-	for _, arrival := range arrivals {
-		fmt.Fprintf(&ways, "<option>%s</option>\n", arrival.name)
-	}
-	return strings.NewReplacer("<!-- applications -->", apps.String(),
-		"<!-- middleware -->", layers.String(), "<!-- arrivals -->", ways.String()).Replace(labPage)
-}
 
 // onThisMachine reports whether the client is on this machine and has not come through a
 // proxy that is.
@@ -2757,7 +2977,7 @@ func crossSite(environ Environ) bool {
 
 // An experiment is what the lab's page sends.
 type experiment struct {
-	Request string `json:"request"` // with the escapes of rawsgi send; line breaks do not count
+	Request string `json:"request"` // with the escapes of rawsgi send
 	App     string `json:"app"`
 	Use     string `json:"use"`     // middleware
 	Arrival string `json:"arrival"` // one of arrivals
@@ -2788,8 +3008,8 @@ func lines(text string) []string     { return slices.Collect(strings.Lines(text)
 func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 
 // run sends the request through a server and returns the events of that exchange.
-func (x experiment) run(apps map[string]Application) ([]event, error) {
-	text, err := unescape(strings.NewReplacer("\r", "", "\n", "").Replace(x.Request))
+func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
+	text, err := unescape(x.Request)
 	application := apps[x.App]
 	way := slices.IndexFunc(arrivals, func(a arrival) bool { return a.name == x.Arrival })
 	switch {
@@ -2809,7 +3029,7 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 	}
 	arrives := arrivals[way]
 	return watch(application, &labConn{pieces: arrives.cut(text), pause: arrives.pause,
-		ends: arrives.ends, end: time.Now().Add(labTime)}), nil
+		ends: arrives.ends, end: time.Now().Add(labTime), port: port}), nil
 }
 
 // watch serves one connection and returns what happens.
@@ -2847,17 +3067,12 @@ func (c *eventLog) add(e event) {
 		e.Text += " (not shown: there were too many before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough", Text: "The rest is not shown."}
+		e = event{At: e.At, Kind: "enough of it", Place: e.Place, Text: "the rest is not shown"}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
 	}
 }
-
-var (
-	labServer = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
-	labClient = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 49152}
-)
 
 // A labConn is the server's end of a connection to a client that follows a script. It does
 // not wait for pauses and deadlines to pass: its clock does.
@@ -2870,6 +3085,7 @@ type labConn struct {
 	left   time.Duration // until a read fails
 	shut   bool          // the server has ended its half, so the client will end its own
 	end    time.Time     // when the experiment must be over
+	port   int           // of the server
 }
 
 func (c *labConn) now() time.Time { return time.Now().Add(c.passed) }
@@ -2922,5 +3138,7 @@ func (c *labConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *labConn) SetDeadline(time.Time) error      { return nil }
 func (c *labConn) CloseWrite() error                { c.shut = true; return nil }
 func (c *labConn) Close() error                     { return nil }
-func (c *labConn) LocalAddr() net.Addr              { return labServer }
-func (c *labConn) RemoteAddr() net.Addr             { return labClient }
+func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
+func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }
+
+func loopback(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }

@@ -31,7 +31,10 @@ import (
 	"time"
 )
 
-func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	outliveLogs()
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // Exit statuses.
 const (
@@ -42,12 +45,11 @@ const (
 
 // command is the whole program: it returns the exit status.
 func command(args []string, stdout, stderr io.Writer) int {
-	outliveLogs()
 	if len(args) > 0 && args[0] == "send" && !hosted() {
 		return send(args[1:], stdout, stderr)
 	}
 	if hosted() && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
-		return serveHost(refuseFlags, false, stdout, stderr)
+		return serveHost(refuseFlags, Config{}, stdout, stderr)
 	}
 	o, err := parseFlags(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
@@ -65,7 +67,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return usage(stderr, err)
 	}
 	if o.cgi || hosted() {
-		return serveHost(application, o.config.Trace, stdout, stderr)
+		return serveHost(application, o.config, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
 }
@@ -79,7 +81,7 @@ func outliveLogs() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 func hosted() bool { return os.Getenv("GATEWAY_INTERFACE") != "" }
 
 // serveHost answers the one request of a CGI program.
-func serveHost(application Application, trace bool, stdout, stderr io.Writer) int {
+func serveHost(application Application, c Config, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, endings()...)
 	go func() {
@@ -89,8 +91,8 @@ func serveHost(application Application, trace bool, stdout, stderr io.Writer) in
 	}()
 	var stdin io.Reader = os.Stdin
 	errorLog := log.New(stderr, "", 0)
-	if trace {
-		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog)
+	if c.Trace {
+		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog, c.Brief)
 	}
 	serveCGI(application, os.Environ(), stdin, stdout, errorLog)
 	return exitOK
@@ -139,10 +141,12 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
 		"the application cgi")
+	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+		"at once, in each process")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
-	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
-		"on standard error")
+	flags.BoolFunc("trace", "tell every step of every exchange on standard error; "+
+		"-trace=brief tells the most important ones", o.setTrace)
 	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
@@ -168,6 +172,15 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	return o, err
 }
 
+// setTrace is given "true" by -trace alone.
+func (o *options) setTrace(text string) error {
+	o.config.Trace, o.config.Brief = text != "false", text == "brief"
+	if !slices.Contains([]string{"true", "false", "brief"}, text) {
+		return errors.New("expected -trace or -trace=brief")
+	}
+	return nil
+}
+
 func (o *options) setTimeout(text string) (err error) {
 	o.timeout, err = time.ParseDuration(text)
 	if err != nil || o.timeout <= 0 {
@@ -186,18 +199,30 @@ func (o *options) setMaxBody(text string) (err error) {
 
 // check says what a flag should have been.
 func (o *options) check() error {
-	path, isUnix := strings.CutPrefix(o.addr, "unix:")
-	_, _, err := net.SplitHostPort(o.addr)
+	if err := checkAddr(o.addr); err != nil {
+		return fmt.Errorf("-addr %w", err)
+	}
+	if !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode) {
+		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
+	}
+	if o.workers < 1 {
+		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+	}
+	if o.config.Programs < 1 {
+		return fmt.Errorf("-programs must be at least 1; it is %d", o.config.Programs)
+	}
+	return nil
+}
+
+// checkAddr says what an address should have been.
+func checkAddr(addr string) error {
+	path, isUnix := strings.CutPrefix(addr, "unix:")
+	_, port, err := net.SplitHostPort(addr)
 	switch {
 	case isUnix && path == "":
-		return errors.New("-addr unix: needs a path, like unix:/tmp/rawsgi.sock")
-	case !isUnix && err != nil:
-		return fmt.Errorf("-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path; "+
-			"it is %q", o.addr)
-	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
-		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
-	case o.workers < 1:
-		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+		return errors.New("needs a path behind unix:, like unix:/tmp/rawsgi.sock")
+	case !isUnix && (err != nil || strings.Contains(port, "/")):
+		return fmt.Errorf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
 	}
 	return nil
 }
@@ -282,7 +307,7 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
 	}
 	if o.config.Trace {
-		narrate(server)
+		narrate(server, o.config.Brief)
 	}
 	if server.Worker {
 		return serveWorker(server)
@@ -312,7 +337,7 @@ func listen(addr string) (net.Listener, error) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, err // options.check has said so
+		return nil, err // checkAddr has said so
 	}
 	if host == "" {
 		host = "127.0.0.1"
@@ -385,11 +410,11 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
 		return
 	}
-	url := tcp.String()
-	if tcp.IP.IsUnspecified() { // all addresses of this machine, none to type
-		url = fmt.Sprintf("127.0.0.1:%d", tcp.Port)
+	host, url := tcp.IP.String(), tcp.String()
+	if tcp.IP.IsUnspecified() { // every address of this machine, IPv6 or not: none to type
+		host, url = "0.0.0.0", fmt.Sprintf("127.0.0.1:%d", tcp.Port)
 	}
-	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, url)
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, url)
 	if tcp.IP.IsLoopback() {
 		return
 	}
@@ -446,8 +471,8 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
 		if n := server.busy(); n > 0 {
-			server.ErrorLog.Printf("stopping: waiting up to %v for %d requests to end; "+
-				"press Ctrl-C again to stop at once", grace, n)
+			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+				"press Ctrl-C again to stop at once", grace, count(n, "request"))
 		}
 		server.Shutdown(grace)
 		close(stopped)
@@ -647,7 +672,14 @@ func send(args []string, stdout, stderr io.Writer) int {
 		return exitUsage // Parse has said why
 	}
 	if flags.NArg() != 2 {
+		if flags.NArg() > 2 && strings.HasPrefix(flags.Arg(2), "-") {
+			fmt.Fprintln(stderr, "rawsgi: flags stand before ADDR")
+		}
 		flags.Usage()
+		return exitUsage
+	}
+	if err := checkAddr(flags.Arg(0)); err != nil {
+		fmt.Fprintf(stderr, "rawsgi: ADDR %v\n", err)
 		return exitUsage
 	}
 	text, err := unescape(flags.Arg(1))
