@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"maps"
 	"math/rand/v2"
@@ -172,7 +173,7 @@ func must[T any](value T, err error) func(testing.TB) T {
 
 var (
 	target = flag.String("target", "", "address of a server to grade by docs/conformance.md")
-	update = flag.Bool("update", false, "write docs/servers.md anew")
+	update = flag.Bool("update", false, "write the pages in docs anew, with -run Docs or -run Servers")
 )
 
 // A row is one rule of HTTP/1.0 or CGI, shown by bytes alone: what is sent to a server
@@ -5231,6 +5232,728 @@ func caughtBy(t *testing.T, path string) map[string]bool {
 	program.Process.Kill()
 	program.Wait() // says that it was killed
 	return caught
+}
+
+// ---------------------------------------------------------------- Docs
+
+// docPages returns the pages that the tests hold to the program: the course and its exercises.
+func docPages(t *testing.T) []string {
+	found := []string{"README.md"}
+	err := filepath.WalkDir("docs", func(path string, _ fs.DirEntry, err error) error {
+		path = filepath.ToSlash(path)
+		inExercises := strings.HasPrefix(path, "docs/exercises/") && strings.HasSuffix(path, "/README.md")
+		if ok, _ := filepath.Match("docs/*.md", path); ok || inExercises { // the pattern is right
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// eachPage runs a test for each page, in parallel: -run DocsForm/03 chooses chapter 3.
+func eachPage(t *testing.T, test func(t *testing.T, page, text string) (updated string)) {
+	for _, page := range docPages(t) {
+		t.Run(strings.ReplaceAll(page, "/", "_"), func(t *testing.T) {
+			t.Parallel()
+			text := string(must(os.ReadFile(page))(t))
+			if updated := test(t, page, text); *update && updated != text {
+				if err := os.WriteFile(page, []byte(updated), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%s is written anew", page)
+			}
+		})
+	}
+}
+
+// A block is what stands between two fences of a page.
+type block struct {
+	info  string // what follows the fence: "go docs/steps/05-body.go#main"
+	lines []string
+	first int // the index of the first line in the page
+}
+
+// blocksOf returns the blocks of a page.
+func blocksOf(text string) (blocks []block) {
+	inside := false
+	for i, line := range strings.Split(text, "\n") {
+		info, fence := strings.CutPrefix(line, "```")
+		switch {
+		case fence && inside:
+			inside = false
+		case fence:
+			inside = true
+			blocks = append(blocks, block{info: strings.TrimSpace(info), first: i + 1})
+		case inside:
+			last := &blocks[len(blocks)-1]
+			last.lines = append(last.lines, line)
+		}
+	}
+	return blocks
+}
+
+// refill puts new lines into blocks of a page.
+func refill(text string, blocks []block, lines map[int][]string) string {
+	page := strings.Split(text, "\n")
+	for i := len(blocks) - 1; i >= 0; i-- { // from the end, because lines move
+		if lines, ok := lines[i]; ok {
+			page = slices.Replace(page, blocks[i].first, blocks[i].first+len(blocks[i].lines), lines...)
+		}
+	}
+	return strings.Join(page, "\n")
+}
+
+// mayStayUnreplayed is how many blocks may be marked "console unreplayed". Each page says why.
+const mayStayUnreplayed = 12
+
+// TestDocsTranscripts runs the commands of each block marked "console" and compares what
+// they print with the page; -update writes it anew. "console 2" is a second terminal.
+//
+//	$ command         bash runs it, in the repository's root
+//	output            of that command, or, at the beginning of a block, of the program that
+//	                  still runs in this terminal
+//	...               any lines
+//	^C                SIGINT for the program that runs
+func TestDocsTranscripts(t *testing.T) {
+	for _, tool := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil || runtime.GOOS == "windows" {
+			skip(t, "transcripts need "+tool, tool)
+		}
+	}
+	unreplayed := 0
+	for _, page := range docPages(t) {
+		unreplayed += strings.Count(string(must(os.ReadFile(page))(t)), "\n```console unreplayed")
+	}
+	if unreplayed > mayStayUnreplayed {
+		t.Errorf("%d blocks are marked \"console unreplayed\", expected at most %d", unreplayed, mayStayUnreplayed)
+	}
+	self := built(t)
+	eachPage(t, func(t *testing.T, page, text string) string {
+		return replayed(t, page, text, self, *update)
+	})
+}
+
+// built returns a function that builds our own program, once, and returns its path.
+func built(t *testing.T) func() string {
+	return sync.OnceValue(func() string {
+		path := filepath.Join(t.TempDir(), "rawsgi")
+		if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return path
+	})
+}
+
+// TestDocsReplay shows the forms of a transcript, and that each wrong output is mended.
+func TestDocsReplay(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil || runtime.GOOS == "windows" {
+		skip(t, "transcripts need bash", "bash")
+	}
+	const right = `
+` + "```console" + `
+$ echo a; printf b
+a
+b
+$ for word in one two; do echo $word; done | \
+sed s/o/0/
+0ne
+tw0
+` + "```\n```console server" + `
+$ go run . -app hello
+Serving HTTP on 127.0.0.1 port 8000 (http://127.0.0.1:8000/) ...
+` + "```\n```console" + `
+$ go run . send 127.0.0.1:8000 'GET / HTTP/1.0\r\n\r\n' | grep -c '^<'
+7
+$ go run . -app nothing 2>&1 | head -c 21; echo
+rawsgi: no applicatio
+$ (exit 3); echo $?
+3
+$ go run . send
+...
+exit status 2
+` + "```\n```console server" + `
+127.0.0.1 - - [25/Nov/2026 01:21:34] "GET / HTTP/1.0" 200 14
+^C
+$ echo ended
+ended
+` + "```\n```console" + `
+$ sleep 1000 & echo "pid $!"
+pid 99999
+$ kill 99999; wait; echo it is gone
+it is gone
+` + "```\n```text\nnot run\n```\n"
+	self := built(t)
+	if got := replayed(t, "right", right, self, false); got != right {
+		t.Errorf("right is changed to %s", got)
+	}
+	for _, c := range []struct{ from, to string }{
+		{"0ne", "one"}, {"a\nb\n$", "a\n$"}, {"7\n$", "7\n9\n$"}, {"\" 200 14", "\" 200 15"},
+		{"3\n$", "$"}, {"it is gone\n", ""}, {"ended\n\x60", "...\nended\nmore\n\x60"},
+	} {
+		if got := replayed(t, "wrong", strings.Replace(right, c.from, c.to, 1), self, true); len(got) != len(right) {
+			t.Errorf("%q is mended to %s", c.to, got)
+		}
+	}
+}
+
+// replayed runs the commands of a page and returns the page as it should be.
+func replayed(t *testing.T, page, text string, self func() string, updating bool) string {
+	r := &replay{T: t, page: page, updating: updating, self: self, dir: t.TempDir(), ports: map[string]string{},
+		pids: map[string]string{}, programs: map[string]string{}, terminals: map[string]*terminal{}}
+	defer r.stop()
+	blocks, fresh := blocksOf(text), map[int][]string{}
+	for _, step := range stepsOf(blocks) {
+		if t.Failed() && !updating {
+			break // what follows would fail for the same reason
+		}
+		fresh[step.block] = append(append(fresh[step.block], step.typed...), r.terminal(step.terminal).do(step)...)
+	}
+	return refill(text, blocks, fresh)
+}
+
+// A step is a command of a page, "^C", or "" where the page goes on with a program's output.
+type step struct {
+	block    int // the index of its block
+	line     int // its line in the page
+	terminal string
+	typed    []string // the lines of the command, as they are on the page
+	command  string
+	want     []string // the output
+	goesOn   bool     // its program has a next step
+}
+
+// stepsOf cuts the blocks marked "console" into steps.
+func stepsOf(blocks []block) (steps []step) {
+	for i, b := range blocks {
+		terminal, ok := strings.CutPrefix(b.info, "console")
+		if terminal = strings.TrimSpace(terminal); !ok || terminal == "unreplayed" {
+			continue
+		}
+		for j := 0; j < len(b.lines); j++ {
+			line := b.lines[j]
+			s := step{block: i, line: b.first + j + 1, terminal: terminal}
+			command, typed := strings.CutPrefix(line, "$ ")
+			switch {
+			case typed || line == "^C":
+				s.command, s.typed = command, []string{line}
+				for strings.HasSuffix(b.lines[j], `\`) && j+1 < len(b.lines) {
+					j++
+					s.command, s.typed = s.command+"\n"+b.lines[j], append(s.typed, b.lines[j])
+				}
+				steps = append(steps, s)
+			case j == 0:
+				steps = append(steps, s)
+				fallthrough
+			default:
+				last := &steps[len(steps)-1]
+				last.want = append(last.want, line)
+			}
+		}
+	}
+	next := map[string]string{}
+	for i := len(steps) - 1; i >= 0; i-- {
+		command, ok := next[steps[i].terminal]
+		steps[i].goesOn = ok && (command == "" || command == "^C")
+		next[steps[i].terminal] = steps[i].command
+	}
+	return steps
+}
+
+// normal are the rules that make two runs of a command comparable.
+var normal = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d`), "DATE"},
+	{regexp.MustCompile(`\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d`), "TIME"},
+	{regexp.MustCompile(` *\d+(\.\d+)?( ?[nµm]?s|m\d+(\.\d+)?s)\b`), " DURATION"},
+	{regexp.MustCompile(`(/environ[^"]*" 200) \d+`), "$1 SIZE"}, // in the access log
+	{regexp.MustCompile(`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`), "${1}PORT"},
+	{regexp.MustCompile(`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`), "$1${2}VERSION"},
+	{pids, "${1}PID"},
+	{regexp.MustCompile(`(?m) +$`), ""},
+}
+
+// pids finds the numbers of processes.
+var pids = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))\d+\b`)
+
+// varies reports whether the length of a body depends on curl's version or a client's port.
+func varies(lines []string) bool {
+	return slices.ContainsFunc(lines, func(line string) bool {
+		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT: ")
+	})
+}
+
+// normalised applies the rules, and if lengths is true, hides Content-Length, too.
+func normalised(lines []string, lengths bool) []string {
+	if len(lines) == 0 {
+		return nil
+	}
+	text := strings.Join(lines, "\n")
+	for _, rule := range normal {
+		text = rule.pattern.ReplaceAllString(text, rule.with)
+	}
+	if lengths {
+		text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
+	}
+	return strings.Split(text, "\n")
+}
+
+// matchLines finds the lines of a page in those that came, and returns the index of each,
+// -1 for "...". If whole, nothing else may have come.
+func matchLines(want, came []string, whole bool) (at []int, ok bool) {
+	if len(want) == 0 {
+		return nil, !whole || len(came) == 0
+	}
+	if want[0] == "..." {
+		for i := range len(came) + 1 {
+			if rest, ok := matchLines(want[1:], came[i:], whole); ok {
+				return append([]int{-1}, shifted(rest, i)...), true
+			}
+		}
+		return nil, false
+	}
+	if len(came) == 0 || want[0] != came[0] {
+		return nil, false
+	}
+	rest, ok := matchLines(want[1:], came[1:], whole)
+	return append([]int{0}, shifted(rest, 1)...), ok
+}
+
+func shifted(at []int, by int) (result []int) {
+	for _, i := range at {
+		if i >= 0 {
+			i += by
+		}
+		result = append(result, i)
+	}
+	return result
+}
+
+// A replay is one page whose commands are run.
+type replay struct {
+	*testing.T
+	page      string
+	updating  bool              // wrong output is replaced, not reported
+	dir       string            // takes the place of /tmp
+	ports     map[string]string // on the page → on this machine
+	pids      map[string]string // the same
+	self      func() string     // builds our own program, and returns its path
+	programs  map[string]string // the source of a program → its path, built
+	terminals map[string]*terminal
+}
+
+// stop ends all programs.
+func (r *replay) stop() {
+	for _, terminal := range r.terminals {
+		terminal.stop()
+	}
+}
+
+// port returns the port of this machine that stands for one of the page. It has four
+// digits, too, so that lengths stay the same.
+func (r *replay) port(onPage string) string {
+	for r.ports[onPage] == "" {
+		port := strconv.Itoa(2000 + rand.IntN(6000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			r.ports[onPage] = port
+		}
+	}
+	return r.ports[onPage]
+}
+
+var (
+	portOnPage  = regexp.MustCompile(`Content-Length: *\d+|(^|[ :=])[89]0\d\d\b`)
+	goRun       = regexp.MustCompile(`\bgo run (\.|[\w./-]+\.go)( [^|&;\n]*)?`)
+	goTest      = regexp.MustCompile(`\bgo test( [^|&;\n]*)?`)
+	fileOnPage  = regexp.MustCompile(`\bdocs/[\w./-]+\.(py|js|conf)\b`)
+	portInFile  = regexp.MustCompile(`\b[89]0\d\d\b`)
+	addrInStep  = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
+	ownTestFlag = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
+)
+
+// command makes a command of the page one for this machine: other ports, another /tmp, and
+// programs that are built once and not by each "go run".
+func (r *replay) command(text string) string {
+	for onPage, here := range r.pids {
+		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
+	}
+	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
+		if strings.HasPrefix(match, "Content-Length") {
+			return match
+		}
+		return match[:len(match)-4] + r.port(match[len(match)-4:])
+	})
+	text = regexp.MustCompile(`(^|[ =:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
+	text = fileOnPage.ReplaceAllStringFunc(text, r.copied)
+	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
+		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
+	})
+	inBackground := strings.HasSuffix(text, " &")
+	return goRun.ReplaceAllStringFunc(text, func(match string) string {
+		part := goRun.FindStringSubmatch(match)
+		program, flags := r.program(part[1]), part[2]
+		if part[1] == "." && !regexp.MustCompile(`^ send\b| -(addr|list|help|h|cgi)\b`).MatchString(flags) {
+			flags = " -addr 127.0.0.1:" + r.port("8000") + flags
+		}
+		if inBackground { // so that "kill %1" is for the program
+			return program + flags
+		}
+		return "go_run " + program + flags
+	})
+}
+
+// onPage is the opposite, for output.
+func (r *replay) onPage(line string) string {
+	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/", "/tmp/")
+	for onPage, here := range r.ports {
+		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
+	}
+	return line
+}
+
+// copied makes a copy of a file with this machine's ports.
+func (r *replay) copied(path string) string {
+	content, err := os.ReadFile(path)
+	changed := portInFile.ReplaceAllFunc(content, func(port []byte) []byte { return []byte(r.port(string(port))) })
+	if err != nil || bytes.Equal(changed, content) {
+		return path
+	}
+	copied := filepath.Join(r.dir, filepath.Base(path))
+	if err := os.WriteFile(copied, changed, 0o600); err != nil {
+		r.Fatal(err)
+	}
+	return copied
+}
+
+// program builds a program and returns its path: ours, or a single file with an address of
+// this machine.
+func (r *replay) program(source string) string {
+	if source == "." {
+		return r.self()
+	}
+	if r.programs[source] == "" {
+		content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
+			return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
+		})
+		path := filepath.Join(r.dir, fmt.Sprint("program", len(r.programs)))
+		if err := os.WriteFile(path+".go", []byte(content), 0o600); err != nil {
+			r.Fatal(err)
+		}
+		build := exec.Command("go", "build", "-o", path, path+".go")
+		if out, err := build.CombinedOutput(); err != nil {
+			r.Fatalf("%s: %v\n%s", source, err, out)
+		}
+		r.programs[source] = path
+	}
+	return r.programs[source]
+}
+
+// A terminal is a bash that reads commands from file 3, while its standard input stays
+// silent, as a terminal's does. After each command it prints \x1e.
+type terminal struct {
+	*replay
+	bash     *exec.Cmd
+	commands *os.File
+	screen   *os.File
+	came     chan string // what is printed, in pieces
+	text     string      // what has come and is not yet shown on the page
+	running  string      // the command that has not ended
+	hidden   bool        // the page shows the rest of the output as "..."
+	forks    bool        // there are programs in the background
+}
+
+// bashLoop is the terminal's program. curl would show a progress meter and hold its output
+// back, because it does not write to a terminal, and go run reports how a program ended.
+const bashLoop = `
+curl() { command curl --no-progress-meter -N "$@"; }
+go_run() {
+	"$@"; local s=$?
+	case $s in
+	0) ;;
+	130) echo "signal: interrupt" >&2;;
+	137) echo "signal: killed" >&2;;
+	143) echo "signal: terminated" >&2;;
+	*) echo "exit status $s" >&2;;
+	esac
+	return $((s > 0))
+}
+go_test() {
+	if "$RAWSGI_TEST" "$@"; then printf 'ok  \trawsgi\t0.1s\n'; return 0; fi
+	printf 'exit status 1\nFAIL\trawsgi\t0.1s\n'; return 1
+}
+trap : INT
+while IFS= read -r -d '' command <&3; do eval "$command" 3<&-; printf '\036'; done`
+
+// terminal returns the terminal of that name, and opens it if it is new.
+func (r *replay) terminal(name string) *terminal {
+	if r.terminals[name] != nil {
+		return r.terminals[name]
+	}
+	x := &terminal{replay: r, came: make(chan string, 100)}
+	fromUs, toBash, err := os.Pipe()
+	screen, toScreen, err2 := os.Pipe()
+	silent, never, err3 := os.Pipe()
+	if err := errors.Join(err, err2, err3); err != nil {
+		r.Fatal(err)
+	}
+	x.commands, x.screen = toBash, screen
+	x.bash = exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
+	x.bash.Stdin, x.bash.Stdout, x.bash.Stderr = silent, toScreen, toScreen
+	x.bash.ExtraFiles = []*os.File{fromUs}
+	x.bash.SysProcAttr = ownGroup()
+	x.bash.Env = append(os.Environ(), "RAWSGI_TEST="+must(filepath.Abs(os.Args[0]))(r.T), "PYTHONUNBUFFERED=1",
+		"PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8", "http_proxy=", "GORACE=atexit_sleep_ms=0")
+	if err := x.bash.Start(); err != nil {
+		r.Fatal(err)
+	}
+	for _, file := range []*os.File{fromUs, toScreen, silent} {
+		file.Close() // bash has its own
+	}
+	go func() {
+		defer close(x.came)
+		defer never.Close()
+		buffer := make([]byte, 1<<16)
+		for {
+			n, err := screen.Read(buffer)
+			if x.came <- string(buffer[:n]); err != nil {
+				return // all programs have ended, or stop has closed the screen
+			}
+		}
+	}()
+	r.terminals[name] = x
+	return x
+}
+
+// signal sends a signal to all programs of the terminal.
+func (x *terminal) signal(signal os.Signal) {
+	if group, err := os.FindProcess(-x.bash.Process.Pid); err == nil {
+		group.Signal(signal) // fails if all have ended
+	}
+}
+
+// stop ends the terminal.
+func (x *terminal) stop() {
+	x.commands.Close()
+	x.signal(syscall.SIGTERM)
+	patience := time.AfterFunc(5*time.Second, func() {
+		x.signal(os.Kill)
+		x.screen.Close() // if a program has left the group
+	})
+	for range x.came { // until nobody can print any more
+	}
+	patience.Stop()
+	x.bash.Wait() // says that it was ended
+	x.screen.Close()
+}
+
+// do gives the terminal a command, ^C, or nothing, and returns the output that the page
+// should show: the step's, if that is right.
+func (x *terminal) do(s step) []string {
+	x.Helper()
+	switch {
+	case s.command == "^C" && x.running == "":
+		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
+	case s.command == "^C":
+		x.signal(os.Interrupt)
+	case s.command != "":
+		x.finish(s)
+		x.running, x.forks = s.command, x.forks || strings.HasSuffix(s.command, " &")
+		if _, err := io.WriteString(x.commands, x.command(s.command)+"\x00"); err != nil {
+			x.Fatalf("%s:%d: %v", x.page, s.line, err)
+		}
+	}
+	x.hidden = len(s.want) > 0 && s.want[len(s.want)-1] == "..."
+	came, ok := x.await(s)
+	if ok {
+		return s.want
+	}
+	if !x.updating {
+		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
+	}
+	return came
+}
+
+// await reads until the output is as it should be, or cannot be any more. A program that
+// runs on may print more; one that has ended may not.
+func (x *terminal) await(s step) (came []string, ok bool) {
+	want := withoutNoise(s.want)
+	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
+	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
+	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
+	for {
+		lines, ended := x.lines()
+		whole := ended && !inBackground
+		lengths := varies(lines)
+		normalWant, normalCame := normalised(want, lengths), normalised(lines, lengths)
+		at, matches := matchLines(normalWant, normalCame, whole)
+		waits := ends && !ended || len(want) == 0 && x.serves() && (!ended || inBackground)
+		switch {
+		case matches && !waits:
+			x.learn(want, lines, at)
+			x.consume(len(lines), at, ended)
+			return nil, true
+		case ended && !inBackground:
+			x.consume(len(lines), nil, true)
+			return lines, false
+		case !ends && (len(want) == 0 && len(lines) > 0 || contradicts(normalWant, normalCame)):
+			return x.settle(), false
+		}
+		select {
+		case text, ok := <-x.came:
+			if x.text += text; !ok {
+				x.Fatalf("%s:%d: the terminal is closed; what came is %q", x.page, s.line, x.text)
+			}
+		case <-deadline:
+			if !x.updating {
+				x.Errorf("%s:%d: waited 30s for what the page shows, or for the program to end", x.page, s.line)
+			}
+			return x.settle(), false
+		}
+	}
+}
+
+// difference shows where the lines that came begin to differ from those of the page.
+func difference(want, came []string) string {
+	lengths := varies(came)
+	normalWant, normalCame := normalised(want, lengths), normalised(came, lengths)
+	same := 0
+	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
+		same++
+	}
+	show := func(lines []string) string {
+		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
+	}
+	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
+}
+
+// contradicts reports whether lines that came cannot become those of the page any more.
+func contradicts(want, came []string) bool {
+	for i := range min(len(want), len(came)) {
+		if want[i] == "..." {
+			return false
+		}
+		if want[i] != came[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// serves reports whether the command is one of our programs that run on, or in the
+// background.
+func (x *terminal) serves() bool {
+	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
+}
+
+// settle takes what has come when the page is wrong or written anew: all that a command
+// prints, or all that a server prints before it is silent for a moment.
+func (x *terminal) settle() []string {
+	for {
+		lines, ended := x.lines()
+		silence := 10 * time.Second
+		if ended || x.serves() {
+			silence = 300 * time.Millisecond
+		}
+		if ended && !x.forks {
+			silence = 0
+		}
+		select {
+		case text := <-x.came:
+			x.text += text
+		case <-time.After(silence):
+			x.consume(len(lines), nil, ended)
+			return lines
+		}
+	}
+}
+
+// lines returns the whole lines that have come, the last one, too, if the command has ended.
+func (x *terminal) lines() (lines []string, ended bool) {
+	text, rest, ended := strings.Cut(x.text, "\x1e")
+	text += rest
+	if whole := strings.LastIndex(text, "\n"); !ended {
+		text = text[:whole+1]
+	}
+	for line := range strings.Lines(text) {
+		lines = append(lines, x.onPage(strings.TrimSuffix(line, "\n")))
+	}
+	return withoutNoise(lines), ended || x.running == ""
+}
+
+// noise is what curl tells of itself with -v, in other words with each version, and bash of
+// programs that it has ended.
+var noise = regexp.MustCompile(`^(\* |[{}] \[\d+ bytes data\]|(bash|.*): line \d+: +\d+ (Terminated|Killed|Interrupt))`)
+
+func withoutNoise(lines []string) []string {
+	return slices.DeleteFunc(slices.Clone(lines), noise.MatchString)
+}
+
+// consume forgets the lines that the page shows: up to the last that matches, or all.
+func (x *terminal) consume(n int, at []int, ended bool) {
+	if ended {
+		x.running = ""
+	}
+	used := n
+	if at != nil && !ended {
+		used = 0
+		for _, i := range at {
+			used = max(used, i+1)
+		}
+	}
+	x.text = strings.Replace(x.text, "\x1e", "", 1)
+	for range used {
+		for {
+			line, rest, _ := strings.Cut(x.text, "\n")
+			if x.text = rest; !noise.MatchString(line) {
+				break
+			}
+		}
+	}
+}
+
+// learn remembers which numbers the processes of the page have here.
+func (x *terminal) learn(want, came []string, at []int) {
+	for i, j := range at {
+		if j < 0 {
+			continue
+		}
+		onPage, here := pids.FindAllString(want[i], -1), pids.FindAllString(came[j], -1)
+		for k := range min(len(onPage), len(here)) {
+			digits := regexp.MustCompile(`\d+`)
+			x.pids[digits.FindString(onPage[k])] = digits.FindString(here[k])
+		}
+	}
+}
+
+// finish waits until the terminal is free for the next command.
+func (x *terminal) finish(s step) {
+	deadline := time.After(30 * time.Second)
+	for x.running != "" {
+		lines, ended := x.lines()
+		if ended {
+			if len(lines) > 0 && !x.hidden && !x.forks {
+				x.Errorf("%s:%d: before it, %q prints more than the page shows:\n\t%s", x.page, s.line,
+					x.running, strings.Join(lines, "\n\t"))
+			}
+			x.consume(len(lines), nil, true)
+			return
+		}
+		select {
+		case text := <-x.came:
+			x.text += text
+		case <-deadline:
+			x.Fatalf("%s:%d: %q still runs in this terminal: end it with ^C, or use another", x.page,
+				s.line, x.running)
+		}
+	}
+	if x.forks {
+		x.text = "" // what programs in the background print is shown where it comes, or not
+	}
 }
 
 // TestConformancePage holds docs/conformance.md to be whole: every rule is a row, a test
