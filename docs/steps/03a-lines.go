@@ -64,7 +64,7 @@ func serveConn(c net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, "200 OK", describe(request))
+		respond(c, "200 OK", showRequest(request))
 	}
 }
 
@@ -271,8 +271,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request.
-func describe(request *Request) string {
+// showRequest shows the fields of a request.
+func showRequest(request *Request) string {
 	return fmt.Sprintf("Line     %q\n", request.Line)
 }
 

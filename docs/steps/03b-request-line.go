@@ -67,7 +67,7 @@ func serveConn(c net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, request, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, request, "200 OK", describe(request))
+		respond(c, request, "200 OK", showRequest(request))
 	}
 }
 
@@ -434,8 +434,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request.
-func describe(request *Request) string {
+// showRequest shows the fields of a request.
+func showRequest(request *Request) string {
 	return fmt.Sprintf("Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 }

@@ -82,7 +82,7 @@ func serveConn(socket net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, request, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, request, "200 OK", describe(request, body))
+		respond(c, request, "200 OK", showRequest(request, body))
 	}
 }
 
@@ -664,8 +664,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request and its body.
-func describe(request *Request, body []byte) string {
+// showRequest shows the fields of a request and its body.
+func showRequest(request *Request, body []byte) string {
 	page := fmt.Sprintf("Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 	for _, field := range request.Header {

@@ -84,7 +84,7 @@ func serveConn(socket net.Conn) {
 	if refusal, ok := err.(*Refusal); ok {
 		response.refuse(refusal)
 	} else {
-		response.respond("200 OK", describe(request, body))
+		response.respond("200 OK", showRequest(request, body))
 	}
 }
 
@@ -691,8 +691,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request and its body.
-func describe(request *Request, body []byte) []byte {
+// showRequest shows the fields of a request and its body.
+func showRequest(request *Request, body []byte) []byte {
 	page := fmt.Appendf(nil, "Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 	for _, field := range request.Header {

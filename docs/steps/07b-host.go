@@ -87,7 +87,7 @@ func serveConn(socket net.Conn) {
 		c.eachRead = true
 		environ := newEnviron(request, c.LocalAddr(), c.RemoteAddr())
 		environ.addInterface(openInput(c, r, request), os.Stderr)
-		page, err = describe(environ)
+		page, err = showEnviron(environ)
 	}
 	if refusal, ok := err.(*Refusal); ok {
 		response.refuse(refusal)
@@ -895,9 +895,9 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe prints an environ, sorted, and then reads the request's body, so that a client
+// showEnviron prints an environ, sorted, and then reads the request's body, so that a client
 // can check that it arrived whole.
-func describe(environ Environ) (page []byte, err error) {
+func showEnviron(environ Environ) (page []byte, err error) {
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
 		case string, bool, [2]int:
