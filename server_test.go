@@ -2658,7 +2658,7 @@ func TestAddresses(t *testing.T) {
 	})
 	t.Run("what is announced", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
-		announce(&net.TCPAddr{IP: net.IPv4zero, Port: 8000}, &stdout, &stderr)
+		announce(&net.TCPAddr{IP: net.IPv6zero, Port: 8000}, &stdout, &stderr)
 		first, rest, _ := strings.Cut(stdout.String(), "\n")
 		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
 			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
