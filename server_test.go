@@ -1783,7 +1783,7 @@ func lifeCases() []appCase {
 		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
 			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
 			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
-			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
 			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
@@ -2805,7 +2805,7 @@ func TestAddresses(t *testing.T) {
 	})
 	t.Run("what is announced", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
-		announce(&net.TCPAddr{IP: net.IPv4zero, Port: 8000}, &stdout, &stderr)
+		announce(&net.TCPAddr{IP: net.IPv6zero, Port: 8000}, &stdout, &stderr)
 		first, rest, _ := strings.Cut(stdout.String(), "\n")
 		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
 			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
@@ -6869,19 +6869,41 @@ func TestSteps(t *testing.T) {
 			if !failed {
 				t.Errorf("expected it to fail a row of %s", s.fails)
 			}
+			if s.name >= "06" { // a client that sends first and reads then gets its answer
+				big := post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b")
+				if reply := ask(t, addr, big); !strings.HasPrefix(reply, "HTTP/1.0 400 ") {
+					t.Errorf("expected 400 behind 3 MB, got %q", reply)
+				}
+			}
+			switch {
+			case s.name >= "08b":
+				s.waits(t, addr)
+			case s.name >= "05":
+				reply := ask(t, addr, "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\nabc")
+				if !strings.HasPrefix(reply, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 408 ") {
+					t.Errorf("expected 100 and 408 for a body that does not come, got %q", reply)
+				}
+			case s.name >= "03":
+				if reply := ask(t, addr, "GET / HTTP/1.0\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 408 ") {
+					t.Errorf("expected 408 for a head that does not end, got %q", reply)
+				}
+			}
 		})
 	}
 }
 
 // build compiles and vets the step, with a port that is free.
 func (s step) build(t *testing.T) (path string) {
+	if _, err := exec.LookPath("go"); err != nil {
+		skip(t, missing, "golang-go")
+	}
 	source := string(must(os.ReadFile(s.path()))(t))
 	const addr = `"127.0.0.1:8000"`
 	if strings.Count(source, addr) != 1 {
 		t.Fatalf("expected %s once", addr)
 	}
 	dir := t.TempDir()
-	file, path := filepath.Join(dir, s.name+".go"), filepath.Join(dir, s.name)
+	file, path := filepath.Join(dir, s.name+".go"), filepath.Join(dir, s.name+".exe")
 	source = strings.Replace(source, addr, `"127.0.0.1:0"`, 1)
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
 		t.Fatal(err)
@@ -6915,12 +6937,9 @@ func (s step) start(t *testing.T, path string) (addr string) {
 	return match[1]
 }
 
-// TestStepsOneAfterTheOther shows what chapter 9 is about: while one client of step 8b is
-// silent, the next waits. Its answer comes only when the first has been hung up on.
-func TestStepsOneAfterTheOther(t *testing.T) {
-	t.Parallel()
-	s := steps[len(steps)-1]
-	addr := s.start(t, s.build(t))
+// waits shows what chapter 9 is about: while one client of step 8b is silent, the next waits.
+// Its answer comes only when the first has been hung up on.
+func (s step) waits(t *testing.T, addr string) {
 	first := dial(t, addr)
 	if reply := ask(t, addr, get()); !strings.HasPrefix(reply, ok200) {
 		t.Errorf("got %q", reply)
@@ -7140,7 +7159,6 @@ var stepCaseNeeds = strings.Fields(`headCases bodyCases lifeCases appCase appCas
 // 8a fails them all, since its startResponse knows no excInfo.
 func TestStepsCases(t *testing.T) {
 	t.Parallel()
-	long(t)
 	s := steps[len(steps)-1]
 	cases := stepCaseRunner
 	for _, file := range []string{"server_test.go", "response.go"} {
