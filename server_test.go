@@ -6477,7 +6477,9 @@ func checkLink(t *testing.T, page, link string) {
 			return
 		}
 	}
-	t.Errorf("%s links to %s, but there is no such heading", page, link)
+	if !strings.Contains(content, `<a id="`+anchor+`"></a>`) { // as in a row of the glossary
+		t.Errorf("%s links to %s, but there is no such heading", page, link)
+	}
 }
 
 // anchorOf is the anchor that GitHub gives a heading.
