@@ -1112,18 +1112,6 @@ const badBytesOfRows = `400 GET ‸* HTTP/1.1
 400 GET /a‸\tb HTTP/1.0
 400 GET /?‸\x1b HTTP/1.0
 400 GET /#‸\x00 HTTP/1.0
-400 Host: a‸ b
-400 Host: a‸/b
-400 Host: a:‸b
-400 Host: u‸@h
-400 Host: a‸%zz
-400 Host: a‸,b
-400 Host: [‸::1
-400 Host: [‸1.2.3.4]
-400 Host: [‸::1%25e]
-400 Host: a:80‸:80
-400 Host: h‸\xc0\xaf
-400 GET http://‸:80/ HTTP/1.0
 400 ‸ c
 400 ‸\tc
 400 ‸ A: b
@@ -1176,12 +1164,25 @@ const badBytesOfRows = `400 GET ‸* HTTP/1.1
 501 Transfer-Encoding: ‸chun\xe2\x84\xaaed
 501 Transfer-Encoding: ‸
 400 ‸\x3cscript>alert(1)\x3c/script>
+400 A‸ : b
 400 GET /‸%zz HTTP/1.0
 400 GET /a‸% HTTP/1.0
 400 GET /a‸%4 HTTP/1.0
 400 GET /a‸%00b HTTP/1.0
 400 GET /a‸%0d%0ab HTTP/1.0
-400 GET /‸%7f HTTP/1.0`
+400 GET /‸%7f HTTP/1.0
+400 Host: a‸ b
+400 Host: a‸/b
+400 Host: a:‸b
+400 Host: u‸@h
+400 Host: a‸%zz
+400 Host: a‸,b
+400 Host: [‸::1
+400 Host: [‸1.2.3.4]
+400 Host: [‸::1%25e]
+400 Host: a:80‸:80
+400 Host: h‸\xc0\xaf
+400 GET http://‸:80/ HTTP/1.0`
 
 // TestReadRequestFields shows what each part of a head becomes.
 func TestReadRequestFields(t *testing.T) {
