@@ -8,11 +8,15 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"io/fs"
 	"log"
@@ -6280,6 +6284,431 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 		count(rule[len("ch00"):], func(r row) bool { return r.chapter+r.name == rule }, false)
 	}
 	return b.String()
+}
+
+// ---------------------------------------------------------------- Steps
+
+// A step is a program of the course in docs/steps. It passes the rows that match one pattern
+// and fails one that matches the other; both are matched with "ch03/R01".
+type step struct {
+	name, passes, fails string
+}
+
+var steps = []step{
+	{"01-connection", "^$", "ch03"},
+	{"02-response", "^$", "ch03"},
+	{"03a-lines", "ch03/R1[679]", "ch03"},
+	{"03b-request-line", "ch03", "ch04"},
+	{"04-header-fields", "ch0[34]", "ch05"},
+	{"05-body", "ch0[3-5]", "ch06"},
+	{"06-response", "ch0[3-6]", "ch07"},
+	{"07a-environ", "ch0[3-6]|ch07/E", "ch07"},
+	{"07b-host", "ch0[3-7]", ""},
+	{"08a-call", "ch0[3-7]", ""},
+	{"08b-rules", "ch0[3-7]", ""},
+}
+
+// stepDiffers lists the declarations of steps that bear the name of one of the program's and
+// are not equal to it, with the last step in which that is so and the reason.
+var stepDiffers = map[string]struct{ until, reason string }{
+	"Request":                {"07a", "has the fields that have been read so far"},
+	"readRequest":            {"04", "reads as much of a head as the step can"},
+	"headReader":             {"03b", "keeps no header lines before there are header fields"},
+	"Request.parseTarget":    {"07a", "knows a target that begins with / only"},
+	"Request.checkHeader":    {"07a", "checks no body before step 5, no Host before step 7b"},
+	"newEnviron":             {"07a", "knows no target with a host"},
+	"Response.appendHead":    {"07b", "adds every field itself: no application has given one"},
+	"Response.refuse":        {"07b", "has no sendPage: there is no head that could be sent already"},
+	"StartResponse":          {"08a", "has no excInfo"},
+	"Response":               {"08a", "has the fields that are needed so far"},
+	"Response.startResponse": {"08a", "has neither excInfo nor rules"},
+	"run":                    {"08a", "closes nothing, and takes Goexit for an end"},
+	"Response.inferLength":   {"08a", "knows no status without a body"},
+	"Response.Write":         {"08a", "trusts the application's Content-Length"},
+	"Response.finish":        {"08a", "trusts the application's Content-Length"},
+	"Response.fail":          {"08a", "does not ask whether the client has left"},
+
+	"main":                 {"08b", "every program has its own"},
+	"serveConn":            {"08b", "serves one connection after the other, and needs no Server"},
+	"hangUp":               {"08b", "always drains; the program knows when it can do without"},
+	"conn":                 {"08b", "has nothing for a Shutdown, nor for the question whether to drain"},
+	"conn.Read":            {"08b", "does not notice whether there may have been more, see hangUp"},
+	"Environ.addInterface": {"08b", "has no file_wrapper, and flags of one mode"},
+	"Response.sendBody":    {"08b", "has no file_wrapper"},
+	"failure":              {"08b", "shows no stack: a step is one file"},
+	"environ":              {"08b", "has no recorder to hide"},
+	"failing":              {"08b", "has no page in HTML"},
+}
+
+// stepCasesLeft are the application cases that step 8b need not pass.
+var stepCasesLeft = map[string]string{
+	"I08 wsgi.errors": "the step's wsgi.errors is the terminal, as it is",
+}
+
+func (s step) path() string { return "docs/steps/" + s.name + ".go" }
+
+// moved puts a row where its chapter will be when the course's chapters are there.
+func (row row) moved() row {
+	switch host := strings.Contains(row.send, "Host: a b"); {
+	case row.id() == "R05", host && (row.id() == "B10" || row.id() == "W11"):
+		row.chapter = "ch07"
+	case row.id() == "H01":
+		row.chapter = "ch05"
+	case row.id() == "R01": // its Date, Server and Content-Length are chapter 6's
+		row.name = "R00" + row.name[3:]
+	}
+	return row
+}
+
+// TestSteps holds each step to what its chapter says: it compiles, runs, passes its rows and
+// fails one of the next chapter's.
+func TestSteps(t *testing.T) {
+	t.Parallel()
+	building := make(chan bool, 2) // the go command is busy itself
+	for _, s := range steps {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			building <- true
+			path := s.build(t)
+			<-building
+			addr := s.start(t, path)
+			whose := fixedText
+			if s.name >= "06" { // the head is whole from here on
+				whose = ours
+			}
+			failed := s.fails == ""
+			for _, row := range allRows() {
+				row = row.moved()
+				if s.name < "07" { // environ is not shown yet
+					row.has, row.not = nil, nil
+				}
+				place := row.chapter + "/" + row.id()
+				passes := regexp.MustCompile(s.passes).MatchString(place)
+				if !passes && (failed || !regexp.MustCompile(s.fails).MatchString(place)) {
+					continue
+				}
+				reply, err := patientExchange(addr, row, 1<<20, 20*time.Second, wholeAnswer)
+				faults := row.verdict(reply, whose)
+				if err != nil {
+					faults = append(faults, err.Error())
+				}
+				if passes && len(faults) > 0 {
+					t.Error(row.explain(reply, faults))
+				}
+				failed = failed || !passes && len(faults) > 0
+			}
+			if !failed {
+				t.Errorf("expected it to fail a row of %s", s.fails)
+			}
+		})
+	}
+}
+
+// build compiles and vets the step, with a port that is free.
+func (s step) build(t *testing.T) (path string) {
+	source := string(must(os.ReadFile(s.path()))(t))
+	const addr = `"127.0.0.1:8000"`
+	if strings.Count(source, addr) != 1 {
+		t.Fatalf("expected %s once", addr)
+	}
+	dir := t.TempDir()
+	file, path := filepath.Join(dir, s.name+".go"), filepath.Join(dir, s.name)
+	source = strings.Replace(source, addr, `"127.0.0.1:0"`, 1)
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"vet", file}, {"build", "-ldflags", "-s -w", "-o", path, file}} {
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	return path
+}
+
+// start runs the step until the test ends, and returns its address.
+func (s step) start(t *testing.T, path string) (addr string) {
+	program := exec.Command(path)
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		program.Process.Kill() // fails if it has ended by itself, which a row has seen
+		program.Wait()         // says that it was killed
+	})
+	r := bufio.NewReader(stdout)
+	banner := must(r.ReadString('\n'))(t)
+	match := regexp.MustCompile(`^Serving HTTP on http://(.*)/ \.\.\.\n$`).FindStringSubmatch(banner)
+	if match == nil {
+		t.Fatalf("the banner is %q", banner)
+	}
+	go io.Copy(io.Discard, r) // what it prints for its reader; ends with the program
+	return match[1]
+}
+
+// TestStepsOneAfterTheOther shows what chapter 9 is about: while one client of step 8b is
+// silent, the next waits. Its answer comes only when the first has been hung up on.
+func TestStepsOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	s := steps[len(steps)-1]
+	addr := s.start(t, s.build(t))
+	first := dial(t, addr)
+	if reply := ask(t, addr, get()); !strings.HasPrefix(reply, ok200) {
+		t.Errorf("got %q", reply)
+	}
+	first.SetReadDeadline(time.Now().Add(time.Second)) // a server that serves both keeps it longer
+	if n, err := first.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("the first client got %d bytes, %v, after the second had its answer", n, err)
+	}
+}
+
+// TestStepsForm holds the text of each step to what its readers rely on, and its
+// declarations to those of the program.
+func TestStepsForm(t *testing.T) {
+	program := map[string]string{}
+	for _, file := range []string{"main.go", "app.go", "server.go", "response.go", "request.go"} {
+		for _, d := range declarations(t, file) {
+			program[d.name] = d.text
+		}
+	}
+	for name := range program { // serveConn is Server.serveConn where there is no Server
+		if _, method, ok := strings.Cut(name, "."); ok && program[method] == "" {
+			program[method] = "a method"
+		}
+	}
+	used := map[string]string{} // the last step in which a declaration differs
+	for _, s := range steps {
+		source := string(must(os.ReadFile(s.path()))(t))
+		head := regexp.MustCompile(`^//go:build ignore\n\n// Step (\w+), [^.]*\.\n//\n//\tgo run ` + s.path() +
+			`\n//\t.+\n//\n// Still missing: [^.]*\.\npackage main\n`).FindStringSubmatch(source)
+		if head == nil || head[1] != strings.TrimLeft(s.name[:strings.Index(s.name, "-")], "0") {
+			t.Errorf("%s: expected a comment of a sentence, two commands and what is missing", s.name)
+		}
+		for _, d := range declarations(t, s.path()) {
+			twin, shared := program[d.name]
+			switch {
+			case shared && d.text != twin:
+				used[d.name] = s.name[:strings.Index(s.name, "-")]
+				if stepDiffers[d.name].reason == "" {
+					t.Errorf("%s: %s is not equal to the program's, and not in stepDiffers", s.name, d.name)
+				}
+			case !shared && d.lines > 25:
+				t.Errorf("%s: %s has %d lines, expected at most 25", s.name, d.name, d.lines)
+			}
+		}
+	}
+	for name, entry := range stepDiffers {
+		if until := used[name]; strings.TrimLeft(until, "0") != strings.TrimLeft(entry.until, "0") {
+			t.Errorf("%s differs last in step %q, stepDiffers says %s", name, until, entry.until)
+		}
+	}
+}
+
+// A declaration is one of the top level, a constant or variable of a group by itself.
+type declaration struct {
+	name  string // "readRequest", "headReader.line", "maxLine"
+	text  string // with its comment; runs of spaces are one, because gofmt aligns groups
+	whole string // as it stands in the file, for one of a group the whole group
+	lines int    // without its comment
+}
+
+// declarations returns those of a Go file in their order.
+func declarations(t testing.TB, path string) (list []declaration) {
+	t.Helper()
+	files := token.NewFileSet()
+	source := must(os.ReadFile(path))(t)
+	file := must(parser.ParseFile(files, path, source, parser.ParseComments))(t)
+	between := func(from, to token.Pos) string {
+		return string(source[files.Position(from).Offset:files.Position(to).Offset])
+	}
+	add := func(name string, decl, node ast.Node, doc, comment *ast.CommentGroup) {
+		from, to := node.Pos(), node.End()
+		lines := files.Position(to).Line - files.Position(from).Line + 1
+		if doc != nil {
+			from = doc.Pos()
+		}
+		if comment != nil {
+			to = comment.End()
+		}
+		text := regexp.MustCompile(`[ \t]+`).ReplaceAllString(between(from, to), " ")
+		list = append(list, declaration{name, text, between(decl.Pos(), decl.End()), lines})
+	}
+	for _, d := range file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok {
+			name := f.Name.Name
+			if f.Recv != nil {
+				receiver := f.Recv.List[0].Type
+				if pointer, ok := receiver.(*ast.StarExpr); ok {
+					receiver = pointer.X
+				}
+				name = receiver.(*ast.Ident).Name + "." + name
+			}
+			add(name, f, f, f.Doc, nil)
+			continue
+		}
+		group := d.(*ast.GenDecl)
+		for _, spec := range group.Specs {
+			switch spec := spec.(type) {
+			case *ast.TypeSpec:
+				add(spec.Name.Name, group, spec, cmp.Or(spec.Doc, group.Doc), spec.Comment)
+			case *ast.ValueSpec:
+				doc := spec.Doc
+				if !group.Lparen.IsValid() {
+					doc = group.Doc
+				}
+				add(spec.Names[0].Name, group, spec, doc, spec.Comment)
+			}
+		}
+	}
+	return list
+}
+
+// stepChanges compares two Go files, the first of which may be "", and returns the names of
+// the declarations that the second has anew or otherwise, in its order.
+func stepChanges(t testing.TB, before, after string) (added, changed []string) {
+	t.Helper()
+	old := map[string]string{}
+	if before != "" {
+		for _, d := range declarations(t, before) {
+			old[d.name] = d.text
+		}
+	}
+	for _, d := range declarations(t, after) {
+		switch text, ok := old[d.name]; {
+		case !ok:
+			added = append(added, d.name)
+		case text != d.text:
+			changed = append(changed, d.name)
+		}
+	}
+	return added, changed
+}
+
+func TestStepChanges(t *testing.T) {
+	before, after := filepath.Join(t.TempDir(), "a.go"), filepath.Join(t.TempDir(), "b.go")
+	for path, source := range map[string]string{
+		before: "package p\n\nconst (\n\ta = 1\n\tlong = 2\n)\n\n// T is.\ntype T int\n\nfunc (t *T) f() {}\n\nfunc g() {}\n",
+		after: "package p\n\nimport \"io\"\n\nvar _ = io.EOF\n\nconst (\n\ta = 1 // one\n\tb = 3\n)\n\n// T was.\n" +
+			"type T int\n\nfunc (t *T) f() {}\n\nfunc f() {}\n\nfunc g() { f() }\n",
+	} {
+		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added, changed := stepChanges(t, before, after)
+	if got := fmt.Sprint(added, changed); got != "[_ b f] [a T g]" {
+		t.Errorf("got %s", got)
+	}
+	if added, changed = stepChanges(t, "", before); len(added) != 5 || changed != nil {
+		t.Errorf("without a step before: %q %q", added, changed)
+	}
+}
+
+// stepCaseRunner runs the application cases behind a step's serveConn.
+const stepCaseRunner = `
+func TestCases(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
+		t.Run(c.name, func(t *testing.T) {
+			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			os.Stderr = log
+			p := &probe{}
+			done := make(chan bool)
+			go func() {
+				defer close(done) // after runtime.Goexit, too
+				accepted, err := l.Accept()
+				if err != nil {
+					panic(err)
+				}
+				serveConn(accepted, func(environ Environ, startResponse StartResponse) Body {
+					p.calls.Add(1)
+					return c.app(p, environ, startResponse)
+				})
+			}()
+			client, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			request := c.send
+			if request == "" {
+				request = get()
+			}
+			io.WriteString(client, request)
+			client.(*net.TCPConn).CloseWrite()
+			reply, err := io.ReadAll(client)
+			if client.Close(); err != nil {
+				t.Error(err)
+			}
+			<-done
+			text, err := os.ReadFile(log.Name())
+			if err != nil {
+				t.Error(err)
+			}
+			c.check(t, string(reply), string(text))
+			if p.calls.Load() != 1 || p.closes.Load() != c.closes {
+				t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
+			}
+		})
+	}
+}
+`
+
+// stepCaseNeeds are the declarations of this file and of response.go that the application
+// cases need and a step has not.
+var stepCaseNeeds = strings.Fields(`headCases bodyCases lifeCases appCase appCase.check probe closing
+	closing.Close stream lying lying.Len returns closes panics contentLength openSelf readAll spiteful
+	spiteful.Error spiteful.Is spiteful.As spiteful.Unwrap ok200 length3 errorPage ourHeaders get post
+	allBytes splitReply cutReply fileBody fileBody.All fileBody.Close newFileWrapper readBlocks`)
+
+// TestStepsCases holds step 8b to the application cases: they are compiled against it. Step
+// 8a fails them all, since its startResponse knows no excInfo.
+func TestStepsCases(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := steps[len(steps)-1]
+	cases := stepCaseRunner
+	for _, file := range []string{"server_test.go", "response.go"} {
+		for _, d := range declarations(t, file) {
+			if slices.Contains(stepCaseNeeds, d.name) && !strings.Contains(cases, d.whole) {
+				cases += d.whole + "\n\n"
+			}
+		}
+	}
+	imports := ""
+	for _, path := range []string{"errors", "fmt", "io", "iter", "net", "os", "path/filepath", "regexp", "runtime",
+		"slices", "strings", "sync/atomic", "testing"} {
+		imports += fmt.Sprintf("import %q\n", path)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"go.mod":       string(must(os.ReadFile("go.mod"))(t)),
+		"step.go":      strings.TrimPrefix(string(must(os.ReadFile(s.path()))(t)), "//go:build ignore\n"),
+		"step_test.go": "package main\n\n" + imports + cases,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	test := exec.Command("go", "test", "-vet=off", "-v", ".")
+	test.Dir = dir
+	out, _ := test.CombinedOutput() // its lines say which fail
+	var failed []string
+	for _, match := range regexp.MustCompile(`(?m)^ +--- FAIL: TestCases/(.*) \(`).FindAllSubmatch(out, -1) {
+		if name := strings.ReplaceAll(string(match[1]), "_", " "); stepCasesLeft[name] == "" {
+			failed = append(failed, name)
+		}
+	}
+	passed := bytes.Count(out, []byte("    --- PASS: TestCases/"))
+	if failed != nil || passed < 100 {
+		t.Errorf("%d pass, %q fail:\n%.3000s", passed, failed, out)
+	}
 }
 
 // ---------------------------------------------------------------- The trace and the lab

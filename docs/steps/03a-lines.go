@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// timeout is how long a client has for all that it sends and receives.
+// timeout is how long a client has to send its head, and then to receive the answer.
 const timeout = 2 * time.Second
 
 // Limits of a head. Nothing of these sizes is allocated ahead.
@@ -55,7 +55,7 @@ func main() {
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
 func serveConn(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
 	request, err := readRequest(bufio.NewReader(c))
 	if err == errSilent {
 		return
@@ -64,7 +64,7 @@ func serveConn(c net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, "200 OK", describe(request))
+		respond(c, "200 OK", showRequest(request))
 	}
 }
 
@@ -129,8 +129,31 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	line, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(line, "\r\n") {
+		end = "\r\n"
+	}
+	text := strings.TrimSuffix(line, end)
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
+			"expected %s, with which this head began: one head does not mix line ends",
+			visible(h.end))
+	}
+	h.end = end
+	return text, nil
+}
+
+// rawLine reads one line with its line end, in however many pieces it comes, and no more
+// of it than shows that it is too long.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull // a line may be longer than the reader's buffer
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
@@ -151,20 +174,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if err != nil {
 		return "", incomplete(err, line, "expected an empty line to end the head")
 	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, nil
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -271,8 +281,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request.
-func describe(request *Request) string {
+// showRequest shows the fields of a request.
+func showRequest(request *Request) string {
 	return fmt.Sprintf("Line     %q\n", request.Line)
 }
 
@@ -282,5 +292,6 @@ func respond(c net.Conn, status, page string) {
 	head := "HTTP/1.0 " + status + "\r\n" +
 		"Content-Type: text/plain; charset=utf-8\r\n" +
 		"\r\n"
-	io.WriteString(c, head+page) // if it fails, the client has left
+	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
 }

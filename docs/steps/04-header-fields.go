@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// timeout is how long a client has for all that it sends and receives.
+// timeout is how long a client has to send its head, and then to receive the answer.
 const timeout = 2 * time.Second
 
 // Limits of a head. Nothing of these sizes is allocated ahead.
@@ -60,7 +60,7 @@ func main() {
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
 func serveConn(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
 	request, err := readRequest(bufio.NewReader(c))
 	if err == errSilent {
 		return
@@ -69,7 +69,7 @@ func serveConn(c net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, request, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, request, "200 OK", describe(request))
+		respond(c, request, "200 OK", showRequest(request))
 	}
 }
 
@@ -154,8 +154,31 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	line, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(line, "\r\n") {
+		end = "\r\n"
+	}
+	text := strings.TrimSuffix(line, end)
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
+			"expected %s, with which this head began: one head does not mix line ends",
+			visible(h.end))
+	}
+	h.end = end
+	return text, nil
+}
+
+// rawLine reads one line with its line end, in however many pieces it comes, and no more
+// of it than shows that it is too long.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull // a line may be longer than the reader's buffer
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
@@ -176,20 +199,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if err != nil {
 		return "", incomplete(err, line, "expected an empty line to end the head")
 	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, nil
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -541,8 +551,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe shows the fields of a request.
-func describe(request *Request) string {
+// showRequest shows the fields of a request.
+func showRequest(request *Request) string {
 	page := fmt.Sprintf("Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 	for _, field := range request.Header {
@@ -561,5 +571,6 @@ func respond(c net.Conn, request *Request, status, page string) {
 	if request.Version == "HTTP/0.9" {
 		head = ""
 	}
-	io.WriteString(c, head+page) // if it fails, the client has left
+	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
 }

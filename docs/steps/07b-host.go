@@ -87,7 +87,7 @@ func serveConn(socket net.Conn) {
 		c.eachRead = true
 		environ := newEnviron(request, c.LocalAddr(), c.RemoteAddr())
 		environ.addInterface(openInput(c, r, request), os.Stderr)
-		page, err = describe(environ)
+		page, err = showEnviron(environ)
 	}
 	if refusal, ok := err.(*Refusal); ok {
 		response.refuse(refusal)
@@ -260,8 +260,31 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	line, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(line, "\r\n") {
+		end = "\r\n"
+	}
+	text := strings.TrimSuffix(line, end)
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
+			"expected %s, with which this head began: one head does not mix line ends",
+			visible(h.end))
+	}
+	h.end = end
+	return text, nil
+}
+
+// rawLine reads one line with its line end, in however many pieces it comes, and no more
+// of it than shows that it is too long.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull // a line may be longer than the reader's buffer
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
@@ -282,20 +305,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if err != nil {
 		return "", incomplete(err, line, "expected an empty line to end the head")
 	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, nil
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -895,9 +905,9 @@ func visible(s string) string {
 	return b.String()
 }
 
-// describe prints an environ, sorted, and then reads the request's body, so that a client
+// showEnviron prints an environ, sorted, and then reads the request's body, so that a client
 // can check that it arrived whole.
-func describe(environ Environ) (page []byte, err error) {
+func showEnviron(environ Environ) (page []byte, err error) {
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
 		case string, bool, [2]int:
@@ -924,7 +934,7 @@ type Response struct {
 	length  int64 // Content-Length, -1 if there is none
 }
 
-// How a head begins depends on what the client speaks.
+// How the head of an answer begins.
 const (
 	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
 	noHead   = ""          // an HTTP/0.9 client gets the body alone (RFC 1945 §6)

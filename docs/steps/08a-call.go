@@ -262,8 +262,31 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	line, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(line, "\r\n") {
+		end = "\r\n"
+	}
+	text := strings.TrimSuffix(line, end)
+	if i := strings.IndexByte(text, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
+			"expected %s, with which this head began: one head does not mix line ends",
+			visible(h.end))
+	}
+	h.end = end
+	return text, nil
+}
+
+// rawLine reads one line with its line end, in however many pieces it comes, and no more
+// of it than shows that it is too long.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull // a line may be longer than the reader's buffer
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
@@ -284,20 +307,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if err != nil {
 		return "", incomplete(err, line, "expected an empty line to end the head")
 	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, nil
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -952,7 +962,7 @@ type Response struct {
 	err      error // the client could not be reached: nothing more is sent
 }
 
-// How a head begins depends on what the client speaks.
+// How the head of an answer begins.
 const (
 	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
 	noHead   = ""          // an HTTP/0.9 client gets the body alone (RFC 1945 §6)
