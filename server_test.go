@@ -5428,28 +5428,28 @@ func replayed(t *testing.T, page, text string, self func() string, updating bool
 		pids: map[string]string{}, programs: map[string]string{}, terminals: map[string]*terminal{}}
 	defer r.stop()
 	blocks, fresh := blocksOf(text), map[int][]string{}
-	for _, step := range stepsOf(blocks) {
+	for _, turn := range turnsOf(blocks) {
 		if t.Failed() && !updating {
 			break // what follows would fail for the same reason
 		}
-		fresh[step.block] = append(append(fresh[step.block], step.typed...), r.terminal(step.terminal).do(step)...)
+		fresh[turn.block] = append(append(fresh[turn.block], turn.typed...), r.terminal(turn.terminal).do(turn)...)
 	}
 	return refill(text, blocks, fresh)
 }
 
-// A step is a command of a page, "^C", or "" where the page goes on with a program's output.
-type step struct {
+// A turn is a command of a page, "^C", or "" where the page goes on with a program's output.
+type turn struct {
 	block    int // the index of its block
 	line     int // its line in the page
 	terminal string
 	typed    []string // the lines of the command, as they are on the page
 	command  string
 	want     []string // the output
-	goesOn   bool     // its program has a next step
+	goesOn   bool     // its program has a next turn
 }
 
-// stepsOf cuts the blocks marked "console" into steps.
-func stepsOf(blocks []block) (steps []step) {
+// turnsOf cuts the blocks marked "console" into turns.
+func turnsOf(blocks []block) (turns []turn) {
 	for i, b := range blocks {
 		terminal, ok := strings.CutPrefix(b.info, "console")
 		if terminal = strings.TrimSpace(terminal); !ok || terminal == "unreplayed" {
@@ -5457,7 +5457,7 @@ func stepsOf(blocks []block) (steps []step) {
 		}
 		for j := 0; j < len(b.lines); j++ {
 			line := b.lines[j]
-			s := step{block: i, line: b.first + j + 1, terminal: terminal}
+			s := turn{block: i, line: b.first + j + 1, terminal: terminal}
 			command, typed := strings.CutPrefix(line, "$ ")
 			switch {
 			case typed || line == "^C":
@@ -5466,23 +5466,23 @@ func stepsOf(blocks []block) (steps []step) {
 					j++
 					s.command, s.typed = s.command+"\n"+b.lines[j], append(s.typed, b.lines[j])
 				}
-				steps = append(steps, s)
+				turns = append(turns, s)
 			case j == 0:
-				steps = append(steps, s)
+				turns = append(turns, s)
 				fallthrough
 			default:
-				last := &steps[len(steps)-1]
+				last := &turns[len(turns)-1]
 				last.want = append(last.want, line)
 			}
 		}
 	}
 	next := map[string]string{}
-	for i := len(steps) - 1; i >= 0; i-- {
-		command, ok := next[steps[i].terminal]
-		steps[i].goesOn = ok && (command == "" || command == "^C")
-		next[steps[i].terminal] = steps[i].command
+	for i := len(turns) - 1; i >= 0; i-- {
+		command, ok := next[turns[i].terminal]
+		turns[i].goesOn = ok && (command == "" || command == "^C")
+		next[turns[i].terminal] = turns[i].command
 	}
-	return steps
+	return turns
 }
 
 // normal are the rules that make two runs of a command comparable.
@@ -5775,8 +5775,8 @@ func (x *terminal) stop() {
 }
 
 // do gives the terminal a command, ^C, or nothing, and returns the output that the page
-// should show: the step's, if that is right.
-func (x *terminal) do(s step) []string {
+// should show: the turn's, if that is right.
+func (x *terminal) do(s turn) []string {
 	x.Helper()
 	switch {
 	case s.command == "^C" && x.running == "":
@@ -5810,7 +5810,7 @@ func (x *terminal) do(s step) []string {
 
 // await reads until the output is as it should be, or cannot be any more. A program that
 // runs on may print more; one that has ended may not.
-func (x *terminal) await(s step, want []string) (came []string, ok bool) {
+func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
 	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
@@ -5965,7 +5965,7 @@ func (x *terminal) learn(want, came []string, at []int) {
 }
 
 // finish waits until the terminal is free for the next command.
-func (x *terminal) finish(s step) {
+func (x *terminal) finish(s turn) {
 	deadline := time.After(30 * time.Second)
 	for x.running != "" {
 		lines, ended := x.lines()
