@@ -6,7 +6,7 @@
 //	go run docs/steps/03a-lines.go
 //	go run . send -split 1 127.0.0.1:8000 'GET / HTTP/1.0\r\nA: b\n\n'
 //
-// Still missing: the meaning of the lines.
+// Still missing: the meaning of the lines, and a limit to their number.
 package main
 
 import (
@@ -17,6 +17,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -259,24 +260,13 @@ func (r *Refusal) excerpt() (before, after string) {
 // harmless returns visible(s) without "<".
 func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
 
-// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
-// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
+// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
+// ASCII as \xNN, a quote as \".
 func visible(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
+		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
+		b.WriteString(quoted[1 : len(quoted)-1])
 	}
 	return b.String()
 }

@@ -6,7 +6,7 @@
 //	go run docs/steps/08b-rules.go
 //	curl -i http://127.0.0.1:8000/errors/excinfo
 //
-// Still missing: a second client, who waits for the first.
+// Still missing: a second client at the same time, files, and the lines of a body.
 package main
 
 import (
@@ -692,19 +692,19 @@ func (e Environ) Get(key string) string {
 func newEnviron(q *Request, server, client net.Addr) Environ {
 	name, port := serverName(server)
 	address, clientPort := hostPort(client)
-	e := make(Environ, 32)             // with room for what the gateway will add
-	e["REQUEST_METHOD"] = q.Method     // "GET"
-	e["SCRIPT_NAME"] = ""              // where the application is mounted: at the root
-	e["PATH_INFO"] = q.Path            // "/environ"
-	e["QUERY_STRING"] = q.Query        // "a=4"
-	e["SERVER_NAME"] = name            // "127.0.0.1"
-	e["SERVER_PORT"] = port            // "8000"
-	e["SERVER_PROTOCOL"] = q.Version   // "HTTP/1.1": the client's version, not ours
-	e["SERVER_SOFTWARE"] = software    // "rawsgi/1.0"
-	e["GATEWAY_INTERFACE"] = "CGI/1.1" // also over a socket: the names are CGI's
-	e["REMOTE_ADDR"] = address         // "127.0.0.1"; "" on a Unix socket
-	e["REMOTE_PORT"] = clientPort      // "49152": usual, though not in the RFC
-	e["rawsgi.request_uri"] = q.Target // "/environ?a=4": nothing decoded
+	e := make(Environ, 21+len(q.Header)) // with room for the gateway's keys
+	e["REQUEST_METHOD"] = q.Method       // "GET"
+	e["SCRIPT_NAME"] = ""                // where the application is mounted: at the root
+	e["PATH_INFO"] = q.Path              // "/environ"
+	e["QUERY_STRING"] = q.Query          // "a=4"
+	e["SERVER_NAME"] = name              // "127.0.0.1"
+	e["SERVER_PORT"] = port              // "8000"
+	e["SERVER_PROTOCOL"] = q.Version     // "HTTP/1.1": the client's version, not ours
+	e["SERVER_SOFTWARE"] = software      // "rawsgi/1.0"
+	e["GATEWAY_INTERFACE"] = "CGI/1.1"   // also over a socket: the names are CGI's
+	e["REMOTE_ADDR"] = address           // "127.0.0.1"; "" on a Unix socket
+	e["REMOTE_PORT"] = clientPort        // "49152": usual, though not in the RFC
+	e["rawsgi.request_uri"] = q.Target   // "/environ?a=4": nothing decoded
 	for _, field := range q.Header {
 		e.addHeader(field)
 	}
@@ -900,24 +900,13 @@ func quote(s string) string {
 	return `"` + harmless(s) + `"`
 }
 
-// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
-// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
+// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
+// ASCII as \xNN, a quote as \".
 func visible(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
+		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
+		b.WriteString(quoted[1 : len(quoted)-1])
 	}
 	return b.String()
 }
