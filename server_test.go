@@ -6622,7 +6622,7 @@ func TestPosts(t *testing.T) {
 func TestGlossary(t *testing.T) {
 	page := string(must(os.ReadFile("docs/glossary.md"))(t))
 	var terms []string
-	row := regexp.MustCompile(`(?m)^\| ([^|]+) \| [^|]+ \| [^|]+ \| \[\d+\]\(\d\d-[a-z-]+\.md\) \|$`)
+	row := regexp.MustCompile(`(?m)^\| ([^|<]+) <a id="[^"]+"></a> \| [^|]+ \| [^|]+ \| \[\d+\]\(\d\d-[a-z-]+\.md\) \|$`)
 	for _, term := range row.FindAllStringSubmatch(page, -1) {
 		terms = append(terms, strings.ToLower(term[1]))
 	}
