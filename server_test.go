@@ -5764,9 +5764,6 @@ var (
 // command makes a command of the page one for this machine: other ports, another /tmp, and
 // programs that are built once and not by each "go run".
 func (r *replay) command(text string) string {
-	for onPage, here := range r.pids {
-		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
-	}
 	for _, build := range goBuild.FindAllStringSubmatch(text, -1) {
 		r.ours = append(r.ours, build[1])
 	}
@@ -5781,7 +5778,7 @@ func (r *replay) command(text string) string {
 		})
 	}
 	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
-		if strings.HasPrefix(match, "Content-Length") {
+		if strings.HasPrefix(match, "Content-Length") || r.pids[match[len(match)-4:]] != "" {
 			return match
 		}
 		return match[:len(match)-4] + r.port(match[len(match)-4:])
@@ -5791,6 +5788,9 @@ func (r *replay) command(text string) string {
 	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
 		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
 	})
+	for onPage, here := range r.pids {
+		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
+	}
 	inBackground := strings.HasSuffix(text, " &")
 	return goRun.ReplaceAllStringFunc(text, func(match string) string {
 		part := goRun.FindStringSubmatch(match)
@@ -5955,7 +5955,7 @@ func (x *terminal) do(s turn) []string {
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
 		if x.updating {
-			x.settle() // so that what came before is not taken for what comes after
+			x.settle(true) // so that what came before is not taken for what comes after
 		}
 		x.signal(os.Interrupt)
 	case s.command != "":
@@ -6007,7 +6007,7 @@ func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 			x.consume(len(lines), nil, true)
 			return lines, false
 		case !ends && (len(want) == 0 && len(lines) > 0 || contradicts(normalWant, normalCame)):
-			return x.settle(), false
+			return x.settle(s.goesOn), false
 		}
 		select {
 		case text, ok := <-x.came:
@@ -6018,7 +6018,7 @@ func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 			if !x.updating {
 				x.Errorf("%s:%d: waited 30s for what the page shows, or for the program to end", x.page, s.line)
 			}
-			return x.settle(), false
+			return x.settle(s.goesOn), false
 		}
 	}
 }
@@ -6058,11 +6058,11 @@ func (x *terminal) serves() bool {
 
 // settle takes what has come when the page is wrong or written anew: all that a command
 // prints, or all that a server prints before it is silent for a moment.
-func (x *terminal) settle() []string {
+func (x *terminal) settle(goesOn bool) []string {
 	for {
 		lines, ended := x.lines()
 		silence := 10 * time.Second
-		if ended || x.serves() {
+		if ended || goesOn || x.serves() {
 			silence = 300 * time.Millisecond
 		}
 		if ended && !x.forks {
