@@ -6625,6 +6625,19 @@ func TestPosts(t *testing.T) {
 	}
 }
 
+// TestGlossary holds docs/glossary.md to its form: a term in a row, in the order of the alphabet.
+func TestGlossary(t *testing.T) {
+	page := string(must(os.ReadFile("docs/glossary.md"))(t))
+	var terms []string
+	row := regexp.MustCompile(`(?m)^\| ([^|]+) \| [^|]+ \| [^|]+ \| \[\d+\]\(\d\d-[a-z-]+\.md\) \|$`)
+	for _, term := range row.FindAllStringSubmatch(page, -1) {
+		terms = append(terms, strings.ToLower(term[1]))
+	}
+	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(page, "\n| ") != len(terms)+1 {
+		t.Errorf("%d terms in the form of a row, sorted: %v", len(terms), slices.IsSorted(terms))
+	}
+}
+
 // The servers that docs/servers.md compares.
 var servers = []struct {
 	name, install string
