@@ -1637,7 +1637,7 @@ func lifeCases() []appCase {
 		{name: "C07 a panic whose Refusal points nowhere", want: "HTTP/1.0 400 X\r\n" +
 			"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
 			"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n",
-			log: `400 X: <b>: the end of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
 			app: panics(spiteful{})},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
@@ -6728,6 +6728,19 @@ func TestSteps(t *testing.T) {
 			if !failed {
 				t.Errorf("expected it to fail a row of %s", s.fails)
 			}
+			switch {
+			case s.name >= "08b":
+				s.waits(t, addr)
+			case s.name >= "05":
+				reply := ask(t, addr, "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\nabc")
+				if !strings.HasPrefix(reply, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 408 ") {
+					t.Errorf("expected 100 and 408 for a body that does not come, got %q", reply)
+				}
+			case s.name >= "03":
+				if reply := ask(t, addr, "GET / HTTP/1.0\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 408 ") {
+					t.Errorf("expected 408 for a head that does not end, got %q", reply)
+				}
+			}
 		})
 	}
 }
@@ -6740,7 +6753,7 @@ func (s step) build(t *testing.T) (path string) {
 		t.Fatalf("expected %s once", addr)
 	}
 	dir := t.TempDir()
-	file, path := filepath.Join(dir, s.name+".go"), filepath.Join(dir, s.name)
+	file, path := filepath.Join(dir, s.name+".go"), filepath.Join(dir, s.name+".exe")
 	source = strings.Replace(source, addr, `"127.0.0.1:0"`, 1)
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
 		t.Fatal(err)
@@ -6774,12 +6787,9 @@ func (s step) start(t *testing.T, path string) (addr string) {
 	return match[1]
 }
 
-// TestStepsOneAfterTheOther shows what chapter 9 is about: while one client of step 8b is
-// silent, the next waits. Its answer comes only when the first has been hung up on.
-func TestStepsOneAfterTheOther(t *testing.T) {
-	t.Parallel()
-	s := steps[len(steps)-1]
-	addr := s.start(t, s.build(t))
+// waits shows what chapter 9 is about: while one client of step 8b is silent, the next waits.
+// Its answer comes only when the first has been hung up on.
+func (s step) waits(t *testing.T, addr string) {
 	first := dial(t, addr)
 	if reply := ask(t, addr, get()); !strings.HasPrefix(reply, ok200) {
 		t.Errorf("got %q", reply)
@@ -6795,7 +6805,7 @@ func TestStepsOneAfterTheOther(t *testing.T) {
 func TestStepsForm(t *testing.T) {
 	program := map[string]string{}
 	for _, file := range []string{"main.go", "app.go", "server.go", "response.go", "request.go"} {
-		for _, d := range declarations(t, file) {
+		for _, d := range declarations(file) {
 			program[d.name] = d.text
 		}
 	}
@@ -6812,7 +6822,7 @@ func TestStepsForm(t *testing.T) {
 		if head == nil || head[1] != strings.TrimLeft(s.name[:strings.Index(s.name, "-")], "0") {
 			t.Errorf("%s: expected a comment of a sentence, two commands and what is missing", s.name)
 		}
-		for _, d := range declarations(t, s.path()) {
+		for _, d := range declarations(s.path()) {
 			twin, shared := program[d.name]
 			switch {
 			case shared && d.text != twin:
@@ -6840,12 +6850,17 @@ type declaration struct {
 	lines int    // without its comment
 }
 
-// declarations returns those of a Go file in their order.
-func declarations(t testing.TB, path string) (list []declaration) {
-	t.Helper()
+// declarations returns those of a Go file in their order. It panics if it cannot read them.
+func declarations(path string) (list []declaration) {
 	files := token.NewFileSet()
-	source := must(os.ReadFile(path))(t)
-	file := must(parser.ParseFile(files, path, source, parser.ParseComments))(t)
+	source, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	file, err := parser.ParseFile(files, path, source, parser.ParseComments)
+	if err != nil {
+		panic(err)
+	}
 	between := func(from, to token.Pos) string {
 		return string(source[files.Position(from).Offset:files.Position(to).Offset])
 	}
@@ -6893,15 +6908,14 @@ func declarations(t testing.TB, path string) (list []declaration) {
 
 // stepChanges compares two Go files, the first of which may be "", and returns the names of
 // the declarations that the second has anew or otherwise, in its order.
-func stepChanges(t testing.TB, before, after string) (added, changed []string) {
-	t.Helper()
+func stepChanges(before, after string) (added, changed []string) {
 	old := map[string]string{}
 	if before != "" {
-		for _, d := range declarations(t, before) {
+		for _, d := range declarations(before) {
 			old[d.name] = d.text
 		}
 	}
-	for _, d := range declarations(t, after) {
+	for _, d := range declarations(after) {
 		switch text, ok := old[d.name]; {
 		case !ok:
 			added = append(added, d.name)
@@ -6923,11 +6937,11 @@ func TestStepChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	added, changed := stepChanges(t, before, after)
+	added, changed := stepChanges(before, after)
 	if got := fmt.Sprint(added, changed); got != "[_ b f] [a T g]" {
 		t.Errorf("got %s", got)
 	}
-	if added, changed = stepChanges(t, "", before); len(added) != 5 || changed != nil {
+	if added, changed = stepChanges("", before); len(added) != 5 || changed != nil {
 		t.Errorf("without a step before: %q %q", added, changed)
 	}
 }
@@ -6999,11 +7013,10 @@ var stepCaseNeeds = strings.Fields(`headCases bodyCases lifeCases appCase appCas
 // 8a fails them all, since its startResponse knows no excInfo.
 func TestStepsCases(t *testing.T) {
 	t.Parallel()
-	long(t)
 	s := steps[len(steps)-1]
 	cases := stepCaseRunner
 	for _, file := range []string{"server_test.go", "response.go"} {
-		for _, d := range declarations(t, file) {
+		for _, d := range declarations(file) {
 			if slices.Contains(stepCaseNeeds, d.name) && !strings.Contains(cases, d.whole) {
 				cases += d.whole + "\n\n"
 			}

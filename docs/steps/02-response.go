@@ -5,7 +5,7 @@
 //	go run docs/steps/02-response.go
 //	curl -i http://127.0.0.1:8000/
 //
-// Still missing: any understanding of the lines, and a limit to their number.
+// Still missing: the meaning of the lines, and limits to their length and number.
 package main
 
 import (
