@@ -6176,7 +6176,7 @@ func changesOf(t *testing.T, page, text string, steps []string, before string) s
 	}
 	var want, missing []string
 	for _, step := range steps {
-		added, changed := stepChanges(t, before, step)
+		added, changed := stepChanges(before, step)
 		before = step
 		for _, list := range []struct {
 			title string
@@ -6252,7 +6252,7 @@ func TestDocsCoverage(t *testing.T) {
 	var missing []string
 	for _, file := range []string{"server.go", "request.go", "response.go", "main.go", "app.go"} {
 		core := file != "main.go" && file != "app.go"
-		for _, d := range declarations(t, file) {
+		for _, d := range declarations(file) {
 			texts, _ := excerpt(t, file, d.name)
 			_, bare, _ := strings.Cut(d.name, ".")
 			if bare == "" {
