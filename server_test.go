@@ -6329,7 +6329,7 @@ func changesOf(t *testing.T, page, text string, steps []string, before string) s
 	}
 	var want, missing []string
 	for _, step := range steps {
-		added, changed := stepChanges(before, step)
+		added, changed := stepChanges(t, before, step)
 		before = step
 		for _, list := range []struct {
 			title string
@@ -6405,7 +6405,7 @@ func TestDocsCoverage(t *testing.T) {
 	var missing []string
 	for _, file := range []string{"server.go", "request.go", "response.go", "main.go", "app.go"} {
 		core := file != "main.go" && file != "app.go"
-		for _, d := range declarations(file) {
+		for _, d := range declarations(t, file) {
 			texts, _ := excerpt(t, file, d.name)
 			_, bare, _ := strings.Cut(d.name, ".")
 			if bare == "" {
