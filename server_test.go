@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"go/ast"
 	"go/format"
 	"go/parser"
+	"go/scanner"
 	"go/token"
 	"io"
 	"io/fs"
@@ -44,6 +46,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode/utf8"
 )
 
 // TestMain runs the program itself when a test starts this binary again as a child. After
@@ -325,7 +328,7 @@ func TestConformance(t *testing.T) {
 	}
 	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
 		s.ErrorLog = log.New(io.Discard, "", 0)
-		narrate(s)
+		narrate(s, false)
 	}).addr
 	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
@@ -6563,6 +6566,34 @@ func TestDocsRules(t *testing.T) {
 	}
 }
 
+// TestPosts holds docs/posts.md to its 84 things, each with a place in the source and a chapter,
+// and it and its companions to links that lead somewhere.
+func TestPosts(t *testing.T) {
+	page := string(must(os.ReadFile("docs/posts.md"))(t))
+	row := regexp.MustCompile("(?m)^\\| (\\d+) \\| .* \\| `\\w+\\.go#\\w+` \\| \\[\\d+\\]\\(\\d\\d-[a-z-]+\\.md\\) \\| .+ \\|$")
+	things := map[string]bool{}
+	for _, thing := range row.FindAllStringSubmatch(page, -1) {
+		if things[thing[1]] {
+			t.Errorf("thing %s stands there twice", thing[1])
+		}
+		things[thing[1]] = true
+	}
+	for i := 1; i <= 84; i++ {
+		if !things[strconv.Itoa(i)] {
+			t.Errorf("thing %d is missing, or its row has no place or no chapter", i)
+		}
+	}
+	if len(things) != 84 {
+		t.Errorf("%d things instead of 84", len(things))
+	}
+	tests := string(must(os.ReadFile("server_test.go"))(t))
+	for _, name := range regexp.MustCompile(`-run (Test\w+)`).FindAllStringSubmatch(page, -1) {
+		if !strings.Contains(tests, "\nfunc "+name[1]+"(") {
+			t.Errorf("%s is not a test", name[1])
+		}
+	}
+}
+
 // The servers that docs/servers.md compares.
 var servers = []struct {
 	name, install string
@@ -7207,7 +7238,7 @@ func TestStepsCases(t *testing.T) {
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(watched("app", application), &labConn{pieces: []string{request}, ends: ends,
+	return watch(watched("app", application), &labConn{port: 8000, pieces: []string{request}, ends: ends,
 		end: time.Now().Add(time.Minute)})
 }
 
@@ -7395,83 +7426,152 @@ func TestRecordTells(t *testing.T) {
 }
 
 // volatile are the parts of a narration that differ from run to run.
-var volatile = regexp.MustCompile(` +\d+\.\d{3} ms|Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d`)
+var volatile = regexp.MustCompile(`Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d|  \(\d+ms later\)\n`)
 
-// TestNarration holds what -trace prints to the letter.
-func TestNarration(t *testing.T) {
-	application := must(choose(applications(Config{Trace: true}), "hello", "upper", true))(t)
+// narration is what -trace prints of requests to an application in layers, at a width.
+func narration(t *testing.T, width int, brief bool, app, use string, requests ...string) string {
+	t.Helper()
+	t.Setenv("COLUMNS", strconv.Itoa(width))
+	application := must(choose(applications(Config{Trace: true, Root: "docs"}), app, use, true))(t)
 	var out lockedBuffer
 	s := start(t, application, func(s *Server) {
-		s.ErrorLog = log.New(&out, "[7] ", 0)
-		narrate(s)
+		s.ErrorLog = log.New(&out, "", 0)
+		narrate(s, brief)
 	})
-	ask(t, s.addr, "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\nProxy: p\r\n\r\n")
-	ask(t, s.addr, "POST / HTTP/1.0\r\nContent-Length: 3\r\nLong: "+strings.Repeat("x", 200)+"\r\n\r\nabc")
-	s.stop()
-	want := `[7] #1 * a connection from - is accepted
-[7] #1 > GET /%41?c=4#f HTTP/1.0\r\n
-[7] #1 > Host: h\r\n
-[7] #1 > X_A: 1\r\n
-[7] #1 > Cookie: a\r\n
-[7] #1 > Cookie: b\r\n
-[7] #1 > Proxy: p\r\n
-[7] #1 > \r\n
-[7] #1 * REQUEST_METHOD is "GET" (bytes 0 to 2)
-[7] #1 * PATH_INFO is "/A", decoded once (bytes 4 to 7)
-[7] #1 * QUERY_STRING is "c=4" (bytes 9 to 11)
-[7] #1 * #f is cut off: a fragment is for the client alone (bytes 12 to 13)
-[7] #1 * SERVER_PROTOCOL is "HTTP/1.0" (bytes 15 to 22)
-[7] #1 * HTTP_HOST is "h" (bytes 25 to 31)
-[7] #1 * X_A is dropped: with a - instead of _ it would have the same key (bytes 34 to 39)
-[7] #1 * HTTP_COOKIE is "a" (bytes 42 to 50)
-[7] #1 * HTTP_COOKIE is "a; b": joined to what came before (bytes 53 to 61)
-[7] #1 * Proxy is dropped: many programs take HTTP_PROXY for their own setting (bytes 64 to 71)
-[7] #1 * there is no Content-Length, so there is no body
-[7] #1 * environ is complete: 23 keys
-[7] #1 * the gateway calls the middleware upper
-[7] #1 * upper calls the application hello
-[7] #1 * hello calls startResponse("200 OK") with 1 header: Content-Type
-[7] #1 * upper calls startResponse("200 OK") with 1 header: Content-Type
-[7] #1 * the gateway stores the status and 1 header; 0 bytes have been sent
-[7] #1 * startResponse returns write() to upper
-[7] #1 * startResponse returns write() to hello
-[7] #1 * hello returns a body, Blocks
-[7] #1 * upper returns a body, mappedBody
-[7] #1 * hello gives a block of 14 bytes
-[7] #1 * upper gives a block of 14 bytes
-[7] #1 * no Content-Length: nobody knows how long the body will be, so the end of the connection ends it
-[7] #1 < HTTP/1.0 200 OK\r\n
-[7] #1 < -\r\n
-[7] #1 < Server: rawsgi/1.0\r\n
-[7] #1 < Content-Type: text/plain; charset=utf-8\r\n
-[7] #1 < \r\n
-[7] #1 < HELLO, WORLD!\n
-[7] #1 * hello has no more blocks
-[7] #1 * upper has no more blocks
-[7] #1 * Close is called on the body of upper
-[7] #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
-[7] #1 * the connection is closed
-`
-	got := volatile.ReplaceAllStringFunc(out.String(), func(part string) string {
-		if strings.HasSuffix(part, " ms") {
-			return ""
-		}
-		return "-"
-	})
-	first, second, _ := strings.Cut(got, "[7] #2 ")
-	if first != want {
-		t.Errorf("got\n%swant\n%s", first, want)
+	for _, request := range requests {
+		ask(t, s.addr, request)
 	}
-	for _, want := range []string{"> Long: " + strings.Repeat("x", 84) + "… (208 bytes)\n", "> abc\n",
-		"* the body begins: 3 bytes, says Content-Length (bytes 246 to 248)\n",
-		"* we end our half, and read on until the client has read the answer\n"} {
-		if !strings.Contains(second, want) {
-			t.Errorf("no %q in\n%s", want, second)
-		}
+	s.stop()
+	return volatile.ReplaceAllString(out.String(), "-")
+}
+
+// TestNarration holds what -trace prints to the letter: > for what comes, < for what leaves, =
+// for what waits, brackets for calls.
+func TestNarration(t *testing.T) {
+	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n",
+		"GET / HTTP/1.0\r\nHost : h\r\n\r\n")
+	want := `#1   a connection from - is accepted
+#1 > GET /%41?c=4#f HTTP/1.0\r\n
+#1 > Host: h\r\n
+#1 > X_A: 1\r\n
+#1 > Cookie: a\r\n
+#1 > Cookie: b\r\n
+#1 > \r\n
+#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+#1   PATH_INFO        "/A", decoded once                            bytes 4 to 7
+#1   QUERY_STRING     "c=4"                                        bytes 9 to 11
+#1   (dropped)        #f is cut off: a fragment is for the client alone
+#1   SERVER_PROTOCOL  "HTTP/1.0"                                  bytes 15 to 22
+#1   HTTP_HOST        "h"                                         bytes 25 to 31
+#1   (dropped)        X_A is dropped: with a - instead of _ it would have the
+#1     same key
+#1   HTTP_COOKIE      "a"                                         bytes 42 to 50
+#1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
+#1   there is no Content-Length, so there is no body
+#1   environ is complete: 23 keys
+#1   ┌ upper
+#1   │ ┌ hello
+#1   │ │ startResponse("200 OK") with 1 header: Content-Type
+#1   │ startResponse("200 OK") with 1 header: Content-Type
+#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+#1   │ └ returns Blocks
+#1   └ returns mappedBody
+#1   · · block of 14 bytes: "Hello, World!\n"
+#1   · block of 14 bytes: "HELLO, WORLD!\n"
+#1   no Content-Length: nobody knows how long the body will be, so the end of
+#1     the connection ends it
+#1 < HTTP/1.0 200 OK\r\n
+#1 < -\r\n
+#1 < Server: rawsgi/1.0\r\n
+#1 < Content-Type: text/plain; charset=utf-8\r\n
+#1 < \r\n
+#1 < HELLO, WORLD!\n
+#1   · · hello has no more blocks
+#1   · upper has no more blocks
+#1   · Close is called on the body of upper
+#1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
+#1   the connection is closed
+
+#2   a connection from - is accepted
+#2 > GET / HTTP/1.0\r\n
+#2 > Host : h\r\n
+#2 > \r\n
+#2   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+#2   PATH_INFO        "/"                                                 byte 4
+#2   QUERY_STRING     ""
+#2   SERVER_PROTOCOL  "HTTP/1.0"                                   bytes 6 to 13
+#2 ! 400 Bad Request: expected a header line like "Name: value", with no space
+#2     before the colon (RFC 9112 §5.1, byte 20)
+`
+	if !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
+		t.Errorf("no § in\n%s", got)
 	}
 }
 
-// TestNarrator shows what depends on the terminal, and that exchanges are kept apart.
+// TestNarrationBrief: ten lines for a hello, and the important ones of others.
+func TestNarrationBrief(t *testing.T) {
+	const want = `#1 > GET / HTTP/1.0\r\n … and 11 bytes more
+#1   environ is complete: 22 keys
+#1   ┌ hello
+#1   │ startResponse("200 OK") with 1 header: Content-Type
+#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+#1   └ returns Blocks
+#1   · block of 14 bytes: "Hello, World!\n"
+#1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
+#1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
+#1   the connection is closed
+`
+	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	got := narration(t, 80, true, "gallery", "", "GET /errors/before HTTP/1.0\r\n\r\n")
+	for _, want := range []string{`gallery sets SCRIPT_NAME to "/errors"; it was ""`, "\n#1 ! │ └ errors panics\n", "app.go:", "the application failed"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "recorder") {
+		t.Errorf("the recorder is no application's frame:\n%s", got)
+	}
+	if err := (&options{}).setTrace("short"); err == nil || !strings.Contains(err.Error(), "-trace=brief") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNarrationWidth shows that no line is longer than the terminal is wide, and that no word
+// is broken.
+func TestNarrationWidth(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	for _, width := range []int{80, 120} {
+		got := narration(t, width, false, "gallery", "onion,upper,log", "GET /files/lab.html?"+long+" HTTP/1.0\r\n\r\n",
+			"POST /echo HTTP/1.0\r\nContent-Length: 300\r\nLong: "+long+"\r\n\r\n"+long, "GET /errors/after HTTP/1.0\r\n"+long+"\r\n\r\n")
+		widest := 0
+		for line := range strings.Lines(got) {
+			widest = max(widest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+		}
+		if widest > width || widest < width-1 {
+			t.Errorf("at %d columns, a line has %d:\n%s", width, widest, got)
+		}
+	}
+	for _, c := range []struct{ line, want string }{
+		{"  │ one two three four", "  │ one two|  │   three|  │   four"},
+		{"= one two three", "= one two|    three"},
+		{"abcdefghijklmnopq", "abcdefghijkl|  mnopq"},
+	} {
+		if got := strings.Join(wrapWords(c.line, 12), "|"); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestNarrator shows what depends on the terminal, that exchanges are kept apart, and that time
+// is told where it matters.
 func TestNarrator(t *testing.T) {
 	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
 	defer terminal.Close()
@@ -7487,15 +7587,22 @@ func TestNarrator(t *testing.T) {
 		t.Error("colours against NO_COLOR")
 	}
 	var out bytes.Buffer
-	n := newNarrator(&out, "")
+	n := newNarrator(&out, "[7] ")
 	n.colour = true
 	one, two := n.record(nil, false), n.record(nil, false)
 	two.add(event{Kind: "in", Data: []byte(strings.Repeat("a\n", 20))})
 	one.add(event{Kind: "refused", Text: "no", Rule: "RFC", From: 3, To: 9})
-	got := volatile.ReplaceAllString(out.String(), "")
-	if !strings.HasPrefix(got, "#2\x1b[36m > a\\n\x1b[0m\n") && !strings.HasPrefix(got, "#2 \x1b[36m> a\\n\x1b[0m\n") ||
-		!strings.Contains(got, "… and more: 40 bytes in all") || !strings.HasSuffix(got, "\x1b[31m* no (RFC, byte 3)\x1b[0m\n") {
+	n.tell(1, event{Kind: "eof", Text: "later", At: 1e6})
+	got := out.String()
+	if !strings.HasPrefix(got, "[7] #2 \x1b[36m> a\\n\x1b[0m\n") || !strings.Contains(got, "> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 ") ||
+		!strings.HasSuffix(got, "\x1b[31m! no (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n[7] #1   later\n") {
 		t.Errorf("got %q", got)
+	}
+	out.Reset() // with several open, nobody knows whose a line of the log is
+	one.add(event{Kind: "in", Data: []byte("x")})
+	fmt.Fprintln(n, "a line")
+	if !strings.HasSuffix(out.String(), "\n[7] a line\n") {
+		t.Errorf("got %q", &out)
 	}
 }
 
@@ -7516,11 +7623,11 @@ func TestTraceTellsErrors(t *testing.T) {
 	var out lockedBuffer
 	s := start(t, watched("app", failing), func(s *Server) {
 		s.ErrorLog = log.New(&out, "", 0)
-		narrate(s)
+		narrate(s, false)
 	})
 	ask(t, s.addr, "GET /before HTTP/1.0\r\n\r\n")
 	s.stop()
-	if strings.Count(out.String(), "* the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
+	if strings.Count(out.String(), "#1   the gateway logs: the application failed: ") != 1 || strings.Contains(out.String(), "goroutine ") {
 		t.Errorf("told: %s", &out)
 	}
 	if strings.Contains(s.errors.String(), "failed") {
@@ -7612,7 +7719,7 @@ func TestTraceCGI(t *testing.T) {
 	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
 		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "calls the application echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
+	for _, want := range []string{"environ is complete", "┌ echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr.String())
 		}
@@ -7633,7 +7740,7 @@ func TestLabConn(t *testing.T) {
 		"the first half, then silence":           {"408", 10 * time.Second},
 	} {
 		x := experiment{`GET / HTTP/1.0\r\nA: b\r\n\r\n`, "hello", "", arrival}
-		events := must(x.run(map[string]Application{"hello": hello}))(t)
+		events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 		out := ofKind(events, "out")[0]
 		late := time.Duration(out.At)*time.Microsecond - want.at
 		if !strings.HasPrefix(string(out.Data), "HTTP/1.0 "+want.status) || late < -time.Second || late > time.Second {
@@ -7641,7 +7748,7 @@ func TestLabConn(t *testing.T) {
 		}
 	}
 	x := experiment{"GET /" + strings.Repeat("x", 5000) + ` HTTP/1.0\r\n\r\n`, "hello", "", "a pause of 2 s before each line"}
-	events := must(x.run(map[string]Application{"hello": hello}))(t)
+	events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
 	if at := time.Duration(ofKind(events, "out")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
@@ -7724,27 +7831,118 @@ func TestLab(t *testing.T) {
 			}
 		})
 	}
+	page := func(path string) (status string, headers []Header, content string) {
+		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
+		return status, headers, string(body)
+	}
 	t.Run("the page", func(t *testing.T) {
-		status, headers, page := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "PATH_INFO": "", "HTTP_HOST": "[::1]:8000"})
+		status, headers, content := page("")
 		policy, _ := lookup(headers, "Content-Security-Policy")
-		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") {
+		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") || !strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
 			t.Errorf("got %s %v", status, headers)
 		}
-		for _, want := range []string{"<option>hello</option>", "<option>mount</option>", "<option>validate</option>", "<option>at once"} {
-			if !strings.Contains(string(page), want) {
-				t.Errorf("no %s", want)
-			}
-		}
-		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).Match(page) || bytes.Contains(page, []byte("innerHTML")) ||
-			bytes.Contains(page, []byte("<option>cgi<")) {
-			t.Error("the page needs something from elsewhere, or writes HTML, or offers what it must not")
+		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).MatchString(content) || strings.Contains(content, "innerHTML") {
+			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the choices", func(t *testing.T) {
+		_, _, content := page("/choices")
+		var choices struct{ App, Use, Arrival []string }
+		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
+			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
+			t.Errorf("%v: %s", err, content)
+		}
+	})
+	t.Run("the code", func(t *testing.T) {
+		if status, _, content := page("/request.go"); status != "200 OK" || !strings.HasPrefix(content, "// request.go: ") {
+			t.Errorf("got %s %.100s", status, content)
+		}
+		for _, path := range []string{"/go.mod", "/../go.mod", "/docs/lab.html", "/."} {
+			if status, _, _ := page(path); status != "404 Not Found" {
+				t.Errorf("%s: %s", path, status)
+			}
+		}
+	})
+	t.Run("the server's port", func(t *testing.T) {
+		_, answer := runLab(lab, good, Environ{"SERVER_PORT": "8123"})
+		var events []event
+		if err := json.Unmarshal([]byte(answer), &events); err != nil || ofKind(events, "environ")[0].Environ["SERVER_PORT"] != "8123" {
+			t.Errorf("%v: %s", err, answer)
+		}
+	})
+}
+
+// TestPlaces shows that each step of every row and preset leads to code that is there, and
+// each refusal to a chapter.
+func TestPlaces(t *testing.T) {
+	there := map[string]bool{}
+	for _, file := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+		for _, declaration := range must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t).Decls {
+			for _, name := range declaredNames(declaration) {
+				there[file+"#"+name] = true
+			}
+		}
+	}
+	for key, place := range places {
+		if !there[place] {
+			t.Errorf("%s: there is no %s", key, place)
+		}
+	}
+	for rule, at := range rules {
+		if !there[at.place] {
+			t.Errorf("%s: there is no %s", rule, at.place)
+		}
+	}
+	check := func(events []event) {
+		for _, e := range events {
+			if !there[e.Place] || e.Kind == "refused" && e.Chapter == 0 {
+				t.Errorf("%s: %s, %q, chapter %d", e.Text, e.Place, e.Rule, e.Chapter)
+			}
+		}
+	}
+	for _, row := range allRows() {
+		if len(row.send) <= labData {
+			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+				end: time.Now().Add(time.Minute)}))
+		}
+	}
+	for _, entry := range applications(Config{Root: "docs"}) {
+		if entry.name == "clock" {
+			entry.app = newClock(3, 0)
+		}
+		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
+			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+		}
+	}
+}
+
+// declaredNames are the names that a declaration gives, of methods with their type.
+func declaredNames(declaration ast.Decl) (names []string) {
+	switch d := declaration.(type) {
+	case *ast.FuncDecl:
+		name := d.Name.Name
+		if d.Recv != nil {
+			receiver := d.Recv.List[0].Type
+			if star, ok := receiver.(*ast.StarExpr); ok {
+				receiver = star.X
+			}
+			name = receiver.(*ast.Ident).Name + "." + name
+		}
+		names = append(names, name)
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			if s, ok := spec.(*ast.TypeSpec); ok {
+				names = append(names, s.Name.Name)
+			}
+		}
+	}
+	return names
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
+	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
 	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
@@ -7752,7 +7950,7 @@ func TestLabLimits(t *testing.T) {
 	}}, {name: "echo", app: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
-	for range labAtOnce {
+	for range 30 { // a class presses Run
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -7760,15 +7958,20 @@ func TestLabLimits(t *testing.T) {
 				t.Errorf("got %s %s", status, answer)
 			}
 		}()
-		wait(t, "an experiment", begun)
 	}
-	if status, answer := runLab(lab, blocked); status[:3] != "503" {
-		t.Errorf("got %s %s", status, answer)
+	for range labAtOnce {
+		wait(t, "an experiment", begun)
 	}
 	if status, answer := runLab(lab, "{"); status[:3] != "400" { // it is read before it waits for its turn
 		t.Errorf("got %s %s", status, answer)
 	}
+	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
+		t.Errorf("got %s %s", status, answer)
+	}
 	close(release)
+	for range 30 - labAtOnce {
+		wait(t, "an experiment", begun)
+	}
 	all.Wait()
 	body := strings.Repeat("x", labRequest-100)
 	request := fmt.Sprintf(`POST / HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n%s`, len(body), body)
@@ -7783,6 +7986,910 @@ func TestLabLimits(t *testing.T) {
 	}
 	if log.events[1].Data == nil || log.events[2].Data != nil || !strings.Contains(log.events[2].Text, "not shown") {
 		t.Error("too many bytes are told")
+	}
+}
+
+// ---------------------------------------------------------------- Scripted exchanges
+//
+// A script says what clients send to a program, in words between the bytes; another text says
+// what must hold. Both stand in tables of docs/exercises.
+
+// A limitedBuffer keeps the first 64 KiB that a program prints, which may print for ever.
+type limitedBuffer struct{ lockedBuffer }
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	b.lockedBuffer.Write(p[:max(0, min(len(p), 65536-len(b.String())))])
+	return len(p), nil
+}
+
+// A child is a student's program while it runs.
+type child struct {
+	addr    string
+	printed limitedBuffer
+	ended   chan bool // closed when it has ended
+	process *os.Process
+}
+
+func startChild(command []string) (*child, error) {
+	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan bool)}
+	program := exec.Command(command[0], command[1:]...)
+	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
+	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	err := program.Start()
+	if err == nil {
+		p.process = program.Process
+		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
+	}
+	return p, err
+}
+
+// stop kills the program and reports whether it had ended by itself.
+func (p *child) stop() (died bool) {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		p.process.Kill() // fails if it has ended meanwhile
+		<-p.ended
+		return false
+	}
+}
+
+// dial waits until the program listens, or has ended.
+func (p *child) dial() (*net.TCPConn, error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		if c, err := net.Dial("tcp", p.addr); err == nil {
+			return c.(*net.TCPConn), nil
+		}
+		select {
+		case <-p.ended:
+			return nil, errors.New("the program has ended")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+}
+
+// answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
+// 2 s.
+const answerWait = 4 * time.Second
+
+// A client talks to a student's program.
+type client struct {
+	*net.TCPConn        // nil before the first byte and after the last
+	got, reply   []byte // of this connection, and of the one before
+	slowly, more bool   // see do
+	err          error  // why the last exchange did not end well
+	stayed       []net.Conn
+}
+
+// talk does what a script says, and returns the last reply.
+func talk(p *child, sent string) (reply string, err error) {
+	c := &client{more: strings.HasSuffix(sent, " more")}
+	for _, word := range regexp.MustCompile("`[^`]*`|[a-z]+").FindAllString(sent, -1) {
+		if c.TCPConn == nil && word != "again" && word != "more" {
+			if c.TCPConn, err = p.dial(); err != nil {
+				return "", err
+			}
+			c.stayed = append(c.stayed, c.TCPConn)
+			c.SetDeadline(time.Now().Add(answerWait))
+		}
+		c.do(word)
+	}
+	c.finish()
+	for _, connection := range c.stayed {
+		connection.Close() // some are closed already
+	}
+	return string(c.reply), c.err
+}
+
+// do is for one word of a script. Bytes are as in docs/conformance.md; other words are:
+//
+//	pause     the server has time to read what was sent so far
+//	slowly    the bytes that follow come one at a time
+//	answered  the client goes on when an answer has begun
+//	drip      it sends one byte after the other until the server closes the connection
+//	end       the client ends its half of the connection
+//	leave     it ends, and the server is done with it; the next bytes are another client's
+//	vanish    it is gone, with a reset; the next bytes are another client's
+//	stay      it keeps its connection and says no more; the next bytes are another client's
+//	again     it reads its answer; the next bytes are another client's
+//	more      more was sent than is read: a reset after the answer is no fault
+func (c *client) do(word string) {
+	switch word {
+	case "pause": // a server that answers early ends it
+		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		c.readByte() // an error comes again in finish
+	case "slowly":
+		c.slowly = true
+	case "answered":
+		if c.readByte(); len(c.got) == 0 {
+			c.err = errors.New("no answer had begun when the client wanted to go on")
+		}
+	case "drip":
+		for end := time.Now().Add(answerWait); c.err == nil && time.Now().Before(end); {
+			c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+			c.Write([]byte("x")) // fails if the server has closed, which Read shows
+			if err := c.readByte(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+		}
+		c.err = fmt.Errorf("after %v the server still waits for a client that is slow", answerWait)
+	case "end":
+		c.CloseWrite() // fails if the server has closed, which the reply shows
+	case "leave":
+		c.CloseWrite()
+		c.finish()
+		c.err = nil
+	case "vanish":
+		c.SetLinger(0)
+		c.Close()
+		c.TCPConn = nil
+	case "stay":
+		c.TCPConn = nil
+	case "again":
+		c.finish()
+	case "more":
+	default:
+		c.send(expand(strings.Trim(word, "`")))
+	}
+}
+
+// readByte reads the first byte of an answer, if it comes in time.
+func (c *client) readByte() error {
+	first := make([]byte, 1)
+	n, err := c.Read(first)
+	c.got = append(c.got, first[:n]...)
+	return err
+}
+
+func (c *client) send(text string) {
+	size := 1 << 20
+	if c.slowly {
+		size, c.slowly = 1, false
+	}
+	for piece := range slices.Chunk([]byte(text), size) {
+		if _, err := c.Write(piece); err != nil && !c.more {
+			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
+			return
+		}
+		if size == 1 {
+			time.Sleep(time.Millisecond) // or the system would put the bytes together
+		}
+	}
+}
+
+// finish reads the answer to its end.
+func (c *client) finish() {
+	if c.TCPConn == nil {
+		return
+	}
+	const endless = 4 << 20 // bytes
+	c.SetDeadline(time.Now().Add(answerWait))
+	rest, err := io.ReadAll(io.LimitReader(c, endless))
+	c.got = append(c.got, rest...)
+	switch {
+	case len(rest) == endless:
+		c.err = errors.New("the answer has no end")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.err = fmt.Errorf("after %v the server has not closed the connection", answerWait)
+	case err != nil && !(c.more && len(c.got) > 0):
+		c.err = fmt.Errorf("the connection broke: %w", err)
+	}
+	c.Close()
+	c.reply, c.got, c.TCPConn = c.got, nil, nil
+}
+
+// A mismatch says in what a check fails.
+type mismatch struct {
+	expected, came string
+	at             int    // offset in came of the first wrong byte
+	cause          string // a usual one, or what is certain
+	printed        string // by the program
+}
+
+// judge compares a reply and what the program printed with what is expected. The first
+// span is a status, in which a point stands for any digit; before the others stands what
+// they are about:
+//
+//	header `A: b`, no header `A`   a whole line of the head; no such name
+//	body `b`, unzipped `b`         the whole body, as it is or after gunzip
+//	has `b`, not `b`               some part of the reply
+//	log `b`, no log `b`            some part of what the program printed
+//	nothing                        no reply at all
+func judge(expected, cause, reply, printed string) *mismatch {
+	if expected == "nothing" && reply != "" {
+		return &mismatch{expected: "no answer", came: reply, cause: cause}
+	}
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	for _, span := range regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(expected, -1) {
+		about, text := strings.TrimSpace(span[1]), expand(span[2])
+		came, ok := reply, false
+		switch about {
+		case "":
+			text, came = "HTTP/1.0 "+text, head
+			ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
+		case "header", "no header":
+			came = headerLine(head, text)
+			ok = came == text && about == "header" || came == "" && about == "no header"
+		case "body", "unzipped":
+			if came = content; about == "unzipped" {
+				came = gunzip(content)
+			}
+			ok = came == text
+		case "has", "not":
+			ok = strings.Contains(reply, text) == (about == "has")
+		case "log", "no log":
+			came = printed
+			ok = strings.Contains(printed, text) == (about == "log")
+		default:
+			panic("nothing is known of " + about)
+		}
+		if ok {
+			continue
+		}
+		m := &mismatch{expected: about + " " + text, came: came, cause: cause}
+		if about == "" || about == "body" || about == "header" || about == "unzipped" {
+			m.expected = text
+			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
+				m.at++
+			}
+		}
+		return m
+	}
+	return nil
+}
+
+// headerLine returns the lines of a head that have the name of a header.
+func headerLine(head, header string) string {
+	name, _, _ := strings.Cut(header, ":")
+	var found []string
+	for _, line := range strings.Split(head, "\r\n")[1:] {
+		if n, value, _ := strings.Cut(line, ":"); strings.EqualFold(n, name) {
+			found = append(found, name+": "+strings.TrimSpace(value))
+		}
+	}
+	return strings.Join(found, "\r\n")
+}
+
+// gunzip returns what a gzip stream holds, or what is wrong with it.
+func gunzip(content string) string {
+	r, err := gzip.NewReader(strings.NewReader(content))
+	if err != nil {
+		return "not gzip: " + content
+	}
+	plain, err := io.ReadAll(r)
+	return strings.TrimSuffix(fmt.Sprintf("%s (and then %v)", plain, err), " (and then <nil>)")
+}
+
+// ---------------------------------------------------------------- Exercises
+//
+// go test -run Exercise/07 checks mine/07-body.go. The table in docs/exercises/07-body/README.md
+// is the check: what is sent, what must hold. Nothing here knows what an exercise is about.
+
+var (
+	hintAsked = flag.Int("hint", 0, "tell hint 1, 2 or 3 of an exercise or a hunt")
+	tryByHand = flag.Bool("serve", false, "serve an exercise on 127.0.0.1:8000 instead of checking it")
+	classDir  = flag.String("class", "", "check the exercises of a class: one directory for each student")
+)
+
+// An exercise is a directory of docs/exercises.
+type exercise struct {
+	name   string // "07-body"
+	number string // "07"
+	dir    string // docs/exercises/07-body
+	title  string // "A body may come in pieces"
+	served string // inside rawsgi, what is served: "gzipped(probes)"; "" for a program
+	checks []check
+	hints  []string
+}
+
+// A check is one line of an exercise's table: what is sent, in the words of do; what
+// must hold, in the words of judge; its rule and chapter; and a usual cause.
+type check struct{ name, sent, expected, rule, cause string }
+
+// exercises reads docs/exercises.
+var exercises = sync.OnceValue(func() (all []exercise) {
+	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]-*") // the pattern is right
+	for _, dir := range dirs {
+		page, err := os.ReadFile(filepath.Join(dir, "README.md"))
+		hints, failed := os.ReadFile(filepath.Join(dir, "hints.md"))
+		if err := cmp.Or(err, failed); err != nil {
+			panic(err)
+		}
+		name := filepath.Base(dir)
+		x := exercise{name: name, number: name[:2], dir: dir}
+		x.understand(string(page))
+		for _, hint := range strings.Split(string(hints), "\n## ")[1:] {
+			_, text, _ := strings.Cut(hint, "\n")
+			x.hints = append(x.hints, strings.TrimSpace(text))
+		}
+		all = append(all, x)
+	}
+	return all
+})
+
+// understand reads a README: its heading, what is served, and the table of checks.
+func (x *exercise) understand(page string) {
+	served := regexp.MustCompile("(?m)^Kind: .*served as `(.*)`").FindStringSubmatch(page)
+	if served != nil {
+		x.served = served[1]
+	}
+	_, x.title, _ = strings.Cut(page[:strings.Index(page, "\n")], ". ")
+	for line := range strings.Lines(page) {
+		cells := strings.Split(strings.Trim(line, "|\n "), " | ")
+		if len(cells) == 5 && cells[0] != "check" {
+			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], cells[4]})
+		}
+	}
+}
+
+var portsGiven atomic.Int64
+
+// portForProgram returns a free port for a program that will listen soon. It stands below
+// those that systems give to clients, so that no client of another test takes it first.
+func portForProgram() string {
+	for {
+		port := strconv.FormatInt(12000+(int64(os.Getpid())*97+portsGiven.Add(1))%18000, 10)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// interpreters run an exercise's file that is not Go.
+var interpreters = map[string]string{".py": "python3", ".js": "node"}
+
+// prepare makes a command of a student's file: one that serves it on a port.
+func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
+	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
+		return []string{interpreter, file, port}, nil
+	}
+	source := must(os.ReadFile(file))(t)
+	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
+	args := slices.Concat([]string{"build", "-ldflags", "-s -w", "-o", program}, flags)
+	files := map[string]string{"student.go": positioned(t, file, string(text))}
+	if x.served == "" {
+		args = append(args, filepath.Join(dir, "student.go"))
+	} else {
+		args = append(args, "-overlay", filepath.Join(dir, "overlay.json"), ".")
+		files["served.go"] = positioned(t, x.dir+"/README.md",
+			"package main\nfunc init() { serveExercise("+x.served+") }\n")
+		const probes = "docs/exercises/probes.go"
+		own := declares(text)
+		tools := setAside(must(os.ReadFile(probes))(t), own)
+		files["probes.go"] = positioned(t, probes, tools)
+		maps.Copy(own, declares([]byte(tools)))
+		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+			files[name] = positioned(t, name, setAside(must(os.ReadFile(name))(t), own))
+		}
+	}
+	replace := map[string]string{}
+	for name, content := range files {
+		replace[must(filepath.Abs(name))(t)] = filepath.Join(dir, name)
+		writeFile(t, filepath.Join(dir, name), content)
+	}
+	overlay := must(json.Marshal(map[string]any{"Replace": replace}))(t)
+	writeFile(t, filepath.Join(dir, "overlay.json"), string(overlay))
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return nil, errors.New(string(out))
+	}
+	return []string{program, port}, nil
+}
+
+// positioned returns a source that says where it stands, so that the compiler's errors name
+// the file that the student knows. Its build constraint is gone.
+func positioned(t testing.TB, file, source string) string {
+	text, constrained := strings.CutPrefix(source, "//go:build ignore")
+	line := 1
+	if constrained {
+		text, line = strings.TrimLeft(text, "\r")[1:], 2
+	}
+	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
+}
+
+// declares returns the names that a source declares for its package.
+func declares(source []byte) map[string]*ast.Object {
+	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0) // the compiler says it better
+	return file.Scope.Objects
+}
+
+// setAside puts a "_" behind names in a source of ours, those that the student's file
+// declares: students may give a function any name.
+func setAside(source []byte, names map[string]*ast.Object) string {
+	var s scanner.Scanner
+	var out strings.Builder
+	file := token.NewFileSet().AddFile("", -1, len(source))
+	s.Init(file, source, nil, scanner.ScanComments)
+	for last := 0; ; {
+		position, kind, name := s.Scan()
+		if kind == token.EOF {
+			return out.String() + string(source[last:])
+		}
+		if end := file.Offset(position) + len(name); kind == token.IDENT && names[name] != nil {
+			out.WriteString(string(source[last:end]) + "_")
+			last = end
+		}
+	}
+}
+
+func writeFile(t testing.TB, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run tries one check with a new process of the program.
+func (c check) run(command []string) *mismatch {
+	p, err := startChild(command)
+	if err != nil {
+		return &mismatch{expected: "a program that starts", came: err.Error()}
+	}
+	var m *mismatch
+	if chapter, rows := strings.CutPrefix(c.sent, "rows "); rows {
+		m = runRows(p, chapter)
+		p.stop()
+		return m
+	}
+	reply, err := talk(p, c.sent)
+	died := p.stop()
+	printed := p.printed.String()
+	m = judge(c.expected, c.cause, reply, printed)
+	if err != nil {
+		if m == nil {
+			m = &mismatch{expected: "an answer, then the end of the connection", came: reply, at: len(reply)}
+		}
+		m.cause = err.Error()
+	}
+	if m != nil {
+		m.printed = printed
+		if died {
+			m.cause = "the program has ended"
+		}
+	}
+	return m
+}
+
+// runRows sends the rows marked M of a chapter of docs/conformance.md, until ten have failed.
+func runRows(p *child, chapter string) (m *mismatch) {
+	first, err := p.dial()
+	if err != nil {
+		return &mismatch{expected: "a server", came: p.printed.String(), cause: err.Error()}
+	}
+	first.Close()
+	passed, failed := 0, 0
+	for _, row := range allRows() {
+		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") || failed == 10 {
+			continue
+		}
+		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
+		faults := row.verdict(reply, other)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
+		if len(faults) == 0 {
+			passed++
+			continue
+		}
+		if failed++; m == nil {
+			m = &mismatch{expected: row.name + ": " + row.want, came: reply,
+				cause: faults[0] + "\nsent " + visible(row.send)}
+		}
+	}
+	if m != nil {
+		m.cause = fmt.Sprintf("%d rows pass, %d fail; this is the first:\n%s", passed, failed, m.cause)
+	}
+	return m
+}
+
+// An attempt is what came of one file of an exercise.
+type attempt struct {
+	passed     int
+	mismatches map[string]*mismatch // by check
+	broken     string               // what the compiler says
+}
+
+func (a attempt) ok() bool { return a.broken == "" && len(a.mismatches) == 0 }
+
+// failed returns the names of the checks that fail, in their order.
+func (a attempt) failed(x exercise) (names []string) {
+	if a.broken != "" {
+		return []string{"does not compile"}
+	}
+	for _, c := range x.checks {
+		if a.mismatches[c.name] != nil {
+			names = append(names, c.name)
+		}
+	}
+	return names
+}
+
+// attempt runs all checks of an exercise on a file.
+func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
+	a := attempt{mismatches: map[string]*mismatch{}}
+	command, err := x.prepare(t, file, portForProgram(), flags...)
+	if err != nil {
+		a.broken = err.Error()
+		return a
+	}
+	for _, c := range x.checks {
+		if m := c.run(command); m != nil {
+			a.mismatches[c.name] = m
+		} else {
+			a.passed++
+		}
+	}
+	return a
+}
+
+// ascii shows bytes as a Go string does, at most 72 of them, and where byte at stands.
+func ascii(text string, at int) (shown string, column int) {
+	show := func(s string) string {
+		quoted := strconv.QuoteToASCII(s)
+		return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	from := max(0, at-48)
+	shown = show(text[from:min(len(text), from+72)])
+	if from+72 < len(text) {
+		shown += " ..."
+	}
+	return cmp.Or(shown, "(nothing)"), len(show(text[from:min(at, len(text))]))
+}
+
+// report prints what an attempt has shown, in ASCII, so that any terminal can show it. Only
+// the first mismatch is shown whole: one thing at a time.
+func (x exercise) report(a attempt) {
+	fmt.Printf("\nExercise %s  %-45s %d of %d\n", x.number, x.title, a.passed, len(x.checks))
+	if a.broken != "" {
+		fmt.Printf("  it does not compile:\n%s\n", a.broken)
+		return
+	}
+	shown := false
+	for _, c := range x.checks {
+		m := a.mismatches[c.name]
+		if m == nil {
+			fmt.Printf("  ok   %s\n", c.name)
+			continue
+		}
+		fmt.Printf("  NO   %s\n", c.name)
+		if !shown {
+			x.explain(c, m)
+		}
+		shown = true
+	}
+}
+
+func (x exercise) explain(c check, m *mismatch) {
+	const indent = "\n                 "
+	sent := regexp.MustCompile("([^`]*)`([^`]*)`").ReplaceAllString(c.sent, "$1$2")
+	expected, _ := ascii(m.expected, 0)
+	came, column := ascii(m.came, m.at)
+	fmt.Printf("       sent      %.200s\n       expected  %s\n       came      %s%s%s^ %s\n", sent, expected, came,
+		indent, strings.Repeat(" ", column), strings.ReplaceAll(m.cause, "\n", indent))
+	if line, _, _ := strings.Cut(m.printed, "\n"); line != "" {
+		line, _ = ascii(line, 0)
+		fmt.Printf("       printed   %s\n", line)
+	}
+	fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number)
+}
+
+// begin puts the starters of an exercise where students work: a module of its own, so that
+// neither git nor ./... sees what they do there.
+func (x exercise) begin(t testing.TB) (files []string) {
+	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
+	if err := os.MkdirAll("mine", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, "mine/go.mod", "module mine\n")
+	for _, starter := range starters {
+		file := "mine/" + x.name + filepath.Ext(starter)
+		writeFile(t, file, string(must(os.ReadFile(starter))(t)))
+		files = append(files, file)
+	}
+	return files
+}
+
+// find returns the student's file in a directory, "" if there is none. Of several, in
+// different languages, the one that is no longer its starter is meant.
+func (x exercise) find(dir string) (file string, content []byte) {
+	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
+	for _, file = range files {
+		starter, _ := os.ReadFile(x.dir + "/starter" + filepath.Ext(file)) // none: all differs
+		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
+			break
+		}
+	}
+	return file, content
+}
+
+// note writes down in mine/passed.txt whether an exercise passes, and prints how many do. A
+// file that was changed since does not count.
+func (x exercise) note(t testing.TB, content []byte, passes bool) {
+	line := func(x exercise, content []byte) string {
+		return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
+	}
+	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
+	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
+	if passes {
+		text += line(x, content)
+	}
+	writeFile(t, "mine/passed.txt", text)
+	done, next := 0, ""
+	for _, x := range exercises() {
+		if _, content := x.find("mine"); strings.Contains(text, line(x, content)) {
+			done++
+		} else {
+			next = cmp.Or(next, x.number)
+		}
+	}
+	if passes {
+		fmt.Printf("  solution  %s\n  next      go test -run Exercise/%s\n", x.dir, next)
+	}
+	n := len(exercises())
+	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
+}
+
+// TestExercise checks the files in mine/, when it is asked to: go test -run Exercise.
+func TestExercise(t *testing.T) {
+	asked := flag.Lookup("test.run").Value.String()
+	_, which, named := strings.Cut(asked, "/")
+	switch {
+	case !strings.Contains(asked, "Exercise"):
+		t.Skip("exercises are checked by go test -run Exercise")
+	case *classDir != "":
+		checkClass(t, *classDir)
+		return
+	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
+		return regexp.MustCompile(which).MatchString(x.name)
+	}):
+		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
+	}
+	notBegun := 0
+	for _, x := range exercises() {
+		t.Run(x.name, func(t *testing.T) {
+			file, content := x.find("mine")
+			if file == "" && !named {
+				notBegun++
+				t.Skip("not begun: go test -run Exercise/" + x.number)
+			}
+			x.check(t, file, content)
+		})
+	}
+	if notBegun > 0 {
+		fmt.Printf("\n%d of %d exercises are not begun: docs/exercises/README.md\n", notBegun, len(exercises()))
+	}
+}
+
+// check begins an exercise, serves it, or checks it. Only the last can succeed.
+func (x exercise) check(t *testing.T, file string, content []byte) {
+	if file == "" {
+		fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      go test -run Exercise/%s\n",
+			x.number, x.title, strings.Join(x.begin(t), " or "), x.dir, x.number)
+		t.Fail()
+		return
+	}
+	if *tryByHand {
+		command, err := x.prepare(t, file, "8000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		serveForAWhile(t, exec.Command(command[0], command[1:]...))
+		return
+	}
+	a := x.attempt(t, file)
+	x.report(a)
+	x.note(t, content, a.ok())
+	if *hintAsked > 0 && *hintAsked <= len(x.hints) {
+		fmt.Printf("\nHint %d of %d\n%s\n", *hintAsked, len(x.hints), x.hints[*hintAsked-1])
+	}
+	if !a.ok() {
+		t.Fail()
+	}
+}
+
+// serveForAWhile runs a program on the terminal until Ctrl-C, or until the go command would
+// end the test. It proves nothing, so it fails.
+func serveForAWhile(t *testing.T, program *exec.Cmd) {
+	program.Stdout, program.Stderr = os.Stdout, os.Stderr
+	fmt.Println("Serving on http://127.0.0.1:8000/ for 9 minutes; end it with Ctrl-C.")
+	end := time.AfterFunc(9*time.Minute, func() { program.Process.Kill() })
+	defer end.Stop()
+	t.Errorf("served, not checked: %v", program.Run())
+}
+
+// checkClass checks the exercises of all students: each has a directory, with the files of
+// mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
+func checkClass(t *testing.T, dir string) {
+	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
+		"container without network, or under an account of its own.")
+	rows := "student,exercise,passed,checks,first failing check\n"
+	failing, begun := map[string]int{}, map[string]int{}
+	fmt.Printf("%-20s", "student")
+	for _, x := range exercises() {
+		fmt.Printf(" %5s", x.number)
+	}
+	for _, entry := range must(os.ReadDir(dir))(t) {
+		name, student := entry.Name(), filepath.Join(dir, entry.Name())
+		if !entry.IsDir() {
+			continue
+		}
+		fmt.Printf("\n%-20.20s", name)
+		for _, x := range exercises() {
+			file, _ := x.find(student)
+			if file == "" {
+				file, _ = x.find(filepath.Join(student, "mine"))
+			}
+			cell := "-"
+			if file != "" {
+				a := x.attempt(t, file)
+				failed := a.failed(x)
+				for _, check := range failed {
+					failing[x.number+" "+check]++
+				}
+				begun[x.number]++
+				cell = fmt.Sprintf("%d/%d", a.passed, len(x.checks))
+				rows += fmt.Sprintf("%q,%s,%d,%d,%q\n", name, x.name, a.passed, len(x.checks), append(failed, "")[0])
+				if len(failed) == 0 {
+					cell = "ok"
+				}
+			}
+			fmt.Printf(" %5s", cell)
+		}
+	}
+	fmt.Println("\n\nchecks that most fail:")
+	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
+		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
+	}) {
+		if i < 10 {
+			fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
+		}
+	}
+	writeFile(t, filepath.Join(dir, "class.csv"), rows)
+	fmt.Println("all of it:", filepath.Join(dir, "class.csv"))
+	if len(begun) == 0 || len(failing) > 0 {
+		t.Errorf("%d exercises are begun, and not all files pass", len(begun))
+	}
+}
+
+// TestSolutions grades the grader: a starter fails, a solution passes, and each wrong answer
+// is refused by the check that its first comment names.
+func TestSolutions(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("builds many programs for each exercise")
+	}
+	for _, x := range exercises() {
+		wrong, _ := filepath.Glob(x.dir + "/wrong-*") // the patterns are right
+		rest, _ := filepath.Glob(x.dir + "/s[ot]*.*")
+		if len(wrong) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
+			t.Errorf("%s: expected three wrong answers, three hints, a title and checks", x.name)
+		}
+		for _, file := range slices.Concat(rest, wrong) {
+			t.Run(x.name+"/"+filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
+				x.checkOurs(t, file)
+			})
+		}
+	}
+}
+
+// checkOurs holds a starter, a solution or a wrong answer to its name.
+func (x exercise) checkOurs(t *testing.T, file string) {
+	if program := interpreters[filepath.Ext(file)]; program != "" {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	a := x.attempt(t, file)
+	if a.broken != "" {
+		t.Fatal(a.broken)
+	}
+	switch kind := filepath.Base(file)[:5]; kind {
+	case "start":
+		if a.ok() {
+			t.Error("the starter passes")
+		}
+	case "wrong":
+		caught := regexp.MustCompile(`Caught by "(.*?)":`).FindSubmatch(must(os.ReadFile(file))(t))
+		if caught == nil || a.mismatches[string(caught[1])] == nil {
+			t.Errorf("expected %s to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.mismatches)))
+		}
+	default:
+		times, flags := 1, []string{}
+		if os.Getenv("RAWSGI_TEST") == "all" {
+			times = 20
+			if x.served != "" || filepath.Ext(file) == ".go" {
+				flags = []string{"-race"}
+			}
+		}
+		for ; times > 0; times-- {
+			if !a.ok() {
+				x.report(a)
+				t.Fatalf("the solution fails: %s", a.broken)
+			}
+			if times > 1 {
+				a = x.attempt(t, file, flags...)
+			}
+		}
+	}
+}
+
+// ---------------------------------------------------------------- Bug hunts
+
+var huntAnswer = flag.String("answer", "", "the id of the row that a hunt's program breaks")
+
+// hunts are the mutants that a row catches, in the order of the chapters. A student is
+// given one without its mistake.
+func hunts() (all []mutant) {
+	for _, row := range allRows() {
+		for _, m := range mutants {
+			if m.row == row.id() && !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+// TestHunt starts a program with a mistake, go test -run Hunt/3, or takes the answer, with
+// -answer R05.
+func TestHunt(t *testing.T) {
+	asked := flag.Lookup("test.run").Value.String()
+	_, which, _ := strings.Cut(asked, "/")
+	if !strings.Contains(asked, "Hunt") {
+		t.Skip("hunts are started by go test -run Hunt/1")
+	}
+	n, err := strconv.Atoi(which)
+	if err != nil || n < 1 || n > len(hunts()) {
+		t.Fatalf("the hunts are Hunt/1 to Hunt/%d", len(hunts()))
+	}
+	m := hunts()[n-1]
+	clues := []string{"", "", "One of these shows it:"}
+	for _, row := range allRows() {
+		if row.id() == m.row {
+			clues[0] = "It breaks a rule of chapter " + strings.TrimLeft(row.chapter, "ch0")
+			clues[1] = "The rule comes from " + row.source
+			clues[2] += "\n  " + visible(row.send[:min(len(row.send), 200)])
+		}
+	}
+	given := strings.ToUpper(*huntAnswer)
+	switch {
+	case *hintAsked > 0:
+		t.Error(clues[min(*hintAsked, 3)-1])
+	case given == m.row:
+		fmt.Printf("Right, it is %s. The mistake: %s.\n", m.row, m.mistake)
+	case given != "":
+		t.Errorf("It is not %s. %s; for more, go test -run Hunt/%d -hint 2", given, clues[0], n)
+	default:
+		path := filepath.Join(t.TempDir(), "hunt.exe")
+		build := exec.Command("go", "build", "-overlay", m.overlay(t), "-o", path, ".")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		fmt.Printf("Hunt %d: this program breaks one row of docs/conformance.md. Send it bytes, then\n"+
+			"  go test -run Hunt/%d -answer ID\n", n, n)
+		serveForAWhile(t, exec.Command(path, "-app", "environ", "-timeout", "2s"))
+	}
+}
+
+// TestAnswers gives a wrong and the right answer to each hunt, as a student does.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	if len(hunts()) < 10 {
+		t.Errorf("%d hunts", len(hunts()))
+	}
+	for i, m := range hunts() {
+		for answer, want := range map[string]string{"x99": "It is not X99. It breaks a rule of chapter ",
+			m.row: "Right, it is " + m.row} {
+			out, err := exec.Command(os.Args[0], "-test.run", fmt.Sprintf("Hunt/%d", i+1), "-answer", answer).CombinedOutput()
+			if !bytes.Contains(out, []byte(want)) || (err == nil) != (answer == m.row) {
+				t.Errorf("expected %q, got %v, %s", want, err, out)
+			}
+		}
 	}
 }
 
