@@ -6147,19 +6147,36 @@ func (x *terminal) finish(s turn) {
 	}
 }
 
-// excerpt returns the declarations of a name in a Go file, as they stand there with their
-// comments, and the names in each: a method has two, a group many. "Write" finds every
-// method of that name, "Response.Write" one.
-func excerpt(t testing.TB, path, name string) (texts []string, names [][]string) {
+// An excerpt is a declaration as it stands in its file, with its comment, and the names in
+// it: a method has two, a group many.
+type excerpt struct {
+	text  string
+	names []string
+}
+
+// parsed holds the excerpts of files.
+var parsed sync.Map
+
+// excerpts returns the declarations of a name in a Go file: "Write" finds every method of that
+// name, "Response.Write" one.
+func excerpts(t testing.TB, path, name string) []excerpt {
+	t.Helper()
+	if _, ok := parsed.Load(path); !ok {
+		parsed.Store(path, excerptsOf(t, path))
+	}
+	all, _ := parsed.Load(path)
+	return slices.DeleteFunc(slices.Clone(all.([]excerpt)), func(e excerpt) bool {
+		return !slices.Contains(e.names, name)
+	})
+}
+
+func excerptsOf(t testing.TB, path string) (all []excerpt) {
 	t.Helper()
 	source := must(os.ReadFile(path))(t)
 	files := token.NewFileSet()
 	file := must(parser.ParseFile(files, path, source, parser.ParseComments))(t)
 	for _, d := range file.Decls {
-		doc, own := namesOf(d)
-		if !slices.Contains(own, name) {
-			continue
-		}
+		doc, names := namesOf(d)
 		from, to := files.Position(d.Pos()).Offset, files.Position(d.End()).Offset
 		if doc != nil {
 			from = files.Position(doc.Pos()).Offset
@@ -6167,9 +6184,9 @@ func excerpt(t testing.TB, path, name string) (texts []string, names [][]string)
 		if end := bytes.IndexByte(source[to:], '\n'); end > 0 { // a comment on its last line
 			to += end
 		}
-		texts, names = append(texts, string(source[from:to])), append(names, own)
+		all = append(all, excerpt{string(source[from:to]), names})
 	}
-	return texts, names
+	return all
 }
 
 // namesOf returns the comment of a declaration and the names that it declares.
@@ -6215,13 +6232,13 @@ func TestDocsExcerpts(t *testing.T) {
 				}
 				continue
 			}
-			texts, _ := excerpt(t, place[1], place[2])
-			if len(texts) != 1 {
+			found := excerpts(t, place[1], place[2])
+			if len(found) != 1 {
 				t.Errorf("%s:%d: %s has %d declarations of %s; a method may be named Type.method", page,
-					b.first, place[1], len(texts), place[2])
+					b.first, place[1], len(found), place[2])
 				continue
 			}
-			source, shown := strings.Split(texts[0], "\n"), slices.Clone(b.lines)
+			source, shown := strings.Split(found[0].text, "\n"), slices.Clone(b.lines)
 			whole := true
 			for i, line := range shown {
 				if strings.TrimSpace(line) == "// …" {
@@ -6324,9 +6341,10 @@ func changesOf(t *testing.T, page, text string, steps []string, before string) s
 	shown := map[string]bool{}
 	for _, b := range blocksOf(text) {
 		if place := placed.FindStringSubmatch(b.info); place != nil {
-			_, names := excerpt(t, place[1], place[2])
-			for _, name := range slices.Concat(names...) {
-				shown[place[1]+"#"+name] = true
+			for _, e := range excerpts(t, place[1], place[2]) {
+				for _, name := range e.names {
+					shown[place[1]+"#"+name] = true
+				}
 			}
 		}
 	}
@@ -6388,20 +6406,19 @@ func wrapped(text string) string {
 // TestDocsCoverage lists what no chapter shows: of the core each declaration has to be
 // shown, here or in a step that is equal, and of main.go and app.go each has to be named.
 func TestDocsCoverage(t *testing.T) {
-	shown, all := map[string]bool{}, ""
+	shown, words := map[string]bool{}, map[string]bool{}
 	for _, page := range docPages(t) {
 		text := string(must(os.ReadFile(page))(t))
-		all += text
+		for _, word := range regexp.MustCompile(`\w+`).FindAllString(text, -1) {
+			words[word] = true
+		}
 		for _, b := range blocksOf(text) {
 			place := placed.FindStringSubmatch(b.info)
 			if place == nil {
 				continue
 			}
-			texts, names := excerpt(t, place[1], place[2])
-			for i, text := range texts {
-				for _, name := range names[i] {
-					shown[name+"\n"+text] = true
-				}
+			for _, e := range excerpts(t, place[1], place[2]) {
+				shown[e.text] = true
 			}
 		}
 	}
@@ -6409,16 +6426,15 @@ func TestDocsCoverage(t *testing.T) {
 	for _, file := range []string{"server.go", "request.go", "response.go", "main.go", "app.go"} {
 		core := file != "main.go" && file != "app.go"
 		for _, d := range declarations(t, file) {
-			texts, _ := excerpt(t, file, d.name)
 			_, bare, _ := strings.Cut(d.name, ".")
 			if bare == "" {
 				bare = d.name
 			}
 			switch {
 			case d.name == "_":
-			case core && !slices.ContainsFunc(texts, func(text string) bool { return shown[d.name+"\n"+text] }):
+			case core && !slices.ContainsFunc(excerpts(t, file, d.name), func(e excerpt) bool { return shown[e.text] }):
 				missing = append(missing, file+"#"+d.name+" is not shown")
-			case !core && !regexp.MustCompile(`\b`+bare+`\b`).MatchString(all):
+			case !core && !words[bare]:
 				missing = append(missing, file+"#"+d.name+" is not named")
 			}
 		}
@@ -6441,7 +6457,7 @@ func TestDocsLinks(t *testing.T) {
 		for _, place := range regexp.MustCompile("`((?:[\\w-]+/)*[\\w-]+\\.go)#([\\w.]+)`").FindAllStringSubmatch(text, -1) {
 			if _, err := os.Stat(place[1]); err != nil {
 				t.Errorf("%s names %s, which is not there", page, place[0])
-			} else if texts, _ := excerpt(t, place[1], place[2]); len(texts) == 0 {
+			} else if len(excerpts(t, place[1], place[2])) == 0 {
 				t.Errorf("%s names %s, which is not there", page, place[0])
 			}
 		}
@@ -6478,7 +6494,9 @@ func checkLink(t *testing.T, page, link string) {
 			return
 		}
 	}
-	t.Errorf("%s links to %s, but there is no such heading", page, link)
+	if !strings.Contains(content, `<a id="`+anchor+`"></a>`) { // as in a row of the glossary
+		t.Errorf("%s links to %s, but there is no such heading", page, link)
+	}
 }
 
 // anchorOf is the anchor that GitHub gives a heading.
