@@ -5496,7 +5496,7 @@ const mayStayUnreplayed = 12
 //	output            of that command, or, at the beginning of a block, of the program that
 //	                  still runs in this terminal
 //	...               any lines
-//	^C                SIGINT for the program that runs
+//	^C                SIGINT for the program that runs; what it has printed before may be left out
 func TestDocsTranscripts(t *testing.T) {
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil || runtime.GOOS == "windows" {
@@ -5576,6 +5576,7 @@ it is gone
 	for _, c := range []struct{ from, to string }{
 		{"0ne", "one"}, {"a\nb\n$", "a\n$"}, {"7\n$", "7\n9\n$"}, {"\" 200 14", "\" 200 15"},
 		{"3\n$", "$"}, {"it is gone\n", ""}, {"ended\n\x60", "...\nended\nmore\n\x60"},
+		{"$ echo ended", "no line\n$ echo ended"},
 	} {
 		if got := replayed(t, "wrong", strings.Replace(right, c.from, c.to, 1), self, true); len(got) != len(right) {
 			t.Errorf("%q is mended to %s", c.to, got)
@@ -5727,6 +5728,7 @@ type replay struct {
 	ports     map[string]string // on the page → on this machine
 	pids      map[string]string // the same
 	self      func() string     // builds our own program, and returns its path
+	ours      []string          // where the page has built it
 	programs  map[string]string // the source of a program → its path, built
 	terminals map[string]*terminal
 }
@@ -5752,13 +5754,16 @@ func (r *replay) port(onPage string) string {
 }
 
 var (
-	portOnPage  = regexp.MustCompile(`Content-Length: *\d+|(^|[ :=])[89]0\d\d\b`)
-	goRun       = regexp.MustCompile(`\bgo run (\.|[\w./-]+\.go)( [^|&;\n]*)?`)
-	goTest      = regexp.MustCompile(`\bgo test( [^|&;\n]*)?`)
-	fileOnPage  = regexp.MustCompile(`\bdocs/[\w./-]+\.(py|js|conf)\b`)
-	portInFile  = regexp.MustCompile(`\b[89]0\d\d\b`)
-	addrInStep  = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
-	ownTestFlag = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
+	portOnPage = regexp.MustCompile(`Content-Length: *\d+|(^|[ :=])[89]0\d\d\b`)
+	goRun      = regexp.MustCompile(`\bgo run (\.|[\w./-]+\.go)( [^|&;\n]*)?`)
+	goBuild    = regexp.MustCompile(`\bgo build -o (\S+) \.(?:\s|$)`)
+	goTest     = regexp.MustCompile(`\bgo test( [^|&;\n]*)?`)
+	fileOnPage = regexp.MustCompile(`\bdocs/[\w./-]+\.(py|js|conf)\b`)
+	portInFile = regexp.MustCompile(`\b[89]0\d\d\b`)
+	addrInStep = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
+	// otherThanServe finds the flags with which our program does not listen on its default port.
+	otherThanServe = regexp.MustCompile(`^ send\b| -(addr|list|help|h|cgi)\b`)
+	ownTestFlag    = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
 )
 
 // command makes a command of the page one for this machine: other ports, another /tmp, and
@@ -5766,6 +5771,19 @@ var (
 func (r *replay) command(text string) string {
 	for onPage, here := range r.pids {
 		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
+	}
+	for _, build := range goBuild.FindAllStringSubmatch(text, -1) {
+		r.ours = append(r.ours, build[1])
+	}
+	for _, program := range append([]string{"go run ."}, r.ours...) {
+		called := regexp.MustCompile(`(?m)(^|[;&|] *|\w=\S* )` + regexp.QuoteMeta(program) + `( [^|&;\n]*)?`)
+		text = called.ReplaceAllStringFunc(text, func(match string) string {
+			before, flags, _ := strings.Cut(match, program)
+			if strings.HasPrefix(flags, ".") || otherThanServe.MatchString(flags) {
+				return match
+			}
+			return before + program + " -addr 127.0.0.1:8000" + flags // the default, which is mapped, too
+		})
 	}
 	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
 		if strings.HasPrefix(match, "Content-Length") {
@@ -5782,9 +5800,6 @@ func (r *replay) command(text string) string {
 	return goRun.ReplaceAllStringFunc(text, func(match string) string {
 		part := goRun.FindStringSubmatch(match)
 		program, flags := r.program(part[1]), part[2]
-		if part[1] == "." && !regexp.MustCompile(`^ send\b| -(addr|list|help|h|cgi)\b`).MatchString(flags) {
-			flags = " -addr 127.0.0.1:" + r.port("8000") + flags
-		}
 		if inBackground { // so that "kill %1" is for the program
 			return program + flags
 		}
@@ -5944,8 +5959,8 @@ func (x *terminal) do(s turn) []string {
 	case s.command == "^C" && x.running == "":
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
-		if x.hidden && x.updating {
-			x.settle()
+		if x.updating {
+			x.settle() // so that what came before is not taken for what comes after
 		}
 		x.signal(os.Interrupt)
 	case s.command != "":
@@ -5956,7 +5971,7 @@ func (x *terminal) do(s turn) []string {
 		}
 	}
 	want := withoutNoise(s.want)
-	if x.hidden && (s.command == "" || s.command == "^C") {
+	if x.hidden && s.command == "" || s.command == "^C" { // a log need not be shown before it ends
 		want = append([]string{"..."}, want...)
 	}
 	x.hidden = len(want) > 0 && want[len(want)-1] == "..."
