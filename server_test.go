@@ -5541,7 +5541,11 @@ func TestDocsTranscripts(t *testing.T) {
 		t.Errorf("%d blocks are marked \"console unreplayed\", expected at most %d", unreplayed, mayStayUnreplayed)
 	}
 	self := built(t)
+	_, noPython := exec.LookPath("python3")
 	eachPage(t, func(t *testing.T, page, text string) string {
+		if noPython != nil && strings.Contains(text, "$ python3 ") {
+			skip(t, "this page needs python3", "python3")
+		}
 		return replayed(t, page, text, self, *update)
 	})
 }
@@ -5681,6 +5685,7 @@ var normal = []struct {
 	{regexp.MustCompile(`(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d`), "TIME"},
 	{regexp.MustCompile(` *\d+(\.\d+)?( ?[nµm]?s|m\d+(\.\d+)?s)\b`), " DURATION"},
+	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d$`), "TIME"},        // the clock's page
 	{regexp.MustCompile(`(/environ[^"]*" 200) \d+`), "$1 SIZE"}, // in the access log
 	{regexp.MustCompile(`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`), "${1}PORT"},
 	{regexp.MustCompile(`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`), "$1${2}VERSION"},
@@ -6083,7 +6088,8 @@ func contradicts(want, came []string) bool {
 // serves reports whether the command is one of our programs that run on, or in the
 // background.
 func (x *terminal) serves() bool {
-	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
+	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, "python3 docs/") ||
+		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
 }
 
 // settle takes what has come when the page is wrong or written anew: all that a command
@@ -6539,7 +6545,9 @@ func checkLink(t *testing.T, page, link string) {
 			return
 		}
 	}
-	t.Errorf("%s links to %s, but there is no such heading", page, link)
+	if !strings.Contains(content, `<a id="`+anchor+`"></a>`) { // as in a row of the glossary
+		t.Errorf("%s links to %s, but there is no such heading", page, link)
+	}
 }
 
 // anchorOf is the anchor that GitHub gives a heading.
@@ -6675,7 +6683,7 @@ func TestPosts(t *testing.T) {
 func TestGlossary(t *testing.T) {
 	page := string(must(os.ReadFile("docs/glossary.md"))(t))
 	var terms []string
-	row := regexp.MustCompile(`(?m)^\| ([^|]+) \| [^|]+ \| [^|]+ \| \[\d+\]\(\d\d-[a-z-]+\.md\) \|$`)
+	row := regexp.MustCompile(`(?m)^\| ([^|<]+) <a id="[^"]+"></a> \| [^|]+ \| [^|]+ \| \[\d+\]\(\d\d-[a-z-]+\.md\) \|$`)
 	for _, term := range row.FindAllStringSubmatch(page, -1) {
 		terms = append(terms, strings.ToLower(term[1]))
 	}
@@ -6979,6 +6987,9 @@ func TestSteps(t *testing.T) {
 					continue
 				}
 				reply, err := patientExchange(addr, row, 1<<20, 20*time.Second, wholeAnswer)
+				if s.name < "06" && reply == "" && errors.Is(err, syscall.ECONNRESET) && runtime.GOOS != "linux" {
+					continue // the answer was lost, as step 6 explains; Linux keeps it
+				}
 				faults := row.verdict(reply, whose)
 				if err != nil {
 					faults = append(faults, err.Error())
