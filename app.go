@@ -1988,15 +1988,15 @@ func (t *recorder) lengthReason(head string) string {
 	_, own := lookup(t.headers, "Content-Length")
 	switch {
 	case t.answer != t.status && given > 0:
-		return "the answer is the gateway's own: Content-Length is " + length
+		return "the answer is the gateway's own: its Content-Length is " + length
 	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
-		return "no Content-Length is inferred: " + visible(t.answer) + " has no body"
+		return "the answer gets no Content-Length: " + visible(t.answer) + " has no body"
 	case own > 0:
-		return "the application has given a Content-Length"
+		return "the answer has the Content-Length that the application has given"
 	case given > 0:
-		return "Content-Length " + length + " is inferred: the whole body is known"
+		return "the answer gets a Content-Length of " + length + ": the whole body is known"
 	}
-	return "no Content-Length: nobody knows how long the body will be, " +
+	return "the answer has no Content-Length: nobody knows how long the body will be, " +
 		"so the end of the connection ends it"
 }
 
@@ -2018,14 +2018,14 @@ func (t *recorder) onCloseWrite() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drains = true
-	t.say("drain", "we end our half, and read on until the client has read the answer")
+	t.say("drain", "the gateway ends its half, and reads on until the client has read the answer")
 }
 
 func (t *recorder) onClose() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.understand()
-	t.say("close", "the connection is closed")
+	t.say("close", "the gateway closes the connection")
 }
 
 // accessLine is the line of the access log.
@@ -2112,11 +2112,11 @@ func (t *recorder) understand() {
 // bodyBegins tells how long the body is, and why.
 func (t *recorder) bodyBegins(q *Request) {
 	_, given := lookup(q.Header, "Content-Length")
-	text := "there is no Content-Length, so there is no body"
+	text := "the request has no Content-Length, so it has no body"
 	if q.Length > 0 {
-		text = fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)
+		text = fmt.Sprintf("the body of the request begins: %d bytes, says Content-Length", q.Length)
 	} else if given > 0 {
-		text = "Content-Length is 0: there is no body"
+		text = "the request has a Content-Length of 0: no body"
 	}
 	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Key: "wsgi.input",
 		Value: fmt.Sprintf("%d bytes", q.Length), Text: text})
