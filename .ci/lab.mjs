@@ -187,7 +187,7 @@ const questions = {
 	},
 	async "who closed?"() {
 		await preset("a generator");
-		await press("End");
+		await page.click("#last");
 		assert.equal(await text("#sentence"), "the gateway closes the connection");
 	},
 };
