@@ -410,11 +410,11 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
 		return
 	}
-	url := tcp.String()
-	if tcp.IP.IsUnspecified() { // all addresses of this machine, none to type
-		url = fmt.Sprintf("127.0.0.1:%d", tcp.Port)
+	host, url := tcp.IP.String(), tcp.String()
+	if tcp.IP.IsUnspecified() { // every address of this machine, IPv6 or not: none to type
+		host, url = "0.0.0.0", fmt.Sprintf("127.0.0.1:%d", tcp.Port)
 	}
-	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, url)
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, url)
 	if tcp.IP.IsLoopback() {
 		return
 	}

@@ -34,7 +34,7 @@ import (
 
 const (
 	software  = "rawsgi/1.0"
-	pieceSize = 64 * 1024 // bytes that must reach the client within one -timeout
+	pieceSize = 64 * 1024 // bytes that must reach the client within one timeout
 )
 
 // A Header is one header field, Python's (name, value) tuple.

@@ -29,7 +29,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode"
 )
@@ -184,84 +183,6 @@ func acceptWaiting(l net.Listener, slots chan<- bool) (waiting []net.Conn) {
 	return waiting
 }
 
-// Shutdown stops the server: it accepts what waits in the backlog, answers what has been
-// asked, closes connections that stay silent, and returns when all exchanges have ended.
-// After grace it closes what is still open and gives that a second to end.
-func (s *Server) Shutdown(grace time.Duration) {
-	s.stopAccepting()
-	ended := make(chan bool)
-	go func() { s.running.Wait(); close(ended) }()
-	select {
-	case <-ended:
-		return
-	case <-time.After(grace):
-	}
-	s.closeAll()
-	if s.OnStop != nil {
-		s.OnStop()
-	}
-	select {
-	case <-ended:
-	case <-time.After(time.Second): // e.g. an application that does not end
-	}
-}
-
-// stopAccepting wakes Serve, and whatever waits for a client that has no answer to expect.
-func (s *Server) stopAccepting() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopping = true
-	for c := range s.conns {
-		if c.state.Load() != answering {
-			s.limit(c)
-		}
-	}
-	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
-		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
-	} else if s.listener != nil {
-		s.listener.Close()
-	}
-}
-
-// closeAll closes every connection, and stops Serve where it waits for one to end.
-func (s *Server) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.Close()
-	}
-	select {
-	case <-s.gaveUp: // a second Shutdown
-	default:
-		close(s.gaveUp)
-	}
-}
-
-// limit gives a client that has no answer to expect its time, to send a head or to close.
-// s.mu is held.
-func (s *Server) limit(c *conn) {
-	patience := s.Timeout
-	if s.stopping {
-		patience = lull
-		if c.state.Load() == asking {
-			patience = max(lull, moment-time.Since(c.since))
-		}
-	}
-	c.SetReadDeadline(time.Now().Add(patience)) // fails if closed, and so will Read
-}
-
-// busy returns how many requests are being answered.
-func (s *Server) busy() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		if c.state.Load() == answering {
-			n++
-		}
-	}
-	return n
-}
-
 // An exchange is one connection: one request with its answer. Its parts are fields and
 // not pointers, so that they come with a single allocation.
 type exchange struct {
@@ -289,27 +210,19 @@ func (s *Server) serveConn(c net.Conn) {
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
-	s.admit(&e.conn)
+	s.setState(&e.conn, asking) // the time for the head begins
 	request, err := s.readRequest(e.reader)
 	e.request = request
 	if err == errSilent {
 		return
 	}
-	e.conn.state.Store(answering)
+	s.setState(&e.conn, answering)
 	e.begin()
 	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
 	} else {
 		e.answer(application)
 	}
-}
-
-// admit adds a connection to those that Shutdown ends, and gives it its time for a head.
-func (s *Server) admit(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns[c] = true
-	s.limit(c)
 }
 
 // readRequest reads a request that this server can answer: an https:// target can only be
@@ -392,12 +305,12 @@ func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
 	}
-	if e.conn.state.Load() == answering {
+	if e.conn.state == answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
 	}
 	e.hangUp()
-	e.server.dismiss(&e.conn)
+	e.server.setState(&e.conn, closed)
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
@@ -414,26 +327,11 @@ const drainLimit = 64 << 20
 func (e *exchange) hangUp() {
 	half, ok := e.conn.Conn.(interface{ CloseWrite() error })
 	if ok && e.mayBeUnread() && half.CloseWrite() == nil {
-		e.server.release(&e.conn)
+		e.server.setState(&e.conn, answered) // the time to close begins
 		// Any error ends the wait, as the end of the bytes does.
 		io.CopyN(io.Discard, e.conn.Conn, drainLimit)
 	}
 	e.conn.Close() // fails if it is closed already
-}
-
-// release gives a client that has its answer some time to read it and to close.
-func (s *Server) release(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.state.Store(answered)
-	s.limit(c)
-}
-
-// dismiss forgets a connection that is closed.
-func (s *Server) dismiss(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
 }
 
 // mayBeUnread reports whether the client may have sent, or be sending, bytes that nobody
@@ -471,21 +369,14 @@ func accessLine(client string, now time.Time, requestLine, status string, sent i
 		now.Format("02/Jan/2006 15:04:05"), visible(requestLine), code, sent)
 }
 
-// The states of a connection. Shutdown waits for those that are answering.
-const (
-	asking    = iota // the head has not been read
-	answering        // the answer is not complete
-	answered         // the client may still send, and has to close
-)
-
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
 	timeout  time.Duration
 	since    time.Time // when it was accepted
-	state    atomic.Int32
-	eachRead bool // each read has its own deadline; before that, the whole head has one
-	full     bool // the last read filled its buffer: there may have been more
+	state    connState // guarded by Server.mu
+	eachRead bool      // each read has its own deadline; before that, the whole head has one
+	full     bool      // the last read filled its buffer: there may have been more
 }
 
 // Read reads, and adds the timeout to a deadline error.
@@ -521,6 +412,109 @@ func (c *conn) Write(p []byte) (int, error) {
 func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	c.SetWriteDeadline(time.Now().Add(c.timeout)) // as in Write
 	return io.Copy(c.Conn, source)
+}
+
+// A connState is what Shutdown has to know of a connection.
+type connState int
+
+const (
+	asking    connState = iota // the head has not been read
+	answering                  // Shutdown waits for it
+	answered                   // the client may still send, and has to close
+	closed
+)
+
+// setState moves a connection on. A client that has no answer to expect gets a time limit,
+// to send a head or to close.
+func (s *Server) setState(c *conn, state connState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.state = state
+	if state == closed {
+		delete(s.conns, c)
+		return
+	}
+	s.conns[c] = true
+	if state != answering {
+		s.limit(c)
+	}
+}
+
+// limit sets the time limit of a client that has no answer to expect. s.mu is held.
+func (s *Server) limit(c *conn) {
+	patience := s.Timeout
+	if s.stopping {
+		patience = lull
+		if c.state == asking {
+			patience = max(lull, moment-time.Since(c.since))
+		}
+	}
+	c.SetReadDeadline(time.Now().Add(patience)) // fails if closed, and so will Read
+}
+
+// Shutdown stops the server: it accepts what waits in the backlog, answers what has been
+// asked, closes connections that stay silent, and returns when all exchanges have ended.
+// After grace it closes what is still open and gives that a second to end.
+func (s *Server) Shutdown(grace time.Duration) {
+	s.stopAccepting()
+	ended := make(chan bool)
+	go func() { s.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return
+	case <-time.After(grace):
+	}
+	s.closeAll()
+	if s.OnStop != nil {
+		s.OnStop()
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // e.g. an application that does not end
+	}
+}
+
+// stopAccepting wakes Serve, and whatever waits for a client that has no answer to expect.
+func (s *Server) stopAccepting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+	for c := range s.conns {
+		if c.state != answering {
+			s.limit(c)
+		}
+	}
+	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
+		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
+	} else if s.listener != nil {
+		s.listener.Close()
+	}
+}
+
+// closeAll closes every connection, and stops Serve where it waits for one to end.
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.Close()
+	}
+	select {
+	case <-s.gaveUp: // a second Shutdown
+	default:
+		close(s.gaveUp)
+	}
+}
+
+// busy returns how many requests are being answered.
+func (s *Server) busy() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.state == answering {
+			n++
+		}
+	}
+	return n
 }
 
 // errorStream is wsgi.errors of one exchange. It hands whole lines to the error log, so

@@ -1,0 +1,45 @@
+//go:build ignore
+
+// Exercise 02: the client that leaves. See docs/exercises/02-client-that-leaves/README.md.
+package main
+
+import (
+	"fmt"
+	"log"
+	"net"
+	"strings"
+)
+
+func main() {
+	l, err := net.Listen("tcp", "127.0.0.1:8000")
+	if err != nil {
+		log.Fatal(err) // e.g. another program has the port
+	}
+	fmt.Printf("Serving on http://%s/\n", l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err) // e.g. out of file descriptors
+		}
+		serveConn(c)
+	}
+}
+
+// serveConn answers one request.
+func serveConn(c net.Conn) {
+	defer c.Close()
+	head, buffer := "", make([]byte, 1024)
+	for !strings.Contains(head, "\r\n\r\n") {
+		n, err := c.Read(buffer)
+		head += string(buffer[:n])
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	page := "Hello, World!\n"
+	_, err := fmt.Fprintf(c, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n"+
+		"Content-Length: %d\r\n\r\n%s", len(page), page)
+	if err != nil {
+		log.Fatal(err)
+	}
+}

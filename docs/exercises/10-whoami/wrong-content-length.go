@@ -1,0 +1,27 @@
+//go:build ignore
+
+// Caught by "a body cut short is not a body": Content-Length is believed, and nothing is read.
+package main
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// whoami says what environ knows of the request.
+func whoami(environ Environ, startResponse StartResponse) Body {
+	length, _ := strconv.Atoi(environ.Get("CONTENT_LENGTH"))
+	startResponse("200 OK", []Header{{"Content-Type", "text/plain"}})
+	page := fmt.Sprintf("method: %s\npath: %s\nquery: %s\nagent: %s\ntype: %s\nbody: %d bytes\n",
+		environ.Get("REQUEST_METHOD"), environ.Get("PATH_INFO"), orNone(environ.Get("QUERY_STRING")),
+		orNone(environ.Get("HTTP_USER_AGENT")), orNone(environ.Get("CONTENT_TYPE")), length)
+	return Blocks{[]byte(page)}
+}
+
+// orNone makes the absence of a value visible.
+func orNone(value string) string {
+	if value == "" {
+		return "none"
+	}
+	return value
+}

@@ -1,0 +1,36 @@
+//go:build ignore
+
+// Caught by "two clients": the count is a variable of the server.
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+var count int
+
+// visits counts how often a client has come, in a cookie.
+func visits(environ Environ, startResponse StartResponse) Body {
+	if n := earlierVisits(environ.Get("HTTP_COOKIE")); n > count {
+		count = n
+	}
+	count++
+	n := count
+	startResponse("200 OK", []Header{{"Content-Type", "text/plain"}, {"Cache-Control", "no-store"},
+		{"Set-Cookie", fmt.Sprintf("visits=%d; Path=/; HttpOnly; SameSite=Lax", n)}})
+	return Blocks{[]byte(fmt.Sprintf("visit %d\n", n))}
+}
+
+// earlierVisits returns the number in the cookie "visits", or 0.
+func earlierVisits(cookies string) int {
+	for _, pair := range strings.Split(cookies, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		n, err := strconv.Atoi(value)
+		if name == "visits" && err == nil && 0 <= n && n <= 999999 {
+			return n
+		}
+	}
+	return 0
+}

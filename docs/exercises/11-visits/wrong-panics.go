@@ -1,0 +1,33 @@
+//go:build ignore
+
+// Caught by "no number": an error is a panic.
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// visits counts how often a client has come, in a cookie.
+func visits(environ Environ, startResponse StartResponse) Body {
+	n := earlierVisits(environ.Get("HTTP_COOKIE")) + 1
+	startResponse("200 OK", []Header{{"Content-Type", "text/plain"}, {"Cache-Control", "no-store"},
+		{"Set-Cookie", fmt.Sprintf("visits=%d; Path=/; HttpOnly; SameSite=Lax", n)}})
+	return Blocks{[]byte(fmt.Sprintf("visit %d\n", n))}
+}
+
+// earlierVisits returns the number in the cookie "visits", or 0.
+func earlierVisits(cookies string) int {
+	for _, pair := range strings.Split(cookies, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		n, err := strconv.Atoi(value)
+		if name == "visits" && err != nil {
+			panic(err)
+		}
+		if name == "visits" && 0 <= n && n <= 999999 {
+			return n
+		}
+	}
+	return 0
+}

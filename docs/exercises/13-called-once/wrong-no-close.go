@@ -1,0 +1,56 @@
+//go:build ignore
+
+// Caught by "Close is passed on": the body that is returned has no Close.
+package main
+
+import (
+	"fmt"
+	"io"
+	"iter"
+	"os"
+)
+
+// logged prints the path of each request and the blocks of its answer.
+func logged(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		fmt.Fprintln(os.Stderr, "uri", environ.Get("PATH_INFO"))
+		start := func(status string, headers []Header, excInfo ...error) io.Writer {
+			return loggedWriter{startResponse(status, headers, excInfo...)}
+		}
+		body := application(environ, start)
+		if sized, ok := body.(interface{ Len() int }); ok {
+			return sizedBody{loggedBody{body}, sized.Len()}
+		}
+		return loggedBody{body}
+	}
+}
+
+// A loggedWriter is a write() that prints.
+type loggedWriter struct{ io.Writer }
+
+func (w loggedWriter) Write(block []byte) (int, error) {
+	fmt.Fprintf(os.Stderr, "data %q\n", block)
+	return w.Writer.Write(block)
+}
+
+// A loggedBody prints each block when the gateway asks for it.
+type loggedBody struct{ Body }
+
+func (b loggedBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for block := range b.Body.All() {
+			fmt.Fprintf(os.Stderr, "data %q\n", block)
+			if !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+// A sizedBody is a loggedBody of known length.
+type sizedBody struct {
+	loggedBody
+	n int
+}
+
+func (b sizedBody) Len() int { return b.n }

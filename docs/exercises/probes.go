@@ -1,0 +1,322 @@
+//go:build ignore
+
+// Probes: the applications around which an exercise's middleware is wrapped, and which an
+// exercise's gateway calls. Each shows one thing that an application may do, and says on
+// standard error what happens to it. The test adds this file to rawsgi, with the student's.
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// serveExercise serves an application on the port that is the program's argument.
+func serveExercise(application Application) {
+	l, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	newServer(application).Serve(l)
+}
+
+// calls and closes count for all probes.
+var calls, closes atomic.Int64
+
+// closed says that a body was closed.
+func closed() error {
+	fmt.Fprintf(os.Stderr, "closed %d\n", closes.Add(1))
+	return nil
+}
+
+// probeBlocks is a body that has Len and Close.
+type probeBlocks struct{ Blocks }
+
+func (probeBlocks) Close() error { return closed() }
+
+// probeStream is a body that has Close, but no Len.
+type probeStream struct{ Stream }
+
+func (probeStream) Close() error { return closed() }
+
+// one is a body of one block.
+func one(text string) Body { return probeBlocks{Blocks{[]byte(text)}} }
+
+// probes is all of them: the path chooses.
+func probes(environ Environ, startResponse StartResponse) Body {
+	fmt.Fprintf(os.Stderr, "called %d\n", calls.Add(1))
+	plain := []Header{{"Content-Type", "text/plain"}}
+	html := []Header{{"Content-Type", "text/html; charset=utf-8"}}
+	json := []Header{{"Content-Type", "application/json"}, {"X-Kept", "yes"}}
+	switch environ.Get("PATH_INFO") {
+	case "/hello":
+		startResponse("200 OK", plain)
+		return one("Hello, World!\n")
+	case "/page": // long, and its length is announced
+		page := strings.Repeat("rawsgi ", 1000)
+		startResponse("200 OK", append(html, Header{"Content-Length", "7000"}))
+		return one(page)
+	case "/blocks":
+		startResponse("200 OK", plain)
+		return probeStream{numbered("one\n", "two\n", "three\n")}
+	case "/write":
+		fmt.Fprint(startResponse("200 OK", plain), "written ")
+		return one("returned\n")
+	case "/empty":
+		startResponse("204 No Content", nil)
+		return probeBlocks{}
+	case "/nothing":
+		startResponse("200 OK", plain)
+		return probeBlocks{}
+	case "/late":
+		return probeStream{func(yield func([]byte) bool) {
+			startResponse("200 OK", plain)
+			yield([]byte("started late\n"))
+		}}
+	case "/excinfo":
+		startResponse("200 OK", append(plain, Header{"X-Old", "yes"}))
+		startResponse("503 Service Unavailable", plain, errors.New("the database is on fire"))
+		return one("sorry\n")
+	case "/fail": // before its first block, but after startResponse
+		startResponse("200 OK", plain)
+		return probeStream{func(yield func([]byte) bool) { panic(errors.New("the probe fails")) }}
+	case "/broken": // after its first block
+		startResponse("200 OK", plain)
+		return probeStream{func(yield func([]byte) bool) {
+			yield([]byte("begun\n"))
+			panic(errors.New("the probe fails"))
+		}}
+	case "/twice":
+		startResponse("200 OK", plain)
+		startResponse("200 OK", plain)
+		return one("a second call needs excInfo\n")
+	case "/never":
+		return one("no startResponse\n")
+	case "/encoded":
+		startResponse("200 OK", append(plain, Header{"Content-Encoding", "br"}))
+		return one("as if compressed\n")
+	case "/varies":
+		startResponse("200 OK", append(plain, Header{"Vary", "Cookie"}))
+		return one("one page for each cookie\n")
+	case "/json":
+		startResponse("200 OK", append(json, Header{"Content-Length", "29"}))
+		return one(`{"name":"rawsgi","year":2026}`)
+	case "/json/blocks":
+		startResponse("203 Non-Authoritative Information", json)
+		return probeStream{numbered(`{"na`, `me":"<b>&`, `</b>"}`)}
+	case "/json/write":
+		fmt.Fprint(startResponse("200 OK", json), `{"name":`)
+		return one(`"written"}`)
+	case "/json/list":
+		startResponse("200 OK", json)
+		return one(`[1,2]`)
+	case "/json/charset":
+		startResponse("200 OK", []Header{{"Content-Type", "application/json; charset=utf-8"}})
+		return one(`{"a":1}`)
+	case "/json/bad":
+		startResponse("200 OK", json)
+		return one(`{"name":`)
+	case "/echo":
+		body, err := io.ReadAll(environ["wsgi.input"].(io.Reader))
+		if err != nil {
+			panic(err)
+		}
+		startResponse("200 OK", plain)
+		return one(string(body))
+	}
+	startResponse("200 OK", plain)
+	return one(listing(environ))
+}
+
+// listing is environ as lines "KEY: value", with [] around what may be empty.
+func listing(environ Environ) string {
+	var page strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(environ)) {
+		fmt.Fprintf(&page, "%s=[%v]\n", key, environ[key])
+	}
+	return page.String()
+}
+
+// numbered yields blocks, and says which is asked for.
+func numbered(blocks ...string) Stream {
+	return func(yield func([]byte) bool) {
+		for i, block := range blocks {
+			fmt.Fprintf(os.Stderr, "in %d\n", i+1)
+			if !yield([]byte(block)) {
+				return
+			}
+		}
+	}
+}
+
+// observed stands between the gateway and an exercise's middleware, and says which block
+// comes out of it.
+func observed(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		body := application(environ, startResponse)
+		if !strings.HasSuffix(environ.Get("PATH_INFO"), "/blocks") || body == nil {
+			return body
+		}
+		return observedBody{body}
+	}
+}
+
+type observedBody struct{ Body }
+
+func (b observedBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		n := 0
+		for block := range b.Body.All() {
+			n++
+			fmt.Fprintf(os.Stderr, "out %d\n", n)
+			if !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+func (b observedBody) Close() error {
+	if c, ok := b.Body.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// probeClock is what the exercise about time has for a clock. It moves when a request says
+// X-Later: 30s.
+var probeClock = struct {
+	sync.Mutex
+	time.Time
+}{Time: time.Unix(1_800_000_000, 0)}
+
+const probeMinute = time.Minute
+
+func probeNow() time.Time {
+	probeClock.Lock()
+	defer probeClock.Unlock()
+	return probeClock.Time
+}
+
+// clients lets a request say who sends it (X-Client), when (X-Later), and, with the path
+// /race, that it comes 20 times at once: then the statuses are counted.
+func clients(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if client := environ.Get("HTTP_X_CLIENT"); client != "" {
+			environ["REMOTE_ADDR"] = client
+		}
+		later, _ := time.ParseDuration(environ.Get("HTTP_X_LATER")) // 0 if there is none
+		probeClock.Lock()
+		probeClock.Time = probeClock.Add(later)
+		probeClock.Unlock()
+		if environ.Get("PATH_INFO") != "/race" {
+			return application(environ, startResponse)
+		}
+		var passed atomic.Int64
+		var all sync.WaitGroup
+		for range 20 {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				start := func(status string, _ []Header, _ ...error) io.Writer {
+					if status == "200 OK" {
+						passed.Add(1)
+					}
+					return io.Discard
+				}
+				for range application(maps.Clone(environ), start).All() {
+				}
+			}()
+		}
+		all.Wait()
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain"}})
+		return one(fmt.Sprintf("%d of 20 passed\n", passed.Load()))
+	}
+}
+
+// cgiProgram shows what a CGI gateway does: for each request this program runs once more,
+// as a CGI program, and all that it prints is the answer's body. Behind the request's
+// body, standard input has bytes that are not for it, as RFC 3875 §4.2 allows.
+func cgiProgram(gateway func(Application)) Application {
+	if os.Getenv("GATEWAY_INTERFACE") != "" {
+		gateway(probes)
+		os.Exit(0)
+	}
+	return func(environ Environ, startResponse StartResponse) Body {
+		self, err := os.Executable()
+		if err != nil {
+			panic(err)
+		}
+		program := exec.Command(self)
+		program.Env = append(os.Environ(), "GATEWAY_INTERFACE=CGI/1.1")
+		if environ.Get("HTTP_X_HTTPS") != "" {
+			program.Env = append(program.Env, "HTTPS="+environ.Get("HTTP_X_HTTPS"))
+		}
+		for key, value := range environ {
+			if text, ok := value.(string); ok && !strings.Contains(key, ".") {
+				program.Env = append(program.Env, key+"="+text)
+			}
+		}
+		var printed, errors bytes.Buffer
+		program.Stdout, program.Stderr = &printed, &errors
+		program.Stdin = io.MultiReader(environ["wsgi.input"].(io.Reader), strings.NewReader("NOT FOR YOU"))
+		failed := program.Run()
+		fmt.Fprintf(os.Stderr, "%sexit: %v\n", errors.Bytes(), failed)
+		startResponse("200 OK", []Header{{"Content-Type", "application/octet-stream"}})
+		return Blocks{printed.Bytes()}
+	}
+}
+
+// probeRoutes has a router put probes side by side: /a, /a/b, and /n, which has a router of
+// its own behind it. A router that tries prefixes in the order of a map finds the right one
+// by chance, so /a/b is asked for up to 50 times.
+func probeRoutes(route func(map[string]Application, Application) Application) Application {
+	nowhere := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("404 Not Found", []Header{{"Content-Type", "text/plain"}})
+		return one(listing(environ))
+	}
+	router := route(map[string]Application{
+		"/a": named("a"), "/a/b": named("ab"), "/b": named("b"),
+		"/n": route(map[string]Application{"/in": named("in")}, nowhere),
+	}, nowhere)
+	return func(environ Environ, startResponse StartResponse) Body {
+		var page bytes.Buffer
+		result := ""
+		for range 50 {
+			start := func(status string, _ []Header, _ ...error) io.Writer {
+				result = status
+				return &page
+			}
+			page.Reset()
+			for block := range router(maps.Clone(environ), start).All() {
+				page.Write(block)
+			}
+			if !strings.Contains(page.String(), "probe.name=[ab]") {
+				break // it should not have been asked for, or it was not found
+			}
+		}
+		startResponse(result, []Header{{"Content-Type", "text/plain"}})
+		return Blocks{page.Bytes()}
+	}
+}
+
+// named is a probe that says which it is.
+func named(name string) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		environ["probe.name"] = name
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain"}})
+		return one(listing(environ))
+	}
+}
