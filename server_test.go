@@ -7420,7 +7420,7 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
-	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\t` {
 		t.Errorf("got %s", got)
 	}
 }
@@ -7771,19 +7771,11 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// declaredNames are the names that a declaration gives, of methods with their type.
+// declaredNames are the names that a declaration gives.
 func declaredNames(declaration ast.Decl) (names []string) {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			receiver := d.Recv.List[0].Type
-			if star, ok := receiver.(*ast.StarExpr); ok {
-				receiver = star.X
-			}
-			name = receiver.(*ast.Ident).Name + "." + name
-		}
-		names = append(names, name)
+		names = append(names, d.Name.Name)
 	case *ast.GenDecl:
 		for _, spec := range d.Specs {
 			if s, ok := spec.(*ast.TypeSpec); ok {
