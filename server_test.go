@@ -6747,6 +6747,9 @@ func TestSteps(t *testing.T) {
 					continue
 				}
 				reply, err := patientExchange(addr, row, 1<<20, 20*time.Second, wholeAnswer)
+				if s.name < "06" && reply == "" && errors.Is(err, syscall.ECONNRESET) && runtime.GOOS != "linux" {
+					continue // the answer was lost, as step 6 explains; Linux keeps it
+				}
 				faults := row.verdict(reply, whose)
 				if err != nil {
 					faults = append(faults, err.Error())
