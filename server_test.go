@@ -7703,6 +7703,13 @@ func TestLab(t *testing.T) {
 			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the chapters", func(t *testing.T) {
+		for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
+			if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(labPage, `"`+name+`"`) {
+				t.Errorf("the page does not know %s", path)
+			}
+		}
+	})
 	t.Run("the choices", func(t *testing.T) {
 		_, _, content := page("/choices")
 		var choices struct{ App, Use, Arrival []string }
