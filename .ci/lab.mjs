@@ -500,6 +500,18 @@ const once_ = {
 		await page.emulateMedia({ media: "screen" });
 		await page.evaluate(() => dispatchEvent(new Event("afterprint")));
 	},
+	async "the gallery's links open experiments"() {
+		await page.goto(served);
+		const links = await page.locator("a[href*='/lab#']").evaluateAll(list => list.map(a => a.href));
+		assert.ok(links.length >= 9);
+		for (const link of links) {
+			await page.goto("about:blank");
+			await page.goto(link);
+			await ready();
+			assert.equal(await text("#status"), "", link);
+			assert.ok(await page.evaluate(() => events.some(e => e.kind === "call")), link);
+		}
+	},
 	async "thirty students press Run at once"() {
 		await fresh();
 		const statuses = await page.evaluate(() => Promise.all(Array.from({ length: 30 }, () => fetch(lab.content + "/run", {
