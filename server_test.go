@@ -7466,8 +7466,8 @@ func TestRecordTells(t *testing.T) {
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"we end our half", "bytes that nobody wanted are thrown away",
-			"the client has ended its half", "the connection is closed"}},
+		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes that nobody wanted are thrown away",
+			"the client has ended its half", "the gateway closes the connection"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
@@ -7475,15 +7475,15 @@ func TestRecordTells(t *testing.T) {
 			"the head leaves", "bytes of the body leave"}},
 		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
+		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no Content-Length: nobody knows",
 			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
 		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
-		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
+		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
-			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"Content-Length is 0: there is no body",
+			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7565,7 +7565,7 @@ func TestNarration(t *testing.T) {
 #1     same key
 #1   HTTP_COOKIE      "a"                                         bytes 42 to 50
 #1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
-#1   there is no Content-Length, so there is no body
+#1   the request has no Content-Length, so it has no body
 #1   environ is complete: 23 keys
 #1   ┌ upper
 #1   │ ┌ hello
@@ -7576,8 +7576,8 @@ func TestNarration(t *testing.T) {
 #1   └ returns mappedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
-#1   no Content-Length: nobody knows how long the body will be, so the end of
-#1     the connection ends it
+#1   the answer has no Content-Length: nobody knows how long the body will be,
+#1     so the end of the connection ends it
 #1 < HTTP/1.0 200 OK\r\n
 #1 < -\r\n
 #1 < Server: rawsgi/1.0\r\n
@@ -7588,7 +7588,7 @@ func TestNarration(t *testing.T) {
 #1   · upper has no more blocks
 #1   · Close is called on the body of upper
 #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 
 #2   a connection from - is accepted
 #2 > GET / HTTP/1.0\r\n
@@ -7620,7 +7620,7 @@ func TestNarrationBrief(t *testing.T) {
 #1   · block of 14 bytes: "Hello, World!\n"
 #1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
 #1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 `
 	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -7663,7 +7663,7 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
-	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\t` {
 		t.Errorf("got %s", got)
 	}
 }
@@ -7943,6 +7943,13 @@ func TestLab(t *testing.T) {
 			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the chapters", func(t *testing.T) {
+		for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
+			if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(labPage, `"`+name+`"`) {
+				t.Errorf("the page does not know %s", path)
+			}
+		}
+	})
 	t.Run("the choices", func(t *testing.T) {
 		_, _, content := page("/choices")
 		var choices struct{ App, Use, Arrival []string }
@@ -8014,19 +8021,11 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// declaredNames are the names that a declaration gives, of methods with their type.
+// declaredNames are the names that a declaration gives.
 func declaredNames(declaration ast.Decl) (names []string) {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			receiver := d.Recv.List[0].Type
-			if star, ok := receiver.(*ast.StarExpr); ok {
-				receiver = star.X
-			}
-			name = receiver.(*ast.Ident).Name + "." + name
-		}
-		names = append(names, name)
+		names = append(names, d.Name.Name)
 	case *ast.GenDecl:
 		for _, spec := range d.Specs {
 			if s, ok := spec.(*ast.TypeSpec); ok {
