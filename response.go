@@ -152,9 +152,9 @@ const (
 )
 
 // newResponse makes the answer to a request for method, on its way to out.
-func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
+func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Response {
 	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
-		errors: errors, now: time.Now, length: -1}
+		errors: errorLog, now: time.Now, length: -1}
 }
 
 // errStartedTwice is the panic of an application that does not say why it changes its mind.
