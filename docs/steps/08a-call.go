@@ -1016,27 +1016,23 @@ func (r *Response) Write(block []byte) (int, error) {
 var errNotStarted = errors.New("startResponse must be called before the first block " +
 	"that is not empty, and before the body ends")
 
-// send sends block, and the head ahead of it if it has not been sent. Head and small block
-// leave in one write: two would be two system calls, and often two packets.
+// send sends block, and the head ahead of it if it has not been sent. Both leave in one
+// write: two would be two system calls, and often two packets.
 func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
 	}
-	head := 0 // bytes in front of the block that are not part of the body
+	headSize := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
-		b := r.appendHead(make([]byte, 0, 512))
-		if len(block) <= 16*1024 {
-			head, block = len(b), append(b, block...)
-		} else {
-			_, r.err = r.out.Write(b)
-		}
+		head := r.appendHead(nil)
+		headSize, block = len(head), append(head, block...)
 	}
 	r.headSent = true
-	if r.err != nil || len(block) == 0 {
+	if len(block) == 0 {
 		return
 	}
 	n, err := r.out.Write(block)
-	r.sent += int64(max(0, n-head))
+	r.sent += int64(max(0, n-headSize))
 	r.err = err
 }
 
@@ -1046,7 +1042,7 @@ func (r *Response) send(block []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
+	b = fmt.Appendf(b, "%s%s\r\n", r.firstLine, r.status)
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
 		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
@@ -1061,12 +1057,10 @@ func (r *Response) appendHead(b []byte) []byte {
 				continue
 			}
 		}
-		b = append(append(append(b, header.Name...), ": "...), header.Value...)
-		b = append(b, "\r\n"...)
+		b = fmt.Appendf(b, "%s: %s\r\n", header.Name, header.Value)
 	}
 	if r.length >= 0 && !ownLength {
-		b = strconv.AppendInt(append(b, "Content-Length: "...), r.length, 10)
-		b = append(b, "\r\n"...)
+		b = fmt.Appendf(b, "Content-Length: %d\r\n", r.length)
 	}
 	return append(b, "\r\n"...)
 }
