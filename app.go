@@ -13,7 +13,7 @@
 //	Proxy          forwards each request to another server
 //	Middleware     log, onion, upper, catch, auth
 //	Validate       the middleware that checks both sides against PEP 3333
-//	Lab            a page that shows what becomes of each byte
+//	Watching       the recorder, the narrator of -trace, and the page of the lab
 package main
 
 import (
@@ -80,9 +80,9 @@ type Config struct {
 	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
-	Trace    bool          // somebody watches what the applications do
-	Brief    bool          // they are told the most important steps only
-	OpenLab  bool          // others than this machine may use the lab
+	Trace    bool          // a narrator watches the applications
+	Brief    bool          // the narrator tells the most important steps only
+	OpenLab  bool          // other machines may use the lab
 }
 
 // applications returns all of them, in the order in which they are best met.
@@ -150,9 +150,8 @@ var middlewares = []struct {
 
 // ---------------------------------------------------------------- Applications
 
-// textPlain is the header of a plain text. A browser shows nothing of it until there are
-// enough bytes to guess whether it is one; nosniff tells it to show each as it comes, and
-// never to take the text for a page.
+// textPlain is the header of a plain text. A browser first waits for enough bytes to guess
+// the type; nosniff tells it to show each block as it comes, and never to guess.
 var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
@@ -185,8 +184,8 @@ func (a AppClass) All() iter.Seq[[]byte] {
 	}
 }
 
-// environ prints its environ, sorted, and then reads the request's body, so that a client
-// can check that it arrived whole.
+// environ reads the request's body and prints its environ, sorted, then the body's length
+// and checksum, so that a client can check that it arrived whole.
 func environ(environ Environ, startResponse StartResponse) Body {
 	sum := sha256.New()
 	length, err := io.Copy(sum, environ["wsgi.input"].(io.Reader))
@@ -197,7 +196,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
-		case *recorder: // hides the recorder's own key
+		case *recorder: // of the lab or -trace: hides its own key
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
 		default: // the type of wsgi.input says more than its address
@@ -208,8 +207,8 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	return Blocks{page.Bytes()}
 }
 
-// write sends its body through the writer that startResponse returns, as programs do that
-// cannot be turned inside out into a generator. (PEP 3333, "The write() Callable")
+// write sends its body through the writer that startResponse returns, for programs that
+// print as they go and cannot become a generator. (PEP 3333, "The write() Callable")
 func write(environ Environ, startResponse StartResponse) Body {
 	out := startResponse("200 OK", textAtOnce)
 	for n := 3; n > 0; n-- {
@@ -349,8 +348,7 @@ var headings = map[string]string{"hello": "The interface", "form": "What web app
 // An indexItem is an application on the index.
 type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
-// icon.
+// newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		script := environ.Get("SCRIPT_NAME")
@@ -368,7 +366,7 @@ func newIndex(entries []entry) Application {
 	}
 }
 
-// escapePath reverses the decoding by which the gateway made PATH_INFO.
+// escapePath reverses the gateway's decoding of PATH_INFO.
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
@@ -510,8 +508,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
-// not arrive whole, or the head of the part is too large.
+// badPart returns a refusal for an error of mime/multipart: the *Refusal in it, if the body
+// did not arrive whole or the head of a part is too large, otherwise a 400.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -582,7 +580,7 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
 // if too many files are open, which it logs, otherwise 404, so that nobody learns which
-// files exist outside of the directory.
+// files exist outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
@@ -828,13 +826,13 @@ type script struct {
 	command  *exec.Cmd
 	output   *os.File
 	problems *os.File  // its standard error
-	ended    chan bool // closed when it has ended, and all that it started
+	ended    chan bool // closed when it and its child processes have ended
 }
 
 // scripts are the CGI programs that run: the keys are *script.
 var scripts sync.Map
 
-// endScripts ends them all, before this program ends: nobody else would.
+// endScripts ends them all, before this program ends.
 func endScripts() {
 	scripts.Range(func(s, _ any) bool {
 		s.(*script).kill()
@@ -1038,8 +1036,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	return status, headers, err
 }
 
-// localRedirect has the whole server answer another path, as if it had been asked for
-// that, 10 times at most. (RFC 3875 §6.2.2)
+// localRedirect answers with another path of this server, as if the client had asked for it.
+// It follows at most 10 redirects. (RFC 3875 §6.2.2)
 func localRedirect(location string, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
@@ -1107,7 +1105,7 @@ func endToEnd(fields []Header) []Header {
 	var kept []Header
 	connection := ""
 	for _, field := range fields {
-		if strings.EqualFold(field.Name, "Connection") {
+		if field.is("Connection") {
 			connection += "," + field.Value
 		}
 	}
@@ -1205,14 +1203,15 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
 		return nil, err
 	}
-	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
-	// ReadFrom, which has one for all.
+	// Write has a deadline for each piece. The struct hides ReadFrom, which has one for the
+	// whole body and which io.Copy would call.
 	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
 	_, err = io.Copy(out, in)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
-		panic(err) // the client's fault, and the gateway's to answer
-	} // another error need not matter: upstream may have answered without reading it all
+		panic(err) // the client's fault: the gateway answers
+	}
+	// Any other error is upstream's: it may have answered without reading the whole body.
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1284,9 +1283,9 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// readAnswer reads the head of an upstream's answer, and passes over those of interim
-// answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
-// for. (RFC 9110 §15.2)
+// readAnswer reads the head of an upstream's answer. It skips the heads of interim answers,
+// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked.
+// (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
 	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
@@ -1402,7 +1401,7 @@ func upper(application Application) Application {
 				return startResponse(status, headers, excInfo...)
 			}
 			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
-				return strings.EqualFold(h.Name, "Content-Length")
+				return h.is("Content-Length")
 			})
 			return upperWriter{startResponse(status, headers, excInfo...)}
 		}

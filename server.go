@@ -201,7 +201,7 @@ func (s *Server) serveConn(c net.Conn) {
 	}
 	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout, since: time.Now()}}
 	e.reader = bufio.NewReaderSize(&e.conn, 2048) // most heads fit into this
-	defer e.end() // even if an application calls runtime.Goexit
+	defer e.end()                                 // even if an application calls runtime.Goexit
 
 	s.setState(&e.conn, asking) // the time for the head begins
 	var err error
