@@ -624,6 +624,8 @@ func (e Environ) Get(key string) string {
 	return value
 }
 
+const software = "rawsgi/1.0"
+
 // newEnviron makes the environ of one request: a map of its own for each, which the
 // application may change at will. server and client are the two ends of the connection.
 // The gateway adds the keys of the interface, those with a dot. (RFC 3875 §4.1)

@@ -934,7 +934,7 @@ type Response struct {
 	now       func() time.Time
 
 	status   string   // "200 OK"; "" until startResponse is called
-	headers  []Header // a copy
+	headers  []Header // a copy, and an inferred Content-Length
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
@@ -990,10 +990,11 @@ func (r *Response) sendBody(body Body) {
 }
 
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless
-// the application has sent bytes already.
+// the application has set one or has sent bytes already.
 func (r *Response) inferLength(n int64) {
-	if !r.headSent {
+	if _, count := lookup(r.headers, "Content-Length"); count == 0 && !r.headSent {
 		r.length = n
+		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
 	}
 }
 
@@ -1049,18 +1050,11 @@ func (r *Response) appendHead(b []byte) []byte {
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
-	ownLength := false
 	for _, header := range r.headers {
-		if header.is("Content-Length") {
-			ownLength = true
-			if strings.HasPrefix(r.status, "204 ") {
-				continue
-			}
+		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
+			continue
 		}
 		b = fmt.Appendf(b, "%s: %s\r\n", header.Name, header.Value)
-	}
-	if r.length >= 0 && !ownLength {
-		b = fmt.Appendf(b, "Content-Length: %d\r\n", r.length)
 	}
 	return append(b, "\r\n"...)
 }
@@ -1102,9 +1096,10 @@ func (r *Response) sendPage(refusal *Refusal) {
 		return
 	}
 	page := refusal.page()
-	r.status, r.length = refusal.Status, int64(len(page))
+	r.status, r.length = refusal.Status, -1
 	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 		{"X-Content-Type-Options", "nosniff"}}
+	r.inferLength(int64(len(page)))
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 

@@ -963,7 +963,7 @@ type Response struct {
 
 	started  bool     // startResponse was called
 	status   string   // "200 OK"; "" until a call of startResponse has passed its checks
-	headers  []Header // a copy
+	headers  []Header // a copy, and an inferred Content-Length
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
@@ -1114,6 +1114,7 @@ func (r *Response) sendBody(body Body) {
 func (r *Response) inferLength(n int64) {
 	if r.length < 0 && !r.headSent && !r.bodyless() {
 		r.length = n
+		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
 	}
 }
 
@@ -1203,18 +1204,11 @@ func (r *Response) appendHead(b []byte) []byte {
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
-	ownLength := false
 	for _, header := range r.headers {
-		if header.is("Content-Length") {
-			ownLength = true
-			if strings.HasPrefix(r.status, "204 ") {
-				continue
-			}
+		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
+			continue
 		}
 		b = fmt.Appendf(b, "%s: %s\r\n", header.Name, header.Value)
-	}
-	if r.length >= 0 && !ownLength {
-		b = fmt.Appendf(b, "Content-Length: %d\r\n", r.length)
 	}
 	return append(b, "\r\n"...)
 }
@@ -1286,9 +1280,10 @@ func (r *Response) sendPage(refusal *Refusal) {
 		return
 	}
 	page := refusal.page()
-	r.status, r.length = refusal.Status, int64(len(page))
+	r.status, r.length = refusal.Status, -1
 	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 		{"X-Content-Type-Options", "nosniff"}}
+	r.inferLength(int64(len(page)))
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 
