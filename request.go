@@ -61,6 +61,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}
@@ -277,7 +278,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -342,7 +343,7 @@ func (q *Request) checkVersion(version string) error {
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget() error {
 	target, _, _ := strings.Cut(q.Target, "#")
-	start := len(q.Method) + 1 // of the target in the line, later of what is left of it
+	start := len(q.Method) + 1 // the offset of target in the line
 	end := start + len(target)
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+

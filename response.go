@@ -235,7 +235,7 @@ func checkField(header Header) error {
 	return nil
 }
 
-// run calls the application once, sends what it returns and closes that, whatever
+// run calls the application once, sends the body that it returns and closes it, whatever
 // happens on the way. It knows nothing of sockets: this is the gateway interface.
 // (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
@@ -469,7 +469,7 @@ func (r *Response) finish() {
 func (r *Response) fail(reason any) {
 	clientLeft, refusal := r.classify(reason)
 	switch {
-	case clientLeft: // and the application said so: nothing is wrong
+	case clientLeft: // nothing is wrong with the application
 	case refusal != nil:
 		r.refuse(refusal)
 	default:
@@ -480,11 +480,11 @@ func (r *Response) fail(reason any) {
 	}
 }
 
-// classify reports whether a panic repeats that the client has left, and returns the
-// *Refusal that it carries, if it does.
+// classify reports whether a panic repeats the error of a client that has left, and returns
+// the *Refusal in it, or nil.
 func (r *Response) classify(reason any) (clientLeft bool, refusal *Refusal) {
 	defer func() {
-		if recover() != nil { // the methods of reason are the application's
+		if recover() != nil { // from a method of reason, which is the application's
 			refusal = nil
 		}
 	}()

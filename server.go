@@ -156,8 +156,8 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 
 // How long a server that stops waits.
 const (
-	lull   = 50 * time.Millisecond  // until it takes the backlog for empty
-	moment = 500 * time.Millisecond // for a request, on a connection that is new
+	lull   = 50 * time.Millisecond  // for another connection in the backlog
+	moment = 500 * time.Millisecond // for the request of a new connection
 )
 
 // acceptWaiting accepts the connections in the backlog. They are served after the listener
@@ -298,19 +298,18 @@ func (e *exchange) end() {
 	e.server.setState(&e.conn, closed)
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
-// hangUp closes the connection. Closing it while bytes from the client lie unread makes
-// the operating system send a reset, which can destroy the answer on its way. So, if
-// there may be such bytes, it ends its half first, and reads until the client has read the
-// answer and closes, for a while. (RFC 9112 §9.6)
+// hangUp closes the connection. Closing it while bytes from the client are unread makes the
+// operating system send a reset, which can destroy the answer on its way. If there may be
+// such bytes, hangUp first closes only the sending half, and reads until the client has read
+// the answer and closes, or the time is over. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	half, ok := e.conn.Conn.(interface{ CloseWrite() error })
 	if ok && e.mayBeUnread() && half.CloseWrite() == nil {
-		e.server.setState(&e.conn, answered) // the time to close begins
-		// Any error ends the wait, as the end of the bytes does.
-		io.CopyN(io.Discard, e.conn.Conn, drainLimit)
+		e.server.setState(&e.conn, answered)          // the time to close begins
+		io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 	}
 	e.conn.Close() // fails if it is closed already
 }
@@ -455,7 +454,8 @@ func (s *Server) Shutdown(grace time.Duration) {
 	}
 }
 
-// stopAccepting wakes Serve, and whatever waits for a client that has no answer to expect.
+// stopAccepting ends the wait in Serve, and limits the wait for clients that have no answer
+// to expect.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -472,12 +472,12 @@ func (s *Server) stopAccepting() {
 	}
 }
 
-// closeAll closes every connection, and stops Serve where it waits for one to end.
+// closeAll closes every connection, and stops a Serve that waits for a connection to end.
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.Close()
+		c.Close() // fails if it is closed already
 	}
 	select {
 	case <-s.gaveUp: // a second Shutdown
@@ -514,7 +514,7 @@ func (e *errorStream) Write(p []byte) (int, error) {
 	e.rest = append(e.rest, p...)
 	for {
 		line, rest, whole := bytes.Cut(e.rest, []byte("\n"))
-		if !whole && len(line) < maxLine { // a longer one is not waited for
+		if !whole && len(line) < maxLine { // a longer line is logged in parts
 			return len(p), nil
 		}
 		e.log.Print(printable(string(line)))

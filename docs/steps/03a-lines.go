@@ -200,6 +200,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}

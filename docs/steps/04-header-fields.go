@@ -215,7 +215,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -469,6 +469,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}

@@ -151,7 +151,7 @@ func expectsContinue(q *Request) bool {
 		q.Version != "HTTP/1.0"
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
 // hangUp closes the connection. Closing it while bytes from the client lie unread makes
@@ -310,7 +310,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -615,6 +615,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}

@@ -162,7 +162,7 @@ func expectsContinue(q *Request) bool {
 		q.Version != "HTTP/1.0"
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
 // hangUp closes the connection. Closing it while bytes from the client lie unread makes
@@ -333,7 +333,7 @@ func refuseHTTPS(q *Request) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -398,7 +398,7 @@ func (q *Request) checkVersion(version string) error {
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget() error {
 	target, _, _ := strings.Cut(q.Target, "#")
-	start := len(q.Method) + 1 // of the target in the line, later of what is left of it
+	start := len(q.Method) + 1 // the offset of target in the line
 	end := start + len(target)
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+
@@ -826,6 +826,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}
@@ -1063,7 +1064,7 @@ func checkField(header Header) error {
 	return nil
 }
 
-// run calls the application once, sends what it returns and closes that, whatever
+// run calls the application once, sends the body that it returns and closes it, whatever
 // happens on the way. It knows nothing of sockets: this is the gateway interface.
 // (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
@@ -1234,7 +1235,7 @@ func (r *Response) finish() {
 func (r *Response) fail(reason any) {
 	clientLeft, refusal := r.classify(reason)
 	switch {
-	case clientLeft: // and the application said so: nothing is wrong
+	case clientLeft: // nothing is wrong with the application
 	case refusal != nil:
 		r.refuse(refusal)
 	default:
@@ -1245,11 +1246,11 @@ func (r *Response) fail(reason any) {
 	}
 }
 
-// classify reports whether a panic repeats that the client has left, and returns the
-// *Refusal that it carries, if it does.
+// classify reports whether a panic repeats the error of a client that has left, and returns
+// the *Refusal in it, or nil.
 func (r *Response) classify(reason any) (clientLeft bool, refusal *Refusal) {
 	defer func() {
-		if recover() != nil { // the methods of reason are the application's
+		if recover() != nil { // from a method of reason, which is the application's
 			refusal = nil
 		}
 	}()
