@@ -260,7 +260,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	script := escapePath(environ.Get("SCRIPT_NAME"))
+	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -276,9 +276,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "errors", script) // links to the three
+		return htmlPage(startResponse, "errors", mounted) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+mounted+"/")
 }
 
 // plainly answers with a line of text.
@@ -351,13 +351,13 @@ type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 // newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		script := environ.Get("SCRIPT_NAME")
+		mounted := environ.Get("SCRIPT_NAME")
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
-			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
+			return notFound(startResponse, "The index is at "+escapePath(mounted)+"/")
 		}
 		var items []indexItem
 		for _, entry := range entries {
-			place := escapePath(script + "/" + entry.name)
+			place := escapePath(mounted + "/" + entry.name)
 			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
 				Name: entry.name, From: entry.from, About: entry.about,
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
@@ -649,8 +649,8 @@ const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 // parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
 // 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
-	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
-		if date, err = time.Parse(form, text); err == nil {
+	for _, layout := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
+		if date, err = time.Parse(layout, text); err == nil {
 			break
 		}
 	}
@@ -1258,11 +1258,11 @@ func (p *proxy) requestHead(environ Environ) string {
 }
 
 // addItem appends an item to a comma-separated list, which may be empty.
-func addItem(list, item string) string {
-	if list == "" {
+func addItem(items, item string) string {
+	if items == "" {
 		return item
 	}
-	return list + ", " + item
+	return items + ", " + item
 }
 
 // upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
@@ -1560,11 +1560,11 @@ func checkEnviron(environ Environ) {
 		_, present := environ[key]
 		gateway(!present, key+" is called "+key[5:])
 	}
-	script, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
-	gateway(script != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
-	gateway(script == "" || script[0] == '/', "SCRIPT_NAME begins with /")
+	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
+	gateway(name == "" || name[0] == '/', "SCRIPT_NAME begins with /")
 	gateway(info == "" || info[0] == '/', "PATH_INFO begins with /")
-	gateway(script != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
+	gateway(name != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
 	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
 		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
 	}

@@ -701,16 +701,16 @@ func send(args []string, stdout, stderr io.Writer) int {
 func unescape(text string) (string, error) {
 	var b strings.Builder
 	for rest := text; rest != ""; {
-		quote := byte('"') // UnquoteChar takes \" then, as visible shows it
+		delimiter := byte('"') // UnquoteChar takes \" then, as visible shows it
 		if rest[0] == '"' {
-			quote = 0 // and now a bare quote
+			delimiter = 0 // and now a bare quote
 		}
 		if rest[0] >= 0x80 { // the text need not be UTF-8
 			b.WriteByte(rest[0])
 			rest = rest[1:]
 			continue
 		}
-		char, multibyte, tail, err := strconv.UnquoteChar(rest, quote)
+		char, multibyte, tail, err := strconv.UnquoteChar(rest, delimiter)
 		if err != nil {
 			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, rest)
 		}

@@ -119,8 +119,8 @@ func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+	value, _ := lookup(q.Header, "Expect")
+	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
 		q.Version != "HTTP/1.0"
 }
 
