@@ -3148,7 +3148,7 @@ func TestCommand(t *testing.T) {
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
 		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
 		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
-		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path behind unix:"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -5304,8 +5304,8 @@ type mutant struct {
 }
 
 var mutants = []mutant{
-	{"one Read is taken for a request", "R24", "server.go", "e.reader.Reset(&e.conn)",
-		"first := make([]byte, 1<<17); n, _ := e.conn.Read(first); e.reader.Reset(bytes.NewReader(first[:n]))"},
+	{"one Read is taken for a request", "R24", "server.go", "bufio.NewReaderSize(&e.conn, 2048)",
+		"func() *bufio.Reader { first := make([]byte, 1<<17); n, _ := e.conn.Read(first); return bufio.NewReader(bytes.NewReader(first[:n])) }()"},
 	{"methods are put in upper case", "R02", "request.go", "q.Method, q.Target = method, target",
 		"q.Method, q.Target = strings.ToUpper(method), target"},
 	{"http://host is read and forgotten", "R05", "request.go", `if q.Authority != ""`, `if q.Authority == "-"`},
