@@ -5598,6 +5598,13 @@ $ sleep 1000 & echo "pid $!"
 pid 99999
 $ kill 99999; wait; echo it is gone
 it is gone
+` + "```\n```console 3" + `
+$ (trap "echo caught; n=1" INT; echo ready; until [ $n ]; do sleep 0.1; done; sleep 0.1; echo done)
+ready
+^C
+caught
+` + "```\n```console 3" + `
+done
 ` + "```\n```text\nnot run\n```\n"
 	self := built(t)
 	if got := replayed(t, "right", right, self, false); got != right {
