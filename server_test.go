@@ -5304,8 +5304,8 @@ type mutant struct {
 }
 
 var mutants = []mutant{
-	{"one Read is taken for a request", "R24", "server.go", "bufio.NewReaderSize(&e.conn, 2048)",
-		"func() *bufio.Reader { first := make([]byte, 1<<17); n, _ := e.conn.Read(first); return bufio.NewReader(bytes.NewReader(first[:n])) }()"},
+	{"one Read is taken for a request", "R24", "server.go", "e.reader.Reset(&e.conn)",
+		"first := make([]byte, 1<<17); n, _ := e.conn.Read(first); e.reader.Reset(bytes.NewReader(first[:n]))"},
 	{"methods are put in upper case", "R02", "request.go", "q.Method, q.Target = method, target",
 		"q.Method, q.Target = strings.ToUpper(method), target"},
 	{"http://host is read and forgotten", "R05", "request.go", `if q.Authority != ""`, `if q.Authority == "-"`},
