@@ -23,7 +23,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	_ "embed"
+	"embed"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -48,11 +48,13 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
 // Application is what a gateway calls, once for each request: a function, a method value
@@ -79,6 +81,7 @@ type Config struct {
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // somebody watches what the applications do
+	Brief    bool          // they are told the most important steps only
 	OpenLab  bool          // others than this machine may use the lab
 }
 
@@ -1676,6 +1679,9 @@ type event struct {
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 
+	Place   string `json:"place"`             // where the code is: "request.go#parseTarget"
+	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
+
 	Layer string `json:"layer,omitempty"` // the application or middleware that acts
 	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
 
@@ -1742,7 +1748,77 @@ func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Appli
 // add tells of an event.
 func (t *recorder) add(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
+	e.Place = place(e)
 	t.emit(e)
+}
+
+// places says which declaration does what an event tells of: of each kind of event, of some
+// keys, and of the refusals by each rule, those of which a chapter of the course is about.
+var places = map[string]string{
+	"accept": "server.go#Server.serveConn", "in": "server.go#conn.Read", "key": "request.go#Environ.addHeader",
+	"dropped": "request.go#environKey", "body": "request.go#Request.setLength",
+	"environ": "request.go#newEnviron", "call": "response.go#run", "changed": "app.go#mount",
+	"stored": "response.go#Response.startResponse", "started": "response.go#Response.startResponse",
+	"return": "response.go#Response.sendBody", "length": "response.go#Response.inferLength",
+	"out": "response.go#Response.Write", "file": "response.go#Response.sendFile",
+	"sendfile": "response.go#Response.sendFile", "enough": "response.go#Response.sendBody",
+	"closed": "response.go#Response.close", "panic": "response.go#Response.fail",
+	"log": "server.go#errorStream.Write", "refused": "request.go#refuse", "eof": "server.go#conn.Read",
+	"drain": "server.go#exchange.hangUp", "drained": "server.go#exchange.hangUp",
+	"close": "server.go#exchange.hangUp", "enough of it": "app.go#eventLog.add",
+
+	"REQUEST_METHOD": "request.go#Request.parseLine", "SERVER_PROTOCOL": "request.go#Request.checkVersion",
+	"PATH_INFO": "request.go#Request.parseTarget", "QUERY_STRING": "request.go#Request.parseTarget",
+	"wsgi.input": "request.go#Input",
+
+	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
+	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy", "lab": "app.go#newLab",
+}
+
+// rules says where the refusals by a rule are made, and which chapter is about it.
+var rules = map[string]struct {
+	place   string
+	chapter int
+}{
+	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
+	"RFC 9112 §2.2":     {"request.go#headReader.line", 3},
+	"RFC 9110 §15.5.15": {"request.go#headReader.line", 3},
+	"RFC 1945 §5":       {"request.go#incomplete", 3},
+	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
+	"RFC 1945 §5.1":     {"request.go#Request.parseLine", 3},
+	"RFC 9110 §5.6.2":   {"request.go#Request.parseLine", 3},
+	"RFC 9112 §2.3":     {"request.go#Request.checkVersion", 3},
+	"RFC 9110 §15.6.6":  {"request.go#Request.checkVersion", 3},
+	"RFC 9112 §3.2":     {"request.go#Request.parseTarget", 3},
+	"RFC 3986 §2.1":     {"request.go#Request.parseTarget", 3},
+	"RFC 3875 §4.1.5":   {"request.go#Request.parseTarget", 3},
+	"RFC 9110 §7.4":     {"server.go#Server.readRequest", 7},
+	"RFC 6585 §5":       {"request.go#readHeader", 4},
+	"RFC 9112 §5.2":     {"request.go#parseField", 4},
+	"RFC 9112 §5.1":     {"request.go#parseField", 4},
+	"RFC 9110 §5.5":     {"request.go#parseField", 4},
+	"RFC 9110 §5.3":     {"request.go#Request.checkHeader", 4},
+	"RFC 9112 §6.1":     {"request.go#Request.checkHeader", 5},
+	"RFC 9110 §8.6":     {"request.go#Request.setLength", 5},
+	"RFC 9110 §15.5.14": {"request.go#Request.setLength", 5},
+	"RFC 9112 §8":       {"request.go#Input.Read", 5},
+}
+
+// place returns where the code is that does what an event tells of.
+func place(e event) string {
+	if rule, ok := rules[e.Rule]; ok {
+		return rule.place
+	}
+	if at, ok := places[e.Key]; ok && e.Kind == "key" {
+		return at
+	}
+	if e.Layer == "" || !slices.Contains([]string{"start", "write", "block", "panic"}, e.Kind) {
+		return places[e.Kind]
+	}
+	if at, ok := places[e.Layer]; ok && e.Layer != "log" { // which is a kind of event, too
+		return at
+	}
+	return "app.go#" + strings.Replace(e.Layer, "log", "logging", 1)
 }
 
 func (t *recorder) say(kind, format string, args ...any) {
@@ -1968,7 +2044,7 @@ func (t *recorder) onLog(line string) {
 	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
 	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
 	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		t.say("log", "the gateway logs: %s", printable(line))
+		t.add(event{Kind: "log", Value: printable(line), Text: "the gateway logs: " + printable(line)})
 	}
 }
 
@@ -1980,8 +2056,11 @@ func (t *recorder) onErrors(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for line := range strings.Lines(string(p)) {
-		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth,
-			Text: "wsgi.errors: " + printable(strings.TrimRight(line, "\r\n"))})
+		if line = printable(strings.TrimRight(line, "\r\n")); ownFrame.MatchString(line) {
+			continue
+		}
+		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth, Value: line,
+			Text: "wsgi.errors: " + line})
 	}
 }
 
@@ -2047,7 +2126,7 @@ func (t *recorder) bodyBegins(q *Request) {
 func (t *recorder) onRefusal(r *Refusal, from, to int64) {
 	if t.refusal == nil {
 		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
-			Text: r.Status + ": " + r.Reason})
+			Chapter: rules[r.Source].chapter, Text: r.Status + ": " + r.Reason})
 	}
 	t.refusal = r
 }
@@ -2095,7 +2174,8 @@ func badBytes(r *Refusal, head string, spans []span) (from, to int) {
 	}
 	for _, line := range slices.Backward(spans) {
 		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
-			return line.from + r.Offset, max(line.from+r.Offset, line.to)
+			from = line.from + r.Offset
+			return from, max(from, line.from+len(r.Line))
 		}
 	}
 	return len(head), len(head)
@@ -2210,7 +2290,7 @@ func describe(environ Environ) map[string]string {
 	for key, value := range environ {
 		switch value.(type) {
 		case *recorder:
-		case string, bool, [2]int:
+		case string, bool, int, [2]int:
 			all[key] = visible(fmt.Sprint(value))
 		default:
 			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
@@ -2285,7 +2365,8 @@ func watched(name string, application Application) Application {
 		l.tell("call", "%s calls the %s %s", caller, role, name)
 		var body Body
 		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
-		l.tell("return", "%s returns a body, %s", l, typeName(unwatched(body)))
+		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
+			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
 		return l.wrap(body)
 	}
 }
@@ -2462,23 +2543,39 @@ type sizedWatchedBody struct {
 
 func (b sizedWatchedBody) Len() int { return b.n }
 
-// A narrator tells exchanges on a terminal as they happen, line by line: > is what comes
-// from the client and < what goes to it, as curl shows them, and * is what becomes of it.
+// A narrator tells exchanges on a terminal as they happen. Bytes from the client begin with
+// >, bytes to it with <, what waits in the gateway with =. A call and its return form a
+// bracket, so that it is seen who is inside whom; a dotted line is a body being asked for
+// blocks:
 //
-//	#1   0.012 ms > GET /hello HTTP/1.0\r\n
-//	#1   0.030 ms * REQUEST_METHOD is "GET" (bytes 0 to 2)
+//	#1 > GET /hello HTTP/1.0\r\n
+//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   ┌ hello
+//	#1   │ startResponse("200 OK") with 1 header: Content-Type
+//	#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+//	#1   └ returns Blocks
+//	#1   · block of 14 bytes: "Hello, World!\n"
+//	#1 < HTTP/1.0 200 OK\r\n
 type narrator struct {
 	mu     sync.Mutex
 	out    io.Writer
 	prefix string // in front of each line: which process it is
 	colour bool
+	brief  bool
+	width  int               // columns
 	count  int               // exchanges begun
-	open   map[int]*recorder // those that have received something and are not closed
+	last   int               // the exchange of the last line
+	at     map[int]int64     // when the last event of an exchange was
+	open   map[int]*recorder // those that have received something and not ended
 }
 
-// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set.
+// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
+// as wide as the variable COLUMNS says.
 func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, open: map[int]*recorder{}}
+	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{}, open: map[int]*recorder{}}
+	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
+		n.width = width
+	}
 	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
 		info, err := file.Stat()
 		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -2487,8 +2584,9 @@ func newNarrator(out io.Writer, prefix string) *narrator {
 }
 
 // narrate has a narrator tell what a server does, on the error log.
-func narrate(s *Server) {
+func narrate(s *Server, brief bool) {
 	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
+	n.brief = brief
 	s.ErrorLog = log.New(n, "", 0)
 	access := s.AccessLog != nil
 	s.AccessLog = nil // the narrator knows the exchange's number
@@ -2498,9 +2596,10 @@ func narrate(s *Server) {
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
-func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger) (
-	io.Reader, io.Writer, Application) {
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger,
+	brief bool) (io.Reader, io.Writer, Application) {
 	n := newNarrator(errorLog.Writer(), "")
+	n.brief = brief
 	errorLog.SetOutput(n)
 	return n.record(nil, false).watchCGI(stdin, stdout, application)
 }
@@ -2515,16 +2614,16 @@ func (n *narrator) record(s *Server, access bool) *recorder {
 	t = newRecorder(s, time.Now, func(e event) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if e.Kind == "close" && access && t.headSent {
-			n.print(number, e.At, "", t.accessLine())
-		}
-		n.tell(number, e)
 		switch e.Kind {
 		case "in", "environ":
 			n.open[number] = t
-		case "close":
+		case "drain", "close": // the gateway has nothing more to log
+			if n.open[number] != nil && access && t.headSent {
+				n.print(number, "", t.accessLine())
+			}
 			delete(n.open, number)
 		}
+		n.tell(number, e)
 	})
 	t.keepsLogs = true
 	return t
@@ -2546,60 +2645,188 @@ func (n *narrator) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The colours of a terminal: what comes, what goes, what is wrong.
-const cyan, green, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[31m", "\x1b[0m"
+// The colours of a terminal: what comes, what goes, what waits, what is wrong.
+const cyan, green, yellow, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 
-// tell prints an event.
+// details are the events that a brief trace leaves out.
+var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained", "eof"}
+
+// tell prints an event, and says so if time has passed since the one before.
 func (n *narrator) tell(number int, e event) {
-	sign, colour, lines := "*", "", []string{e.Text}
+	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
+		return // that startResponse returns, the bracket shows
+	}
+	const worthSaying = 50_000 // microseconds
+	if pause := e.At - n.at[number]; n.at[number] > 0 && pause > worthSaying {
+		n.print(number, "", fmt.Sprintf("  (%v later)",
+			(time.Duration(pause)*time.Microsecond).Round(worthSaying*time.Microsecond)))
+	}
+	n.at[number] = e.At
 	switch e.Kind {
+	case "close":
+		delete(n.at, number)
+		n.print(number, "", "  "+e.Text)
 	case "in":
-		sign, colour, lines = ">", cyan, shorten(e.Data)
+		n.printBytes(number, cyan, "> ", e.Data)
 	case "out":
-		sign, colour, lines = "<", green, shorten(e.Data)
-	case "refused", "panic":
-		colour = red
-	}
-	switch {
-	case e.Kind == "refused":
-		lines[0] += " (" + e.Rule + fmt.Sprintf(", byte %d)", e.From)
-	case e.Kind != "in" && e.To == e.From+1:
-		lines[0] += fmt.Sprintf(" (byte %d)", e.From)
-	case e.Kind != "in" && e.To > e.From:
-		lines[0] += fmt.Sprintf(" (bytes %d to %d)", e.From, e.To-1)
-	}
-	for _, line := range lines {
-		n.print(number, e.At, colour, sign+" "+line)
+		n.printBytes(number, green, "< ", e.Data)
+	case "stored":
+		n.print(number, yellow, "= "+e.Text)
+	case "refused":
+		n.print(number, red, fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From))
+	case "panic":
+		n.print(number, red, "! "+inBars(e))
+	case "key":
+		n.printKey(number, e)
+	case "dropped":
+		n.print(number, "", "  (dropped)        "+e.Text)
+	default:
+		n.print(number, "", "  "+inBars(e))
 	}
 }
 
-func (n *narrator) print(number int, at int64, colour, line string) {
+// bars are the layers that are open, and a sign for the innermost.
+func bars(depth int, sign string) string {
+	if depth == 0 {
+		return ""
+	}
+	return strings.Repeat("│ ", depth-1) + sign
+}
+
+// inBars is what an event of a layer is in its bracket.
+func inBars(e event) string {
+	switch e.Kind {
+	case "call":
+		return bars(e.Depth, "┌ ") + e.Layer
+	case "return":
+		return bars(e.Depth, "└ ") + "returns " + e.Value
+	case "panic":
+		if e.Text == e.Layer+" panics" { // the call ends here
+			return bars(e.Depth, "└ ") + e.Text
+		}
+	case "start":
+		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
+	case "block":
+		return strings.Repeat("· ", e.Depth) + "block of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "write":
+		return bars(e.Depth, "│ ") + "write() of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+	case "enough", "closed":
+		return strings.Repeat("· ", e.Depth) + e.Text
+	}
+	return bars(e.Depth, "│ ") + e.Text
+}
+
+// printKey prints a key of environ in columns: key, value, bytes.
+func (n *narrator) printKey(number int, e event) {
+	where := ""
+	switch {
+	case e.To == e.From+1:
+		where = fmt.Sprintf("byte %d", e.From)
+	case e.To > e.From:
+		where = fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
+	}
+	_, value, _ := strings.Cut(e.Text, " is ")
+	room := n.room(number) - len("  ") - len(where) - 1
+	left := fmt.Sprintf("%-16s %s", e.Key, value)
+	n.print(number, "", "  "+pad(cut(left, room), room)+" "+where)
+}
+
+// room is how many columns there are behind the number of an exchange.
+func (n *narrator) room(number int) int {
+	return n.width - len(n.prefix) - len(fmt.Sprintf("#%d ", number))
+}
+
+// pad fills a line up to a width; cut cuts it, and shows that.
+func pad(line string, width int) string {
+	return line + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(line)))
+}
+
+func cut(line string, width int) string {
+	if utf8.RuneCountInString(line) <= width {
+		return line
+	}
+	return string([]rune(line)[:max(0, width-1)]) + "…"
+}
+
+// printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
+func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
+	most := 12
+	if n.brief {
+		most = 1
+	}
+	room := n.room(number) - len(sign)
+	for rest := string(data); rest != ""; most-- {
+		line, after, _ := strings.Cut(rest, "\n")
+		line = rest[:len(rest)-len(after)] // with its line end
+		more := fmt.Sprintf(" … and %s more", count(len(after), "byte"))
+		if rest = after; most > 1 || after == "" {
+			n.print(number, colour, sign+cut(asText(line), room))
+			continue
+		}
+		n.print(number, colour, sign+cut(asText(line), room-utf8.RuneCountInString(more))+more)
+		return
+	}
+}
+
+// asText shows a line as visible does, but text in UTF-8 and quotes as they are.
+func asText(line string) string {
+	var b strings.Builder
+	for i, r := range line {
+		part := string(r)
+		switch {
+		case r == utf8.RuneError: // a byte that is no text
+			b.WriteString(visible(line[i : i+1]))
+		case r == '"', r >= 0xa0 && printable(part) == part:
+			b.WriteString(part)
+		default:
+			b.WriteString(visible(part))
+		}
+	}
+	return b.String()
+}
+
+// print prints a line of an exchange, with an empty line in front if the last one was
+// another's. A line that is too long is broken between words.
+func (n *narrator) print(number int, colour, line string) {
+	if n.last != 0 && n.last != number {
+		fmt.Fprintln(n.out)
+	}
+	n.last = number
 	end := plain
 	if !n.colour || colour == "" {
 		colour, end = "", ""
 	}
-	fmt.Fprintf(n.out, "%s#%d %8.3f ms %s%s%s\n", n.prefix, number, float64(at)/1000, colour, line, end)
+	for _, part := range wrapWords(line, n.room(number)) {
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, strings.TrimRight(part, " "), end)
+	}
 }
 
-// shorten shows bytes line by line, of many lines the first and of long ones the beginning.
-func shorten(data []byte) (lines []string) {
-	const most, width = 12, 90
-	for line := range strings.Lines(string(data)) {
-		if len(lines) == most {
-			return append(lines, fmt.Sprintf("… and more: %d bytes in all", len(data)))
+// wrapWords breaks a line between words. What follows is indented like the first line.
+func wrapWords(line string, width int) (parts []string) {
+	indent := line[:len(line)-len(strings.TrimLeft(line, " │·=!"))]
+	indent = strings.NewReplacer("=", " ", "!", " ").Replace(indent) + "  "
+	for utf8.RuneCountInString(line) > width {
+		runes := []rune(line)
+		at := width
+		for at > width/2 && runes[at] != ' ' {
+			at--
 		}
-		rest := ""
-		if len(line) > width {
-			rest = fmt.Sprintf("… (%d bytes)", len(line))
-			line = line[:width]
+		if at == width/2 {
+			at = width // a word that is longer than that
 		}
-		lines = append(lines, visible(line)+rest)
+		parts = append(parts, string(runes[:at]))
+		line = indent + strings.TrimLeft(string(runes[at:]), " ")
 	}
-	return lines
+	return append(parts, line)
 }
 
 //go:embed docs/lab.html
 var labPage string
+
+// The page shows the code that does a step.
+//
+//go:embed main.go server.go request.go response.go app.go
+var sources embed.FS
 
 // Limits of one experiment in the lab.
 const (
@@ -2612,46 +2839,80 @@ const (
 
 // A lab is a page on which one types the bytes of a request, and a place to which that page
 // sends them. They go through a server like this one, over a connection in memory, and what
-// its recorder tells goes back.
+// its recorder tells goes back. Without a server, the page starts this program itself, as a
+// web server starts a CGI program.
 type lab struct {
-	apps    map[string]Application
-	page    string
-	running chan bool // holds a value for each experiment that runs
-	open    bool      // to other machines as well
+	apps     map[string]Application
+	names    []string      // of apps, in order
+	running  chan bool     // holds a value for each experiment that runs
+	patience time.Duration // with which others wait
+	open     bool          // to other machines as well
 }
 
 // newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
 // here.
 func newLab(entries []entry, open bool) Application {
-	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce), open: open}
-	var names []string
+	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
+		patience: 2 * labTime, open: open}
 	for _, entry := range entries {
 		if entry.name != "proxy" && entry.name != "cgi" {
-			names = append(names, entry.name)
+			l.names = append(l.names, entry.name)
 			l.apps[entry.name] = watched(entry.name, entry.app)
 		}
 	}
 	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
-	l.page = labChoices(names)
 	return l.app
 }
 
-// app answers with the page, or with the events of an experiment.
+// app answers with the page, with what it needs, or with the events of an experiment.
 func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	if reason := notWelcome(environ); reason != "" && !l.open {
 		return plainly(startResponse, "403 Forbidden", reason)
 	}
-	switch environ.Get("PATH_INFO") {
+	path := environ.Get("PATH_INFO")
+	switch path {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
-		return Blocks{[]byte(l.page)}
+		place := fmt.Sprintf("<meta name=\"lab\" content=\"%s\">", template.HTMLEscapeString(environ.Get("SCRIPT_NAME")))
+		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->", place, 1))}
+	case "/choices":
+		return l.choices(startResponse)
 	case "/run":
 		return l.run(environ, startResponse)
+	}
+	if code, err := sources.ReadFile(strings.TrimPrefix(path, "/")); err == nil {
+		startResponse("200 OK", []Header{{"Content-Type", "text/plain; charset=utf-8"},
+			{"X-Content-Type-Options", "nosniff"}})
+		return Blocks{code}
 	}
 	return notFound(startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
 }
 
-// run makes an experiment, if it may and can.
+// choices answers with what the page's menus offer.
+func (l *lab) choices(startResponse StartResponse) Body {
+	var layers, ways []string
+	for _, middleware := range middlewares {
+		layers = append(layers, middleware.name)
+	}
+	for _, arrival := range arrivals {
+		ways = append(ways, arrival.name)
+	}
+	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers, "arrival": ways})
+}
+
+// inJSON answers with a value.
+func inJSON(startResponse StartResponse, value any) Body {
+	content, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // impossible: it is made of strings and numbers
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
+		{"Cache-Control", "no-store"}})
+	return Blocks{content}
+}
+
+// run makes an experiment, if it may and can. With many at once, it waits for its turn: a
+// class presses Run at the same time.
 func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	if environ.Get("REQUEST_METHOD") != "POST" || crossSite(environ) ||
 		environ.Get("CONTENT_TYPE") != "application/json" { // which no form can send
@@ -2666,21 +2927,16 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	select {
 	case l.running <- true:
 		defer func() { <-l.running }()
-	default:
+	case <-time.After(l.patience):
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
 	}
-	events, err := x.run(l.apps)
+	port, _ := strconv.Atoi(environ.Get("SERVER_PORT")) // on a Unix socket, there is none
+	events, err := x.run(l.apps, port)
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
-	answer, err := json.Marshal(events)
-	if err != nil {
-		panic(err) // impossible: it is made of strings and numbers
-	}
-	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
-		{"Cache-Control", "no-store"}})
-	return Blocks{answer}
+	return inJSON(startResponse, events)
 }
 
 // The page is whole in itself, and may fetch from where it comes from only.
@@ -2689,22 +2945,6 @@ var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
 		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
 		"base-uri 'none'; frame-ancestors 'none'"},
 	{"X-Content-Type-Options", "nosniff"}, {"Referrer-Policy", "no-referrer"}}
-
-// labChoices fills the page's menus.
-func labChoices(names []string) string {
-	var apps, layers, ways strings.Builder
-	for _, name := range names {
-		fmt.Fprintf(&apps, "<option>%s</option>\n", name)
-	}
-	for _, middleware := range middlewares {
-		fmt.Fprintf(&layers, "<option>%s</option>\n", middleware.name)
-	}
-	for _, arrival := range arrivals {
-		fmt.Fprintf(&ways, "<option>%s</option>\n", arrival.name)
-	}
-	return strings.NewReplacer("<!-- applications -->", apps.String(),
-		"<!-- middleware -->", layers.String(), "<!-- arrivals -->", ways.String()).Replace(labPage)
-}
 
 // onThisMachine reports whether the client is on this machine and has not come through a
 // proxy that is.
@@ -2737,7 +2977,7 @@ func crossSite(environ Environ) bool {
 
 // An experiment is what the lab's page sends.
 type experiment struct {
-	Request string `json:"request"` // with the escapes of rawsgi send; line breaks do not count
+	Request string `json:"request"` // with the escapes of rawsgi send
 	App     string `json:"app"`
 	Use     string `json:"use"`     // middleware
 	Arrival string `json:"arrival"` // one of arrivals
@@ -2768,8 +3008,8 @@ func lines(text string) []string     { return slices.Collect(strings.Lines(text)
 func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 
 // run sends the request through a server and returns the events of that exchange.
-func (x experiment) run(apps map[string]Application) ([]event, error) {
-	text, err := unescape(strings.NewReplacer("\r", "", "\n", "").Replace(x.Request))
+func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
+	text, err := unescape(x.Request)
 	application := apps[x.App]
 	way := slices.IndexFunc(arrivals, func(a arrival) bool { return a.name == x.Arrival })
 	switch {
@@ -2789,7 +3029,7 @@ func (x experiment) run(apps map[string]Application) ([]event, error) {
 	}
 	arrives := arrivals[way]
 	return watch(application, &labConn{pieces: arrives.cut(text), pause: arrives.pause,
-		ends: arrives.ends, end: time.Now().Add(labTime)}), nil
+		ends: arrives.ends, end: time.Now().Add(labTime), port: port}), nil
 }
 
 // watch serves one connection and returns what happens.
@@ -2827,17 +3067,12 @@ func (c *eventLog) add(e event) {
 		e.Text += " (not shown: there were too many before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough", Text: "The rest is not shown."}
+		e = event{At: e.At, Kind: "enough of it", Place: e.Place, Text: "the rest is not shown"}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
 	}
 }
-
-var (
-	labServer = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
-	labClient = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 49152}
-)
 
 // A labConn is the server's end of a connection to a client that follows a script. It does
 // not wait for pauses and deadlines to pass: its clock does.
@@ -2850,6 +3085,7 @@ type labConn struct {
 	left   time.Duration // until a read fails
 	shut   bool          // the server has ended its half, so the client will end its own
 	end    time.Time     // when the experiment must be over
+	port   int           // of the server
 }
 
 func (c *labConn) now() time.Time { return time.Now().Add(c.passed) }
@@ -2902,5 +3138,7 @@ func (c *labConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *labConn) SetDeadline(time.Time) error      { return nil }
 func (c *labConn) CloseWrite() error                { c.shut = true; return nil }
 func (c *labConn) Close() error                     { return nil }
-func (c *labConn) LocalAddr() net.Addr              { return labServer }
-func (c *labConn) RemoteAddr() net.Addr             { return labClient }
+func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
+func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }
+
+func loopback(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }

@@ -49,7 +49,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return send(args[1:], stdout, stderr)
 	}
 	if hosted() && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
-		return serveHost(refuseFlags, false, stdout, stderr)
+		return serveHost(refuseFlags, Config{}, stdout, stderr)
 	}
 	o, err := parseFlags(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
@@ -67,7 +67,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return usage(stderr, err)
 	}
 	if o.cgi || hosted() {
-		return serveHost(application, o.config.Trace, stdout, stderr)
+		return serveHost(application, o.config, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
 }
@@ -81,7 +81,7 @@ func outliveLogs() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 func hosted() bool { return os.Getenv("GATEWAY_INTERFACE") != "" }
 
 // serveHost answers the one request of a CGI program.
-func serveHost(application Application, trace bool, stdout, stderr io.Writer) int {
+func serveHost(application Application, c Config, stdout, stderr io.Writer) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, endings()...)
 	go func() {
@@ -91,8 +91,8 @@ func serveHost(application Application, trace bool, stdout, stderr io.Writer) in
 	}()
 	var stdin io.Reader = os.Stdin
 	errorLog := log.New(stderr, "", 0)
-	if trace {
-		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog)
+	if c.Trace {
+		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog, c.Brief)
 	}
 	serveCGI(application, os.Environ(), stdin, stdout, errorLog)
 	return exitOK
@@ -145,8 +145,8 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 		"at once, in each process")
 	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
 		"application proxy")
-	flags.BoolVar(&o.config.Trace, "trace", false, "tell every step of every exchange "+
-		"on standard error")
+	flags.BoolFunc("trace", "tell every step of every exchange on standard error; "+
+		"-trace=brief tells the most important ones", o.setTrace)
 	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
@@ -170,6 +170,15 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	}
 	o.config.Timeout = o.timeout
 	return o, err
+}
+
+// setTrace is given "true" by -trace alone.
+func (o *options) setTrace(text string) error {
+	o.config.Trace, o.config.Brief = text != "false", text == "brief"
+	if !slices.Contains([]string{"true", "false", "brief"}, text) {
+		return errors.New("expected -trace or -trace=brief")
+	}
+	return nil
 }
 
 func (o *options) setTimeout(text string) (err error) {
@@ -298,7 +307,7 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
 	}
 	if o.config.Trace {
-		narrate(server)
+		narrate(server, o.config.Brief)
 	}
 	if server.Worker {
 		return serveWorker(server)
@@ -401,11 +410,11 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
 		return
 	}
-	url := tcp.String()
-	if tcp.IP.IsUnspecified() { // all addresses of this machine, none to type
-		url = fmt.Sprintf("127.0.0.1:%d", tcp.Port)
+	host, url := tcp.IP.String(), tcp.String()
+	if tcp.IP.IsUnspecified() { // every address of this machine, IPv6 or not: none to type
+		host, url = "0.0.0.0", fmt.Sprintf("127.0.0.1:%d", tcp.Port)
 	}
-	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", tcp.IP, tcp.Port, url)
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, url)
 	if tcp.IP.IsLoopback() {
 		return
 	}

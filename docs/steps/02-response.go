@@ -5,7 +5,7 @@
 //	go run docs/steps/02-response.go
 //	curl -i http://127.0.0.1:8000/
 //
-// Still missing: any understanding of the lines, and a limit to their number.
+// Still missing: the meaning of the lines, and limits to their length and number.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// timeout is how long a client has for all that it sends and receives.
+// timeout is how long a client has to send its head, and then to receive the answer.
 const timeout = 2 * time.Second
 
 func main() {
@@ -38,7 +38,7 @@ func main() {
 // serveConn serves one connection: it reads a head, answers, and hangs up.
 func serveConn(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
 	r := bufio.NewReader(c)
 	for {
 		line, err := r.ReadString('\n')
@@ -60,5 +60,6 @@ func respond(c net.Conn, status, page string) {
 	head := "HTTP/1.0 " + status + "\r\n" +
 		"Content-Type: text/plain; charset=utf-8\r\n" +
 		"\r\n"
-	io.WriteString(c, head+page) // if it fails, the client has left
+	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
 }

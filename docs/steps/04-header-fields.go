@@ -18,11 +18,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// timeout is how long a client has for all that it sends and receives.
+// timeout is how long a client has to send its head, and then to receive the answer.
 const timeout = 2 * time.Second
 
 // Limits of a head. Nothing of these sizes is allocated ahead.
@@ -60,7 +61,7 @@ func main() {
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
 func serveConn(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
 	request, err := readRequest(bufio.NewReader(c))
 	if err == errSilent {
 		return
@@ -69,7 +70,7 @@ func serveConn(c net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, request, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, request, "200 OK", describe(request))
+		respond(c, request, "200 OK", showRequest(request))
 	}
 }
 
@@ -154,42 +155,49 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	raw, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(raw, "\r\n") {
+		end = "\r\n"
+	}
+	line := strings.TrimSuffix(raw, end)
+	if i := strings.IndexByte(line, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", raw, len(line), "expected %s, with "+
+			"which this head began: one head does not mix line ends", visible(h.end))
+	}
+	h.end = end
+	return line, nil
+}
+
+// rawLine reads one line, with its line end, in pieces of the reader's buffer.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
 		line += string(piece)
 	}
 	h.size += len(line)
-	if len(line) > maxLine {
+	switch {
+	case len(line) > maxLine:
 		source := "RFC 6585 §5"
 		if tooLong == targetTooLong {
 			source = "RFC 9110 §15.5.15"
 		}
-		return "", refuse(tooLong, source, line, maxLine,
+		err = refuse(tooLong, source, line, maxLine,
 			"expected at most %d bytes in a line, with its line end", maxLine)
+	case err != nil && h.size == 0:
+		err = incomplete(err, "", "expected a head, got nothing")
+	case err != nil:
+		err = incomplete(err, line, "expected an empty line to end the head")
 	}
-	if err != nil && h.size == 0 {
-		return "", incomplete(err, "", "expected a head, got nothing")
-	}
-	if err != nil {
-		return "", incomplete(err, line, "expected an empty line to end the head")
-	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, err
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -475,11 +483,7 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
 	}
 	before, after := r.excerpt()
-	place := fmt.Sprintf("byte %d of", r.Offset)
-	if after == "" {
-		place = "the end of"
-	}
-	return fmt.Sprintf(`%s: %s "%s%s" (%s)`, r.Reason, place, before, after, r.Source)
+	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after, r.Source)
 }
 
 // page returns the refusal for the client, with a caret under the first bad byte:
@@ -519,30 +523,19 @@ func (r *Refusal) excerpt() (before, after string) {
 // harmless returns visible(s) without "<".
 func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
 
-// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
-// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
+// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
+// ASCII as \xNN, a quote as \".
 func visible(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
+		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
+		b.WriteString(quoted[1 : len(quoted)-1])
 	}
 	return b.String()
 }
 
-// describe shows the fields of a request.
-func describe(request *Request) string {
+// showRequest shows the fields of a request.
+func showRequest(request *Request) string {
 	page := fmt.Sprintf("Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 	for _, field := range request.Header {
@@ -561,5 +554,6 @@ func respond(c net.Conn, request *Request, status, page string) {
 	if request.Version == "HTTP/0.9" {
 		head = ""
 	}
-	io.WriteString(c, head+page) // if it fails, the client has left
+	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
 }

@@ -18,16 +18,14 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 const (
-	timeout   = 2 * time.Second // for a whole head, each read of a body, each 64 KiB written
-	pieceSize = 64 * 1024       // bytes that must reach the client within one timeout
-	maxBody   = 1 << 20         // bytes in a request's body
+	timeout = 2 * time.Second // for a whole head, each read of a body, and an answer
+	maxBody = 1 << 20         // bytes in a request's body
 )
 
 // Limits of a head. Nothing of these sizes is allocated ahead.
@@ -82,7 +80,7 @@ func serveConn(socket net.Conn) {
 		fmt.Printf("%s: %v\n", refusal.Status, refusal)
 		respond(c, request, refusal.Status, string(refusal.page()))
 	} else {
-		respond(c, request, "200 OK", describe(request, body))
+		respond(c, request, "200 OK", showRequest(request, body))
 	}
 }
 
@@ -103,21 +101,6 @@ func (c *conn) Read(p []byte) (int, error) {
 		err = fmt.Errorf("waited %v: %w", c.timeout, os.ErrDeadlineExceeded)
 	}
 	return n, err
-}
-
-// Write writes p in pieces, each with its own deadline: a slow reader may take as long as
-// it likes for a long answer, if it takes 64 KiB in that time.
-func (c *conn) Write(p []byte) (int, error) {
-	written := 0
-	for piece := range slices.Chunk(p, pieceSize) {
-		c.SetWriteDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Write
-		n, err := c.Conn.Write(piece)
-		written += n
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
 }
 
 // openInput returns the body of a request. A client that waits to be told so is told to
@@ -223,42 +206,49 @@ type headReader struct {
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	line, end := "", "\n"
-	err := bufio.ErrBufferFull // a line may be longer than the reader's buffer
+	raw, err := h.rawLine(tooLong)
+	if err != nil {
+		return "", err
+	}
+	end := "\n"
+	if strings.HasSuffix(raw, "\r\n") {
+		end = "\r\n"
+	}
+	line := strings.TrimSuffix(raw, end)
+	if i := strings.IndexByte(line, '\r'); i >= 0 {
+		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n behind each \r`)
+	}
+	if h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", raw, len(line), "expected %s, with "+
+			"which this head began: one head does not mix line ends", visible(h.end))
+	}
+	h.end = end
+	return line, nil
+}
+
+// rawLine reads one line, with its line end, in pieces of the reader's buffer.
+func (h *headReader) rawLine(tooLong string) (line string, err error) {
+	err = bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
 		line += string(piece)
 	}
 	h.size += len(line)
-	if len(line) > maxLine {
+	switch {
+	case len(line) > maxLine:
 		source := "RFC 6585 §5"
 		if tooLong == targetTooLong {
 			source = "RFC 9110 §15.5.15"
 		}
-		return "", refuse(tooLong, source, line, maxLine,
+		err = refuse(tooLong, source, line, maxLine,
 			"expected at most %d bytes in a line, with its line end", maxLine)
+	case err != nil && h.size == 0:
+		err = incomplete(err, "", "expected a head, got nothing")
+	case err != nil:
+		err = incomplete(err, line, "expected an empty line to end the head")
 	}
-	if err != nil && h.size == 0 {
-		return "", incomplete(err, "", "expected a head, got nothing")
-	}
-	if err != nil {
-		return "", incomplete(err, line, "expected an empty line to end the head")
-	}
-	if strings.HasSuffix(line, "\r\n") {
-		end = "\r\n"
-	}
-	text := strings.TrimSuffix(line, end)
-	if i := strings.IndexByte(text, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", line, len(text),
-			"expected %s, with which this head began: one head does not mix line ends",
-			visible(h.end))
-	}
-	h.end = end
-	return text, nil
+	return line, err
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -598,11 +588,7 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
 	}
 	before, after := r.excerpt()
-	place := fmt.Sprintf("byte %d of", r.Offset)
-	if after == "" {
-		place = "the end of"
-	}
-	return fmt.Sprintf(`%s: %s "%s%s" (%s)`, r.Reason, place, before, after, r.Source)
+	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after, r.Source)
 }
 
 // page returns the refusal for the client, with a caret under the first bad byte:
@@ -642,30 +628,19 @@ func (r *Refusal) excerpt() (before, after string) {
 // harmless returns visible(s) without "<".
 func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
 
-// visible shows bytes on one line of ASCII: CR LF as \r\n, other control characters and
-// bytes beyond ASCII as \xNN, quotes and backslashes as \" and \\.
+// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
+// ASCII as \xNN, a quote as \".
 func visible(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c == '\r':
-			b.WriteString(`\r`)
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c < ' ' || c >= 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
+		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
+		b.WriteString(quoted[1 : len(quoted)-1])
 	}
 	return b.String()
 }
 
-// describe shows the fields of a request and its body.
-func describe(request *Request, body []byte) string {
+// showRequest shows the fields of a request and its body.
+func showRequest(request *Request, body []byte) string {
 	page := fmt.Sprintf("Method   %q\nPath     %q\nQuery    %q\nVersion  %q\n",
 		request.Method, request.Path, request.Query, request.Version)
 	for _, field := range request.Header {
@@ -684,5 +659,6 @@ func respond(c net.Conn, request *Request, status, page string) {
 	if request.Version == "HTTP/0.9" {
 		head = ""
 	}
-	io.WriteString(c, head+page) // if it fails, the client has left
+	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
 }
