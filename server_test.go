@@ -8614,7 +8614,8 @@ func checkClass(t *testing.T, dir string) {
 }
 
 // TestSolutions grades the grader: a starter fails, a solution passes, and each wrong answer
-// is refused by the check that its first comment names.
+// is refused by the check that its first comment names. With RAWSGI_TEST=all, all wrong answers
+// are tried, and each solution 20 times.
 func TestSolutions(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -8625,6 +8626,9 @@ func TestSolutions(t *testing.T) {
 		rest, _ := filepath.Glob(x.dir + "/s[ot]*.*")
 		if len(wrong) < 3 || len(x.hints) != 3 || len(x.checks) == 0 || x.title == "" {
 			t.Errorf("%s: expected three wrong answers, three hints, a title and checks", x.name)
+		}
+		if os.Getenv("RAWSGI_TEST") != "all" {
+			wrong = wrong[:min(len(wrong), 3)] // each is a program to build
 		}
 		for _, file := range slices.Concat(rest, wrong) {
 			t.Run(x.name+"/"+filepath.Base(file), func(t *testing.T) {
