@@ -2464,6 +2464,22 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("half a head is not said to be late", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, "GET / HTTP/1.0\r\nHos")
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		s.Shutdown(time.Hour)
+		reply := string(must(io.ReadAll(c))(t))
+		if !strings.HasPrefix(reply, "HTTP/1.0 503") || !strings.Contains(reply, "Hos\n   ^ expected an empty line to "+
+			"end the head before this server stopped\n") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("while applications that never end have all slots", func(t *testing.T) {
 		release := make(chan bool)
 		s := newServer(func(environ Environ, startResponse StartResponse) Body {
