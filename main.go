@@ -470,8 +470,8 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	stopped := make(chan bool)
 	go func() {
 		<-stop
-		if n := server.busy(); n > 0 {
-			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
+			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, count(n, "request"))
 		}
 		server.Shutdown(grace)

@@ -3112,6 +3112,50 @@ func TestStopIsTold(t *testing.T) {
 	busy.Close()
 }
 
+// TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
+func TestBlockedLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	write.SetWriteDeadline(time.Now().Add(time.Second)) // a write into a full pipe blocks
+	for err == nil {
+		_, err = write.Write([]byte("x"))
+	}
+	program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
+	program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), write
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+	busy := dial(t, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner))
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(syscall.SIGTERM)
+	eventually(t, "a refused connection", func() bool {
+		c, err := net.Dial("tcp", busy.RemoteAddr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	io.WriteString(busy, "def")
+	if reply := must(io.ReadAll(busy))(t); !bytes.HasSuffix(reply, []byte("def")) {
+		t.Errorf("got %q", reply)
+	}
+	busy.Close()
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }() // how it ends is for others
+	wait(t, "the end of the program", ended)
+}
+
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{"a\u00a0b \u3000\t한": "a\u00a0b \u3000\t한", "👩\u200d👩": "👩\u200d👩", "a\r": "a",
 		"\x1b[2J\r\a\x7f\u009b": "\uFFFD[2J\uFFFD\uFFFD\uFFFD\uFFFD", "\xff\u202e\u2028": "\uFFFD\uFFFD\uFFFD"} {
