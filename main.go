@@ -639,15 +639,25 @@ func serveWorker(server *Server) int {
 		close(orphaned)
 	}()
 	go func() {
+		// One SIGTERM to all processes at once, as systemd sends it, reaches worker and
+		// parent in any order.
 		select {
 		case <-terminated:
-			listener.Close() // what waits in the backlog is for the other workers
+			select {
+			case <-orphaned:
+			case <-time.After(moment): // the parent goes on
+				listener.Close() // what waits in the backlog is for the other workers
+			}
 			close(stop)
 		case <-orphaned: // what waits is for the last worker
 			close(stop)
-			<-terminated
-			endScripts()
-			os.Exit(exitOK)
+			select {
+			case <-terminated:
+			case <-time.After(lull):
+				<-terminated // the parent's second signal
+				endScripts()
+				os.Exit(exitOK)
+			}
 		}
 	}()
 	serveUntil(stop, server, listener)

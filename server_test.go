@@ -4056,6 +4056,11 @@ func TestNothingLost(t *testing.T) {
 		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			program.Process.Signal(syscall.SIGTERM)
 		}},
+		{"all processes at once", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			group := must(os.FindProcess(-program.Process.Pid))(t) // as systemd stops a service
+			group.Signal(syscall.SIGTERM)
+			group.Release()
+		}},
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
@@ -4063,7 +4068,9 @@ func TestNothingLost(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			command := exec.Command(os.Args[0], append(c.args, "-addr", "127.0.0.1:0", "-app", "hello", "-quiet")...)
+			command.SysProcAttr = ownGroup()
+			program, addr, _ := startCommand(t, command)
 			var answers, lost atomic.Int64
 			var first atomic.Value
 			stop := make(chan bool)
