@@ -4584,6 +4584,22 @@ func TestFiles(t *testing.T) {
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
 	})
+	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
+		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
+			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
+			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
+			var log bytes.Buffer
+			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if status != "503 Service Unavailable" {
+					t.Errorf("%s: got %s", name, status)
+				}
+				return nil
+			}, err)
+			if !strings.HasPrefix(log.String(), "503: ") {
+				t.Errorf("%s: the log is %q", name, &log)
+			}
+		}
+	})
 	t.Run("descriptors", func(t *testing.T) {
 		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
 			t.Skip("needs ulimit: ", err)
