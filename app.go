@@ -581,17 +581,27 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which it logs, otherwise 404, so that nobody learns which
-// files exist outside the directory.
+// if too many files are open, otherwise 404, so that nobody learns which files exist
+// outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+	case outOfFiles(err):
+		return tooManyFiles(environ, startResponse, err)
 	}
 	return notFound(startResponse, "No file has this name.")
+}
+
+// outOfFiles reports whether this process, or the whole system, has too many open files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// tooManyFiles logs that and answers 503: nobody else is at fault.
+func tooManyFiles(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+	return unavailable(startResponse, "Too many files are open: try again.")
 }
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -772,6 +782,9 @@ func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err e
 // run starts a program, gives it the request, and passes on its answer.
 func (h *cgiHost) run(program string, environ Environ, startResponse StartResponse) Body {
 	input, err := spool(environ)
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -1085,8 +1098,11 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 
 // badGateway answers in place of a program or server that did not: 504 if it took too
 // long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it.
+// replaces it. Without a file for a pipe or connection, there was nobody to ask.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
 	startResponse(status, textAtOnce, err)

@@ -2639,6 +2639,22 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("half a head is not said to be late", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, "GET / HTTP/1.0\r\nHos")
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		s.Shutdown(time.Hour)
+		reply := string(must(io.ReadAll(c))(t))
+		if !strings.HasPrefix(reply, "HTTP/1.0 503") || !strings.Contains(reply, "Hos\n   ^ expected an empty line to "+
+			"end the head before this server stopped\n") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("while applications that never end have all slots", func(t *testing.T) {
 		release := make(chan bool)
 		s := newServer(func(environ Environ, startResponse StartResponse) Body {
@@ -3269,6 +3285,50 @@ func TestStopIsTold(t *testing.T) {
 	program.Process.Signal(os.Interrupt)
 	program.Wait() // the second signal, which TestProgram shows
 	busy.Close()
+}
+
+// TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
+func TestBlockedLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	write.SetWriteDeadline(time.Now().Add(time.Second)) // a write into a full pipe blocks
+	for err == nil {
+		_, err = write.Write([]byte("x"))
+	}
+	program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
+	program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), write
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+	busy := dial(t, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner))
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(syscall.SIGTERM)
+	eventually(t, "a refused connection", func() bool {
+		c, err := net.Dial("tcp", busy.RemoteAddr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	io.WriteString(busy, "def")
+	if reply := must(io.ReadAll(busy))(t); !bytes.HasSuffix(reply, []byte("def")) {
+		t.Errorf("got %q", reply)
+	}
+	busy.Close()
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }() // how it ends is for others
+	wait(t, "the end of the program", ended)
 }
 
 func TestPrintable(t *testing.T) {
@@ -4171,6 +4231,11 @@ func TestNothingLost(t *testing.T) {
 		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			program.Process.Signal(syscall.SIGTERM)
 		}},
+		{"all processes at once", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			group := must(os.FindProcess(-program.Process.Pid))(t) // as systemd stops a service
+			group.Signal(syscall.SIGTERM)
+			group.Release()
+		}},
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
@@ -4178,7 +4243,9 @@ func TestNothingLost(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			command := exec.Command(os.Args[0], append(c.args, "-addr", "127.0.0.1:0", "-app", "hello", "-quiet")...)
+			command.SysProcAttr = ownGroup()
+			program, addr, _ := startCommand(t, command)
 			var answers, lost atomic.Int64
 			var first atomic.Value
 			stop := make(chan bool)
@@ -4691,6 +4758,22 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
+		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
+			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
+			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
+			var log bytes.Buffer
+			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if status != "503 Service Unavailable" {
+					t.Errorf("%s: got %s", name, status)
+				}
+				return nil
+			}, err)
+			if !strings.HasPrefix(log.String(), "503: ") {
+				t.Errorf("%s: the log is %q", name, &log)
+			}
+		}
 	})
 	t.Run("descriptors", func(t *testing.T) {
 		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
