@@ -6068,12 +6068,13 @@ func (x *terminal) stop() {
 // should show: the turn's, if that is right.
 func (x *terminal) do(s turn) []string {
 	x.Helper()
+	var before []string // what has come before ^C
 	switch {
 	case s.command == "^C" && x.running == "":
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
 		if x.updating {
-			x.settle(true) // so that what came before is not taken for what comes after
+			before, _ = x.quiet(true) // is not what comes after it
 		}
 		x.signal(os.Interrupt)
 	case s.command != "":
@@ -6092,6 +6093,7 @@ func (x *terminal) do(s turn) []string {
 	if ok {
 		return s.want
 	}
+	came = came[min(len(before), len(came)):]
 	if !x.updating {
 		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
 	}
@@ -6175,11 +6177,18 @@ func (x *terminal) serves() bool {
 		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
 }
 
-// settle takes what has come when the page is wrong or written anew: all that a command
-// prints, or all that a server prints before it is silent for a moment.
+// settle takes what has come when the page is wrong or written anew.
 func (x *terminal) settle(goesOn bool) []string {
+	lines, ended := x.quiet(goesOn)
+	x.consume(len(lines), nil, ended)
+	return lines
+}
+
+// quiet waits for all that a command prints, or for all that a server prints before it is
+// silent for a moment.
+func (x *terminal) quiet(goesOn bool) (lines []string, ended bool) {
 	for {
-		lines, ended := x.lines()
+		lines, ended = x.lines()
 		silence := 10 * time.Second
 		if ended || goesOn || x.serves() {
 			silence = 300 * time.Millisecond
@@ -6191,8 +6200,7 @@ func (x *terminal) settle(goesOn bool) []string {
 		case text := <-x.came:
 			x.text += text
 		case <-time.After(silence):
-			x.consume(len(lines), nil, ended)
-			return lines
+			return lines, ended
 		}
 	}
 }
