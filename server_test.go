@@ -7824,6 +7824,17 @@ func TestTraceTellsErrors(t *testing.T) {
 	}
 }
 
+// TestTraceWhoLogs shows that a line of wsgi.errors belongs to the layer that writes it, also
+// when that is called by the one inside it.
+func TestTraceWhoLogs(t *testing.T) {
+	inner := watched("inner", hello)
+	for _, e := range ofKind(told(logging(inner), get(), true), "log") {
+		if e.Layer != "app" || e.Depth != 1 {
+			t.Errorf("%s: %s at %d", e.Text, e.Layer, e.Depth)
+		}
+	}
+}
+
 // TestTraceOneWrite shows that the head and the first block leave in one write, which is one
 // event.
 func TestTraceOneWrite(t *testing.T) {
