@@ -2,7 +2,7 @@
 // whole exchanges seen from outside, the application's side, the server's troubles, the
 // command line, fuzzing, and benchmarks against net/http.
 //
-// Names such as R05 and W13 are rules; docs/README.md says where they come from.
+// Names such as R05 and W13 are rules; docs/conformance.md says where they come from.
 package main
 
 import (
@@ -6643,6 +6643,49 @@ func TestGlossary(t *testing.T) {
 	}
 	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(page, "\n| ") != len(terms)+1 {
 		t.Errorf("%d terms in the form of a row, sorted: %v", len(terms), slices.IsSorted(terms))
+	}
+}
+
+// TestTeaching holds the minutes in the contents and in the lesson plans to those of the
+// chapters and exercises, and those of each plan to their sum.
+func TestTeaching(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^\| (\d+) \| (?:\[[^\]]*\]\(([^)]+)\))?`)
+	// minutes adds up the rows of a table, and says which pages it has.
+	minutes := func(table string) (sum int, pages []string) {
+		for _, cells := range row.FindAllStringSubmatch(table, -1) {
+			sum += must(strconv.Atoi(cells[1]))(t)
+			page := cells[2]
+			text, err := os.ReadFile("docs/" + page)
+			if page == "" || err != nil && !courseIsWhole() {
+				continue
+			}
+			pages = append(pages, filepath.FromSlash("docs/"+page))
+			if own := chapterTime.FindStringSubmatch(string(text)); own == nil || own[1] != cells[1] {
+				t.Errorf("%s minutes for %s, which says %q", cells[1], page, own)
+			}
+		}
+		return sum, pages
+	}
+	contents := string(must(os.ReadFile("docs/README.md"))(t))
+	_, listed := minutes(contents)
+	chapters := must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t)
+	if !slices.Equal(listed, chapters) {
+		t.Errorf("the contents list\n\t%q, expected\n\t%q", listed, chapters)
+	}
+	plans := strings.Split(string(must(os.ReadFile("docs/teaching.md"))(t)), "\n### ")
+	found := 0
+	for _, plan := range plans {
+		title := regexp.MustCompile(`^(\d+) minutes: .*`).FindStringSubmatch(plan)
+		if title == nil {
+			continue
+		}
+		found++
+		if sum, _ := minutes(plan); strconv.Itoa(sum) != title[1] {
+			t.Errorf("%s: the rows add up to %d minutes", title[0], sum)
+		}
+	}
+	if found != 3 {
+		t.Errorf("found %d lesson plans, expected 3", found)
 	}
 }
 
