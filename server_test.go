@@ -1,8 +1,26 @@
-// server_test.go: all tests. They follow a request too: bytes in without sockets, then
-// whole exchanges seen from outside, the application's side, the server's troubles, the
-// command line, fuzzing, and benchmarks against net/http.
+// server_test.go: all tests, in parts. The order is that of the program: the bytes of one
+// exchange, what an application may do, what goes wrong around it, then the pages that
+// describe all this, and tools for whoever learns from it.
 //
-// Names such as R05 and W13 are rules; docs/conformance.md says where they come from.
+//	Exchanges from outside        the rows of docs/conformance.md, and the grader of other servers
+//	Bytes in, no sockets          request.go by itself
+//	The application's side        response.go: startResponse, blocks, close, files
+//	The server's troubles         server.go: clients that leave or wait, deadlines, shutdown, logs
+//	Applications and command      app.go and main.go
+//	Gateways and hosts            CGI on both sides, pre-fork, the proxy, other servers, mutants
+//	Docs                          the pages: transcripts, excerpts, form, links, servers.md
+//	Steps                         the programs of the course in docs/steps
+//	The trace and the lab         the recorder, -trace, the lab
+//	Scripted exchanges            what clients send, and what must hold, for the exercises
+//	Exercises                     go test -run Exercise/07, and the tests of the exercises
+//	Bug hunts                     go test -run Hunt/1
+//	Faults and load               clients that break off, thousands of connections, a soak
+//	Fuzzing                       go test -fuzz
+//	Speed and memory              go test -bench
+//
+// Names such as R05 and W13 are rules of docs/conformance.md. The flags: -all adds the tests that
+// take long or need other programs; -target grades a server; -update writes pages anew, with -run
+// Docs or -run Servers; the exercises have their own.
 package main
 
 import (
@@ -519,6 +537,16 @@ func brief(fault string) string {
 	return fmt.Sprintf("%.100s", strings.TrimSuffix(fault, `\r`))
 }
 
+// nextChapter says how to go on when no row fails up to a chapter of the rows.
+func nextChapter(chapter, addr string) string {
+	n := chapter[len("ch0"):] // 3 to 7
+	if n == "7" {
+		return "next: " + chapterPage("ch08") + "\n"
+	}
+	n = string(n[0] + 1)
+	return fmt.Sprintf("next: %s, then go test -run 'Conformance/ch0[3-%s]' -v -target %s\n", chapterPage("ch0"+n), n, addr)
+}
+
 // total counts by chapter, and says what to do next.
 func (g *grading) total() string {
 	counts, chapters := map[string]map[string]int{}, []string{}
@@ -551,7 +579,7 @@ func (g *grading) total() string {
 		b.WriteString("What cannot be judged has the right status, but the answer does not show environ.\n")
 	}
 	if g.failed == nil {
-		b.WriteString("next: the next chapter, or the whole table: go test -run Conformance -v -target " + g.addr + "\n")
+		b.WriteString(nextChapter(chapters[len(chapters)-1], g.addr))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "first row that fails: %s, %s\nnext: go test -run 'Conformance/%s/%s' -v -target %s\n", g.failed.name,
@@ -5282,21 +5310,22 @@ var mutants = []mutant{
 		"q.Method, q.Target = strings.ToUpper(method), target"},
 	{"http://host is read and forgotten", "R05", "request.go", `if q.Authority != ""`, `if q.Authority == "-"`},
 	{"HTTP/0.9 gets a head", "R08", "server.go", `if e.request.Version == "HTTP/0.9"`, `if e.request.Version == "-"`},
-	{"HTTP/1.10 is a version", "R10", "request.go", "len(digits) != 3", "len(digits) < 3"},
-	{"HTTP/2.0 is a version", "R11", "request.go", "digits[0] != '1'", "digits[0] > '9'"},
+	{"HTTP/1.10 is a version", "R10", "request.go", "good < len(form) || good < len(version)", "good < len(form)"},
+	{"HTTP/2.0 is a version", "R11", "request.go", "version[major] != '1'", "version[major] > '9'"},
 	{"lines may end in both ways", "R16", "request.go", `h.end != "" && h.end != end`, "false"},
-	{"CR is dropped", "R17", "request.go", `line, end = line[:len(line)-1], "\r\n"`,
-		`line, end = strings.ReplaceAll(line, "\r", ""), "\r\n"`},
-	{"an empty line first is a bad request", "R18", "request.go", `first[0] == '\r' || first[0] == '\n'`, "false"},
-	{"a line of 65,536 bytes is too long", "R19", "request.go", "len(raw) > maxLine", "len(raw) >= maxLine"},
-	{"a target has control characters", "R20", "request.go", "if i := control(q.Target); i >= 0", "if i := 0; false"},
+	{"CR is dropped", "R17", "request.go", "line := strings.TrimSuffix(raw, end)",
+		`line := strings.ReplaceAll(strings.TrimSuffix(raw, end), "\r", "")`},
+	{"an empty line first is a bad request", "R18", "request.go", `err == nil && line == ""`, "false"},
+	{"a line of 65,536 bytes is too long", "R19", "request.go", "case len(line) > maxLine", "case len(line) >= maxLine"},
+	{"a target has control characters", "R20", "request.go", "if i := indexControl(q.Target); i >= 0", "if i := 0; false"},
 	{"a fragment is kept", "R21", "request.go", `strings.Cut(q.Target, "#")`, `strings.Cut(q.Target, "\xff#")`},
-	{"a second request is answered", "R23", "server.go", "\t\te.answer()\n", `
-		for e.answer(); err == nil && e.reader.Buffered() > 0; e.answer() {
-			if e.request, err = readRequest(e.reader, s.MaxBody); err == nil { e.begin() }
+	{"a second request is answered", "R23", "server.go", "\t\te.answer(application)\n", `
+		for e.answer(application); err == nil && e.reader.Buffered() > 0; e.answer(application) {
+			if e.request, err = s.readRequest(e.reader); err == nil { e.begin() }
 		}
 `},
-	{"names of headers have one spelling", "H01", "request.go", "strings.EqualFold(field.Name, name)", "field.Name == name"},
+	{"names of headers have one spelling", "H01", "request.go",
+		"len(h.Name) == len(name) && strings.EqualFold(h.Name, name)", "h.Name == name"},
 	{"only the left of a value is trimmed", "H02", "request.go", `strings.Trim(value, " \t")`, `strings.TrimLeft(value, " \t")`},
 	{"values are trimmed by a library", "H03", "request.go", `strings.Trim(value, " \t")`, "strings.TrimSpace(value)"},
 	{"folded lines are joined", "H04", "request.go", "\t\tfield, err := parseField(line)\n", `
@@ -5306,45 +5335,46 @@ var mutants = []mutant{
 		}
 		field, err := parseField(line)
 `},
-	{"a space before the colon is ignored", "H06", "request.go", "nonToken(name); !found",
-		"nonToken(strings.TrimSpace(name)); !found"},
-	{"a value has control characters", "H09", "request.go", `if i := control(strings.ReplaceAll(line, "\t", " ")); i >= 0`, "if i := 0; false"},
-	{"values are made UTF-8", "H10", "request.go", "return Header{name, value}, nil",
-		`return Header{name, strings.ToValidUTF8(value, "?")}, nil`},
+	{"a space before the colon is ignored", "H06", "request.go", "bad := indexNonToken(name)",
+		"bad := indexNonToken(strings.TrimSpace(name))"},
+	{"a value has control characters", "H09", "request.go",
+		`if i := indexControl(strings.ReplaceAll(line, "\t", " ")); i >= 0`, "if i := 0; false"},
+	{"values are made UTF-8", "H10", "request.go", `return Header{name, strings.Trim(value, " \t")}, nil`,
+		`return Header{name, strings.ToValidUTF8(strings.Trim(value, " \t"), "?")}, nil`},
 	{"the last of repeated fields wins", "H11", "request.go", "value = earlier + separator + value", "_, _ = earlier, separator"},
 	{"cookies are joined with commas", "H12", "request.go", `key == "HTTP_COOKIE"`, `key == "-"`},
-	{"the first of two Hosts is taken", "H13", "request.go", `{"Host", "Content-Length", "Content-Type"}`,
-		`{"Content-Length", "Content-Type"}`},
+	{"the last of two Hosts is taken", "H13", "request.go", "field.Name); n > 0",
+		`field.Name); n > 0 && !field.is("Host")`},
 	{"names with an underscore are mapped", "H15", "request.go", `strings.Contains(name, "_") || `, ""},
 	{"Proxy becomes HTTP_PROXY", "H17", "request.go", ` || strings.EqualFold(name, "Proxy")`, ""},
 	{"101 fields are read", "H20", "request.go", "len(fields) == maxFields", "len(fields) > maxFields"},
-	{"the end of the connection ends the head", "H22", "request.go", `return "", h.cut(raw, err)`, `return "", nil`},
-	{"+5 is a Content-Length", "B04", "request.go", `strings.Trim(value, "0123456789") != "" {
-		return refuse`, `strings.Trim(value, "+0123456789") != "" {
-		return refuse`},
-	{"the first of two Content-Lengths is taken", "B05", "request.go", `{"Host", "Content-Length", "Content-Type"}`,
-		`{"Host", "Content-Type"}`},
+	{"the end of the connection ends the head", "H22", "request.go", "\tcase err != nil:\n\t\terr = incomplete(err, line",
+		"\tcase err == io.EOF:\n\t\tline, err = \"\\r\\n\", nil\n\tcase err != nil:\n\t\terr = incomplete(err, line"},
+	{"+5 is a Content-Length", "B04", "request.go", `strings.TrimLeft(value, "0123456789")`,
+		`strings.TrimLeft(value, "+0123456789")`},
+	{"the last of two Content-Lengths is taken", "B05", "request.go", "field.Name); n > 0",
+		`field.Name); n > 0 && !field.is("Content-Length")`},
 	{"any length is accepted", "B06", "request.go", "err != nil || n > maxBody", "err != nil"},
-	{"a body cut short is a body", "B08", "request.go", "err = io.ErrUnexpectedEOF", "return io.EOF"},
-	{"chunked coding is not noticed", "B11", "request.go", `"Transfer-Encoding"); n > 0`, `"Transfer-Encoding"); n > 9`},
+	{"a body cut short is a body", "B08", "request.go", `in.err = incomplete(err, ""`,
+		`in.err = io.EOF; _ = incomplete(err, ""`},
+	{"chunked coding is not noticed", "B11", "request.go", `case field.is("Transfer-Encoding"):`, `case field.is("-"):`},
 	{"100 Continue goes to HTTP/1.0", "B13", "server.go", `q.Version != "HTTP/1.0"`, "true"},
 	{"Content-Length counts characters", "W01", "response.go", "r.inferLength(int64(len(block)))",
 		"r.inferLength(int64(len([]rune(string(block)))))"},
 	{"HEAD gets a body", "W11", "response.go", `withBody: method != "HEAD"`, "withBody: true"},
-	{"a path is decoded twice", "E04", "request.go", "q.Path, q.Query = decoded, query",
-		"q.Path, q.Query = decoded, query; q.Path, _ = url.PathUnescape(decoded)"},
+	{"a path is decoded twice", "E04", "request.go", "q.Path, _ = url.PathUnescape(path)",
+		"q.Path, _ = url.PathUnescape(path); q.Path, _ = url.PathUnescape(q.Path)"},
 	{"+ in a path is a space", "E04", "request.go", "url.PathUnescape(path)", "url.QueryUnescape(path)"},
-	{"a path is cleaned", "E04", "request.go", "q.Path, q.Query = decoded, query",
-		"q.Path, q.Query = (&url.URL{Path: decoded}).JoinPath().Path, query"},
-	{"%00 is decoded", "E05", "request.go", "if control(decoded) >= 0", "if false"},
-	{"the query is decoded", "E09", "request.go", "q.Path, q.Query = decoded, query",
-		"q.Path = decoded; q.Query, _ = url.QueryUnescape(query)"},
+	{"a path is cleaned", "E04", "request.go", "q.Query = query",
+		"q.Query, path = query, (&url.URL{Path: path}).JoinPath().Path"},
+	{"%00 is decoded", "E05", "request.go", "if i := controlEscape(path); i >= 0", "if i := 0; false"},
+	{"the query is decoded", "E09", "request.go", "q.Query = query", "q.Query, _ = url.QueryUnescape(query)"},
 	{"the query is left in PATH_INFO", "E09", "request.go", `strings.Cut(target, "?")`, "target, \"\", 0"},
 
 	{"the head is sent too early", "TestHeadIsHeldBack", "response.go", "status, slices.Clone(headers), length\n",
-		"status, slices.Clone(headers), length; r.transmit(nil)\n"},
+		"status, slices.Clone(headers), length; r.send(nil)\n"},
 	{"close is forgotten", "TestApplication", "response.go", "r.close(body)\n", "_ = body\n"},
-	{"nothing is drained", "TestUnreadBody", "server.go", "io.CopyN(io.Discard, c.Conn, drainLimit)", ""},
+	{"nothing is drained", "TestUnreadBody", "server.go", "io.CopyN(io.Discard, e.conn.Conn, drainLimit)", ""},
 }
 
 // TestMutants proves the table: each mistake is found, and by the row that is about it.
@@ -5769,9 +5799,6 @@ var (
 // command makes a command of the page one for this machine: other ports, another /tmp, and
 // programs that are built once and not by each "go run".
 func (r *replay) command(text string) string {
-	for onPage, here := range r.pids {
-		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
-	}
 	for _, build := range goBuild.FindAllStringSubmatch(text, -1) {
 		r.ours = append(r.ours, build[1])
 	}
@@ -5786,7 +5813,7 @@ func (r *replay) command(text string) string {
 		})
 	}
 	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
-		if strings.HasPrefix(match, "Content-Length") {
+		if strings.HasPrefix(match, "Content-Length") || r.pids[match[len(match)-4:]] != "" {
 			return match
 		}
 		return match[:len(match)-4] + r.port(match[len(match)-4:])
@@ -5796,6 +5823,9 @@ func (r *replay) command(text string) string {
 	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
 		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
 	})
+	for onPage, here := range r.pids {
+		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
+	}
 	inBackground := strings.HasSuffix(text, " &")
 	return goRun.ReplaceAllStringFunc(text, func(match string) string {
 		part := goRun.FindStringSubmatch(match)
@@ -5960,7 +5990,7 @@ func (x *terminal) do(s turn) []string {
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
 		if x.updating {
-			x.settle() // so that what came before is not taken for what comes after
+			x.settle(true) // so that what came before is not taken for what comes after
 		}
 		x.signal(os.Interrupt)
 	case s.command != "":
@@ -6012,7 +6042,7 @@ func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 			x.consume(len(lines), nil, true)
 			return lines, false
 		case !ends && (len(want) == 0 && len(lines) > 0 || contradicts(normalWant, normalCame)):
-			return x.settle(), false
+			return x.settle(s.goesOn), false
 		}
 		select {
 		case text, ok := <-x.came:
@@ -6023,7 +6053,7 @@ func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 			if !x.updating {
 				x.Errorf("%s:%d: waited 30s for what the page shows, or for the program to end", x.page, s.line)
 			}
-			return x.settle(), false
+			return x.settle(s.goesOn), false
 		}
 	}
 }
@@ -6064,11 +6094,11 @@ func (x *terminal) serves() bool {
 
 // settle takes what has come when the page is wrong or written anew: all that a command
 // prints, or all that a server prints before it is silent for a moment.
-func (x *terminal) settle() []string {
+func (x *terminal) settle(goesOn bool) []string {
 	for {
 		lines, ended := x.lines()
 		silence := 10 * time.Second
-		if ended || x.serves() {
+		if ended || goesOn || x.serves() {
 			silence = 300 * time.Millisecond
 		}
 		if ended && !x.forks {
@@ -6556,6 +6586,22 @@ func TestDocsMap(t *testing.T) {
 	want := fmt.Sprintf(`Content-Length: %d\r\n`, len(content)-len(ours)+4-len(theirs)+5)
 	if !strings.Contains(text, want) {
 		t.Errorf("%s does not have the %q that comes", page, want)
+	}
+}
+
+// TestDocsContents holds the opening comment of this file to its parts.
+func TestDocsContents(t *testing.T) {
+	source := string(must(os.ReadFile("server_test.go"))(t))
+	opening, _, _ := strings.Cut(source, "\npackage main\n")
+	var listed, parts []string
+	for _, line := range regexp.MustCompile(`(?m)^//\t(.*?)  +\S`).FindAllStringSubmatch(opening, -1) {
+		listed = append(listed, line[1])
+	}
+	for _, heading := range regexp.MustCompile(`(?m)^// -{64} (.*)$`).FindAllStringSubmatch(source, -1) {
+		parts = append(parts, heading[1])
+	}
+	if !slices.Equal(listed, parts) {
+		t.Errorf("the opening comment lists\n\t%q, the parts are\n\t%q", listed, parts)
 	}
 }
 
@@ -7463,8 +7509,8 @@ func TestRecordTells(t *testing.T) {
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"we end our half", "bytes that nobody wanted are thrown away",
-			"the client has ended its half", "the connection is closed"}},
+		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes that nobody wanted are thrown away",
+			"the client has ended its half", "the gateway closes the connection"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
@@ -7472,15 +7518,15 @@ func TestRecordTells(t *testing.T) {
 			"the head leaves", "bytes of the body leave"}},
 		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
+		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no Content-Length: nobody knows",
 			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
 		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
-		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
+		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
-			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"Content-Length is 0: there is no body",
+			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7562,7 +7608,7 @@ func TestNarration(t *testing.T) {
 #1     same key
 #1   HTTP_COOKIE      "a"                                         bytes 42 to 50
 #1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
-#1   there is no Content-Length, so there is no body
+#1   the request has no Content-Length, so it has no body
 #1   environ is complete: 23 keys
 #1   ┌ upper
 #1   │ ┌ hello
@@ -7573,8 +7619,8 @@ func TestNarration(t *testing.T) {
 #1   └ returns mappedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
-#1   no Content-Length: nobody knows how long the body will be, so the end of
-#1     the connection ends it
+#1   the answer has no Content-Length: nobody knows how long the body will be,
+#1     so the end of the connection ends it
 #1 < HTTP/1.0 200 OK\r\n
 #1 < -\r\n
 #1 < Server: rawsgi/1.0\r\n
@@ -7585,7 +7631,7 @@ func TestNarration(t *testing.T) {
 #1   · upper has no more blocks
 #1   · Close is called on the body of upper
 #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 
 #2   a connection from - is accepted
 #2 > GET / HTTP/1.0\r\n
@@ -7617,7 +7663,7 @@ func TestNarrationBrief(t *testing.T) {
 #1   · block of 14 bytes: "Hello, World!\n"
 #1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
 #1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 `
 	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -7660,7 +7706,7 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
-	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\t` {
 		t.Errorf("got %s", got)
 	}
 }
@@ -7940,6 +7986,13 @@ func TestLab(t *testing.T) {
 			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the chapters", func(t *testing.T) {
+		for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
+			if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(labPage, `"`+name+`"`) {
+				t.Errorf("the page does not know %s", path)
+			}
+		}
+	})
 	t.Run("the choices", func(t *testing.T) {
 		_, _, content := page("/choices")
 		var choices struct{ App, Use, Arrival []string }
@@ -8011,19 +8064,11 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// declaredNames are the names that a declaration gives, of methods with their type.
+// declaredNames are the names that a declaration gives.
 func declaredNames(declaration ast.Decl) (names []string) {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			receiver := d.Recv.List[0].Type
-			if star, ok := receiver.(*ast.StarExpr); ok {
-				receiver = star.X
-			}
-			name = receiver.(*ast.Ident).Name + "." + name
-		}
-		names = append(names, name)
+		names = append(names, d.Name.Name)
 	case *ast.GenDecl:
 		for _, spec := range d.Specs {
 			if s, ok := spec.(*ast.TypeSpec); ok {
