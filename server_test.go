@@ -6019,7 +6019,7 @@ func (x *terminal) do(s turn) []string {
 // runs on may print more; one that has ended may not.
 func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
+	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
 	for {
 		lines, ended := x.lines()
