@@ -6104,7 +6104,7 @@ func (x *terminal) do(s turn) []string {
 // runs on may print more; one that has ended may not.
 func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
+	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
 	for {
 		lines, ended := x.lines()
@@ -6780,6 +6780,49 @@ func TestGlossary(t *testing.T) {
 	}
 	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(page, "\n| ") != len(terms)+1 {
 		t.Errorf("%d terms in the form of a row, sorted: %v", len(terms), slices.IsSorted(terms))
+	}
+}
+
+// TestTeaching holds the minutes in the contents and in the lesson plans to those of the
+// chapters and exercises, and those of each plan to their sum.
+func TestTeaching(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^\| (\d+) \| (?:\[[^\]]*\]\(([^)]+)\))?`)
+	// minutes adds up the rows of a table, and says which pages it has.
+	minutes := func(table string) (sum int, pages []string) {
+		for _, cells := range row.FindAllStringSubmatch(table, -1) {
+			sum += must(strconv.Atoi(cells[1]))(t)
+			page := cells[2]
+			text, err := os.ReadFile("docs/" + page)
+			if page == "" || err != nil && !courseIsWhole() {
+				continue
+			}
+			pages = append(pages, filepath.FromSlash("docs/"+page))
+			if own := chapterTime.FindStringSubmatch(string(text)); own == nil || own[1] != cells[1] {
+				t.Errorf("%s minutes for %s, which says %q", cells[1], page, own)
+			}
+		}
+		return sum, pages
+	}
+	contents := string(must(os.ReadFile("docs/README.md"))(t))
+	_, listed := minutes(contents)
+	chapters := must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t)
+	if !slices.Equal(listed, chapters) {
+		t.Errorf("the contents list\n\t%q, expected\n\t%q", listed, chapters)
+	}
+	plans := strings.Split(string(must(os.ReadFile("docs/teaching.md"))(t)), "\n### ")
+	found := 0
+	for _, plan := range plans {
+		title := regexp.MustCompile(`^(\d+) minutes: .*`).FindStringSubmatch(plan)
+		if title == nil {
+			continue
+		}
+		found++
+		if sum, _ := minutes(plan); strconv.Itoa(sum) != title[1] {
+			t.Errorf("%s: the rows add up to %d minutes", title[0], sum)
+		}
+	}
+	if found != 3 {
+		t.Errorf("found %d lesson plans, expected 3", found)
 	}
 }
 
