@@ -13,7 +13,8 @@
 //	Proxy          forwards each request to another server
 //	Middleware     log, onion, upper, catch, auth
 //	Validate       the middleware that checks both sides against PEP 3333
-//	Watching       the recorder, the narrator of -trace, and the page of the lab
+//	Watching       the recorder, and the narrator of -trace
+//	Lab            a page that shows what becomes of each byte
 package main
 
 import (
@@ -360,6 +361,7 @@ func newIndex(entries []entry) Application {
 			place := escapePath(mounted + "/" + entry.name)
 			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
 				Name: entry.name, From: entry.from, About: entry.about,
+				Lab: labLink(escapePath(mounted+"/lab"), entry.name),
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
 		return htmlPage(startResponse, "index", items)
@@ -1674,7 +1676,7 @@ type event struct {
 	Kind string `json:"kind"` // "in", "key", "call", …, as below
 	Text string `json:"text"` // a sentence, in printable characters
 
-	// The bytes of the request that the event is about, the first and the one after the last.
+	// The bytes of the request that it is about, the first and the one after the last.
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 
@@ -1682,10 +1684,10 @@ type event struct {
 	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
 
 	Layer string `json:"layer,omitempty"` // the application or middleware that acts
-	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
+	Depth int    `json:"depth,omitempty"` // 1 is called by the gateway, 2 by that one
 
 	Key     string            `json:"key,omitempty"`     // what bytes become in environ
-	Value   string            `json:"value,omitempty"`   // its value; the status of startResponse
+	Value   string            `json:"value,omitempty"`   // its value, or a status
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
 	Size    int               `json:"size,omitempty"`    // bytes in a block
@@ -1754,24 +1756,26 @@ func (t *recorder) add(e event) {
 // places says which declaration does what an event tells of: of each kind of event, of some
 // keys, and of the refusals by each rule, those of which a chapter of the course is about.
 var places = map[string]string{
-	"accept": "server.go#Server.serveConn", "in": "server.go#conn.Read", "key": "request.go#Environ.addHeader",
-	"dropped": "request.go#environKey", "body": "request.go#Request.setLength",
-	"environ": "request.go#newEnviron", "call": "response.go#run", "changed": "app.go#mount",
-	"stored": "response.go#Response.startResponse", "started": "response.go#Response.startResponse",
-	"return": "response.go#Response.sendBody", "length": "response.go#Response.inferLength",
-	"out": "response.go#Response.Write", "file": "response.go#Response.sendFile",
-	"sendfile": "response.go#Response.sendFile", "enough": "response.go#Response.sendBody",
-	"closed": "response.go#Response.close", "panic": "response.go#Response.fail",
-	"log": "server.go#errorStream.Write", "refused": "request.go#refuse", "eof": "server.go#conn.Read",
-	"drain": "server.go#exchange.hangUp", "drained": "server.go#exchange.hangUp",
-	"close": "server.go#exchange.hangUp", "enough of it": "app.go#eventLog.add",
+	"accept": "server.go#serveConn", "in": "server.go#Read", "key": "request.go#addHeader",
+	"dropped": "request.go#environKey", "body": "request.go#setLength",
+	"environ": "request.go#newEnviron", "call": "response.go#run",
+	"changed": "app.go#mount",
+	"stored":  "response.go#startResponse", "started": "response.go#startResponse",
+	"return": "response.go#sendBody", "length": "response.go#inferLength",
+	"out": "response.go#Write", "file": "response.go#sendFile",
+	"sendfile": "response.go#sendFile", "enough": "response.go#sendBody",
+	"closed": "response.go#close", "panic": "response.go#fail",
+	"log": "server.go#errorStream", "refused": "request.go#refuse", "eof": "server.go#Read",
+	"drain": "server.go#hangUp", "drained": "server.go#hangUp",
+	"close": "server.go#hangUp", "enough of it": "app.go#eventLog",
 
-	"REQUEST_METHOD": "request.go#Request.parseLine", "SERVER_PROTOCOL": "request.go#Request.checkVersion",
-	"PATH_INFO": "request.go#Request.parseTarget", "QUERY_STRING": "request.go#Request.parseTarget",
+	"REQUEST_METHOD": "request.go#parseLine", "SERVER_PROTOCOL": "request.go#checkVersion",
+	"PATH_INFO": "request.go#parseTarget", "QUERY_STRING": "request.go#parseTarget",
 	"wsgi.input": "request.go#Input",
 
 	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
-	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy", "lab": "app.go#newLab",
+	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy",
+	"lab": "app.go#newLab",
 }
 
 // rules says where the refusals by a rule are made, and which chapter is about it.
@@ -1780,27 +1784,27 @@ var rules = map[string]struct {
 	chapter int
 }{
 	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
-	"RFC 9112 §2.2":     {"request.go#headReader.line", 3},
-	"RFC 9110 §15.5.15": {"request.go#headReader.line", 3},
+	"RFC 9112 §2.2":     {"request.go#line", 3},
+	"RFC 9110 §15.5.15": {"request.go#line", 3},
 	"RFC 1945 §5":       {"request.go#incomplete", 3},
 	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
-	"RFC 1945 §5.1":     {"request.go#Request.parseLine", 3},
-	"RFC 9110 §5.6.2":   {"request.go#Request.parseLine", 3},
-	"RFC 9112 §2.3":     {"request.go#Request.checkVersion", 3},
-	"RFC 9110 §15.6.6":  {"request.go#Request.checkVersion", 3},
-	"RFC 9112 §3.2":     {"request.go#Request.parseTarget", 3},
-	"RFC 3986 §2.1":     {"request.go#Request.parseTarget", 3},
-	"RFC 3875 §4.1.5":   {"request.go#Request.parseTarget", 3},
-	"RFC 9110 §7.4":     {"server.go#Server.readRequest", 7},
+	"RFC 1945 §5.1":     {"request.go#parseLine", 3},
+	"RFC 9110 §5.6.2":   {"request.go#parseLine", 3},
+	"RFC 9112 §2.3":     {"request.go#checkVersion", 3},
+	"RFC 9110 §15.6.6":  {"request.go#checkVersion", 3},
+	"RFC 9112 §3.2":     {"request.go#parseTarget", 3},
+	"RFC 3986 §2.1":     {"request.go#parseTarget", 3},
+	"RFC 3875 §4.1.5":   {"request.go#parseTarget", 3},
+	"RFC 9110 §7.4":     {"server.go#readRequest", 7},
 	"RFC 6585 §5":       {"request.go#readHeader", 4},
 	"RFC 9112 §5.2":     {"request.go#parseField", 4},
 	"RFC 9112 §5.1":     {"request.go#parseField", 4},
 	"RFC 9110 §5.5":     {"request.go#parseField", 4},
-	"RFC 9110 §5.3":     {"request.go#Request.checkHeader", 4},
-	"RFC 9112 §6.1":     {"request.go#Request.checkHeader", 5},
-	"RFC 9110 §8.6":     {"request.go#Request.setLength", 5},
-	"RFC 9110 §15.5.14": {"request.go#Request.setLength", 5},
-	"RFC 9112 §8":       {"request.go#Input.Read", 5},
+	"RFC 9110 §5.3":     {"request.go#checkHeader", 4},
+	"RFC 9112 §6.1":     {"request.go#checkHeader", 5},
+	"RFC 9110 §8.6":     {"request.go#setLength", 5},
+	"RFC 9110 §15.5.14": {"request.go#setLength", 5},
+	"RFC 9112 §8":       {"request.go#Read", 5},
 }
 
 // place returns where the code is that does what an event tells of.
@@ -1811,7 +1815,8 @@ func place(e event) string {
 	if at, ok := places[e.Key]; ok && e.Kind == "key" {
 		return at
 	}
-	if e.Layer == "" || !slices.Contains([]string{"start", "write", "block", "panic"}, e.Kind) {
+	acts := []string{"start", "write", "block", "panic"}
+	if e.Layer == "" || !slices.Contains(acts, e.Kind) {
 		return places[e.Kind]
 	}
 	if at, ok := places[e.Layer]; ok && e.Layer != "log" { // which is a kind of event, too
@@ -1987,15 +1992,15 @@ func (t *recorder) lengthReason(head string) string {
 	_, own := lookup(t.headers, "Content-Length")
 	switch {
 	case t.answer != t.status && given > 0:
-		return "the answer is the gateway's own: Content-Length is " + length
+		return "the answer is the gateway's own: its Content-Length is " + length
 	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
-		return "no Content-Length is inferred: " + visible(t.answer) + " has no body"
+		return "the answer gets no Content-Length: " + visible(t.answer) + " has no body"
 	case own > 0:
-		return "the application has given a Content-Length"
+		return "the answer has the Content-Length that the application has given"
 	case given > 0:
-		return "Content-Length " + length + " is inferred: the whole body is known"
+		return "the answer gets a Content-Length of " + length + ": the whole body is known"
 	}
-	return "no Content-Length: nobody knows how long the body will be, " +
+	return "the answer has no Content-Length: nobody knows how long the body will be, " +
 		"so the end of the connection ends it"
 }
 
@@ -2005,8 +2010,8 @@ func (t *recorder) onFile(n int64, err error) {
 	defer t.mu.Unlock()
 	t.sent, t.body = t.sent+n, t.body+n
 	if n > 0 {
-		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never enter "+
-			"this program", n)
+		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never "+
+			"enter this program", n)
 	}
 	if err != nil {
 		t.say("eof", "writing ends: %v", err)
@@ -2017,14 +2022,15 @@ func (t *recorder) onCloseWrite() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drains = true
-	t.say("drain", "we end our half, and read on until the client has read the answer")
+	t.say("drain", "the gateway ends its half, and reads on until the client has read "+
+		"the answer")
 }
 
 func (t *recorder) onClose() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.understand()
-	t.say("close", "the connection is closed")
+	t.say("close", "the gateway closes the connection")
 }
 
 // accessLine is the line of the access log.
@@ -2043,7 +2049,8 @@ func (t *recorder) onLog(line string) {
 	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
 	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
 	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		t.add(event{Kind: "log", Value: printable(line), Text: "the gateway logs: " + printable(line)})
+		line = printable(line)
+		t.add(event{Kind: "log", Value: line, Text: "the gateway logs: " + line})
 	}
 }
 
@@ -2084,7 +2091,8 @@ func (t *recorder) understand() {
 		return
 	}
 	received := bytes.NewReader(t.received)
-	r := bufio.NewReader(&conn{Conn: &again{bytes: received, err: t.err}, timeout: t.server.Timeout})
+	once := &again{bytes: received, err: t.err}
+	r := bufio.NewReader(&conn{Conn: once, timeout: t.server.Timeout})
 	q, err := t.server.readRequest(r)
 	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
 	t.request, t.headSize, t.received = q, int64(len(head)), nil
@@ -2111,14 +2119,15 @@ func (t *recorder) understand() {
 // bodyBegins tells how long the body is, and why.
 func (t *recorder) bodyBegins(q *Request) {
 	_, given := lookup(q.Header, "Content-Length")
-	text := "there is no Content-Length, so there is no body"
+	text := "the request has no Content-Length, so it has no body"
 	if q.Length > 0 {
-		text = fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)
+		text = fmt.Sprintf("the body of the request begins: %d bytes, says Content-Length",
+			q.Length)
 	} else if given > 0 {
-		text = "Content-Length is 0: there is no body"
+		text = "the request has a Content-Length of 0: no body"
 	}
-	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Key: "wsgi.input",
-		Value: fmt.Sprintf("%d bytes", q.Length), Text: text})
+	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Text: text,
+		Key: "wsgi.input", Value: fmt.Sprintf("%d bytes", q.Length)})
 }
 
 // onRefusal tells of a refusal, and which bytes are to blame.
@@ -2182,8 +2191,8 @@ func badBytes(r *Refusal, head string, spans []span) (from, to int) {
 
 // key tells what bytes of the request have become.
 func (t *recorder) key(s span, key, value, note string) {
-	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key, Value: visible(value),
-		Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
+	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key,
+		Value: visible(value), Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
 }
 
 func (t *recorder) dropped(s span, format string, args ...any) {
@@ -2225,8 +2234,8 @@ func (t *recorder) target(q *Request, at int) {
 	end := at + len(target)
 	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
 	if found {
-		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for the "+
-			"client alone", visible(fragment))
+		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for "+
+			"the client alone", visible(fragment))
 	}
 }
 
@@ -2235,9 +2244,11 @@ func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
 	key, ok := environKey(field.Name)
 	switch {
 	case !ok && strings.Contains(field.Name, "_"):
-		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key", field.Name)
+		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key",
+			field.Name)
 	case !ok:
-		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting", field.Name)
+		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting",
+			field.Name)
 	case key == "HTTP_HOST" && q.Authority != "":
 		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
 	default:
@@ -2279,8 +2290,8 @@ func (t *recorder) complete(environ Environ) {
 	defer t.mu.Unlock()
 	t.understand()
 	t.environ = describe(environ)
-	t.add(event{Kind: "environ", Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ)),
-		Environ: maps.Clone(t.environ)})
+	t.add(event{Kind: "environ", Environ: maps.Clone(t.environ),
+		Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ))})
 }
 
 // describe shows the values of environ, but the recorder.
@@ -2292,7 +2303,7 @@ func describe(environ Environ) map[string]string {
 		case string, bool, int, [2]int:
 			all[key] = visible(fmt.Sprint(value))
 		default:
-			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
+			all[key] = typeName(value)
 		}
 	}
 	return all
@@ -2304,10 +2315,13 @@ func (t *recorder) changes(environ Environ) {
 	defer t.mu.Unlock()
 	now := describe(environ)
 	for _, key := range slices.Sorted(maps.Keys(now)) {
-		if was, had := t.environ[key]; key != "wsgi.errors" && (!had || was != now[key]) {
-			t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key, Value: now[key],
-				Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller, key, now[key], was)})
+		was, had := t.environ[key]
+		if had && was == now[key] || key == "wsgi.errors" { // our own change
+			continue
 		}
+		t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key,
+			Value: now[key], Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller,
+				key, now[key], was)})
 	}
 	t.environ = now
 }
@@ -2389,7 +2403,9 @@ func (t *recorder) leave(caller string, depth int) {
 	t.caller, t.depth = caller, depth
 }
 
-func typeName(value any) string { return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "") }
+func typeName(value any) string {
+	return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
+}
 
 // A layer is one application or middleware, in one call.
 type layer struct {
@@ -2430,11 +2446,13 @@ func (l layer) guard(what string, do func()) {
 // listen tells of calls of startResponse, and of the write() that it returns.
 func (l layer) listen(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
-		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status), headerNames(headers))
+		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status),
+			headerNames(headers))
 		if len(excInfo) > 0 && excInfo[0] != nil {
 			text += ", because of an error: " + printable(excInfo[0].Error())
 		}
-		l.add(event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers), Text: text})
+		l.add(event{Kind: "start", Value: visible(status), Text: text,
+			Headers: slices.Clone(headers)})
 		l.guard(l.String()+"'s call of startResponse", func() {
 			out = startResponse(status, headers, excInfo...)
 		})
@@ -2476,7 +2494,8 @@ func (l layer) block(kind string, p []byte, format string) {
 // for that type, and would send it differently if it were another.
 func (l layer) wrap(body Body) Body {
 	if _, isFile := body.(*fileBody); isFile {
-		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and closes it", l)
+		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and "+
+			"closes it", l)
 		return body
 	}
 	if body == nil {
@@ -2571,7 +2590,8 @@ type narrator struct {
 // newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
 // as wide as the variable COLUMNS says.
 func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{}, open: map[int]*recorder{}}
+	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{},
+		open: map[int]*recorder{}}
 	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
 		n.width = width
 	}
@@ -2595,8 +2615,8 @@ func narrate(s *Server, brief bool) {
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
-func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger,
-	brief bool) (io.Reader, io.Writer, Application) {
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application,
+	errorLog *log.Logger, brief bool) (io.Reader, io.Writer, Application) {
 	n := newNarrator(errorLog.Writer(), "")
 	n.brief = brief
 	errorLog.SetOutput(n)
@@ -2645,10 +2665,15 @@ func (n *narrator) Write(p []byte) (int, error) {
 }
 
 // The colours of a terminal: what comes, what goes, what waits, what is wrong.
-const cyan, green, yellow, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+const (
+	cyan, green = "\x1b[36m", "\x1b[32m"
+	yellow, red = "\x1b[33m", "\x1b[31m"
+	plain       = "\x1b[0m"
+)
 
 // details are the events that a brief trace leaves out.
-var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained", "eof"}
+var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained",
+	"eof"}
 
 // tell prints an event, and says so if time has passed since the one before.
 func (n *narrator) tell(number int, e event) {
@@ -2706,14 +2731,17 @@ func inBars(e event) string {
 	case "start":
 		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
 	case "block":
-		return strings.Repeat("· ", e.Depth) + "block of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+		return strings.Repeat("· ", e.Depth) + "block of " + sizeAndStart(e)
 	case "write":
-		return bars(e.Depth, "│ ") + "write() of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+		return bars(e.Depth, "│ ") + "write() of " + sizeAndStart(e)
 	case "enough", "closed":
 		return strings.Repeat("· ", e.Depth) + e.Text
 	}
 	return bars(e.Depth, "│ ") + e.Text
 }
+
+// sizeAndStart is the size of a block and its beginning.
+func sizeAndStart(e event) string { return count(e.Size, "byte") + ": " + quote(string(e.Data)) }
 
 // printKey prints a key of environ in columns: key, value, bytes.
 func (n *narrator) printKey(number int, e event) {
@@ -2762,7 +2790,8 @@ func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
 			n.print(number, colour, sign+cut(asText(line), room))
 			continue
 		}
-		n.print(number, colour, sign+cut(asText(line), room-utf8.RuneCountInString(more))+more)
+		left := room - utf8.RuneCountInString(more)
+		n.print(number, colour, sign+cut(asText(line), left)+more)
 		return
 	}
 }
@@ -2796,7 +2825,8 @@ func (n *narrator) print(number int, colour, line string) {
 		colour, end = "", ""
 	}
 	for _, part := range wrapWords(line, n.room(number)) {
-		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, strings.TrimRight(part, " "), end)
+		part = strings.TrimRight(part, " ")
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, part, end)
 	}
 }
 
@@ -2818,6 +2848,8 @@ func wrapWords(line string, width int) (parts []string) {
 	}
 	return append(parts, line)
 }
+
+// ---------------------------------------------------------------- Lab
 
 //go:embed docs/lab.html
 var labPage string
@@ -2848,8 +2880,8 @@ type lab struct {
 	open     bool          // to other machines as well
 }
 
-// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
-// here.
+// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does
+// stays here.
 func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
@@ -2872,8 +2904,9 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	switch path {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
-		place := fmt.Sprintf("<meta name=\"lab\" content=\"%s\">", template.HTMLEscapeString(environ.Get("SCRIPT_NAME")))
-		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->", place, 1))}
+		place := template.HTMLEscapeString(environ.Get("SCRIPT_NAME"))
+		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->",
+			`<meta name="lab" content="`+place+`">`, 1))}
 	case "/choices":
 		return l.choices(startResponse)
 	case "/run":
@@ -2896,7 +2929,8 @@ func (l *lab) choices(startResponse StartResponse) Body {
 	for _, arrival := range arrivals {
 		ways = append(ways, arrival.name)
 	}
-	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers, "arrival": ways})
+	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers,
+		"arrival": ways})
 }
 
 // inJSON answers with a value.
@@ -2921,7 +2955,8 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	var x experiment
 	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
 	if err := json.NewDecoder(input).Decode(&x); err != nil {
-		return plainly(startResponse, badRequest, "The experiment cannot be read: "+err.Error())
+		return plainly(startResponse, badRequest,
+			"The experiment cannot be read: "+err.Error())
 	}
 	select {
 	case l.running <- true:
@@ -2982,6 +3017,26 @@ type experiment struct {
 	Arrival string `json:"arrival"` // one of arrivals
 }
 
+// watchable has a request for each application that the gallery's index offers to watch.
+var watchable = map[string]string{
+	"hello": "GET / HTTP/1.0\\r\\n\\r\\n", "class": "GET / HTTP/1.0\\r\\n\\r\\n",
+	"environ": "GET /path?a=4&b=4 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n",
+	"write":   "GET / HTTP/1.0\\r\\n\\r\\n", "clock": "GET / HTTP/1.0\\r\\n\\r\\n",
+	"echo":   "POST / HTTP/1.0\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO",
+	"errors": "GET /before HTTP/1.0\\r\\n\\r\\n", "mount": "GET /a/x HTTP/1.0\\r\\n\\r\\n",
+	"form":  "GET /?name=value HTTP/1.0\\r\\n\\r\\n",
+	"files": "GET /README.md HTTP/1.0\\r\\n\\r\\n",
+}
+
+// labLink is a link to an experiment with an application, "" if there is none.
+func labLink(lab, name string) string {
+	request, ok := watchable[name]
+	if !ok {
+		return ""
+	}
+	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
+}
+
 // An arrival is a way in which the bytes of a request reach the server: the pieces, the
 // pause before each, and whether the client then ends its half of the connection.
 type arrival struct {
@@ -3015,7 +3070,8 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 	case err != nil:
 		return nil, err
 	case len(text) > labRequest:
-		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d",
+			labRequest, len(text))
 	case application == nil:
 		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
 	case way < 0:
@@ -3066,7 +3122,8 @@ func (c *eventLog) add(e event) {
 		e.Text += " (not shown: there were too many before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough of it", Place: e.Place, Text: "the rest is not shown"}
+		e = event{At: e.At, Kind: "enough of it", Place: places["enough of it"],
+			Text: "the rest is not shown"}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
@@ -3079,7 +3136,7 @@ type labConn struct {
 	pieces []string      // to come
 	pause  time.Duration // before each
 	inside bool          // a part of the first piece has been read
-	ends   bool          // after the last piece the client ends its half; otherwise it waits
+	ends   bool          // after the last piece the client ends its half, or waits
 	passed time.Duration // by which its clock is ahead
 	left   time.Duration // until a read fails
 	shut   bool          // the server has ended its half, so the client will end its own
@@ -3127,7 +3184,7 @@ func (c *labConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// SetReadDeadline sets how much time may pass. Less than 10 ms have, between time.Now and here.
+// SetReadDeadline sets how much time may pass. Less than 10 ms have since time.Now.
 func (c *labConn) SetReadDeadline(t time.Time) error {
 	c.left = max(0, time.Until(t).Round(10*time.Millisecond))
 	return nil
@@ -3140,4 +3197,6 @@ func (c *labConn) Close() error                     { return nil }
 func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
 func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }
 
-func loopback(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }
+func loopback(port int) net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
+}

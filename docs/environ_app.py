@@ -23,4 +23,9 @@ def app(environ, start_response):
 
 if __name__ == "__main__":
     from wsgiref.simple_server import make_server
-    make_server("127.0.0.1", int(sys.argv[1]), app).serve_forever()
+    server = make_server("127.0.0.1", int(sys.argv[1]), app)
+    print("Serving HTTP on 127.0.0.1 port", server.server_port, "...", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass  # Ctrl-C
