@@ -223,12 +223,17 @@ func (s *Server) serveConn(c net.Conn) {
 }
 
 // readRequest reads a request that this server can answer: an https:// target can only be
-// meant for a server behind TLS. (RFC 9110 §7.4)
+// meant for a server behind TLS (RFC 9110 §7.4), and a server that stops does not wait for
+// the rest of a head.
 func (s *Server) readRequest(r *bufio.Reader) (*Request, error) {
 	request, err := readRequest(r, s.MaxBody)
 	if err == nil && request.Scheme == "https" && s.Scheme != "https" {
 		err = refuse("421 Misdirected Request", "RFC 9110 §7.4", request.Line,
 			len(request.Method)+1, "expected http://: nothing has decrypted this request")
+	}
+	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.isStopping() {
+		err = refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
+			"expected an empty line to end the head before this server stopped")
 	}
 	return request, err
 }
@@ -493,6 +498,13 @@ func (s *Server) closeAll() {
 	default:
 		close(s.gaveUp)
 	}
+}
+
+// isStopping reports whether Shutdown has been called, and has shortened the time limits.
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
 }
 
 // busy returns how many requests are being answered.

@@ -2639,6 +2639,22 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("half a head is not said to be late", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, "GET / HTTP/1.0\r\nHos")
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		s.Shutdown(time.Hour)
+		reply := string(must(io.ReadAll(c))(t))
+		if !strings.HasPrefix(reply, "HTTP/1.0 503") || !strings.Contains(reply, "Hos\n   ^ expected an empty line to "+
+			"end the head before this server stopped\n") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("while applications that never end have all slots", func(t *testing.T) {
 		release := make(chan bool)
 		s := newServer(func(environ Environ, startResponse StartResponse) Body {
@@ -3269,6 +3285,50 @@ func TestStopIsTold(t *testing.T) {
 	program.Process.Signal(os.Interrupt)
 	program.Wait() // the second signal, which TestProgram shows
 	busy.Close()
+}
+
+// TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
+func TestBlockedLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	write.SetWriteDeadline(time.Now().Add(time.Second)) // a write into a full pipe blocks
+	for err == nil {
+		_, err = write.Write([]byte("x"))
+	}
+	program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
+	program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), write
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+	busy := dial(t, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner))
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(syscall.SIGTERM)
+	eventually(t, "a refused connection", func() bool {
+		c, err := net.Dial("tcp", busy.RemoteAddr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	io.WriteString(busy, "def")
+	if reply := must(io.ReadAll(busy))(t); !bytes.HasSuffix(reply, []byte("def")) {
+		t.Errorf("got %q", reply)
+	}
+	busy.Close()
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }() // how it ends is for others
+	wait(t, "the end of the program", ended)
 }
 
 func TestPrintable(t *testing.T) {
@@ -4171,6 +4231,11 @@ func TestNothingLost(t *testing.T) {
 		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			program.Process.Signal(syscall.SIGTERM)
 		}},
+		{"all processes at once", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			group := must(os.FindProcess(-program.Process.Pid))(t) // as systemd stops a service
+			group.Signal(syscall.SIGTERM)
+			group.Release()
+		}},
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
@@ -4178,7 +4243,9 @@ func TestNothingLost(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			command := exec.Command(os.Args[0], append(c.args, "-addr", "127.0.0.1:0", "-app", "hello", "-quiet")...)
+			command.SysProcAttr = ownGroup()
+			program, addr, _ := startCommand(t, command)
 			var answers, lost atomic.Int64
 			var first atomic.Value
 			stop := make(chan bool)
@@ -4691,6 +4758,22 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
+		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
+			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
+			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
+			var log bytes.Buffer
+			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if status != "503 Service Unavailable" {
+					t.Errorf("%s: got %s", name, status)
+				}
+				return nil
+			}, err)
+			if !strings.HasPrefix(log.String(), "503: ") {
+				t.Errorf("%s: the log is %q", name, &log)
+			}
+		}
 	})
 	t.Run("descriptors", func(t *testing.T) {
 		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
@@ -5985,12 +6068,13 @@ func (x *terminal) stop() {
 // should show: the turn's, if that is right.
 func (x *terminal) do(s turn) []string {
 	x.Helper()
+	var before []string // what has come before ^C
 	switch {
 	case s.command == "^C" && x.running == "":
 		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
 	case s.command == "^C":
 		if x.updating {
-			x.settle(true) // so that what came before is not taken for what comes after
+			before, _ = x.quiet(true) // is not what comes after it
 		}
 		x.signal(os.Interrupt)
 	case s.command != "":
@@ -6009,6 +6093,7 @@ func (x *terminal) do(s turn) []string {
 	if ok {
 		return s.want
 	}
+	came = came[min(len(before), len(came)):]
 	if !x.updating {
 		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
 	}
@@ -6019,7 +6104,7 @@ func (x *terminal) do(s turn) []string {
 // runs on may print more; one that has ended may not.
 func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
+	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
 	for {
 		lines, ended := x.lines()
@@ -6092,11 +6177,18 @@ func (x *terminal) serves() bool {
 		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
 }
 
-// settle takes what has come when the page is wrong or written anew: all that a command
-// prints, or all that a server prints before it is silent for a moment.
+// settle takes what has come when the page is wrong or written anew.
 func (x *terminal) settle(goesOn bool) []string {
+	lines, ended := x.quiet(goesOn)
+	x.consume(len(lines), nil, ended)
+	return lines
+}
+
+// quiet waits for all that a command prints, or for all that a server prints before it is
+// silent for a moment.
+func (x *terminal) quiet(goesOn bool) (lines []string, ended bool) {
 	for {
-		lines, ended := x.lines()
+		lines, ended = x.lines()
 		silence := 10 * time.Second
 		if ended || goesOn || x.serves() {
 			silence = 300 * time.Millisecond
@@ -6108,8 +6200,7 @@ func (x *terminal) settle(goesOn bool) []string {
 		case text := <-x.came:
 			x.text += text
 		case <-time.After(silence):
-			x.consume(len(lines), nil, ended)
-			return lines
+			return lines, ended
 		}
 	}
 }
@@ -6689,6 +6780,49 @@ func TestGlossary(t *testing.T) {
 	}
 	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(page, "\n| ") != len(terms)+1 {
 		t.Errorf("%d terms in the form of a row, sorted: %v", len(terms), slices.IsSorted(terms))
+	}
+}
+
+// TestTeaching holds the minutes in the contents and in the lesson plans to those of the
+// chapters and exercises, and those of each plan to their sum.
+func TestTeaching(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^\| (\d+) \| (?:\[[^\]]*\]\(([^)]+)\))?`)
+	// minutes adds up the rows of a table, and says which pages it has.
+	minutes := func(table string) (sum int, pages []string) {
+		for _, cells := range row.FindAllStringSubmatch(table, -1) {
+			sum += must(strconv.Atoi(cells[1]))(t)
+			page := cells[2]
+			text, err := os.ReadFile("docs/" + page)
+			if page == "" || err != nil && !courseIsWhole() {
+				continue
+			}
+			pages = append(pages, filepath.FromSlash("docs/"+page))
+			if own := chapterTime.FindStringSubmatch(string(text)); own == nil || own[1] != cells[1] {
+				t.Errorf("%s minutes for %s, which says %q", cells[1], page, own)
+			}
+		}
+		return sum, pages
+	}
+	contents := string(must(os.ReadFile("docs/README.md"))(t))
+	_, listed := minutes(contents)
+	chapters := must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t)
+	if !slices.Equal(listed, chapters) {
+		t.Errorf("the contents list\n\t%q, expected\n\t%q", listed, chapters)
+	}
+	plans := strings.Split(string(must(os.ReadFile("docs/teaching.md"))(t)), "\n### ")
+	found := 0
+	for _, plan := range plans {
+		title := regexp.MustCompile(`^(\d+) minutes: .*`).FindStringSubmatch(plan)
+		if title == nil {
+			continue
+		}
+		found++
+		if sum, _ := minutes(plan); strconv.Itoa(sum) != title[1] {
+			t.Errorf("%s: the rows add up to %d minutes", title[0], sum)
+		}
+	}
+	if found != 3 {
+		t.Errorf("found %d lesson plans, expected 3", found)
 	}
 }
 
@@ -7730,6 +7864,17 @@ func TestTraceTellsErrors(t *testing.T) {
 	}
 	if strings.Contains(s.errors.String(), "failed") {
 		t.Errorf("the log is %s", s.errors)
+	}
+}
+
+// TestTraceWhoLogs shows that a line of wsgi.errors belongs to the layer that writes it, also
+// when that is called by the one inside it.
+func TestTraceWhoLogs(t *testing.T) {
+	inner := watched("inner", hello)
+	for _, e := range ofKind(told(logging(inner), get(), true), "log") {
+		if e.Layer != "app" || e.Depth != 1 {
+			t.Errorf("%s: %s at %d", e.Text, e.Layer, e.Depth)
+		}
 	}
 }
 
