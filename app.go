@@ -13,6 +13,7 @@
 //	Proxy          forwards each request to another server
 //	Middleware     log, onion, upper, catch, auth
 //	Validate       the middleware that checks both sides against PEP 3333
+//	Watching       the recorder, and the narrator of -trace
 //	Lab            a page that shows what becomes of each byte
 package main
 
@@ -80,9 +81,9 @@ type Config struct {
 	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
-	Trace    bool          // somebody watches what the applications do
-	Brief    bool          // they are told the most important steps only
-	OpenLab  bool          // others than this machine may use the lab
+	Trace    bool          // a narrator watches the applications
+	Brief    bool          // the narrator tells the most important steps only
+	OpenLab  bool          // other machines may use the lab
 }
 
 // applications returns all of them, in the order in which they are best met.
@@ -150,9 +151,8 @@ var middlewares = []struct {
 
 // ---------------------------------------------------------------- Applications
 
-// textPlain is the header of a plain text. A browser shows nothing of it until there are
-// enough bytes to guess whether it is one; nosniff tells it to show each as it comes, and
-// never to take the text for a page.
+// textPlain is the header of a plain text. A browser first waits for enough bytes to guess
+// the type; nosniff tells it to show each block as it comes, and never to guess.
 var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
@@ -185,8 +185,8 @@ func (a AppClass) All() iter.Seq[[]byte] {
 	}
 }
 
-// environ prints its environ, sorted, and then reads the request's body, so that a client
-// can check that it arrived whole.
+// environ reads the request's body and prints its environ, sorted, then the body's length
+// and checksum, so that a client can check that it arrived whole.
 func environ(environ Environ, startResponse StartResponse) Body {
 	sum := sha256.New()
 	length, err := io.Copy(sum, environ["wsgi.input"].(io.Reader))
@@ -197,7 +197,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
-		case *recorder: // hides the recorder's own key
+		case *recorder: // of the lab or -trace: hides its own key
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
 		default: // the type of wsgi.input says more than its address
@@ -208,8 +208,8 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	return Blocks{page.Bytes()}
 }
 
-// write sends its body through the writer that startResponse returns, as programs do that
-// cannot be turned inside out into a generator. (PEP 3333, "The write() Callable")
+// write sends its body through the writer that startResponse returns, for programs that
+// print as they go and cannot become a generator. (PEP 3333, "The write() Callable")
 func write(environ Environ, startResponse StartResponse) Body {
 	out := startResponse("200 OK", textAtOnce)
 	for n := 3; n > 0; n-- {
@@ -261,7 +261,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	script := escapePath(environ.Get("SCRIPT_NAME"))
+	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -277,9 +277,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "errors", script) // links to the three
+		return htmlPage(startResponse, "errors", mounted) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+mounted+"/")
 }
 
 // plainly answers with a line of text.
@@ -349,26 +349,26 @@ var headings = map[string]string{"hello": "The interface", "form": "What web app
 // An indexItem is an application on the index.
 type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
-// icon.
+// newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		script := environ.Get("SCRIPT_NAME")
+		mounted := environ.Get("SCRIPT_NAME")
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
-			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
+			return notFound(startResponse, "The index is at "+escapePath(mounted)+"/")
 		}
 		var items []indexItem
 		for _, entry := range entries {
-			place := escapePath(script + "/" + entry.name)
+			place := escapePath(mounted + "/" + entry.name)
 			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
 				Name: entry.name, From: entry.from, About: entry.about,
+				Lab: labLink(escapePath(mounted+"/lab"), entry.name),
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
 		return htmlPage(startResponse, "index", items)
 	}
 }
 
-// escapePath reverses the decoding by which the gateway made PATH_INFO.
+// escapePath reverses the gateway's decoding of PATH_INFO.
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
@@ -510,8 +510,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
-// not arrive whole, or the head of the part is too large.
+// badPart returns a refusal for an error of mime/multipart: the *Refusal in it, if the body
+// did not arrive whole or the head of a part is too large, otherwise a 400.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -581,17 +581,27 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which it logs, otherwise 404, so that nobody learns which
-// files exist outside of the directory.
+// if too many files are open, otherwise 404, so that nobody learns which files exist
+// outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+	case outOfFiles(err):
+		return tooManyFiles(environ, startResponse, err)
 	}
 	return notFound(startResponse, "No file has this name.")
+}
+
+// outOfFiles reports whether this process, or the whole system, has too many open files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// tooManyFiles logs that and answers 503: nobody else is at fault.
+func tooManyFiles(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+	return unavailable(startResponse, "Too many files are open: try again.")
 }
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -651,8 +661,8 @@ const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 // parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
 // 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
-	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
-		if date, err = time.Parse(form, text); err == nil {
+	for _, layout := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
+		if date, err = time.Parse(layout, text); err == nil {
 			break
 		}
 	}
@@ -772,6 +782,9 @@ func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err e
 // run starts a program, gives it the request, and passes on its answer.
 func (h *cgiHost) run(program string, environ Environ, startResponse StartResponse) Body {
 	input, err := spool(environ)
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -828,13 +841,13 @@ type script struct {
 	command  *exec.Cmd
 	output   *os.File
 	problems *os.File  // its standard error
-	ended    chan bool // closed when it has ended, and all that it started
+	ended    chan bool // closed when it and its child processes have ended
 }
 
 // scripts are the CGI programs that run: the keys are *script.
 var scripts sync.Map
 
-// endScripts ends them all, before this program ends: nobody else would.
+// endScripts ends them all, before this program ends.
 func endScripts() {
 	scripts.Range(func(s, _ any) bool {
 		s.(*script).kill()
@@ -1038,8 +1051,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	return status, headers, err
 }
 
-// localRedirect has the whole server answer another path, as if it had been asked for
-// that, 10 times at most. (RFC 3875 §6.2.2)
+// localRedirect answers with another path of this server, as if the client had asked for it.
+// It follows at most 10 redirects. (RFC 3875 §6.2.2)
 func localRedirect(location string, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
@@ -1085,8 +1098,11 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 
 // badGateway answers in place of a program or server that did not: 504 if it took too
 // long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it.
+// replaces it. Without a file for a pipe or connection, there was nobody to ask.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
 	startResponse(status, textAtOnce, err)
@@ -1107,7 +1123,7 @@ func endToEnd(fields []Header) []Header {
 	var kept []Header
 	connection := ""
 	for _, field := range fields {
-		if strings.EqualFold(field.Name, "Connection") {
+		if field.is("Connection") {
 			connection += "," + field.Value
 		}
 	}
@@ -1205,14 +1221,15 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
 		return nil, err
 	}
-	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
-	// ReadFrom, which has one for all.
+	// Write has a deadline for each piece. The struct hides ReadFrom, which has one for the
+	// whole body and which io.Copy would call.
 	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
 	_, err = io.Copy(out, in)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
-		panic(err) // the client's fault, and the gateway's to answer
-	} // another error need not matter: upstream may have answered without reading it all
+		panic(err) // the client's fault: the gateway answers
+	}
+	// Any other error is upstream's: it may have answered without reading the whole body.
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1259,11 +1276,11 @@ func (p *proxy) requestHead(environ Environ) string {
 }
 
 // addItem appends an item to a comma-separated list, which may be empty.
-func addItem(list, item string) string {
-	if list == "" {
+func addItem(items, item string) string {
+	if items == "" {
 		return item
 	}
-	return list + ", " + item
+	return items + ", " + item
 }
 
 // upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
@@ -1284,9 +1301,9 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// readAnswer reads the head of an upstream's answer, and passes over those of interim
-// answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
-// for. (RFC 9110 §15.2)
+// readAnswer reads the head of an upstream's answer. It skips the heads of interim answers,
+// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked.
+// (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
 	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
@@ -1402,7 +1419,7 @@ func upper(application Application) Application {
 				return startResponse(status, headers, excInfo...)
 			}
 			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
-				return strings.EqualFold(h.Name, "Content-Length")
+				return h.is("Content-Length")
 			})
 			return upperWriter{startResponse(status, headers, excInfo...)}
 		}
@@ -1561,11 +1578,11 @@ func checkEnviron(environ Environ) {
 		_, present := environ[key]
 		gateway(!present, key+" is called "+key[5:])
 	}
-	script, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
-	gateway(script != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
-	gateway(script == "" || script[0] == '/', "SCRIPT_NAME begins with /")
+	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
+	gateway(name == "" || name[0] == '/', "SCRIPT_NAME begins with /")
 	gateway(info == "" || info[0] == '/', "PATH_INFO begins with /")
-	gateway(script != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
+	gateway(name != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
 	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
 		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
 	}
@@ -1675,7 +1692,7 @@ type event struct {
 	Kind string `json:"kind"` // "in", "key", "call", …, as below
 	Text string `json:"text"` // a sentence, in printable characters
 
-	// The bytes of the request that the event is about, the first and the one after the last.
+	// The bytes of the request that it is about, the first and the one after the last.
 	From int64 `json:"from"`
 	To   int64 `json:"to"`
 
@@ -1683,10 +1700,10 @@ type event struct {
 	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
 
 	Layer string `json:"layer,omitempty"` // the application or middleware that acts
-	Depth int    `json:"depth,omitempty"` // 1 for the one that the gateway calls, 2 inside it
+	Depth int    `json:"depth,omitempty"` // 1 is called by the gateway, 2 by that one
 
 	Key     string            `json:"key,omitempty"`     // what bytes become in environ
-	Value   string            `json:"value,omitempty"`   // its value; the status of startResponse
+	Value   string            `json:"value,omitempty"`   // its value, or a status
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
 	Size    int               `json:"size,omitempty"`    // bytes in a block
@@ -1755,24 +1772,26 @@ func (t *recorder) add(e event) {
 // places says which declaration does what an event tells of: of each kind of event, of some
 // keys, and of the refusals by each rule, those of which a chapter of the course is about.
 var places = map[string]string{
-	"accept": "server.go#Server.serveConn", "in": "server.go#conn.Read", "key": "request.go#Environ.addHeader",
-	"dropped": "request.go#environKey", "body": "request.go#Request.setLength",
-	"environ": "request.go#newEnviron", "call": "response.go#run", "changed": "app.go#mount",
-	"stored": "response.go#Response.startResponse", "started": "response.go#Response.startResponse",
-	"return": "response.go#Response.sendBody", "length": "response.go#Response.inferLength",
-	"out": "response.go#Response.Write", "file": "response.go#Response.sendFile",
-	"sendfile": "response.go#Response.sendFile", "enough": "response.go#Response.sendBody",
-	"closed": "response.go#Response.close", "panic": "response.go#Response.fail",
-	"log": "server.go#errorStream.Write", "refused": "request.go#refuse", "eof": "server.go#conn.Read",
-	"drain": "server.go#exchange.hangUp", "drained": "server.go#exchange.hangUp",
-	"close": "server.go#exchange.hangUp", "enough of it": "app.go#eventLog.add",
+	"accept": "server.go#serveConn", "in": "server.go#Read", "key": "request.go#addHeader",
+	"dropped": "request.go#environKey", "body": "request.go#setLength",
+	"environ": "request.go#newEnviron", "call": "response.go#run",
+	"changed": "app.go#mount",
+	"stored":  "response.go#startResponse", "started": "response.go#startResponse",
+	"return": "response.go#sendBody", "length": "response.go#inferLength",
+	"out": "response.go#Write", "file": "response.go#sendFile",
+	"sendfile": "response.go#sendFile", "enough": "response.go#sendBody",
+	"closed": "response.go#close", "panic": "response.go#fail",
+	"log": "server.go#errorStream", "refused": "request.go#refuse", "eof": "server.go#Read",
+	"drain": "server.go#hangUp", "drained": "server.go#hangUp",
+	"close": "server.go#hangUp", "enough of it": "app.go#eventLog",
 
-	"REQUEST_METHOD": "request.go#Request.parseLine", "SERVER_PROTOCOL": "request.go#Request.checkVersion",
-	"PATH_INFO": "request.go#Request.parseTarget", "QUERY_STRING": "request.go#Request.parseTarget",
+	"REQUEST_METHOD": "request.go#parseLine", "SERVER_PROTOCOL": "request.go#checkVersion",
+	"PATH_INFO": "request.go#parseTarget", "QUERY_STRING": "request.go#parseTarget",
 	"wsgi.input": "request.go#Input",
 
 	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
-	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy", "lab": "app.go#newLab",
+	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy",
+	"lab": "app.go#newLab",
 }
 
 // rules says where the refusals by a rule are made, and which chapter is about it.
@@ -1781,27 +1800,27 @@ var rules = map[string]struct {
 	chapter int
 }{
 	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
-	"RFC 9112 §2.2":     {"request.go#headReader.line", 3},
-	"RFC 9110 §15.5.15": {"request.go#headReader.line", 3},
+	"RFC 9112 §2.2":     {"request.go#line", 3},
+	"RFC 9110 §15.5.15": {"request.go#line", 3},
 	"RFC 1945 §5":       {"request.go#incomplete", 3},
 	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
-	"RFC 1945 §5.1":     {"request.go#Request.parseLine", 3},
-	"RFC 9110 §5.6.2":   {"request.go#Request.parseLine", 3},
-	"RFC 9112 §2.3":     {"request.go#Request.checkVersion", 3},
-	"RFC 9110 §15.6.6":  {"request.go#Request.checkVersion", 3},
-	"RFC 9112 §3.2":     {"request.go#Request.parseTarget", 3},
-	"RFC 3986 §2.1":     {"request.go#Request.parseTarget", 3},
-	"RFC 3875 §4.1.5":   {"request.go#Request.parseTarget", 3},
-	"RFC 9110 §7.4":     {"server.go#Server.readRequest", 7},
+	"RFC 1945 §5.1":     {"request.go#parseLine", 3},
+	"RFC 9110 §5.6.2":   {"request.go#parseLine", 3},
+	"RFC 9112 §2.3":     {"request.go#checkVersion", 3},
+	"RFC 9110 §15.6.6":  {"request.go#checkVersion", 3},
+	"RFC 9112 §3.2":     {"request.go#parseTarget", 3},
+	"RFC 3986 §2.1":     {"request.go#parseTarget", 3},
+	"RFC 3875 §4.1.5":   {"request.go#parseTarget", 3},
+	"RFC 9110 §7.4":     {"server.go#readRequest", 7},
 	"RFC 6585 §5":       {"request.go#readHeader", 4},
 	"RFC 9112 §5.2":     {"request.go#parseField", 4},
 	"RFC 9112 §5.1":     {"request.go#parseField", 4},
 	"RFC 9110 §5.5":     {"request.go#parseField", 4},
-	"RFC 9110 §5.3":     {"request.go#Request.checkHeader", 4},
-	"RFC 9112 §6.1":     {"request.go#Request.checkHeader", 5},
-	"RFC 9110 §8.6":     {"request.go#Request.setLength", 5},
-	"RFC 9110 §15.5.14": {"request.go#Request.setLength", 5},
-	"RFC 9112 §8":       {"request.go#Input.Read", 5},
+	"RFC 9110 §5.3":     {"request.go#checkHeader", 4},
+	"RFC 9112 §6.1":     {"request.go#checkHeader", 5},
+	"RFC 9110 §8.6":     {"request.go#setLength", 5},
+	"RFC 9110 §15.5.14": {"request.go#setLength", 5},
+	"RFC 9112 §8":       {"request.go#Read", 5},
 }
 
 // place returns where the code is that does what an event tells of.
@@ -1812,7 +1831,8 @@ func place(e event) string {
 	if at, ok := places[e.Key]; ok && e.Kind == "key" {
 		return at
 	}
-	if e.Layer == "" || !slices.Contains([]string{"start", "write", "block", "panic"}, e.Kind) {
+	acts := []string{"start", "write", "block", "panic"}
+	if e.Layer == "" || !slices.Contains(acts, e.Kind) {
 		return places[e.Kind]
 	}
 	if at, ok := places[e.Layer]; ok && e.Layer != "log" { // which is a kind of event, too
@@ -1988,15 +2008,15 @@ func (t *recorder) lengthReason(head string) string {
 	_, own := lookup(t.headers, "Content-Length")
 	switch {
 	case t.answer != t.status && given > 0:
-		return "the answer is the gateway's own: Content-Length is " + length
+		return "the answer is the gateway's own: its Content-Length is " + length
 	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
-		return "no Content-Length is inferred: " + visible(t.answer) + " has no body"
+		return "the answer gets no Content-Length: " + visible(t.answer) + " has no body"
 	case own > 0:
-		return "the application has given a Content-Length"
+		return "the answer has the Content-Length that the application has given"
 	case given > 0:
-		return "Content-Length " + length + " is inferred: the whole body is known"
+		return "the answer gets a Content-Length of " + length + ": the whole body is known"
 	}
-	return "no Content-Length: nobody knows how long the body will be, " +
+	return "the answer has no Content-Length: nobody knows how long the body will be, " +
 		"so the end of the connection ends it"
 }
 
@@ -2006,8 +2026,8 @@ func (t *recorder) onFile(n int64, err error) {
 	defer t.mu.Unlock()
 	t.sent, t.body = t.sent+n, t.body+n
 	if n > 0 {
-		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never enter "+
-			"this program", n)
+		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never "+
+			"enter this program", n)
 	}
 	if err != nil {
 		t.say("eof", "writing ends: %v", err)
@@ -2018,14 +2038,15 @@ func (t *recorder) onCloseWrite() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drains = true
-	t.say("drain", "we end our half, and read on until the client has read the answer")
+	t.say("drain", "the gateway ends its half, and reads on until the client has read "+
+		"the answer")
 }
 
 func (t *recorder) onClose() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.understand()
-	t.say("close", "the connection is closed")
+	t.say("close", "the gateway closes the connection")
 }
 
 // accessLine is the line of the access log.
@@ -2044,7 +2065,8 @@ func (t *recorder) onLog(line string) {
 	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
 	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
 	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		t.add(event{Kind: "log", Value: printable(line), Text: "the gateway logs: " + printable(line)})
+		line = printable(line)
+		t.add(event{Kind: "log", Value: line, Text: "the gateway logs: " + line})
 	}
 }
 
@@ -2085,7 +2107,8 @@ func (t *recorder) understand() {
 		return
 	}
 	received := bytes.NewReader(t.received)
-	r := bufio.NewReader(&conn{Conn: &again{bytes: received, err: t.err}, timeout: t.server.Timeout})
+	once := &again{bytes: received, err: t.err}
+	r := bufio.NewReader(&conn{Conn: once, timeout: t.server.Timeout})
 	q, err := t.server.readRequest(r)
 	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
 	t.request, t.headSize, t.received = q, int64(len(head)), nil
@@ -2112,14 +2135,15 @@ func (t *recorder) understand() {
 // bodyBegins tells how long the body is, and why.
 func (t *recorder) bodyBegins(q *Request) {
 	_, given := lookup(q.Header, "Content-Length")
-	text := "there is no Content-Length, so there is no body"
+	text := "the request has no Content-Length, so it has no body"
 	if q.Length > 0 {
-		text = fmt.Sprintf("the body begins: %d bytes, says Content-Length", q.Length)
+		text = fmt.Sprintf("the body of the request begins: %d bytes, says Content-Length",
+			q.Length)
 	} else if given > 0 {
-		text = "Content-Length is 0: there is no body"
+		text = "the request has a Content-Length of 0: no body"
 	}
-	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Key: "wsgi.input",
-		Value: fmt.Sprintf("%d bytes", q.Length), Text: text})
+	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Text: text,
+		Key: "wsgi.input", Value: fmt.Sprintf("%d bytes", q.Length)})
 }
 
 // onRefusal tells of a refusal, and which bytes are to blame.
@@ -2183,8 +2207,8 @@ func badBytes(r *Refusal, head string, spans []span) (from, to int) {
 
 // key tells what bytes of the request have become.
 func (t *recorder) key(s span, key, value, note string) {
-	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key, Value: visible(value),
-		Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
+	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key,
+		Value: visible(value), Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
 }
 
 func (t *recorder) dropped(s span, format string, args ...any) {
@@ -2226,8 +2250,8 @@ func (t *recorder) target(q *Request, at int) {
 	end := at + len(target)
 	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
 	if found {
-		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for the "+
-			"client alone", visible(fragment))
+		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for "+
+			"the client alone", visible(fragment))
 	}
 }
 
@@ -2236,9 +2260,11 @@ func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
 	key, ok := environKey(field.Name)
 	switch {
 	case !ok && strings.Contains(field.Name, "_"):
-		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key", field.Name)
+		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key",
+			field.Name)
 	case !ok:
-		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting", field.Name)
+		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting",
+			field.Name)
 	case key == "HTTP_HOST" && q.Authority != "":
 		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
 	default:
@@ -2280,8 +2306,8 @@ func (t *recorder) complete(environ Environ) {
 	defer t.mu.Unlock()
 	t.understand()
 	t.environ = describe(environ)
-	t.add(event{Kind: "environ", Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ)),
-		Environ: maps.Clone(t.environ)})
+	t.add(event{Kind: "environ", Environ: maps.Clone(t.environ),
+		Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ))})
 }
 
 // describe shows the values of environ, but the recorder.
@@ -2293,7 +2319,7 @@ func describe(environ Environ) map[string]string {
 		case string, bool, int, [2]int:
 			all[key] = visible(fmt.Sprint(value))
 		default:
-			all[key] = strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
+			all[key] = typeName(value)
 		}
 	}
 	return all
@@ -2305,10 +2331,13 @@ func (t *recorder) changes(environ Environ) {
 	defer t.mu.Unlock()
 	now := describe(environ)
 	for _, key := range slices.Sorted(maps.Keys(now)) {
-		if was, had := t.environ[key]; key != "wsgi.errors" && (!had || was != now[key]) {
-			t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key, Value: now[key],
-				Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller, key, now[key], was)})
+		was, had := t.environ[key]
+		if had && was == now[key] || key == "wsgi.errors" { // our own change
+			continue
 		}
+		t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key,
+			Value: now[key], Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller,
+				key, now[key], was)})
 	}
 	t.environ = now
 }
@@ -2359,10 +2388,9 @@ func watched(name string, application Application) Application {
 			return application(environ, startResponse)
 		}
 		t.changes(environ)
-		caller, depth := t.enter(name, 0)
-		defer t.leave(caller, depth)
-		l := layer{t, name, depth + 1}
-		l.tell("call", "%s calls the %s %s", caller, role, name)
+		l := layer{t, name, t.depth + 1, t.caller}
+		defer t.enter(name, l.depth)()
+		l.tell("call", "%s calls the %s %s", l.caller, role, name)
 		var body Body
 		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
 		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
@@ -2371,32 +2399,29 @@ func watched(name string, application Application) Application {
 	}
 }
 
-// enter says that a layer runs now, at a depth or one deeper than the one before, and
-// returns which ran until now.
-func (t *recorder) enter(name string, depth int) (caller string, before int) {
+// enter says that a layer runs now. What it returns says that the one before does again.
+func (t *recorder) enter(name string, depth int) (leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	caller, before = t.caller, t.depth
-	if depth == 0 {
-		depth = before + 1
-	}
+	caller, before := t.caller, t.depth
 	t.caller, t.depth = name, depth
-	return caller, before
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.caller, t.depth = caller, before
+	}
 }
 
-func (t *recorder) leave(caller string, depth int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.caller, t.depth = caller, depth
+func typeName(value any) string {
+	return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
 }
-
-func typeName(value any) string { return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "") }
 
 // A layer is one application or middleware, in one call.
 type layer struct {
 	*recorder
-	name  string
-	depth int
+	name   string
+	depth  int
+	caller string // the layer around it
 }
 
 // String names the layer in a sentence.
@@ -2431,12 +2456,15 @@ func (l layer) guard(what string, do func()) {
 // listen tells of calls of startResponse, and of the write() that it returns.
 func (l layer) listen(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
-		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status), headerNames(headers))
+		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status),
+			headerNames(headers))
 		if len(excInfo) > 0 && excInfo[0] != nil {
 			text += ", because of an error: " + printable(excInfo[0].Error())
 		}
-		l.add(event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers), Text: text})
+		l.add(event{Kind: "start", Value: visible(status), Text: text,
+			Headers: slices.Clone(headers)})
 		l.guard(l.String()+"'s call of startResponse", func() {
+			defer l.enter(l.caller, l.depth-1)() // whose function it is
 			out = startResponse(status, headers, excInfo...)
 		})
 		l.tell("started", "startResponse returns write() to %s", l)
@@ -2463,6 +2491,7 @@ type layerWriter struct {
 
 func (w layerWriter) Write(p []byte) (int, error) {
 	w.block("write", p, "%s calls write() with %s")
+	defer w.enter(w.caller, w.depth-1)()
 	return w.Writer.Write(p)
 }
 
@@ -2477,7 +2506,8 @@ func (l layer) block(kind string, p []byte, format string) {
 // for that type, and would send it differently if it were another.
 func (l layer) wrap(body Body) Body {
 	if _, isFile := body.(*fileBody); isFile {
-		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and closes it", l)
+		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and "+
+			"closes it", l)
 		return body
 	}
 	if body == nil {
@@ -2497,14 +2527,14 @@ type watchedBody struct {
 func (b watchedBody) All() iter.Seq[[]byte] {
 	l := b.layer
 	return func(yield func([]byte) bool) {
-		caller, depth := l.enter(l.name, l.depth)
-		defer l.leave(caller, depth)
+		leave := l.enter(l.name, l.depth)
+		defer func() { leave() }()
 		l.guard("the body of "+l.String(), func() {
 			for block := range b.Body.All() {
 				l.block("block", block, "%s gives a block of %s")
-				l.leave(caller, depth)
+				leave()
 				more := yield(block)
-				l.enter(l.name, l.depth)
+				leave = l.enter(l.name, l.depth)
 				if !more {
 					l.tell("enough", "%s is asked for no more blocks", l)
 					return
@@ -2572,7 +2602,8 @@ type narrator struct {
 // newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
 // as wide as the variable COLUMNS says.
 func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{}, open: map[int]*recorder{}}
+	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{},
+		open: map[int]*recorder{}}
 	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
 		n.width = width
 	}
@@ -2596,8 +2627,8 @@ func narrate(s *Server, brief bool) {
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
-func narrateCGI(stdin io.Reader, stdout io.Writer, application Application, errorLog *log.Logger,
-	brief bool) (io.Reader, io.Writer, Application) {
+func narrateCGI(stdin io.Reader, stdout io.Writer, application Application,
+	errorLog *log.Logger, brief bool) (io.Reader, io.Writer, Application) {
 	n := newNarrator(errorLog.Writer(), "")
 	n.brief = brief
 	errorLog.SetOutput(n)
@@ -2646,10 +2677,15 @@ func (n *narrator) Write(p []byte) (int, error) {
 }
 
 // The colours of a terminal: what comes, what goes, what waits, what is wrong.
-const cyan, green, yellow, red, plain = "\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
+const (
+	cyan, green = "\x1b[36m", "\x1b[32m"
+	yellow, red = "\x1b[33m", "\x1b[31m"
+	plain       = "\x1b[0m"
+)
 
 // details are the events that a brief trace leaves out.
-var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained", "eof"}
+var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained",
+	"eof"}
 
 // tell prints an event, and says so if time has passed since the one before.
 func (n *narrator) tell(number int, e event) {
@@ -2707,14 +2743,17 @@ func inBars(e event) string {
 	case "start":
 		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
 	case "block":
-		return strings.Repeat("· ", e.Depth) + "block of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+		return strings.Repeat("· ", e.Depth) + "block of " + sizeAndStart(e)
 	case "write":
-		return bars(e.Depth, "│ ") + "write() of " + count(e.Size, "byte") + ": " + quote(string(e.Data))
+		return bars(e.Depth, "│ ") + "write() of " + sizeAndStart(e)
 	case "enough", "closed":
 		return strings.Repeat("· ", e.Depth) + e.Text
 	}
 	return bars(e.Depth, "│ ") + e.Text
 }
+
+// sizeAndStart is the size of a block and its beginning.
+func sizeAndStart(e event) string { return count(e.Size, "byte") + ": " + quote(string(e.Data)) }
 
 // printKey prints a key of environ in columns: key, value, bytes.
 func (n *narrator) printKey(number int, e event) {
@@ -2763,7 +2802,8 @@ func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
 			n.print(number, colour, sign+cut(asText(line), room))
 			continue
 		}
-		n.print(number, colour, sign+cut(asText(line), room-utf8.RuneCountInString(more))+more)
+		left := room - utf8.RuneCountInString(more)
+		n.print(number, colour, sign+cut(asText(line), left)+more)
 		return
 	}
 }
@@ -2797,7 +2837,8 @@ func (n *narrator) print(number int, colour, line string) {
 		colour, end = "", ""
 	}
 	for _, part := range wrapWords(line, n.room(number)) {
-		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, strings.TrimRight(part, " "), end)
+		part = strings.TrimRight(part, " ")
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, part, end)
 	}
 }
 
@@ -2819,6 +2860,8 @@ func wrapWords(line string, width int) (parts []string) {
 	}
 	return append(parts, line)
 }
+
+// ---------------------------------------------------------------- Lab
 
 //go:embed docs/lab.html
 var labPage string
@@ -2849,8 +2892,8 @@ type lab struct {
 	open     bool          // to other machines as well
 }
 
-// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does stays
-// here.
+// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does
+// stays here.
 func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
@@ -2873,8 +2916,9 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	switch path {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
-		place := fmt.Sprintf("<meta name=\"lab\" content=\"%s\">", template.HTMLEscapeString(environ.Get("SCRIPT_NAME")))
-		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->", place, 1))}
+		place := template.HTMLEscapeString(environ.Get("SCRIPT_NAME"))
+		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->",
+			`<meta name="lab" content="`+place+`">`, 1))}
 	case "/choices":
 		return l.choices(startResponse)
 	case "/run":
@@ -2897,7 +2941,8 @@ func (l *lab) choices(startResponse StartResponse) Body {
 	for _, arrival := range arrivals {
 		ways = append(ways, arrival.name)
 	}
-	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers, "arrival": ways})
+	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers,
+		"arrival": ways})
 }
 
 // inJSON answers with a value.
@@ -2922,7 +2967,8 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	var x experiment
 	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
 	if err := json.NewDecoder(input).Decode(&x); err != nil {
-		return plainly(startResponse, badRequest, "The experiment cannot be read: "+err.Error())
+		return plainly(startResponse, badRequest,
+			"The experiment cannot be read: "+err.Error())
 	}
 	select {
 	case l.running <- true:
@@ -2983,6 +3029,26 @@ type experiment struct {
 	Arrival string `json:"arrival"` // one of arrivals
 }
 
+// watchable has a request for each application that the gallery's index offers to watch.
+var watchable = map[string]string{
+	"hello": "GET / HTTP/1.0\\r\\n\\r\\n", "class": "GET / HTTP/1.0\\r\\n\\r\\n",
+	"environ": "GET /path?a=4&b=4 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n",
+	"write":   "GET / HTTP/1.0\\r\\n\\r\\n", "clock": "GET / HTTP/1.0\\r\\n\\r\\n",
+	"echo":   "POST / HTTP/1.0\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO",
+	"errors": "GET /before HTTP/1.0\\r\\n\\r\\n", "mount": "GET /a/x HTTP/1.0\\r\\n\\r\\n",
+	"form":  "GET /?name=value HTTP/1.0\\r\\n\\r\\n",
+	"files": "GET /README.md HTTP/1.0\\r\\n\\r\\n",
+}
+
+// labLink is a link to an experiment with an application, "" if there is none.
+func labLink(lab, name string) string {
+	request, ok := watchable[name]
+	if !ok {
+		return ""
+	}
+	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
+}
+
 // An arrival is a way in which the bytes of a request reach the server: the pieces, the
 // pause before each, and whether the client then ends its half of the connection.
 type arrival struct {
@@ -3016,7 +3082,8 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 	case err != nil:
 		return nil, err
 	case len(text) > labRequest:
-		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d",
+			labRequest, len(text))
 	case application == nil:
 		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
 	case way < 0:
@@ -3067,7 +3134,8 @@ func (c *eventLog) add(e event) {
 		e.Text += " (not shown: there were too many before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough of it", Place: e.Place, Text: "the rest is not shown"}
+		e = event{At: e.At, Kind: "enough of it", Place: places["enough of it"],
+			Text: "the rest is not shown"}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
@@ -3080,7 +3148,7 @@ type labConn struct {
 	pieces []string      // to come
 	pause  time.Duration // before each
 	inside bool          // a part of the first piece has been read
-	ends   bool          // after the last piece the client ends its half; otherwise it waits
+	ends   bool          // after the last piece the client ends its half, or waits
 	passed time.Duration // by which its clock is ahead
 	left   time.Duration // until a read fails
 	shut   bool          // the server has ended its half, so the client will end its own
@@ -3128,7 +3196,7 @@ func (c *labConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// SetReadDeadline sets how much time may pass. Less than 10 ms have, between time.Now and here.
+// SetReadDeadline sets how much time may pass. Less than 10 ms have since time.Now.
 func (c *labConn) SetReadDeadline(t time.Time) error {
 	c.left = max(0, time.Until(t).Round(10*time.Millisecond))
 	return nil
@@ -3141,4 +3209,6 @@ func (c *labConn) Close() error                     { return nil }
 func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
 func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }
 
-func loopback(port int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port} }
+func loopback(port int) net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}
+}

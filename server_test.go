@@ -2639,6 +2639,22 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("half a head is not said to be late", func(t *testing.T) {
+		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
+		c := dial(t, s.addr)
+		io.WriteString(c, "GET / HTTP/1.0\r\nHos")
+		eventually(t, "the connection", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1
+		})
+		s.Shutdown(time.Hour)
+		reply := string(must(io.ReadAll(c))(t))
+		if !strings.HasPrefix(reply, "HTTP/1.0 503") || !strings.Contains(reply, "Hos\n   ^ expected an empty line to "+
+			"end the head before this server stopped\n") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("while applications that never end have all slots", func(t *testing.T) {
 		release := make(chan bool)
 		s := newServer(func(environ Environ, startResponse StartResponse) Body {
@@ -3148,7 +3164,7 @@ func TestCommand(t *testing.T) {
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
 		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
 		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
-		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path behind unix:"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -3269,6 +3285,50 @@ func TestStopIsTold(t *testing.T) {
 	program.Process.Signal(os.Interrupt)
 	program.Wait() // the second signal, which TestProgram shows
 	busy.Close()
+}
+
+// TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
+func TestBlockedLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	write.SetWriteDeadline(time.Now().Add(time.Second)) // a write into a full pipe blocks
+	for err == nil {
+		_, err = write.Write([]byte("x"))
+	}
+	program := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-app", "echo", "-quiet")
+	program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), write
+	stdout := must(program.StdoutPipe())(t)
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	write.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+	busy := dial(t, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner))
+	io.WriteString(busy, post("abc", "Content-Length: 6"))
+	must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	program.Process.Signal(syscall.SIGTERM)
+	eventually(t, "a refused connection", func() bool {
+		c, err := net.Dial("tcp", busy.RemoteAddr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	io.WriteString(busy, "def")
+	if reply := must(io.ReadAll(busy))(t); !bytes.HasSuffix(reply, []byte("def")) {
+		t.Errorf("got %q", reply)
+	}
+	busy.Close()
+	ended := make(chan bool)
+	go func() { program.Wait(); close(ended) }() // how it ends is for others
+	wait(t, "the end of the program", ended)
 }
 
 func TestPrintable(t *testing.T) {
@@ -4171,6 +4231,11 @@ func TestNothingLost(t *testing.T) {
 		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			program.Process.Signal(syscall.SIGTERM)
 		}},
+		{"all processes at once", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
+			group := must(os.FindProcess(-program.Process.Pid))(t) // as systemd stops a service
+			group.Signal(syscall.SIGTERM)
+			group.Release()
+		}},
 		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
 			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
 			worker.Signal(syscall.SIGTERM)
@@ -4178,7 +4243,9 @@ func TestNothingLost(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			program, addr, _ := startProgram(t, append(c.args, "-app", "hello", "-quiet")...)
+			command := exec.Command(os.Args[0], append(c.args, "-addr", "127.0.0.1:0", "-app", "hello", "-quiet")...)
+			command.SysProcAttr = ownGroup()
+			program, addr, _ := startCommand(t, command)
 			var answers, lost atomic.Int64
 			var first atomic.Value
 			stop := make(chan bool)
@@ -4691,6 +4758,22 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
+		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
+			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
+			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
+			var log bytes.Buffer
+			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if status != "503 Service Unavailable" {
+					t.Errorf("%s: got %s", name, status)
+				}
+				return nil
+			}, err)
+			if !strings.HasPrefix(log.String(), "503: ") {
+				t.Errorf("%s: the log is %q", name, &log)
+			}
+		}
 	})
 	t.Run("descriptors", func(t *testing.T) {
 		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
@@ -6023,7 +6106,7 @@ func (x *terminal) do(s turn) []string {
 // runs on may print more; one that has ended may not.
 func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
 	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && !x.serves() || s.command == "^C"
+	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
 	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
 	for {
 		lines, ended := x.lines()
@@ -6699,6 +6782,49 @@ func TestGlossary(t *testing.T) {
 	}
 	if !slices.IsSorted(terms) || len(terms) < 60 || strings.Count(page, "\n| ") != len(terms)+1 {
 		t.Errorf("%d terms in the form of a row, sorted: %v", len(terms), slices.IsSorted(terms))
+	}
+}
+
+// TestTeaching holds the minutes in the contents and in the lesson plans to those of the
+// chapters and exercises, and those of each plan to their sum.
+func TestTeaching(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^\| (\d+) \| (?:\[[^\]]*\]\(([^)]+)\))?`)
+	// minutes adds up the rows of a table, and says which pages it has.
+	minutes := func(table string) (sum int, pages []string) {
+		for _, cells := range row.FindAllStringSubmatch(table, -1) {
+			sum += must(strconv.Atoi(cells[1]))(t)
+			page := cells[2]
+			text, err := os.ReadFile("docs/" + page)
+			if page == "" || err != nil && !courseIsWhole() {
+				continue
+			}
+			pages = append(pages, filepath.FromSlash("docs/"+page))
+			if own := chapterTime.FindStringSubmatch(string(text)); own == nil || own[1] != cells[1] {
+				t.Errorf("%s minutes for %s, which says %q", cells[1], page, own)
+			}
+		}
+		return sum, pages
+	}
+	contents := string(must(os.ReadFile("docs/README.md"))(t))
+	_, listed := minutes(contents)
+	chapters := must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t)
+	if !slices.Equal(listed, chapters) {
+		t.Errorf("the contents list\n\t%q, expected\n\t%q", listed, chapters)
+	}
+	plans := strings.Split(string(must(os.ReadFile("docs/teaching.md"))(t)), "\n### ")
+	found := 0
+	for _, plan := range plans {
+		title := regexp.MustCompile(`^(\d+) minutes: .*`).FindStringSubmatch(plan)
+		if title == nil {
+			continue
+		}
+		found++
+		if sum, _ := minutes(plan); strconv.Itoa(sum) != title[1] {
+			t.Errorf("%s: the rows add up to %d minutes", title[0], sum)
+		}
+	}
+	if found != 3 {
+		t.Errorf("found %d lesson plans, expected 3", found)
 	}
 }
 
@@ -7476,8 +7602,8 @@ func TestRecordTells(t *testing.T) {
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"we end our half", "bytes that nobody wanted are thrown away",
-			"the client has ended its half", "the connection is closed"}},
+		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes that nobody wanted are thrown away",
+			"the client has ended its half", "the gateway closes the connection"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
 			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
@@ -7485,15 +7611,15 @@ func TestRecordTells(t *testing.T) {
 			"the head leaves", "bytes of the body leave"}},
 		{"bytes one by one", "G", hello, []string{"1 byte comes: 0"}},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "no Content-Length: nobody knows",
+		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no Content-Length: nobody knows",
 			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
 		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
-		}, []string{"no Content-Length is inferred: 304 Not Modified has no body"}},
+		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
-			[]string{"25 bytes leave", "Content-Length 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"Content-Length is 0: there is no body",
+			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7575,7 +7701,7 @@ func TestNarration(t *testing.T) {
 #1     same key
 #1   HTTP_COOKIE      "a"                                         bytes 42 to 50
 #1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
-#1   there is no Content-Length, so there is no body
+#1   the request has no Content-Length, so it has no body
 #1   environ is complete: 23 keys
 #1   ┌ upper
 #1   │ ┌ hello
@@ -7586,8 +7712,8 @@ func TestNarration(t *testing.T) {
 #1   └ returns mappedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
-#1   no Content-Length: nobody knows how long the body will be, so the end of
-#1     the connection ends it
+#1   the answer has no Content-Length: nobody knows how long the body will be,
+#1     so the end of the connection ends it
 #1 < HTTP/1.0 200 OK\r\n
 #1 < -\r\n
 #1 < Server: rawsgi/1.0\r\n
@@ -7598,7 +7724,7 @@ func TestNarration(t *testing.T) {
 #1   · upper has no more blocks
 #1   · Close is called on the body of upper
 #1 127.0.0.1 - - [-] "GET /%41?c=4#f HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 
 #2   a connection from - is accepted
 #2 > GET / HTTP/1.0\r\n
@@ -7630,7 +7756,7 @@ func TestNarrationBrief(t *testing.T) {
 #1   · block of 14 bytes: "Hello, World!\n"
 #1 < HTTP/1.0 200 OK\r\n … and 134 bytes more
 #1 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
-#1   the connection is closed
+#1   the gateway closes the connection
 `
 	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -7673,7 +7799,7 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
 	}
-	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\x09` {
+	if got := asText("a\r\n\x80§\u202e\t"); got != `a\r\n\x80§\xe2\x80\xae\t` {
 		t.Errorf("got %s", got)
 	}
 }
@@ -7740,6 +7866,17 @@ func TestTraceTellsErrors(t *testing.T) {
 	}
 	if strings.Contains(s.errors.String(), "failed") {
 		t.Errorf("the log is %s", s.errors)
+	}
+}
+
+// TestTraceWhoLogs shows that a line of wsgi.errors belongs to the layer that writes it, also
+// when that is called by the one inside it.
+func TestTraceWhoLogs(t *testing.T) {
+	inner := watched("inner", hello)
+	for _, e := range ofKind(told(logging(inner), get(), true), "log") {
+		if e.Layer != "app" || e.Depth != 1 {
+			t.Errorf("%s: %s at %d", e.Text, e.Layer, e.Depth)
+		}
 	}
 }
 
@@ -7953,6 +8090,13 @@ func TestLab(t *testing.T) {
 			t.Error("the page needs something from elsewhere, or writes HTML")
 		}
 	})
+	t.Run("the chapters", func(t *testing.T) {
+		for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
+			if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(labPage, `"`+name+`"`) {
+				t.Errorf("the page does not know %s", path)
+			}
+		}
+	})
 	t.Run("the choices", func(t *testing.T) {
 		_, _, content := page("/choices")
 		var choices struct{ App, Use, Arrival []string }
@@ -8024,19 +8168,11 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// declaredNames are the names that a declaration gives, of methods with their type.
+// declaredNames are the names that a declaration gives.
 func declaredNames(declaration ast.Decl) (names []string) {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			receiver := d.Recv.List[0].Type
-			if star, ok := receiver.(*ast.StarExpr); ok {
-				receiver = star.X
-			}
-			name = receiver.(*ast.Ident).Name + "." + name
-		}
-		names = append(names, name)
+		names = append(names, d.Name.Name)
 	case *ast.GenDecl:
 		for _, spec := range d.Specs {
 			if s, ok := spec.(*ast.TypeSpec); ok {
@@ -8457,8 +8593,8 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 	source := must(os.ReadFile(file))(t)
 	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
 	dir := t.TempDir()
-	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
-	args := slices.Concat([]string{"build", "-ldflags", "-s -w", "-o", program}, flags)
+	program := filepath.Join(dir, "program.exe")                                                             // a name that runs everywhere
+	args := slices.Concat([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-o", program}, flags) // fast to build
 	files := map[string]string{"student.go": positioned(t, file, string(text))}
 	if x.served == "" {
 		args = append(args, filepath.Join(dir, "student.go"))
@@ -8616,14 +8752,17 @@ func (a attempt) failed(x exercise) (names []string) {
 	return names
 }
 
-// attempt runs all checks of an exercise on a file.
-func (x exercise) attempt(t testing.TB, file string, flags ...string) attempt {
-	a := attempt{mismatches: map[string]*mismatch{}}
-	command, err := x.prepare(t, file, portForProgram(), flags...)
+// attempt builds a file of an exercise and runs all checks.
+func (x exercise) attempt(t testing.TB, file string) attempt {
+	command, err := x.prepare(t, file, portForProgram())
 	if err != nil {
-		a.broken = err.Error()
-		return a
+		return attempt{broken: err.Error()}
 	}
+	return x.checkAll(command)
+}
+
+func (x exercise) checkAll(command []string) attempt {
+	a := attempt{mismatches: map[string]*mismatch{}}
 	for _, c := range x.checks {
 		if m := c.run(command); m != nil {
 			a.mismatches[c.name] = m
@@ -8867,9 +9006,10 @@ func checkClass(t *testing.T, dir string) {
 // is refused by the check that its first comment names.
 func TestSolutions(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("builds many programs for each exercise")
+	if !*all && strings.Contains(flag.Lookup("test.run").Value.String(), "Solutions") {
+		t.Fatal("this test builds 200 programs: add -all to run it")
 	}
+	long(t)
 	for _, x := range exercises() {
 		wrong, _ := filepath.Glob(x.dir + "/wrong-*") // the patterns are right
 		rest, _ := filepath.Glob(x.dir + "/s[ot]*.*")
@@ -8892,38 +9032,44 @@ func (x exercise) checkOurs(t *testing.T, file string) {
 			t.Skip("needs " + program)
 		}
 	}
-	a := x.attempt(t, file)
-	if a.broken != "" {
-		t.Fatal(a.broken)
+	port := portForProgram()
+	command, err := x.prepare(t, file, port)
+	if err != nil {
+		t.Fatal(err)
 	}
-	switch kind := filepath.Base(file)[:5]; kind {
+	switch filepath.Base(file)[:5] {
 	case "start":
-		if a.ok() {
+		if !slices.ContainsFunc(x.checks, func(c check) bool { return c.run(command) != nil }) {
 			t.Error("the starter passes")
 		}
 	case "wrong":
 		caught := regexp.MustCompile(`Caught by "(.*?)":`).FindSubmatch(must(os.ReadFile(file))(t))
-		if caught == nil || a.mismatches[string(caught[1])] == nil {
-			t.Errorf("expected %s to refuse it, got %q", caught, slices.Sorted(maps.Keys(a.mismatches)))
+		if !slices.ContainsFunc(x.checks, func(c check) bool {
+			return caught != nil && c.name == string(caught[1]) && c.run(command) != nil
+		}) {
+			t.Errorf("expected a check to refuse it: %q", caught)
 		}
 	default:
-		times, flags := 1, []string{}
-		if os.Getenv("RAWSGI_TEST") == "all" {
-			times = 20
-			if x.served != "" || filepath.Ext(file) == ".go" {
-				flags = []string{"-race"}
-			}
+		if command, err = x.raced(t, file, port); err != nil {
+			t.Fatal(err)
 		}
-		for ; times > 0; times-- {
-			if !a.ok() {
+		// What fails at times has 20 chances, or those of half a minute.
+		for n, end := 0, time.Now().Add(30*time.Second); n < 20 && time.Now().Before(end); n++ {
+			if a := x.checkAll(command); !a.ok() {
 				x.report(a)
-				t.Fatalf("the solution fails: %s", a.broken)
-			}
-			if times > 1 {
-				a = x.attempt(t, file, flags...)
+				t.Fatalf("the solution fails, the time number %d", n+1)
 			}
 		}
 	}
+}
+
+// raced is prepare with the race detector, where there is one: it needs a C compiler.
+func (x exercise) raced(t testing.TB, file, port string) ([]string, error) {
+	command, err := x.prepare(t, file, port, "-race")
+	if err != nil && strings.Contains(err.Error(), "-race") {
+		return x.prepare(t, file, port)
+	}
+	return command, err
 }
 
 // ---------------------------------------------------------------- Bug hunts
@@ -8990,7 +9136,8 @@ func TestAnswers(t *testing.T) {
 	if len(hunts()) < 10 {
 		t.Errorf("%d hunts", len(hunts()))
 	}
-	for i, m := range hunts() {
+	for _, i := range []int{0, len(hunts()) - 1} {
+		m := hunts()[i]
 		for answer, want := range map[string]string{"x99": "It is not X99. It breaks a rule of chapter ",
 			m.row: "Right, it is " + m.row} {
 			out, err := exec.Command(os.Args[0], "-test.run", fmt.Sprintf("Hunt/%d", i+1), "-answer", answer).CombinedOutput()

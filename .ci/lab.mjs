@@ -1,54 +1,69 @@
-// The lab in a real browser: node .ci/lab.mjs PROGRAM [directory for pictures]
-// It needs Chromium and, in .ci/node_modules, playwright-core; .ci/run installs both.
+// The lab in a real browser: node .ci/lab.mjs PROGRAM SITE [directory for pictures]
+// The page is tried twice: from the program, and from SITE, which .ci/site has made and where the
+// page runs the program itself. It needs Chromium and, in .ci/node_modules, playwright-core;
+// .ci/run installs both.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFile, readdir } from "node:fs/promises";
+import { createServer } from "node:http";
+import { extname, join } from "node:path";
 import { chromium } from "playwright-core";
 
-const [program, pictures] = process.argv.slice(2);
+const [program, site, pictures] = process.argv.slice(2);
 const server = spawn(program, ["-addr", "127.0.0.1:0", "-quiet"]);
 const [banner] = await once(server.stdout, "data");
-const base = /http:\/\/[^/]+\//.exec(banner)[0];
+const served = /http:\/\/[^/]+\//.exec(banner)[0];
+
+// A static server: it has files and makes nothing.
+const types = { ".html": "text/html; charset=utf-8", ".wasm": "application/wasm", ".png": "image/png" };
+const files = createServer(async (request, response) => {
+	try {
+		const content = await readFile(join(site, new URL(request.url, "http://x").pathname));
+		response.writeHead(200, { "Content-Type": types[extname(request.url)] || "text/plain; charset=utf-8" }).end(content);
+	} catch {
+		response.writeHead(404).end();
+	}
+});
+await once(files.listen(0, "127.0.0.1"), "listening");
+const pages = { "the server": served + "lab", "the site": `http://127.0.0.1:${files.address().port}/lab.html` };
 
 const browser = await chromium.launch({
 	executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
 	args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync"],
 });
-const context = await browser.newContext({ viewport: { width: 1280, height: 1000 } });
+const context = await browser.newContext({ viewport: { width: 1280, height: 720 } });
+await context.grantPermissions(["clipboard-read", "clipboard-write"]);
 const page = await context.newPage();
 page.setDefaultTimeout(10_000);
 const troubles = [];
 page.on("pageerror", error => troubles.push("page error: " + error));
 page.on("console", line => { if (line.type() === "error") troubles.push("console: " + line.text()); });
 page.on("dialog", dialog => { troubles.push("a dialog: " + dialog.message()); dialog.dismiss(); });
-page.on("request", request => { if (!request.url().startsWith(base)) troubles.push("asks elsewhere: " + request.url()); });
+page.on("request", request => {
+	if (!Object.values(pages).some(url => new URL(url).origin === new URL(request.url()).origin)) troubles.push("asks elsewhere: " + request.url());
+});
 
+let url = pages["the server"];
 const text = selector => page.locator(selector).innerText();
-const ready = () => page.waitForFunction(() => !document.querySelector("#run").disabled &&
-	document.querySelector("#status").textContent !== "Running…");
-const picture = async (name, options) => { if (pictures) await page.screenshot({ path: `${pictures}/${name}.png`, ...options }); };
+const ready = () => page.waitForFunction(() => document.querySelector("#run").getAttribute("aria-busy") === "false");
+const picture = async name => { if (pictures) await page.screenshot({ path: `${pictures}/${name}.png` }); };
 
-// experiment opens a link to an experiment, which runs it.
-async function experiment(fields) {
+// fresh opens the page anew.
+async function fresh(hash = "") {
 	await page.goto("about:blank");
-	await page.goto(base + "lab#" + new URLSearchParams({ arrival: "at once", use: "", app: "hello", ...fields }));
+	await page.goto(url + hash);
 	await ready();
 }
 
-// tabStops lists what Tab stops at in the result, by its id or the id of its box.
-async function tabStops() {
-	await page.focus("#first");
-	const stops = [];
-	for (;;) {
-		const stop = await page.evaluate(() => {
-			const e = document.activeElement;
-			return e.closest("#result") && (e.closest("#in, #events, #environ") || e).id;
-		});
-		if (!stop || stops.length > 99) return stops;
-		stops.push(stop);
-		await page.keyboard.press("Tab");
-	}
+// experiment opens a link to one, which runs it.
+const experiment = fields => fresh("#" + new URLSearchParams({ arrival: "at once", app: "hello", ...fields }));
+
+// preset chooses an experiment from the menu.
+async function preset(name) {
+	await page.selectOption("#example", name);
+	await page.waitForFunction(name => document.querySelector("#run").getAttribute("aria-busy") === "false" && !stepped && asked && $("example").value === name, name);
 }
 
 // press presses keys, one after the other, and returns what then has the focus.
@@ -57,29 +72,40 @@ async function press(...keys) {
 	return page.locator(":focus");
 }
 
-// faint lists the texts whose contrast to their background is less than 4.5 to 1.
-const faint = () => page.evaluate(() => {
-	const channels = colour => colour.match(/[\d.]+/g).map(Number);
-	const light = colour => {
-		const [r, g, b] = channels(colour).map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-	};
-	const paper = getComputedStyle(document.querySelector(".steps")).backgroundColor;
-	const style = (e, what) => getComputedStyle(e)[what];
-	const under = e => !e ? paper : channels(style(e, "backgroundColor"))[3] === 0 ? under(e.parentElement) : style(e, "backgroundColor");
-	const opacity = e => e ? style(e, "opacity") * opacity(e.parentElement) : 1;
-	return [...document.querySelectorAll("p, label, #result span, #result li button, #result td")].filter(e => {
-		const [a, b] = [light(style(e, "color")), light(under(e))].sort((a, b) => b - a);
-		return (a + 0.05) / (b + 0.05) < 4.5 || opacity(e) < 1;
-	}).map(e => e.outerHTML);
+// step goes to the nth step whose sentence matches.
+async function step(sentence, nth = 0) {
+	const number = await page.evaluate(([source, nth]) => steps.map((s, i) => [s.text, i]).filter(([t]) => new RegExp(source).test(t))[nth]?.[1], [sentence.source, nth]);
+	assert.notEqual(number, undefined, `no step ${nth} is like ${sentence}`);
+	await page.evaluate(n => go(n + 1), number);
+	return number;
+}
+
+// visible reports whether all of an element can be seen without scrolling.
+const visible = selector => page.locator(selector).first().evaluate(e => {
+	const a = e.getBoundingClientRect(), b = e.closest(".scroll, .editor, #out")?.getBoundingClientRect() || { top: 0, bottom: innerHeight };
+	return a.height > 0 && a.top >= b.top - 1 && a.bottom <= Math.min(b.bottom, innerHeight) + 1;
 });
 
-const scrolled = () => page.evaluate(() => scrollY);
-const box = selector => page.locator(selector).boundingBox();
+// faint lists the texts whose contrast to their paper is less than 4.5 to 1, but for those that
+// are pale because they have not happened.
+const faint = () => page.evaluate(() => {
+	const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+	const rgba = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+	const light = ([r, g, b]) => {
+		[r, g, b] = [r, g, b].map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+	};
+	const under = e => { const c = rgba(getComputedStyle(e).backgroundColor); return c[3] > 200 || !e.parentElement ? c : under(e.parentElement); };
+	return [...document.querySelectorAll("p, label, h2, h2 span, h3, td, #out b, #marks span, .layer div, .head div, footer span, a, button")].filter(e => {
+		if (!e.innerText || e.closest(".future, [aria-disabled=true], dialog") || !e.checkVisibility()) return false;
+		const [a, b] = [light(rgba(getComputedStyle(e).color)), light(under(e))].sort((a, b) => b - a);
+		return (a + 0.05) / (b + 0.05) < 4.5;
+	}).map(e => e.outerHTML.slice(0, 200));
+});
 
 // trace is what -trace prints on a terminal, with its colours, as a page.
 async function trace() {
-	const command = `${program} -addr 127.0.0.1:0 -trace -quiet -use upper`;
+	const command = `stty cols 100; COLUMNS=100 ${program} -addr 127.0.0.1:0 -trace -use upper`;
 	const traced = spawn("script", ["-qec", command, "/dev/null"]);
 	let out = "";
 	traced.stdout.on("data", data => { out += data; });
@@ -87,222 +113,125 @@ async function trace() {
 	await printed(/\(http.*\)/);
 	const request = "GET /hello/a%20b?c=4 HTTP/1.0\\r\\nHost: localhost\\r\\nX_A: 1\\r\\n\\r\\n";
 	spawn(program, ["send", /http:..([^/]+)/.exec(out)[1], request]);
-	await printed(/connection is closed/);
+	await printed(/closes the connection/);
 	traced.kill();
-	const colours = { 36: "#0ff", 32: "#6f6", 31: "#f77", 0: "#eee" };
+	const colours = { 36: "#5fd7ff", 32: "#87d787", 33: "#ffd75f", 31: "#ff8787", 0: "#eee" };
 	const escaped = out.replace(/[&<>]/g, c => `&#${c.charCodeAt(0)};`);
-	return `<pre style="background:#111;color:#eee;padding:1rem;width:70rem;font:15px/1.4 monospace;white-space:pre-wrap">` +
+	return `<pre style="background:#14161b;color:#eee;margin:0;padding:1rem;width:max-content;font:15px/1.35 'DejaVu Sans Mono',monospace">` +
 		escaped.replace(/\x1b\[(\d+)m/g, (_, n) => `</span><span style="color:${colours[n]}">`) + "</pre>";
 }
 
-const tests = {
-	async "a request is run, and stepped through both ways"() {
-		await page.goto(base + "lab");
-		await page.click("#run");
-		await ready();
-		assert.match(await text("#now"), /^Step 1 of \d+, .*: a connection from .* is accepted$/);
-		assert.equal(await text("#out"), "none yet");
-		await page.click("#next");
-		assert.match(await text("#now"), /^Step 2 of .* bytes come/);
-		await page.click("#last");
-		assert.match(await text("#out"), /^HTTP\/1\.0 200 OK\\r\\n/);
-		assert.match(await text("#environ"), /PATH_INFO\s+\/a b\n/);
-		assert.match(await text("#now"), /the connection is closed$/);
-		assert.ok(await page.isDisabled("#next"));
-		await page.click("#back");
-		assert.ok(await page.isEnabled("#next"));
-		await page.click("#first");
-		assert.equal(await text("#out"), "none yet");
+// What a learner should be able to answer from the page alone, each within a minute: the
+// experiment, and what must be seen of the answer.
+const questions = {
+	async "which bytes became PATH_INFO?"() {
+		await preset("a path and a query");
+		assert.equal(await text("#marks [data-n='2']"), "/a%20b");
+		assert.match(await text("#environ tr:has-text('PATH_INFO')"), /^2\s*PATH_INFO\s+\/a b$/);
+		assert.ok(await visible("#environ tr:has-text('PATH_INFO')") && await visible("#marks [data-n='2']"));
 	},
-	async "the keyboard does all of it"() {
-		await experiment({ request: "GET / HTTP/1.0\\r\\nHost: a\\r\\n\\r\\n" });
-		await page.focus("#request");
-		await page.keyboard.press("Control+Enter");
-		await ready();
-		await page.focus("#next");
-		for (const key of ["ArrowRight", "ArrowRight", "ArrowLeft"]) await page.keyboard.press(key);
-		assert.match(await text("#now"), /^Step 2 /);
-		await page.keyboard.press("End");
-		assert.match(await text("#now"), /the connection is closed$/);
-		await page.locator("#in [tabindex]").first().focus();
-		assert.match(await page.locator(":focus").getAttribute("aria-label"), /^bytes 0 to 2: REQUEST_METHOD is "GET"$/);
-		assert.equal(await (await press("ArrowRight")).getAttribute("aria-label"), 'byte 4: PATH_INFO is "/"');
-		await press("ArrowLeft", "Enter");
-		assert.match(await text("#now"), /REQUEST_METHOD/);
+	async "when did the head leave?"() {
+		await preset("a head that waits");
+		assert.match(await page.locator("#chart").textContent(), /head held back: 200 OK/);
+		const block = await step(/calls write\(\)/), head = await step(/the head leaves/);
+		assert.equal(head, block + 2); // the reason for having no Content-Length is between them
+		assert.ok(await visible("svg .held") && await visible("#sentence"));
 	},
-	async "the focus is never lost"() {
-		await experiment({ request: "GET /a HTTP/1.0\\r\\nHost: a\\r\\n\\r\\n", step: 999 });
-		await page.locator("#in [aria-label*=PATH_INFO]").focus();
-		assert.match(await (await press("Enter")).getAttribute("aria-label"), /PATH_INFO/);
-		assert.match(await text("#now"), /PATH_INFO/);
-		assert.match(await (await press("ArrowLeft")).getAttribute("aria-label"), /REQUEST_METHOD/);
-		await page.click("#last");
-		await page.locator("#environ button >> text=HTTP_HOST").focus();
-		assert.equal(await (await press("Enter")).innerText(), "HTTP_HOST");
-		assert.match(await text("#now"), /HTTP_HOST/);
-		await page.click("#last");
-		await page.locator("#environ button >> text=SERVER_NAME").focus();
-		assert.equal(await (await press("Enter")).innerText(), "SERVER_NAME");
-		assert.match(await text("#now"), /environ is complete/);
-		await page.locator("#events button >> text=PATH_INFO").focus();
-		assert.match(await (await press("Enter")).innerText(), /PATH_INFO/);
-		await page.locator("#in [tabindex='0']").focus();
-		await page.evaluate("go(1)");
-		assert.equal(await page.locator(":focus").getAttribute("id"), "step"); // there are no such bytes yet
-		await page.focus("#back");
-		await press("End");
-		assert.equal(await (await press("Home")).getAttribute("id"), "back");
-		await page.evaluate("new Promise(requestAnimationFrame)"); // a disabled button loses the focus later
-		assert.equal(await (await press("ArrowRight")).getAttribute("id"), "back");
-		assert.equal(await (await press("Enter", "Enter")).getAttribute("id"), "back");
-		assert.match(await text("#now"), /^Step 1 /);
-		await page.focus("#run");
-		await page.route("**/run", async route => { await page.waitForTimeout(100); await route.continue(); });
-		await press("Enter");
-		await ready();
-		await page.unroute("**/run");
-		assert.equal(await page.locator(":focus").getAttribute("id"), "run");
+	async "how many bytes had been sent when startResponse was called the first time?"() {
+		await preset("a head that waits");
+		await step(/the gateway stores/);
+		assert.match(await text("#head"), /bytes sent\s*0: the head waits here/);
+		assert.match(await text("#h-out"), /0 bytes sent so far/);
+		assert.ok(await visible("#head"));
 	},
-	async "Space does what Enter does"() {
-		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n" });
-		await page.click("#last");
-		await page.focus("#in [role=button] >> nth=0");
-		const before = await scrolled();
-		await press("Space");
-		await page.waitForTimeout(300); // scrolling takes time
-		assert.equal(await scrolled(), before);
-		assert.match(await text("#now"), /REQUEST_METHOD/);
-		await page.click("#last");
-		await page.focus("#environ button >> text=PATH_INFO");
-		await press("Space");
-		assert.match(await text("#now"), /PATH_INFO/);
+	async "who was called first?"() {
+		await preset("two layers of middleware");
+		assert.deepEqual(await page.locator(".layer > b").allInnerTexts(), ["onion", "upper", "hello"]);
+		assert.equal(await page.locator(".layer .layer .layer > b").innerText(), "hello");
+		assert.ok(await step(/calls the middleware onion/) < await step(/calls the application hello/));
+		assert.ok(await visible(".layer .layer .layer > b"));
 	},
-	async "each box is one stop of Tab, with a name and a role"() {
-		await experiment({ request: "GET /a?b HTTP/1.0\\r\\nHost: a\\r\\n\\r\\n", step: 999 });
-		assert.deepEqual(await tabStops(), ["first", "back", "step", "next", "last", "in", "events", "environ"]);
-		assert.equal(await page.locator("#result [tabindex]:not(button, [role=button][aria-label])").count(), 0);
-		const named = item => item.evaluate(e => e.ariaLabel || e.innerText);
-		for (const [id, names] of Object.entries({ in: /METHOD.*PATH.*QUERY/s, events: /\d ms.*\d ms.*\d ms/s, environ: /\w+ \w+ \w+/ })) {
-			await page.locator(`#${id} [tabindex='0']`).focus();
-			const seen = [];
-			for (const key of ["Home", "ArrowRight", "ArrowDown"]) seen.push(await named(await press(key)));
-			assert.match(seen.join(" "), names);
-			assert.equal(new Set(seen).size, 3);
-			await press("ArrowLeft", "ArrowUp");
-			assert.equal(await named(page.locator(":focus")), seen[0]);
-			await press("ArrowRight", "Tab", "Shift+Tab"); // where one has been stays the stop
-			assert.equal(await named(page.locator(":focus")), seen[1]);
+	async "why is there no Content-Length?"() {
+		await preset("two layers of middleware");
+		await step(/^the answer .*Content-Length/);
+		assert.match(await text("#sentence"), /^the answer has no Content-Length: nobody knows how long the body will be/);
+	},
+	async "which byte is wrong, by which rule?"() {
+		await preset("refused: a space before the colon");
+		assert.equal(await page.locator("#marks .bad").textContent(), " ");
+		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, RFC 9112 §5\.1, chapter 4/);
+		assert.deepEqual(await page.locator("#fault a").evaluateAll(list => list.map(a => a.getAttribute("href").replace(/.*\//, ""))), ["rfc9112#section-5.1", "04-header-fields.md"]);
+		assert.match(await text("#onion"), /^Not called/);
+		assert.ok(await visible("#marks .bad") && await visible("#fault") && await visible("#onion .none"));
+	},
+	async "what was dropped, and why?"() {
+		await preset("fields that are dropped");
+		assert.deepEqual(await page.locator("#marks .dropped").allInnerTexts(), ["X_A: 1", "Proxy: http://evil"]);
+		await page.evaluate(() => document.querySelector("#step").focus());
+		await step(/X_A/);
+		assert.match(await text("#sentence"), /X_A is dropped: with a - instead of _ it would have the same key/);
+	},
+	async "what happens after a panic?"() {
+		await preset("a failure before the head");
+		assert.match(await text("#out"), /^HTTP\/1\.0 500 Internal Server Error/);
+		assert.match(await text("#head"), /log\s*the application failed: /);
+		assert.equal(await page.locator("svg .burst").count(), 1);
+		assert.ok(await step(/panics/) < await step(/the gateway logs/) && await step(/the gateway logs/) < await step(/the head leaves/));
+		assert.ok(await visible(".layer .panic") && await visible("#head"));
+	},
+	async "when does the second block leave?"() {
+		await preset("a generator");
+		const [block, left, third] = [await step(/gives a block/, 1), await step(/of the body leave$/), await step(/gives a block/, 2)];
+		assert.ok(left === block + 1 && left < third);
+		assert.equal(await page.locator("svg .wirearrow").count(), 4); // the request, and three blocks
+	},
+	async "who closed?"() {
+		await preset("a generator");
+		await page.click("#last");
+		assert.equal(await text("#sentence"), "the gateway closes the connection");
+	},
+};
+
+// What holds whoever answers.
+const anywhere = {
+	async "it has run when it opens, on one screen"() {
+		for (const [width, height] of [[1280, 720], [1366, 768], [1920, 1080]]) {
+			await page.setViewportSize({ width, height });
+			await fresh();
+			assert.match(await text("#out"), /^HTTP\/1\.0 200 OK\\r\\n/);
+			assert.match(await text("#sentence"), /^Which bytes become PATH_INFO/);
+			assert.deepEqual(await page.evaluate(() => [document.documentElement.scrollHeight <= innerHeight, document.documentElement.scrollWidth <= innerWidth]), [true, true]);
+			for (const part of ["#request", "#out", "#environ", "#head", "#onion", "#sentence", "#chart", "#step"]) assert.ok(await visible(part), part);
+			assert.ok(await page.locator("#sentence").evaluate(e => parseFloat(getComputedStyle(e).fontSize) >= 22));
 		}
-		assert.match(await text("#keys"), /arrow keys/);
+		await page.setViewportSize({ width: 1280, height: 720 });
 	},
-	async "one read is not one request"() {
-		await experiment({ request: "POST /a HTTP/1.0\\r\\nContent-Length: 3\\r\\n\\r\\nxyz", app: "echo", arrival: "byte by byte", step: 7 });
-		assert.deepEqual(await page.locator("#in .now").allInnerTexts(), ["/"]); // after accept, P, O, S, T and the space
-		assert.match((await page.locator("#in .future").allInnerTexts()).join(""), /^a HTTP.*xyz$/s);
-		const soft = await page.locator("#in .future").first().evaluate(e => getComputedStyle(e).color);
-		assert.notEqual(soft, await page.locator("#in .now").evaluate(e => getComputedStyle(e).color));
-		await page.locator("#events li:has-text('comes: 40')").click();
-		assert.deepEqual(await page.locator("#in .now").allInnerTexts(), ["y"]); // of a body that is known
-		assert.deepEqual(await page.locator("#in .future").allInnerTexts(), ["z"]);
-		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", step: 2 });
-		assert.equal((await page.locator("#in .now").allTextContents()).join(""), "GET / HTTP/1.0\\r\\n\n\\r\\n\n");
-		assert.equal(await page.locator("#in .future").count(), 0);
-	},
-	async "wrong steps look wrong, and everything can be read"() {
-		for (const colorScheme of ["light", "dark"]) {
-			await page.emulateMedia({ colorScheme });
-			for (const step of [1, 4, 8, 999]) {
-				await experiment({ request: "GET /after HTTP/1.0\\r\\nHost: a\\r\\nX_A: b\\r\\n\\r\\n", app: "errors", step });
-				assert.deepEqual(await faint(), [], colorScheme);
-				await page.hover("#events .wrong >> nth=0");
-				assert.deepEqual(await faint(), [], colorScheme);
+	async "the ten questions can be answered"() {
+		await fresh();
+		assert.equal(Object.keys(questions).length, 10);
+		for (const [question, answer] of Object.entries(questions)) {
+			try {
+				await answer();
+			} catch (error) {
+				error.message = question + " " + error.message;
+				throw error;
 			}
-			await page.mouse.move(0, 0);
-			assert.equal(await page.locator("#events .wrong").count(), 2); // a panic and a line of the log
-			for (const property of ["borderLeftColor", "backgroundColor"]) {
-				const [usual, panic, log] = await page.locator("#events li:first-child, #events .wrong")
-					.evaluateAll((list, property) => list.map(e => getComputedStyle(e)[property]), property);
-				assert.ok(panic !== usual && log !== usual, property);
-			}
-			assert.ok(await page.locator("#events .wrong").last().evaluate(e => parseFloat(getComputedStyle(e).borderLeftWidth) > 2));
-			await experiment({ request: "GET / HTTP/1.0\\r\\nHost : a\\r\\n\\r\\n", step: 999 });
-			assert.deepEqual(await faint(), [], colorScheme);
-		}
-		await page.emulateMedia({ colorScheme: "light" });
-	},
-	async "nothing touches, and nothing is unused"() {
-		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", step: 999 });
-		assert.ok(await page.locator("#environ td").first().evaluate(e => parseFloat(getComputedStyle(e).paddingLeft) >= 4));
-		const example = await box("#example"), label = await box("label[for=request]");
-		assert.ok(label.y - example.y - example.height >= 8);
-		const script = (await page.locator("script").textContent()).replace(/\/\/ .*/g, ""); // without comments
-		for (const [, name] of script.matchAll(/^(?:const|let|(?:async )?function) ([\w$]+)/gm)) {
-			assert.ok(script.match(/[\w$]+/g).filter(word => word === name).length > 1, name + " is unused");
 		}
 	},
-	async "the names of middleware are shown, and the usual arrival first"() {
-		await page.goto(base + "lab");
-		const names = await page.locator("#layers option").allTextContents();
-		assert.ok(names.length > 3);
-		assert.ok((await text("#names")).endsWith(": " + names.join(", ")));
-		assert.equal(await page.locator("#arrival option").first().innerText(), "at once");
-	},
-	async "bytes light up what they became, and the reverse"() {
-		await experiment({ request: "GET /a%20b?c=4 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n", app: "environ", step: 999 });
-		await page.hover("#in >> text=/a%20b");
-		assert.match(await page.locator("#environ .hot").innerText(), /^PATH_INFO\s+\/a b$/);
-		await page.hover("#environ tr:has-text('HTTP_HOST')");
-		assert.equal(await page.locator("#in .hot").innerText(), "Host: localhost");
-		assert.equal(await page.locator("#events .hot").count(), 1);
-		await page.hover("#events li:has-text('QUERY_STRING')");
-		assert.equal(await page.locator("#in .hot").innerText(), "c=4");
-	},
-	async "a refused request shows the byte, the rule and the section"() {
-		await experiment({ request: "GET / HTTP/1.0\\r\\nHost : a\\r\\n\\r\\n", step: 999 });
-		assert.equal(await page.locator("#in .bad").innerText(), " ");
-		const refused = await page.locator("#events li:has-text('400 Bad Request: expected')").first().innerText();
-		assert.match(refused, /without a space before the colon.* — RFC 9112 §5\.1, byte 20$/);
-		assert.match(await text("#out"), /^HTTP\/1\.0 400 Bad Request/);
-	},
-	async "missing bytes have a place"() {
-		await experiment({ request: "GET / HTTP/1.0\\r\\nHost: abcdefgh", arrival: "all, then the client ends its half", step: 999 });
-		assert.equal(await page.locator("#in .bad").innerText(), "▲ here");
-	},
-	async "time passes only on its clock"() {
-		const begin = Date.now();
-		await experiment({ request: "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", arrival: "the first half, then silence", step: 999 });
-		assert.ok(Date.now() - begin < 8000);
-		assert.match(await text("#events"), /10\.0 s {2}408 Request Timeout/);
-	},
-	async "a link holds the experiment"() {
-		await page.goto(base + "lab");
-		await page.selectOption("#example", "two layers of middleware");
-		await ready();
-		await page.click("#last");
-		await page.click("#link");
-		await page.waitForFunction(() => /link/.test(document.querySelector("#status").textContent));
-		const link = page.url(), last = await text("#now");
-		await page.goto("about:blank");
-		await page.goto(link);
-		await ready();
-		assert.equal(await page.inputValue("#use"), "onion,upper");
-		assert.equal((await text("#now")).replace(/after .*?:/, ""), last.replace(/after .*?:/, ""));
-		assert.match(await text("#out"), /HELLO, WORLD!/);
-		await page.goto("about:blank");
-		await page.goto(base + "lab#request=GET / HTTP/1.0\\r\\n\\r\\n");
-		await ready();
-		assert.equal(await text("#status"), "");
-		assert.equal(await page.inputValue("#app") + ", " + await page.inputValue("#arrival"), "environ, at once");
-	},
-	async "what is wrong is said"() {
-		await experiment({ request: "GET / HTTP/1.0\\q" });
-		assert.match(await text("#status"), /expected escapes like/);
-		await experiment({ request: "", use: "nothing" });
-		assert.match(await text("#status"), /no middleware is called "nothing"; there are/);
-		await experiment({ request: "x", app: "cgi" });
-		assert.match(await text("#status"), /This link asks for something that is not here: cgi/);
-		assert.ok(troubles.every(line => line.includes("400"))); // the browser tells of statuses, too
-		troubles.length = 0;
+	async "every experiment of the menu runs, and has a question until one steps"() {
+		await fresh();
+		const names = await page.locator("#example option").evaluateAll(list => list.map(o => o.value).filter(Boolean));
+		assert.ok(names.length > 25);
+		for (const name of names) {
+			await preset(name);
+			assert.equal(await text("#status"), "", name);
+			assert.match(await text("#sentence"), /\?\s+Step through it/, name);
+			assert.equal(await page.locator("#marks .bad, #marks .gap").count() > 0, name.startsWith("refused") || name === "too slow", name);
+			assert.equal(await page.evaluate(() => steps.every(s => s.text && events[s.last].place)), true);
+			await page.click("#back");
+			assert.doesNotMatch(await text("#sentence"), /Step through it/, name);
+			assert.equal(await page.evaluate(() => spread(escaped($("request").value))), await page.inputValue("#request"), name);
+		}
 	},
 	async "<script> is text in every field"() {
 		const script = "<script>alert(1)</script><img src=x onerror=alert(2)>";
@@ -310,61 +239,340 @@ const tests = {
 			`GET / HTTP/1.0\\r\\n${script}: x\\r\\n\\r\\n`, `GET / HTTP/1.0\\r\\nX: ${script}\\r\\nX_: ${script}\\r\\n\\r\\n`,
 			`GET /?q=${script}#${script} HTTP/1.0\\r\\n\\r\\n`, `POST / HTTP/1.0\\r\\nContent-Length: ${script.length}\\r\\n\\r\\n${script}`]) {
 			for (const app of ["environ", "echo", "errors"]) {
-				await experiment({ request, app, use: "log,upper", step: 999 });
-				assert.ok(await page.isVisible("#result"), request);
+				await experiment({ request, app, use: "log,upper" });
+				assert.ok(await page.evaluate(() => steps.length > 3), request);
 			}
 		}
 		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", use: script });
 		assert.match(await text("#status"), /no middleware is called/);
-		assert.equal(await page.locator("img").count(), 0);
+		await experiment({ request: "x", app: script });
+		assert.match(await text("#status"), /This asks for something that is not here: <script>/);
+		assert.equal(await page.locator("img, #out script, #marks script").count(), 0);
+		troubles.splice(0, troubles.length, ...troubles.filter(line => !line.includes("400"))); // the browser tells of statuses, too
+	},
+	async "a step leads to its code"() {
+		await fresh();
+		const places = new Set();
+		for (const name of ["a path and a query", "two layers of middleware", "refused: a folded line", "a failure after the head", "POST, with a body"]) {
+			await preset(name);
+			for (const place of await page.evaluate(() => events.map(e => e.place))) places.add(place);
+		}
+		assert.ok(places.size > 15);
+		for (const place of places) {
+			await page.evaluate(place => showCode(place), place);
+			assert.match(await text("#code pre"), /^\/\/ line \d+\n[^]*(func|type) [^]*\}$/, place);
+			await page.keyboard.press("Escape");
+		}
+		await step(/PATH_INFO|gives a block/);
+		await page.click("#where a");
+		assert.ok(await page.isVisible("#code"));
+		await page.click("#code button");
+		assert.ok(await page.isHidden("#code"));
+	},
+	async "the lab links of the documents open experiments"() {
+		const root = new URL("..", import.meta.url).pathname;
+		const names = [join(root, "README.md"), ...(await readdir(join(root, "docs"), { recursive: true })).filter(n => n.endsWith(".md")).map(n => join(root, "docs", n))];
+		for (const name of names) {
+			for (const [, hash] of (await readFile(name, "utf8")).matchAll(/\/lab(?:\.html)?(#[^)\s>"'`]+)/g)) {
+				await fresh(hash);
+				assert.equal(await text("#status"), "", name + ": " + hash);
+				assert.ok(await page.evaluate(() => steps.length > 0), hash);
+			}
+		}
+	},
+};
+
+const once_ = {
+	async "it runs as one types, with line breaks as \\r\\n"() {
+		await fresh();
+		await page.fill("#request", "POST /x HTTP/1.0\nContent-Length: 2\nCookie: é\n\nhi");
+		await page.waitForFunction(() => asked.request.startsWith("POST"));
+		await ready();
+		assert.equal(await page.evaluate(() => asked.request), "POST /x HTTP/1.0\\r\\nContent-Length: 2\\r\\nCookie: é\\r\\n\\r\\nhi");
+		assert.match(await text("#environ"), /HTTP_COOKIE\s+\\xc3\\xa9\n/);
+		assert.equal(await page.locator("#marks .end").count(), 4);
+		assert.equal(await page.inputValue("#example"), "");
+		await page.fill("#use", "upp");
+		await page.waitForFunction(() => /no middleware is called/.test(document.querySelector("#status").textContent));
+		await page.fill("#use", "upper");
+		await page.waitForFunction(() => document.querySelector("#status").textContent === "");
+		assert.deepEqual(await page.locator(".layer > b").allInnerTexts(), ["upper", "hello"]);
+		await page.fill("#request", "GET / HTTP/1.0\n\\q\n");
+		await page.waitForFunction(() => /expected escapes like/.test(document.querySelector("#status").textContent));
 		troubles.splice(0, troubles.length, ...troubles.filter(line => !line.includes("400")));
 	},
-	async "every example runs"() {
-		await page.goto(base + "lab");
-		const names = await page.locator("#example option").allInnerTexts();
-		assert.equal(names.shift(), "Choose one");
-		assert.ok(names.length > 20);
-		for (const name of names) {
-			await page.selectOption("#example", name);
+	async "a real request can be pasted"() {
+		await fresh();
+		const paste = async request => {
+			await page.evaluate(request => navigator.clipboard.writeText(request), request);
+			await page.focus("#request");
+			await press("Control+a", "Control+v");
+			await page.waitForTimeout(500); // it waits for the next key
 			await ready();
-			await page.click("#last");
-			assert.equal(await text("#status"), "", name);
-			const refused = await page.locator("#in .bad").count() > 0;
-			assert.equal(refused, name.startsWith("refused") || name === "too slow", name);
+		};
+		await paste("GET /pasted?x=1 HTTP/1.1\r\nHost: example.org\r\nAccept: */*");
+		assert.match(await text("#environ"), /PATH_INFO\s+\/pasted\n/);
+		assert.match(await text("#out"), /^HTTP\/1\.0 200 OK/);
+		await paste("GET /whole HTTP/1.1\r\nHost: example.org\r\n\r\n");
+		assert.match(await text("#environ"), /PATH_INFO\s+\/whole\n/);
+		await paste("GET /escaped HTTP/1.0\\r\\nA: b\\r\\n\\r\\n"); // as for rawsgi send
+		assert.match(await text("#environ"), /PATH_INFO\s+\/escaped\n/);
+	},
+	async "the text area and its colours are the same text in the same places"() {
+		for (const request of ["GET /a%20b?c=4 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n", "GET /" + "x".repeat(300) + " HTTP/1.0\\r\\nA: " + "y z ".repeat(60) + "\\r\\n\\r\\n"]) {
+			await experiment({ request });
+			const [area, marks] = await page.evaluate(() => {
+				const marks = $("marks").cloneNode(true);
+				marks.querySelectorAll(".end").forEach(e => e.remove());
+				return [$("request").value, marks.textContent.replace("\u200b", "")];
+			});
+			assert.equal(marks, area);
+			const sizes = await page.evaluate(() => [$("request").scrollHeight, $("marks").scrollHeight]);
+			assert.equal(sizes[0], sizes[1]);
 		}
 	},
-	async "it fits a phone, and the dark"() {
-		await page.setViewportSize({ width: 360, height: 740 });
-		await page.emulateMedia({ colorScheme: "dark" });
-		await experiment({ request: "GET /" + "x".repeat(300) + " HTTP/1.0\\r\\nHost: a\\r\\n\\r\\n", app: "environ", step: 999 });
-		assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it scrolls sideways");
-		await picture("lab-phone", { fullPage: true });
+	async "bytes, key, arrow and sentence light up together"() {
+		await fresh();
+		const range = await page.locator("#marks [data-n='2']").boundingBox();
+		await page.mouse.move(range.x + range.width / 2, range.y + range.height / 2);
+		const hot = selector => page.locator(selector + ".hot");
+		assert.match(await hot("#environ tr").innerText(), /PATH_INFO/);
+		assert.equal(await hot("svg .step").locator("title").textContent(), 'PATH_INFO is "/a b", decoded once');
+		assert.match(await text("#sentence"), /^PATH_INFO is/);
+		await page.hover("#environ tr:has-text('HTTP_HOST')");
+		assert.equal(await hot("#marks span").innerText(), "Host: localhost");
+		assert.equal(await hot("svg .step").count(), 1);
+		await page.hover("svg .step:has-text('QUERY_STRING')");
+		assert.equal(await hot("#marks span").innerText(), "c=4");
+		await page.hover("h1");
+		assert.equal(await page.locator(".hot").count(), 0);
+		await page.focus("#request");
+		await page.evaluate(() => $("request").setSelectionRange(5, 5));
+		await page.waitForFunction(() => /^bytes 4 to 9: PATH_INFO/.test($("at").textContent));
+		assert.match(await hot("#environ tr").innerText(), /PATH_INFO/);
+	},
+	async "the keyboard does all of it"() {
+		await fresh();
+		await press("ArrowLeft");
+		const at = async () => /^step (\d+) of/.exec(await text("#where"))[1];
+		const last = Number(await at()) + 1;
+		await press("Home");
+		assert.equal(await at(), "1");
+		await press("ArrowRight", "ArrowRight");
+		assert.equal(await at(), "3");
+		await press("End");
+		assert.equal(await at(), String(last));
+		assert.equal(await page.getAttribute("#next", "aria-disabled"), "true");
+		await page.selectOption("#example", "HEAD");
+		await page.waitForFunction(() => !stepped);
+		await page.focus("#next"); // with a question, it begins at the beginning
+		await press("Enter");
+		assert.equal(await at(), "1");
+		await fresh();
+		await press("End");
+		await page.focus("#back");
+		await press("Enter", "Enter");
+		assert.equal(await at(), String(last - 2));
+		assert.equal(await (await press("Home")).getAttribute("id"), "back"); // the focus is never lost
+		await page.focus("#step");
+		await press("ArrowRight");
+		assert.equal(await at(), "2");
+		await page.focus("#request");
+		await press("ArrowRight", "Home");
+		assert.equal(await at(), "2"); // there, the arrows are the caret's
+		await page.locator("#environ button >> text=PATH_INFO").focus();
+		assert.equal(await (await press("Enter")).innerText(), "PATH_INFO");
+		assert.match(await text("#sentence"), /^PATH_INFO/);
+		assert.equal(await (await press("ArrowDown")).innerText(), "QUERY_STRING");
+		await page.evaluate(() => document.activeElement.blur());
+		await press("Home", "Space");
+		await page.waitForFunction(() => shown > 1);
+		assert.equal(await page.getAttribute("#play", "aria-label"), "Pause");
+		await press("Space");
+		assert.equal(await page.getAttribute("#play", "aria-label"), "Play");
+		await page.focus("#example");
+		const stops = [];
+		for (let i = 0; i < 25; i++) {
+			stops.push(await page.evaluate(() => document.activeElement.id));
+			await press("Tab");
+		}
+		for (const id of ["app", "use", "arrival", "run", "link", "request", "out", "key-REQUEST_METHOD", "onion", "first", "next", "step"]) assert.ok(stops.includes(id), `${id} is not among ${stops}`);
+	},
+	async "all has a name and a role"() {
+		await fresh();
+		const tree = await page.locator("body").ariaSnapshot();
+		for (const what of ['combobox "Experiment"', 'combobox "Application"', 'combobox "Middleware"', 'combobox "Arrives"', 'button "Run"',
+			'textbox "Request', 'region "The gateway', 'region "The application', 'slider "Step"', 'button "Step forwards"', 'img "Who calls whom', 'group "environ"']) {
+			assert.ok(tree.includes(what), `no ${what} in\n${tree}`);
+		}
+		assert.match(await page.getAttribute("#step", "aria-valuetext"), /^step \d+ of \d+: the gateway closes the connection$/);
+		assert.equal(await page.locator("button:not([aria-label])").evaluateAll(list => list.filter(b => !b.innerText.trim() && b.checkVisibility()).length), 0);
+	},
+	async "one read is not one request, and one click"() {
+		await fresh();
+		await preset("byte by byte");
+		assert.ok(await page.evaluate(() => steps.length < events.length - 20));
+		await step(/come one by one/);
+		assert.match(await text("#sentence"), /^\d+ bytes come one by one: 0 to \d+$/);
+		await experiment({ request: "POST /a HTTP/1.0\\r\\nContent-Length: 3\\r\\n\\r\\nxyz", app: "echo", arrival: "byte by byte" });
+		await step(/come one by one/);
+		assert.equal((await page.locator("#marks .future").allTextContents()).join("").replace(/\\r\\n|\n/g, ""), "xyz");
+	},
+	async "what has not happened is pale, what happens is framed, without colours too"() {
+		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", app: "write", step: 9 });
+		assert.ok(await page.locator("#out .future").count() > 0 && await page.locator("svg .step.future").count() > 5);
+		assert.equal(await page.locator("svg .step.now").count(), 1);
+		await step(/the head leaves/);
+		assert.equal(await page.locator("#out .current").first().evaluate(e => getComputedStyle(e).boxShadow !== "none"), true);
+		await page.emulateMedia({ forcedColors: "active" });
+		assert.ok((await page.locator("#marks [data-n]").evaluateAll(list => list.map(e => e.dataset.n))).length >= 3); // numbers carry what colours do
+		await page.emulateMedia({ forcedColors: "none" });
+	},
+	async "everything can be read, in the dark too"() {
+		for (const colorScheme of ["light", "dark"]) {
+			await page.emulateMedia({ colorScheme });
+			for (const name of ["two layers of middleware", "refused: a space before the colon", "a failure before the head"]) {
+				await fresh();
+				await preset(name);
+				assert.deepEqual(await faint(), [], colorScheme);
+				await page.click("#back");
+				await page.hover("h1");
+				assert.deepEqual(await faint(), [], colorScheme);
+			}
+		}
 		await page.emulateMedia({ colorScheme: "light" });
-		await page.setViewportSize({ width: 1280, height: 1000 });
 	},
-	async "Run shows its result, on a phone as well"() {
-		for (const [width, height, jumps] of [[390, 844, true], [1280, 1000, false]]) {
-			await page.setViewportSize({ width, height });
+	async "a log is not a fault"() {
+		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", use: "onion,log" });
+		assert.ok(await page.locator(".layer > .log").count() >= 4);
+		const [log, ink] = await page.evaluate(() => [".layer > .log", ".layer > .start"].map(s => getComputedStyle(document.querySelector(s)).color));
+		assert.notEqual(log, ink);
+		assert.equal(await page.locator("svg .burst").count(), 0);
+	},
+	async "a link holds the experiment and the step"() {
+		await fresh();
+		await preset("two layers of middleware");
+		await step(/the gateway stores/);
+		await page.click("#link");
+		await page.waitForFunction(() => /link/.test(document.querySelector("#status").textContent));
+		const link = await page.evaluate(() => navigator.clipboard.readText());
+		await page.goto("about:blank");
+		await page.goto(link);
+		await ready();
+		assert.equal(await page.inputValue("#use"), "onion,upper");
+		assert.match(await text("#sentence"), /^the gateway stores/);
+		await fresh("#request=GET / HTTP/1.0\\r\\n\\r\\n");
+		assert.equal(await page.inputValue("#app") + ", " + await page.inputValue("#arrival"), "environ, at once");
+		await page.evaluate(() => { location.hash = "#request=GET /other HTTP/1.0\\r\\n\\r\\n"; });
+		await page.waitForFunction(() => /other/.test(asked.request));
+	},
+	async "time passes only on its clock"() {
+		const begin = Date.now();
+		await experiment({ request: "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", arrival: "the first half, then silence" });
+		assert.ok(Date.now() - begin < 8000);
+		await step(/408 Request Timeout/);
+		assert.match(await text("#where"), /after 10\.0 s/);
+	},
+	async "it fits a phone: columns are tabs"() {
+		await page.setViewportSize({ width: 390, height: 844 });
+		await experiment({ request: "GET /" + "x".repeat(300) + " HTTP/1.0\\r\\nHost: a\\r\\n\\r\\n", app: "environ" });
+		assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it scrolls sideways");
+		assert.deepEqual(await Promise.all(["#wire", "#gateway", "#application"].map(s => page.isVisible(s))), [true, false, false]);
+		await page.getByRole("tab", { name: "The gateway" }).click();
+		assert.deepEqual(await Promise.all(["#wire", "#gateway", "#application"].map(s => page.isVisible(s))), [false, true, false]);
+		assert.equal(await (await press("ArrowRight")).innerText(), "The application");
+		assert.ok(await page.isVisible("#application") && await visible("#sentence"));
+		assert.ok(await page.locator(".buttons button").evaluateAll(list => list.every(b => b.offsetHeight >= 32)));
+		await page.setViewportSize({ width: 1280, height: 720 });
+	},
+	async "nothing moves for those who do not want it"() {
+		await page.emulateMedia({ reducedMotion: "reduce" });
+		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", step: 3 });
+		assert.equal(await page.locator("#out .future").first().evaluate(e => getComputedStyle(e).transitionDuration), "0s");
+		await page.emulateMedia({ reducedMotion: "no-preference" });
+	},
+	async "the whole sequence is printed"() {
+		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", step: 3 });
+		await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
+		await page.emulateMedia({ media: "print" });
+		assert.ok(await page.isVisible("#all li:last-child") && await page.isHidden("#run"));
+		assert.equal(await page.locator("#out .future").first().evaluate(e => getComputedStyle(e).opacity), "1");
+		await page.emulateMedia({ media: "screen" });
+		await page.evaluate(() => dispatchEvent(new Event("afterprint")));
+	},
+	async "the gallery's links open experiments"() {
+		await page.goto(served);
+		const links = await page.locator("a[href*='/lab#']").evaluateAll(list => list.map(a => a.href));
+		assert.ok(links.length >= 9);
+		for (const link of links) {
 			await page.goto("about:blank");
-			await page.goto(base + "lab");
-			await page.click("#run");
+			await page.goto(link);
 			await ready();
-			await page.waitForTimeout(100);
-			assert.equal(await scrolled() > 0, jumps);
-			const { y } = await box("#in");
-			assert.ok(y >= 0 && y < (jumps ? height / 2 : height), `the bytes are at ${y}`);
-			await page.click("#last");
-			const [out, events, environ] = [await box("#out"), await box("#events"), await box("#environ")];
-			if (width === 390) assert.ok(out.y < events.y && events.y < environ.y);
-			else assert.ok(events.x > out.x + out.width && environ.x < events.x && environ.y - out.y - out.height < 100);
+			assert.equal(await text("#status"), "", link);
+			assert.ok(await page.evaluate(() => events.some(e => e.kind === "call")), link);
 		}
 	},
-	async "pictures for README"() {
+	async "thirty students press Run at once"() {
+		await fresh();
+		const statuses = await page.evaluate(() => Promise.all(Array.from({ length: 30 }, () => fetch(lab.content + "/run", {
+			method: "POST", headers: { "Content-Type": "application/json" },
+			body: JSON.stringify({ request: "GET / HTTP/1.0\\r\\n\\r\\n", app: "clock", use: "", arrival: "at once" }),
+		}).then(answer => answer.status))));
+		assert.deepEqual([...new Set(statuses)], [200]);
+	},
+	async "the server and the site tell the same"() {
+		const told = {};
+		for (const [name, from] of Object.entries(pages)) {
+			url = from;
+			await fresh();
+			told[name] = await page.evaluate(async () => {
+				const all = {};
+				for (const [name, question, request, more] of examples) {
+					if (!question) continue;
+					const answer = await ask("/run", JSON.stringify({ ...usual, ...more, request: escaped(request) }));
+					all[name] = JSON.parse(answer.text).map(e => [e.kind, e.text, e.place, e.key, e.from, e.to].join(" ").replace(/after [\d.]+m?s/g, ""));
+				}
+				return all;
+			});
+		}
+		url = pages["the server"];
+		assert.deepEqual(told["the site"], told["the server"]);
+	},
+	async "nothing is unused"() {
+		await fresh();
+		const script = (await page.locator("script").textContent()).replace(/\/\/ .*/g, ""); // without comments
+		for (const [, name] of script.matchAll(/^(?:const|let|class|(?:async )?function) ([\w$]+)/gm)) {
+			assert.ok(script.match(/[\w$]+/g).filter(word => word === name).length > 1, name + " is unused");
+		}
+	},
+	async "pictures"() {
 		if (!pictures) return;
-		await page.setViewportSize({ width: 1200, height: 1160 });
-		await experiment({ request: "GET /a%20b?c=4 HTTP/1.0\\r\\nHost: localhost\\r\\nX_A: 1\\r\\n\\r\\n", app: "hello", use: "upper", step: 13 });
-		await page.hover("#in >> text=/a%20b");
-		await picture("lab", {});
+		await page.emulateMedia({ reducedMotion: "reduce" });
+		await fresh();
+		await preset("a path and a query");
+		await step(/the gateway stores/);
+		await page.hover("#environ tr:has-text('PATH_INFO')");
+		await picture("lab");
+		await page.hover("h1");
+		await preset("two layers of middleware");
+		await step(/upper calls startResponse/);
+		await picture("lab-onion");
+		await preset("refused: a space before the colon");
+		await picture("lab-refused");
+		await preset("a generator");
+		await step(/of the body leave$/);
+		await picture("lab-generator");
+		await page.emulateMedia({ colorScheme: "dark" });
+		await preset("a failure after the head");
+		await step(/panics/);
+		await picture("lab-dark");
+		await page.emulateMedia({ colorScheme: "light" });
+		await page.setViewportSize({ width: 390, height: 844 });
+		await preset("a path and a query");
+		await step(/the head leaves/);
+		await picture("lab-phone");
+		await page.setViewportSize({ width: 1280, height: 720 });
+		await page.goto("about:blank");
 		await page.setContent(await trace());
 		await page.locator("pre").screenshot({ path: `${pictures}/trace.png` });
 	},
@@ -374,23 +582,32 @@ const tests = {
 		await once(server, "exit");
 		await page.click("#run");
 		await page.waitForFunction(() => /does not answer/.test(document.querySelector("#status").textContent));
-		assert.ok(await page.isHidden("#result"));
 		troubles.length = 0; // the browser tells of the refused connection
 	},
 };
 
 let failed = 0;
-for (const [name, test] of Object.entries(tests)) {
-	try {
-		await test();
-		assert.deepEqual(troubles, []);
-		console.log("ok    " + name);
-	} catch (error) {
-		failed++;
-		troubles.length = 0;
-		console.log("FAIL  " + name + "\n" + error.stack);
+async function run(tests, where) {
+	for (const [name, test] of Object.entries(tests)) {
+		try {
+			await test();
+			assert.deepEqual(troubles, []);
+			console.log("ok    " + name + where);
+		} catch (error) {
+			failed++;
+			troubles.length = 0;
+			console.log("FAIL  " + name + where + "\n" + error.stack);
+			await page.setViewportSize({ width: 1280, height: 720 });
+			await page.emulateMedia({ colorScheme: "light", media: "screen" });
+		}
 	}
 }
+for (const [name, from] of Object.entries(pages).reverse()) {
+	url = from;
+	await run(anywhere, ", from " + name);
+}
+await run(once_, "");
 await browser.close();
+files.close();
 server.kill("SIGKILL"); // it has ended, if all went well
 process.exit(failed ? 1 : 0);
