@@ -5837,12 +5837,12 @@ type replay struct {
 	*testing.T
 	page      string
 	updating  bool              // wrong output is replaced, not reported
-	dir       string            // takes the place of /tmp
+	dir       string            // takes the place of /tmp, and of mine
 	ports     map[string]string // on the page → on this machine
 	pids      map[string]string // the same
 	self      func() string     // builds our own program, and returns its path
 	ours      []string          // where the page has built it
-	programs  map[string]string // the source of a program → its path, built
+	programs  map[string]string // the text of a program → its path, built
 	terminals map[string]*terminal
 }
 
@@ -5902,6 +5902,7 @@ func (r *replay) command(text string) string {
 		return match[:len(match)-4] + r.port(match[len(match)-4:])
 	})
 	text = regexp.MustCompile(`(^|[ =:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
+	text = regexp.MustCompile(`(^|[ ='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine") // it is the reader's
 	text = fileOnPage.ReplaceAllStringFunc(text, r.copied)
 	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
 		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
@@ -5922,7 +5923,8 @@ func (r *replay) command(text string) string {
 
 // onPage is the opposite, for output.
 func (r *replay) onPage(line string) string {
-	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/", "/tmp/")
+	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
+	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
 	for onPage, here := range r.ports {
 		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
 	}
@@ -5949,10 +5951,10 @@ func (r *replay) program(source string) string {
 	if source == "." {
 		return r.self()
 	}
-	if r.programs[source] == "" {
-		content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
-			return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
-		})
+	content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
+		return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
+	})
+	if r.programs[content] == "" {
 		path := filepath.Join(r.dir, fmt.Sprint("program", len(r.programs)))
 		if err := os.WriteFile(path+".go", []byte(content), 0o600); err != nil {
 			r.Fatal(err)
@@ -5961,9 +5963,9 @@ func (r *replay) program(source string) string {
 		if out, err := build.CombinedOutput(); err != nil {
 			r.Fatalf("%s: %v\n%s", source, err, out)
 		}
-		r.programs[source] = path
+		r.programs[content] = path
 	}
-	return r.programs[source]
+	return r.programs[content]
 }
 
 // A terminal is a bash that reads commands from file 3, while its standard input stays
