@@ -7626,6 +7626,8 @@ func TestRecordTells(t *testing.T) {
 				`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
 		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{`app calls startResponse("503 Service Unavailable") ` +
 			"with 2 headers: Content-Type, X-Content-Type-Options, because of an error: the database is on fire", "replaces what it has stored", "the head leaves"}},
+		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ", "the answer is the gateway's own", "the head leaves"}},
+		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes", "14 bytes of the body leave", "the gateway closes"}},
 		{"wsgi.errors", get(), logging(hello), []string{"wsgi.errors: log: GET /", "the head leaves"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
