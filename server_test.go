@@ -28,6 +28,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -2639,6 +2640,15 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("half a body is not said to be the client's fault", func(t *testing.T) {
+		s := start(t, environ, func(s *Server) { s.Timeout = time.Hour })
+		io.WriteString(dial(t, s.addr), post("abc", "Content-Length: 9"))
+		eventually(t, "the call", func() bool { return s.busy() == 1 })
+		s.Shutdown(time.Millisecond)
+		if log := s.errors.String(); !strings.HasPrefix(log, "503 Service Unavailable: expected 9 body bytes, got 3: ") {
+			t.Errorf("the log is %q", log)
+		}
+	})
 	t.Run("half a head is not said to be late", func(t *testing.T) {
 		s := start(t, hello, func(s *Server) { s.Timeout = time.Hour })
 		c := dial(t, s.addr)
@@ -3285,6 +3295,39 @@ func TestStopIsTold(t *testing.T) {
 	program.Process.Signal(os.Interrupt)
 	program.Wait() // the second signal, which TestProgram shows
 	busy.Close()
+}
+
+// TestWASI: as wasip1, this is a CGI program. It cannot listen, and says so.
+func TestWASI(t *testing.T) {
+	long(t)
+	node, err := exec.LookPath("node")
+	if err != nil {
+		skip(t, "needs node", "nodejs")
+	}
+	dir := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "rawsgi.wasm"), ".")
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	runner := filepath.Join(dir, "run.mjs")
+	text := `import { WASI } from "wasi"; import { readFileSync } from "fs"
+const wasi = new WASI({ version: "preview1", args: ["rawsgi", ...process.argv.slice(2)], returnOnExit: true })
+const module = await WebAssembly.compile(readFileSync(import.meta.dirname + "/rawsgi.wasm"))
+process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()))`
+	if err := os.WriteFile(runner, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{"-cgi -app hello": "\r\n\r\nHello, World!\n", "-addr 127.0.0.1:0": "start it with -cgi",
+		"-addr 127.0.0.1:0 -mode prefork": "start it with -cgi"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		command := exec.CommandContext(ctx, node, append([]string{"--no-warnings", runner}, strings.Fields(args)...)...)
+		out, err := command.CombinedOutput()
+		cancel()
+		if !strings.Contains(string(out), want) || strings.Contains(string(out), "Serving") {
+			t.Errorf("%s: got %q, %v", args, out, err)
+		}
+	}
 }
 
 // TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
