@@ -47,7 +47,6 @@ const (
 	targetTooLong  = "414 URI Too Long"
 	headTooLarge   = "431 Request Header Fields Too Large"
 	notImplemented = "501 Not Implemented"
-	serverStops    = "503 Service Unavailable"
 	badVersion     = "505 HTTP Version Not Supported"
 )
 
@@ -265,17 +264,14 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time, 503 if this server stops and has hung up. line is the
-// part of a line that came last. (RFC 9112 §8, RFC 9110 §15.5.9)
+// 408 if they do not come in time. line is the part of a line that came last. (RFC 9112 §8,
+// RFC 9110 §15.5.9)
 func incomplete(err error, line, format string, args ...any) *Refusal {
 	status, source := badRequest, "RFC 9112 §8"
-	switch {
-	case err == io.EOF:
+	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
 		status, source = requestTimeout, "RFC 9110 §15.5.9"
-	case errors.Is(err, net.ErrClosed):
-		status, source = serverStops, "RFC 9110 §15.6.4"
 	}
 	reason := fmt.Sprintf(format, args...)
 	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err}

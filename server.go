@@ -232,7 +232,7 @@ func (s *Server) readRequest(r *bufio.Reader) (*Request, error) {
 			len(request.Method)+1, "expected http://: nothing has decrypted this request")
 	}
 	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.isStopping() {
-		err = refuse(serverStops, "RFC 9110 §15.6.4", late.Line, late.Offset,
+		err = refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
 			"expected an empty line to end the head before this server stopped")
 	}
 	return request, err
