@@ -332,6 +332,9 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 // listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
 // port, and no host is 127.0.0.1, not every address of this machine.
 func listen(addr string) (net.Listener, error) {
+	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
+		return nil, errors.New("WASI has no network for this program: start it with -cgi")
+	}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return listenUnix(path)
 	}

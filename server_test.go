@@ -28,6 +28,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -3287,6 +3288,39 @@ func TestStopIsTold(t *testing.T) {
 	busy.Close()
 }
 
+// TestWASI: as wasip1, this is a CGI program. It cannot listen, and says so.
+func TestWASI(t *testing.T) {
+	long(t)
+	node, err := exec.LookPath("node")
+	if err != nil {
+		skip(t, "needs node", "nodejs")
+	}
+	dir := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "rawsgi.wasm"), ".")
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	runner := filepath.Join(dir, "run.mjs")
+	text := `import { WASI } from "wasi"; import { readFileSync } from "fs"
+const wasi = new WASI({ version: "preview1", args: ["rawsgi", ...process.argv.slice(2)], returnOnExit: true })
+const module = await WebAssembly.compile(readFileSync(import.meta.dirname + "/rawsgi.wasm"))
+process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()))`
+	if err := os.WriteFile(runner, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{"-cgi -app hello": "\r\n\r\nHello, World!\n", "-addr 127.0.0.1:0": "start it with -cgi",
+		"-addr 127.0.0.1:0 -mode prefork": "start it with -cgi"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		command := exec.CommandContext(ctx, node, append([]string{"--no-warnings", runner}, strings.Fields(args)...)...)
+		out, err := command.CombinedOutput()
+		cancel()
+		if !strings.Contains(string(out), want) || strings.Contains(string(out), "Serving") {
+			t.Errorf("%s: got %q, %v", args, out, err)
+		}
+	}
+}
+
 // TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
 func TestBlockedLog(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -5393,7 +5427,7 @@ var mutants = []mutant{
 		"q.Method, q.Target = strings.ToUpper(method), target"},
 	{"http://host is read and forgotten", "R05", "request.go", `if q.Authority != ""`, `if q.Authority == "-"`},
 	{"HTTP/0.9 gets a head", "R08", "server.go", `if e.request.Version == "HTTP/0.9"`, `if e.request.Version == "-"`},
-	{"HTTP/1.10 is a version", "R10", "request.go", "good < len(form) || good < len(version)", "good < len(form)"},
+	{"HTTP/1.10 is a version", "R10", "request.go", "range max(len(form), len(version))", "range len(form)"},
 	{"HTTP/2.0 is a version", "R11", "request.go", "version[major] != '1'", "version[major] > '9'"},
 	{"lines may end in both ways", "R16", "request.go", `h.end != "" && h.end != end`, "false"},
 	{"CR is dropped", "R17", "request.go", "line := strings.TrimSuffix(raw, end)",
@@ -5837,12 +5871,12 @@ type replay struct {
 	*testing.T
 	page      string
 	updating  bool              // wrong output is replaced, not reported
-	dir       string            // takes the place of /tmp
+	dir       string            // takes the place of /tmp, and of mine
 	ports     map[string]string // on the page → on this machine
 	pids      map[string]string // the same
 	self      func() string     // builds our own program, and returns its path
 	ours      []string          // where the page has built it
-	programs  map[string]string // the source of a program → its path, built
+	programs  map[string]string // the text of a program → its path, built
 	terminals map[string]*terminal
 }
 
@@ -5902,6 +5936,7 @@ func (r *replay) command(text string) string {
 		return match[:len(match)-4] + r.port(match[len(match)-4:])
 	})
 	text = regexp.MustCompile(`(^|[ =:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
+	text = regexp.MustCompile(`(^|[ ='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine") // it is the reader's
 	text = fileOnPage.ReplaceAllStringFunc(text, r.copied)
 	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
 		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
@@ -5922,7 +5957,8 @@ func (r *replay) command(text string) string {
 
 // onPage is the opposite, for output.
 func (r *replay) onPage(line string) string {
-	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/", "/tmp/")
+	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
+	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
 	for onPage, here := range r.ports {
 		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
 	}
@@ -5949,10 +5985,10 @@ func (r *replay) program(source string) string {
 	if source == "." {
 		return r.self()
 	}
-	if r.programs[source] == "" {
-		content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
-			return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
-		})
+	content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
+		return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
+	})
+	if r.programs[content] == "" {
 		path := filepath.Join(r.dir, fmt.Sprint("program", len(r.programs)))
 		if err := os.WriteFile(path+".go", []byte(content), 0o600); err != nil {
 			r.Fatal(err)
@@ -5961,9 +5997,9 @@ func (r *replay) program(source string) string {
 		if out, err := build.CombinedOutput(); err != nil {
 			r.Fatalf("%s: %v\n%s", source, err, out)
 		}
-		r.programs[source] = path
+		r.programs[content] = path
 	}
-	return r.programs[source]
+	return r.programs[content]
 }
 
 // A terminal is a bash that reads commands from file 3, while its standard input stays
@@ -7619,6 +7655,8 @@ func TestRecordTells(t *testing.T) {
 				`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
 		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{`app calls startResponse("503 Service Unavailable") ` +
 			"with 2 headers: Content-Type, X-Content-Type-Options, because of an error: the database is on fire", "replaces what it has stored", "the head leaves"}},
+		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ", "the answer is the gateway's own", "the head leaves"}},
+		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes", "14 bytes of the body leave", "the gateway closes"}},
 		{"wsgi.errors", get(), logging(hello), []string{"wsgi.errors: log: GET /", "the head leaves"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
