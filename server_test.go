@@ -6209,7 +6209,8 @@ func contradicts(want, came []string) bool {
 // serves reports whether the command is one of our programs that run on, or in the
 // background.
 func (x *terminal) serves() bool {
-	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, "python3 docs/") ||
+	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, " -addr ") ||
+		strings.Contains(x.running, "python3 docs/") ||
 		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
 }
 
