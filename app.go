@@ -581,17 +581,27 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which it logs, otherwise 404, so that nobody learns which
-// files exist outside the directory.
+// if too many files are open, otherwise 404, so that nobody learns which files exist
+// outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+	case outOfFiles(err):
+		return tooManyFiles(environ, startResponse, err)
 	}
 	return notFound(startResponse, "No file has this name.")
+}
+
+// outOfFiles reports whether this process, or the whole system, has too many open files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// tooManyFiles logs that and answers 503: nobody else is at fault.
+func tooManyFiles(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+	return unavailable(startResponse, "Too many files are open: try again.")
 }
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -772,6 +782,9 @@ func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err e
 // run starts a program, gives it the request, and passes on its answer.
 func (h *cgiHost) run(program string, environ Environ, startResponse StartResponse) Body {
 	input, err := spool(environ)
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -1085,8 +1098,11 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 
 // badGateway answers in place of a program or server that did not: 504 if it took too
 // long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it.
+// replaces it. Without a file for a pipe or connection, there was nobody to ask.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
 	startResponse(status, textAtOnce, err)
@@ -2372,10 +2388,9 @@ func watched(name string, application Application) Application {
 			return application(environ, startResponse)
 		}
 		t.changes(environ)
-		caller, depth := t.enter(name, 0)
-		defer t.leave(caller, depth)
-		l := layer{t, name, depth + 1}
-		l.tell("call", "%s calls the %s %s", caller, role, name)
+		l := layer{t, name, t.depth + 1, t.caller}
+		defer t.enter(name, l.depth)()
+		l.tell("call", "%s calls the %s %s", l.caller, role, name)
 		var body Body
 		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
 		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
@@ -2384,23 +2399,17 @@ func watched(name string, application Application) Application {
 	}
 }
 
-// enter says that a layer runs now, at a depth or one deeper than the one before, and
-// returns which ran until now.
-func (t *recorder) enter(name string, depth int) (caller string, before int) {
+// enter says that a layer runs now. What it returns says that the one before does again.
+func (t *recorder) enter(name string, depth int) (leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	caller, before = t.caller, t.depth
-	if depth == 0 {
-		depth = before + 1
-	}
+	caller, before := t.caller, t.depth
 	t.caller, t.depth = name, depth
-	return caller, before
-}
-
-func (t *recorder) leave(caller string, depth int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.caller, t.depth = caller, depth
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.caller, t.depth = caller, before
+	}
 }
 
 func typeName(value any) string {
@@ -2410,8 +2419,9 @@ func typeName(value any) string {
 // A layer is one application or middleware, in one call.
 type layer struct {
 	*recorder
-	name  string
-	depth int
+	name   string
+	depth  int
+	caller string // the layer around it
 }
 
 // String names the layer in a sentence.
@@ -2454,6 +2464,7 @@ func (l layer) listen(startResponse StartResponse) StartResponse {
 		l.add(event{Kind: "start", Value: visible(status), Text: text,
 			Headers: slices.Clone(headers)})
 		l.guard(l.String()+"'s call of startResponse", func() {
+			defer l.enter(l.caller, l.depth-1)() // whose function it is
 			out = startResponse(status, headers, excInfo...)
 		})
 		l.tell("started", "startResponse returns write() to %s", l)
@@ -2480,6 +2491,7 @@ type layerWriter struct {
 
 func (w layerWriter) Write(p []byte) (int, error) {
 	w.block("write", p, "%s calls write() with %s")
+	defer w.enter(w.caller, w.depth-1)()
 	return w.Writer.Write(p)
 }
 
@@ -2515,14 +2527,14 @@ type watchedBody struct {
 func (b watchedBody) All() iter.Seq[[]byte] {
 	l := b.layer
 	return func(yield func([]byte) bool) {
-		caller, depth := l.enter(l.name, l.depth)
-		defer l.leave(caller, depth)
+		leave := l.enter(l.name, l.depth)
+		defer func() { leave() }()
 		l.guard("the body of "+l.String(), func() {
 			for block := range b.Body.All() {
 				l.block("block", block, "%s gives a block of %s")
-				l.leave(caller, depth)
+				leave()
 				more := yield(block)
-				l.enter(l.name, l.depth)
+				leave = l.enter(l.name, l.depth)
 				if !more {
 					l.tell("enough", "%s is asked for no more blocks", l)
 					return

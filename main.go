@@ -332,6 +332,9 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 // listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
 // port, and no host is 127.0.0.1, not every address of this machine.
 func listen(addr string) (net.Listener, error) {
+	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
+		return nil, errors.New("WASI has no network for this program: start it with -cgi")
+	}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return listenUnix(path)
 	}
@@ -470,8 +473,8 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	stopped := make(chan bool)
 	go func() {
 		<-stop
-		if n := server.busy(); n > 0 {
-			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
+			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, count(n, "request"))
 		}
 		server.Shutdown(grace)
@@ -642,15 +645,25 @@ func serveWorker(server *Server) int {
 		close(orphaned)
 	}()
 	go func() {
+		// One SIGTERM to all processes at once, as systemd sends it, reaches worker and
+		// parent in any order.
 		select {
 		case <-terminated:
-			listener.Close() // what waits in the backlog is for the other workers
+			select {
+			case <-orphaned:
+			case <-time.After(moment): // the parent goes on
+				listener.Close() // what waits in the backlog is for the other workers
+			}
 			close(stop)
 		case <-orphaned: // what waits is for the last worker
 			close(stop)
-			<-terminated
-			endScripts()
-			os.Exit(exitOK)
+			select {
+			case <-terminated:
+			case <-time.After(lull):
+				<-terminated // the parent's second signal
+				endScripts()
+				os.Exit(exitOK)
+			}
 		}
 	}()
 	serveUntil(stop, server, listener)

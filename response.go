@@ -346,19 +346,23 @@ func (r *Response) logTooLong() {
 var errNotStarted = errors.New("startResponse must be called before the first block " +
 	"that is not empty, and before the body ends")
 
-// send sends block, and the head ahead of it if it has not been sent. Both leave in one
-// write: two would be two system calls, and often two packets.
+// send sends block, and the head ahead of it if it has not been sent. The head and a small
+// block leave in one write: two would be two system calls, and often two packets.
 func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
 	}
 	headSize := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
-		head := r.appendHead(nil)
-		headSize, block = len(head), append(head, block...)
+		head := r.appendHead(make([]byte, 0, 512))
+		if len(block) <= 16*1024 {
+			headSize, block = len(head), append(head, block...)
+		} else {
+			_, r.err = r.out.Write(head)
+		}
 	}
 	r.headSent = true
-	if len(block) == 0 {
+	if r.err != nil || len(block) == 0 {
 		return
 	}
 	n, err := r.out.Write(block)
@@ -372,7 +376,7 @@ func (r *Response) send(block []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = fmt.Appendf(b, "%s%s\r\n", r.firstLine, r.status)
+	b = append(b, r.firstLine+r.status+"\r\n"...)
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
 		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
@@ -383,7 +387,7 @@ func (r *Response) appendHead(b []byte) []byte {
 		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
 			continue
 		}
-		b = fmt.Appendf(b, "%s: %s\r\n", header.Name, header.Value)
+		b = append(b, header.Name+": "+header.Value+"\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }

@@ -953,11 +953,11 @@ func (r *Response) respond(status string, page []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = fmt.Appendf(b, "%s%s\r\n", r.firstLine, r.status)
+	b = append(b, r.firstLine+r.status+"\r\n"...)
 	b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	b = append(b, "Server: "+software+"\r\n"...)
 	for _, header := range r.headers {
-		b = fmt.Appendf(b, "%s: %s\r\n", header.Name, header.Value)
+		b = append(b, header.Name+": "+header.Value+"\r\n"...)
 	}
 	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n", r.length)
 }
