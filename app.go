@@ -81,9 +81,9 @@ type Config struct {
 	Programs int           // CGI programs that run at once; 0 means 64
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
-	Trace    bool          // somebody watches what the applications do
-	Brief    bool          // they are told the most important steps only
-	OpenLab  bool          // others than this machine may use the lab
+	Trace    bool          // a narrator watches the applications
+	Brief    bool          // the narrator tells the most important steps only
+	OpenLab  bool          // other machines may use the lab
 }
 
 // applications returns all of them, in the order in which they are best met.
@@ -151,9 +151,8 @@ var middlewares = []struct {
 
 // ---------------------------------------------------------------- Applications
 
-// textPlain is the header of a plain text. A browser shows nothing of it until there are
-// enough bytes to guess whether it is one; nosniff tells it to show each as it comes, and
-// never to take the text for a page.
+// textPlain is the header of a plain text. A browser first waits for enough bytes to guess
+// the type; nosniff tells it to show each block as it comes, and never to guess.
 var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
@@ -186,8 +185,8 @@ func (a AppClass) All() iter.Seq[[]byte] {
 	}
 }
 
-// environ prints its environ, sorted, and then reads the request's body, so that a client
-// can check that it arrived whole.
+// environ reads the request's body and prints its environ, sorted, then the body's length
+// and checksum, so that a client can check that it arrived whole.
 func environ(environ Environ, startResponse StartResponse) Body {
 	sum := sha256.New()
 	length, err := io.Copy(sum, environ["wsgi.input"].(io.Reader))
@@ -198,7 +197,7 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
-		case *recorder: // hides the recorder's own key
+		case *recorder: // of the lab or -trace: hides its own key
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
 		default: // the type of wsgi.input says more than its address
@@ -209,8 +208,8 @@ func environ(environ Environ, startResponse StartResponse) Body {
 	return Blocks{page.Bytes()}
 }
 
-// write sends its body through the writer that startResponse returns, as programs do that
-// cannot be turned inside out into a generator. (PEP 3333, "The write() Callable")
+// write sends its body through the writer that startResponse returns, for programs that
+// print as they go and cannot become a generator. (PEP 3333, "The write() Callable")
 func write(environ Environ, startResponse StartResponse) Body {
 	out := startResponse("200 OK", textAtOnce)
 	for n := 3; n > 0; n-- {
@@ -262,7 +261,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 
 // failing fails in three ways. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	script := escapePath(environ.Get("SCRIPT_NAME"))
+	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
 	case "/before": // nothing is sent yet: the gateway answers 500
 		panic(errors.New("the application failed before its head was sent"))
@@ -278,9 +277,9 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		startResponse("503 Service Unavailable", textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
-		return htmlPage(startResponse, "errors", script) // links to the three
+		return htmlPage(startResponse, "errors", mounted) // links to the three
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+script+"/")
+	return notFound(startResponse, "Try before, after or excinfo under "+mounted+"/")
 }
 
 // plainly answers with a line of text.
@@ -350,27 +349,26 @@ var headings = map[string]string{"hello": "The interface", "form": "What web app
 // An indexItem is an application on the index.
 type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
 
-// newIndex makes the page of the gallery. It needs nothing from elsewhere, not even an
-// icon.
+// newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		script := environ.Get("SCRIPT_NAME")
+		mounted := environ.Get("SCRIPT_NAME")
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
-			return notFound(startResponse, "The index is at "+escapePath(script)+"/")
+			return notFound(startResponse, "The index is at "+escapePath(mounted)+"/")
 		}
 		var items []indexItem
 		for _, entry := range entries {
-			place := escapePath(script + "/" + entry.name)
+			place := escapePath(mounted + "/" + entry.name)
 			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
 				Name: entry.name, From: entry.from, About: entry.about,
-				Lab: labLink(escapePath(script+"/lab"), entry.name),
+				Lab: labLink(escapePath(mounted+"/lab"), entry.name),
 				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
 		return htmlPage(startResponse, "index", items)
 	}
 }
 
-// escapePath reverses the decoding by which the gateway made PATH_INFO.
+// escapePath reverses the gateway's decoding of PATH_INFO.
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
 // baseURL reconstructs the front of the URL that the client asked for. Host, if there is
@@ -512,8 +510,8 @@ func readPart(part *multipart.Part) (formField, error) {
 	return formField{"part", part.FormName(), value}, err
 }
 
-// badPart makes a refusal of an error of mime/multipart, unless it is one: the body did
-// not arrive whole, or the head of the part is too large.
+// badPart returns a refusal for an error of mime/multipart: the *Refusal in it, if the body
+// did not arrive whole or the head of a part is too large, otherwise a 400.
 func badPart(err error) *Refusal {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -583,17 +581,27 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) Body
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which it logs, otherwise 404, so that nobody learns which
-// files exist outside of the directory.
+// if too many files are open, otherwise 404, so that nobody learns which files exist
+// outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+	case outOfFiles(err):
+		return tooManyFiles(environ, startResponse, err)
 	}
 	return notFound(startResponse, "No file has this name.")
+}
+
+// outOfFiles reports whether this process, or the whole system, has too many open files.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// tooManyFiles logs that and answers 503: nobody else is at fault.
+func tooManyFiles(environ Environ, startResponse StartResponse, err error) Body {
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+	return unavailable(startResponse, "Too many files are open: try again.")
 }
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -653,8 +661,8 @@ const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
 // parseDate reads a date in this form or in one of the two that HTTP had before. (RFC
 // 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
-	for _, form := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
-		if date, err = time.Parse(form, text); err == nil {
+	for _, layout := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
+		if date, err = time.Parse(layout, text); err == nil {
 			break
 		}
 	}
@@ -774,6 +782,9 @@ func (h *cgiHost) find(environ Environ) (program string, stat os.FileInfo, err e
 // run starts a program, gives it the request, and passes on its answer.
 func (h *cgiHost) run(program string, environ Environ, startResponse StartResponse) Body {
 	input, err := spool(environ)
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -830,13 +841,13 @@ type script struct {
 	command  *exec.Cmd
 	output   *os.File
 	problems *os.File  // its standard error
-	ended    chan bool // closed when it has ended, and all that it started
+	ended    chan bool // closed when it and its child processes have ended
 }
 
 // scripts are the CGI programs that run: the keys are *script.
 var scripts sync.Map
 
-// endScripts ends them all, before this program ends: nobody else would.
+// endScripts ends them all, before this program ends.
 func endScripts() {
 	scripts.Range(func(s, _ any) bool {
 		s.(*script).kill()
@@ -1040,8 +1051,8 @@ func cgiHead(fields []Header) (status string, headers []Header, err error) {
 	return status, headers, err
 }
 
-// localRedirect has the whole server answer another path, as if it had been asked for
-// that, 10 times at most. (RFC 3875 §6.2.2)
+// localRedirect answers with another path of this server, as if the client had asked for it.
+// It follows at most 10 redirects. (RFC 3875 §6.2.2)
 func localRedirect(location string, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	count, _ := environ["rawsgi.redirects"].(int)
@@ -1087,8 +1098,11 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 
 // badGateway answers in place of a program or server that did not: 504 if it took too
 // long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it.
+// replaces it. Without a file for a pipe or connection, there was nobody to ask.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	if outOfFiles(err) {
+		return tooManyFiles(environ, startResponse, err)
+	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status := gatewayStatus(err)
 	startResponse(status, textAtOnce, err)
@@ -1109,7 +1123,7 @@ func endToEnd(fields []Header) []Header {
 	var kept []Header
 	connection := ""
 	for _, field := range fields {
-		if strings.EqualFold(field.Name, "Connection") {
+		if field.is("Connection") {
 			connection += "," + field.Value
 		}
 	}
@@ -1207,14 +1221,15 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
 		return nil, err
 	}
-	// As a mere writer, upstream has a deadline for each piece; io.Copy would prefer its
-	// ReadFrom, which has one for all.
+	// Write has a deadline for each piece. The struct hides ReadFrom, which has one for the
+	// whole body and which io.Copy would call.
 	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
 	_, err = io.Copy(out, in)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
-		panic(err) // the client's fault, and the gateway's to answer
-	} // another error need not matter: upstream may have answered without reading it all
+		panic(err) // the client's fault: the gateway answers
+	}
+	// Any other error is upstream's: it may have answered without reading the whole body.
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, headers, err := readAnswer(h)
 	if err != nil {
@@ -1261,11 +1276,11 @@ func (p *proxy) requestHead(environ Environ) string {
 }
 
 // addItem appends an item to a comma-separated list, which may be empty.
-func addItem(list, item string) string {
-	if list == "" {
+func addItem(items, item string) string {
+	if items == "" {
 		return item
 	}
-	return list + ", " + item
+	return items + ", " + item
 }
 
 // upstreamTarget returns the target for upstream: the path below SCRIPT_NAME as the
@@ -1286,9 +1301,9 @@ func upstreamTarget(environ Environ) string {
 	return target
 }
 
-// readAnswer reads the head of an upstream's answer, and passes over those of interim
-// answers, such as 100 Continue and 103 Early Hints. A 101 is not one, and was not asked
-// for. (RFC 9110 §15.2)
+// readAnswer reads the head of an upstream's answer. It skips the heads of interim answers,
+// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked.
+// (RFC 9110 §15.2)
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
 	for range 11 {
 		if status, err = readStatusLine(h); err != nil {
@@ -1404,7 +1419,7 @@ func upper(application Application) Application {
 				return startResponse(status, headers, excInfo...)
 			}
 			headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
-				return strings.EqualFold(h.Name, "Content-Length")
+				return h.is("Content-Length")
 			})
 			return upperWriter{startResponse(status, headers, excInfo...)}
 		}
@@ -1563,11 +1578,11 @@ func checkEnviron(environ Environ) {
 		_, present := environ[key]
 		gateway(!present, key+" is called "+key[5:])
 	}
-	script, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
-	gateway(script != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
-	gateway(script == "" || script[0] == '/', "SCRIPT_NAME begins with /")
+	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
+	gateway(name == "" || name[0] == '/', "SCRIPT_NAME begins with /")
 	gateway(info == "" || info[0] == '/', "PATH_INFO begins with /")
-	gateway(script != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
+	gateway(name != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
 	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
 		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
 	}

@@ -1,5 +1,5 @@
 // rawsgi is a web server gateway interface, from a raw socket up: it reads HTTP/1.0 by
-// hand, builds an environ, calls an application and sends what that returns.
+// hand, builds an environ, calls an application and sends the body that it returns.
 //
 //	main.go      this file: choose an application, wrap middleware around it, listen, serve
 //	server.go    the gateway: connections, deadlines, the call of the application
@@ -72,9 +72,9 @@ func command(args []string, stdout, stderr io.Writer) int {
 	return serve(application, o, stdout, stderr)
 }
 
-// outliveLogs lets the program live on when nobody reads its output any more, as after
+// outliveLogs keeps the program alive when the reader of its output has ended, as after
 // Ctrl-C in "rawsgi | tee log": a write then returns an error. It does not ignore SIGPIPE,
-// which CGI programs would inherit.
+// because CGI programs would inherit that.
 func outliveLogs() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // hosted reports whether a web server has started this program, as a CGI program.
@@ -108,7 +108,7 @@ func hasFlags(query string) bool {
 	return !strings.Contains(query, "=") && strings.Contains(text, "+-")
 }
 
-// refuseFlags is the answer to such a query.
+// refuseFlags is the application that refuses such a query.
 func refuseFlags(Environ, StartResponse) Body {
 	panic(refuse(badRequest, "RFC 3875 §4.4", "", 0, "expected a query with = or without a "+
 		"word that begins with -, which could be taken for a flag of this CGI program"))
@@ -119,14 +119,14 @@ type options struct {
 	addr, app, use, mode string
 	quiet, list, cgi     bool
 	workers              int
-	timeout              time.Duration
 	maxBody              int64
 	config               Config
 }
 
-// parseFlags reads the command line. An error is the user's; flag.ErrHelp is none.
+// parseFlags reads the command line. It returns flag.ErrHelp after -help, and any other
+// error for a wrong command line.
 func parseFlags(args []string, stdout io.Writer) (*options, error) {
-	o := &options{timeout: 10 * time.Second, maxBody: 1 << 30}
+	o := &options{maxBody: 1 << 30, config: Config{Timeout: 10 * time.Second}}
 	flags := flag.NewFlagSet("rawsgi", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // errors are printed by usage, once
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; "+
@@ -161,18 +161,17 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 	}
-	// The words of a query may follow, if a web server has started us: see hasFlags.
+	// If a web server has started us, the words of a query may follow: see hasFlags.
 	if err == nil && flags.NArg() > 0 && !hosted() {
 		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
 	}
 	if err == nil {
 		err = o.check()
 	}
-	o.config.Timeout = o.timeout
 	return o, err
 }
 
-// setTrace is given "true" by -trace alone.
+// setTrace sets -trace. Without a value, package flag passes "true".
 func (o *options) setTrace(text string) error {
 	o.config.Trace, o.config.Brief = text != "false", text == "brief"
 	if !slices.Contains([]string{"true", "false", "brief"}, text) {
@@ -182,8 +181,8 @@ func (o *options) setTrace(text string) error {
 }
 
 func (o *options) setTimeout(text string) (err error) {
-	o.timeout, err = time.ParseDuration(text)
-	if err != nil || o.timeout <= 0 {
+	o.config.Timeout, err = time.ParseDuration(text)
+	if err != nil || o.config.Timeout <= 0 {
 		return errors.New("expected a time over 0 with its unit, like 5s or 500ms")
 	}
 	return nil
@@ -197,7 +196,7 @@ func (o *options) setMaxBody(text string) (err error) {
 	return nil
 }
 
-// check says what a flag should have been.
+// check returns an error for a flag with a wrong value.
 func (o *options) check() error {
 	if err := checkAddr(o.addr); err != nil {
 		return fmt.Errorf("-addr %w", err)
@@ -214,13 +213,13 @@ func (o *options) check() error {
 	return nil
 }
 
-// checkAddr says what an address should have been.
+// checkAddr returns an error for an address that is not host:port or unix:/path.
 func checkAddr(addr string) error {
 	path, isUnix := strings.CutPrefix(addr, "unix:")
 	_, port, err := net.SplitHostPort(addr)
 	switch {
 	case isUnix && path == "":
-		return errors.New("needs a path behind unix:, like unix:/tmp/rawsgi.sock")
+		return errors.New("needs a path after unix:, like unix:/tmp/rawsgi.sock")
 	case !isUnix && (err != nil || strings.Contains(port, "/")):
 		return fmt.Errorf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
 	}
@@ -260,7 +259,8 @@ func wrap(application Application, use string, trace bool) (Application, error) 
 		if err != nil {
 			return nil, err
 		}
-		if application = middleware(application); trace {
+		application = middleware(application)
+		if trace {
 			application = watched(name, application)
 		}
 	}
@@ -295,10 +295,10 @@ func list(stdout io.Writer) {
 func serve(application Application, o *options, stdout, stderr io.Writer) int {
 	server := newServer(application)
 	server.Serial = o.mode == "serial"
-	server.Timeout = o.timeout
+	server.Timeout = o.config.Timeout
 	server.MaxBody = o.maxBody
 	server.ErrorLog = log.New(stderr, "", 0)
-	server.OnStop = endScripts // an exchange may wait for one
+	server.OnStop = endScripts // a request may wait for a CGI program
 	if !o.quiet {
 		server.AccessLog = server.ErrorLog
 	}
@@ -332,6 +332,9 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 // listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
 // port, and no host is 127.0.0.1, not every address of this machine.
 func listen(addr string) (net.Listener, error) {
+	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
+		return nil, errors.New("WASI has no network for this program: start it with -cgi")
+	}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		return listenUnix(path)
 	}
@@ -342,9 +345,9 @@ func listen(addr string) (net.Listener, error) {
 	if host == "" {
 		host = "127.0.0.1"
 	}
-	// Keep-alive probes find a dead peer in long silences, which a deadline ends here: a
-	// short connection would pay for the system calls. Multipath TCP, Go's default for
-	// listeners, makes such a connection more expensive and is of no use to it.
+	// Keep-alive probes find a dead peer; here the deadlines do, and a short connection
+	// would pay for the system calls. Multipath TCP, Go's default for listeners, makes a
+	// short connection more expensive too, and is of no use to it.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
@@ -438,8 +441,8 @@ func ownAddresses() (ips []net.IP) {
 	return ips
 }
 
-// endings are the signals that ask a program to end. SIGHUP is none for one that nohup(1)
-// has started.
+// endings returns the signals that ask this program to end. SIGHUP is not one of them if
+// nohup(1) has started the program.
 func endings() []os.Signal {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if runtime.GOOS != "wasip1" && !signal.Ignored(syscall.SIGHUP) { // wasip1 has no signals
@@ -451,12 +454,12 @@ func endings() []os.Signal {
 // onSignal closes the channel at the first signal. At the second it calls atOnce and ends
 // the program.
 func onSignal(signals []os.Signal, atOnce func()) <-chan bool {
-	came, stop := make(chan os.Signal, 2), make(chan bool)
-	signal.Notify(came, signals...)
+	received, stop := make(chan os.Signal, 2), make(chan bool)
+	signal.Notify(received, signals...)
 	go func() {
-		<-came
+		<-received
 		close(stop)
-		<-came
+		<-received
 		atOnce()
 		os.Exit(exitOK)
 	}()
@@ -470,8 +473,8 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	stopped := make(chan bool)
 	go func() {
 		<-stop
-		if n := server.busy(); n > 0 {
-			server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
+		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
+			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, count(n, "request"))
 		}
 		server.Shutdown(grace)
@@ -491,11 +494,14 @@ const (
 )
 
 // prefork serves with n worker processes that share one listening socket: the system
-// gives each connection to one that waits in Accept. It returns when a signal has come and
-// all workers have ended.
+// gives each connection to one that waits in Accept. It returns after a signal, when all
+// workers have ended.
 //
-// The name is gunicorn's and Apache's, who fork: the child goes on where the parent was.
+// The name is gunicorn's and Apache's, which fork: the child continues where the parent was.
 // A Go program has threads, which do not survive a fork, so it executes itself again.
+//
+// The workers inherit the reading end of a pipe on which nothing is sent. It ends when the
+// parent closes the writing end, or is killed, and that stops the workers.
 func prefork(l net.Listener, n int, errorLog *log.Logger) error {
 	filer, ok := l.(interface{ File() (*os.File, error) })
 	if !ok || runtime.GOOS == "windows" {
@@ -505,7 +511,7 @@ func prefork(l net.Listener, n int, errorLog *log.Logger) error {
 	if err != nil {
 		return err
 	}
-	life, ours, err := os.Pipe()
+	life, parentsEnd, err := os.Pipe()
 	if err != nil {
 		return err
 	}
@@ -525,12 +531,12 @@ func prefork(l net.Listener, n int, errorLog *log.Logger) error {
 	socket.Close()
 	life.Close()
 	p.mu.Unlock()
-	ours.Close() // asks the workers to stop
+	parentsEnd.Close() // asks the workers to stop
 	all.Wait()
 	return nil
 }
 
-// A parent is what the process that starts workers knows.
+// A parent is the state of the process that starts workers.
 type parent struct {
 	stop    <-chan bool
 	files   []*os.File // that a worker inherits, from number 3 on
@@ -588,9 +594,9 @@ func (p *parent) startWorker() (*os.Process, <-chan any) {
 	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
 	worker.ExtraFiles = p.files
 	err := worker.Start()
-	// Start makes the socket blocking, for all who share it: Close could not end an Accept
-	// that waits. Making a listener of it, as a worker does, undoes that; if it fails, the
-	// next worker will.
+	// Start makes the socket blocking for every process that shares it, and then Close
+	// does not end a waiting Accept. FileListener makes it non-blocking again; if that
+	// fails here, the next worker's own call will do it.
 	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
 		l.Close()
 	}
@@ -621,7 +627,7 @@ func (p *parent) terminate() {
 // serveWorker is a worker: it serves the socket that it inherits until SIGTERM, or until
 // its parent stops or is killed.
 func serveWorker(server *Server) int {
-	syscall.CloseOnExec(workerSocket) // they are not for CGI programs
+	syscall.CloseOnExec(workerSocket) // CGI programs must not inherit the two files
 	syscall.CloseOnExec(workerLife)
 	socket := os.NewFile(workerSocket, "socket")
 	listener, err := net.FileListener(socket)
@@ -630,32 +636,42 @@ func serveWorker(server *Server) int {
 		server.ErrorLog.Printf("rawsgi: a worker needs the socket of its parent: %v", err)
 		return exitFailed
 	}
-	// Ctrl-C and the end of the terminal reach all its processes; the parent decides.
+	// Ctrl-C and a hangup reach every process of a terminal: only the parent obeys.
 	signal.Notify(make(chan os.Signal, 1), endings()...)
 	terminated, orphaned := onSignal([]os.Signal{syscall.SIGTERM}, endScripts), make(chan bool)
 	stop := make(chan bool)
 	go func() {
-		io.Copy(io.Discard, os.NewFile(workerLife, "life")) // nothing is sent: this is its end
+		io.Copy(io.Discard, os.NewFile(workerLife, "life")) // until the parent ends it
 		close(orphaned)
 	}()
 	go func() {
+		// One SIGTERM to all processes at once, as systemd sends it, reaches worker and
+		// parent in any order.
 		select {
 		case <-terminated:
-			listener.Close() // what waits in the backlog is for the other workers
+			select {
+			case <-orphaned:
+			case <-time.After(moment): // the parent goes on
+				listener.Close() // what waits in the backlog is for the other workers
+			}
 			close(stop)
 		case <-orphaned: // what waits is for the last worker
 			close(stop)
-			<-terminated
-			endScripts()
-			os.Exit(exitOK)
+			select {
+			case <-terminated:
+			case <-time.After(lull):
+				<-terminated // the parent's second signal
+				endScripts()
+				os.Exit(exitOK)
+			}
 		}
 	}()
 	serveUntil(stop, server, listener)
 	return exitOK
 }
 
-// send is the other end of the wire: it sends raw bytes, at once or in pieces with pauses,
-// and shows the reply with its line ends.
+// send is a client: it sends raw bytes, at once or in pieces with pauses, and shows the reply
+// with its line ends.
 func send(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("rawsgi send", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -698,20 +714,21 @@ func send(args []string, stdout, stderr io.Writer) int {
 func unescape(text string) (string, error) {
 	var b strings.Builder
 	for rest := text; rest != ""; {
-		quote := byte('"') // so that \" is understood, as we show it, and a " alone as well
+		delimiter := byte('"') // UnquoteChar takes \" then, as visible shows it
 		if rest[0] == '"' {
-			quote = 0
+			delimiter = 0 // and now a bare quote
 		}
-		if rest[0] >= 0x80 { // a byte of what need not be UTF-8
+		if rest[0] >= 0x80 { // the text need not be UTF-8
 			b.WriteByte(rest[0])
 			rest = rest[1:]
 			continue
 		}
-		char, multibyte, tail, err := strconv.UnquoteChar(rest, quote)
+		char, multibyte, tail, err := strconv.UnquoteChar(rest, delimiter)
 		if err != nil {
 			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, rest)
 		}
-		if rest = tail; multibyte {
+		rest = tail
+		if multibyte {
 			b.WriteRune(char)
 		} else {
 			b.WriteByte(byte(char))

@@ -12,9 +12,9 @@
 //
 // readRequest reads the head and checks it, newEnviron turns it into the map, and Input
 // is the body. A Go string holds bytes, so PEP 3333's "native string" and "bytestring" are
-// both just string here: nothing is decoded, and no rune is ever looked at.
+// both just string here: nothing is decoded into runes.
 //
-// Sources: RFC 1945 (HTTP/1.0), RFC 9112 and 9110 where they say the same more sharply,
+// Sources: RFC 1945 (HTTP/1.0), RFC 9112 and 9110 where they say the same more precisely,
 // RFC 3875 (CGI) for the names in environ, PEP 3333 for the rest of it.
 package main
 
@@ -32,7 +32,7 @@ import (
 	"strings"
 )
 
-// Limits of a head. Nothing of these sizes is allocated ahead.
+// Limits of a head. No buffer of these sizes is allocated in advance.
 const (
 	maxLine    = 65536      // bytes in a request line or header line, with its line end
 	maxFields  = 100        // header fields in one section
@@ -61,6 +61,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}
@@ -136,8 +137,8 @@ func visible(s string) string {
 	return b.String()
 }
 
-// errSilent says that a client connected and left without a byte, as browsers do with
-// connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that connected and left without sending a byte, as browsers
+// do with connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -161,8 +162,8 @@ type Request struct {
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
 // The request is never nil: with an error it holds what was read so far, for the log. The
-// error is a *Refusal when there is something to answer, errSilent when not one byte of a
-// request has come, otherwise what r returned. (RFC 1945 §5)
+// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
+// (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	request := &Request{}
 	h := &headReader{r: r}
@@ -186,11 +187,11 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if request.Header, err = readHeader(h); err != nil {
 		return request, err
 	}
-	return request, request.checkHeader(h.fields, maxBody)
+	return request, request.checkHeader(h.lines, maxBody)
 }
 
-// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
-// of type 22, a handshake. (RFC 8446 §5.1)
+// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
+// type 22, a handshake. (RFC 8446 §5.1)
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
@@ -203,10 +204,10 @@ func refuseTLS(r *bufio.Reader) error {
 // A headReader reads the lines of one head: a request line and header section, or only
 // the section in which a CGI program or another server answers.
 type headReader struct {
-	r      *bufio.Reader
-	end    string   // "\r\n" or "\n", once a line has shown it
-	size   int      // bytes read, line ends included
-	fields []string // the header lines read, which a refusal may show
+	r     *bufio.Reader
+	end   string   // "\r\n" or "\n", once a line has shown it
+	size  int      // bytes read, line ends included
+	lines []string // the header lines read, which a refusal may show
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -277,7 +278,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -316,14 +317,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	good := 0 // bytes that have this form
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
 	start := len(q.Line) - len(version)
-	if good < len(form) || good < len(version) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+	for i := range max(len(form), len(version)) {
+		if i < min(len(form), len(version)) && (version[i] == form[i] ||
+			isDigit(version[i]) && isDigit(form[i])) {
+			continue
+		}
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
@@ -343,7 +343,7 @@ func (q *Request) checkVersion(version string) error {
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget() error {
 	target, _, _ := strings.Cut(q.Target, "#")
-	start := len(q.Method) + 1 // of the target in the line, later of what is left of it
+	start := len(q.Method) + 1 // the offset of target in the line
 	end := start + len(target)
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+
@@ -405,15 +405,15 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 	return rest, nil
 }
 
-// readHeader reads a header section up to and with the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it.
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. It serves for every
-// head of this form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
+// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.fields = make([]string, 0, 8)
+	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -427,7 +427,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if err != nil {
 			return fields, err
 		}
-		fields, h.fields = append(fields, field), append(h.fields, line)
+		fields, h.lines = append(fields, field), append(h.lines, line)
 	}
 }
 
@@ -584,10 +584,8 @@ func controlEscape(s string) int {
 // [IPv6] or [IPv6]:port, or -1. The name is not resolved and need not exist. (RFC 9110
 // §7.2, RFC 3986 §3.2.2)
 func badHost(s string) int {
-	end := strings.IndexByte(s, ':') // of the name
-	if end < 0 {
-		end = len(s)
-	}
+	name, _, _ := strings.Cut(s, ":")
+	end := len(name) // a colon and a port may follow
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		inner, _, ok = strings.Cut(inner, "]")
 		addr, err := netip.ParseAddr(inner)
@@ -595,11 +593,11 @@ func badHost(s string) int {
 			return 1
 		}
 		end = len("[]") + len(inner)
-	} else if i := badName(s[:end]); i >= 0 {
+	} else if i := badName(name); i >= 0 {
 		return i
 	}
 	for i := end; i < len(s); i++ {
-		if colon := i == end; colon && s[i] != ':' || !colon && !isDigit(s[i]) {
+		if i == end && s[i] != ':' || i > end && !isDigit(s[i]) {
 			return i
 		}
 	}
@@ -626,6 +624,8 @@ func (e Environ) Get(key string) string {
 	value, _ := e[key].(string)
 	return value
 }
+
+const software = "rawsgi/1.0"
 
 // newEnviron makes the environ of one request: a map of its own for each, which the
 // application may change at will. server and client are the two ends of the connection.
@@ -719,15 +719,15 @@ func environKey(name string) (key string, ok bool) {
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that nobody waits for more than there is, and never gives what comes after them. A
-// body that is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
+// that no application waits for more, and never returns the bytes after them. A body that
+// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
 // (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
 	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
-	err    error  // how the body ended; it stays that way
+	err    error  // how the body ended; every later Read returns it
 }
 
 // Read reads at most len(p) bytes of the body.

@@ -32,10 +32,7 @@ import (
 	"time"
 )
 
-const (
-	software  = "rawsgi/1.0"
-	pieceSize = 64 * 1024 // bytes that must reach the client within one timeout
-)
+const pieceSize = 64 * 1024 // bytes that must reach the client within one timeout
 
 // A Header is one header field, Python's (name, value) tuple.
 type Header struct{ Name, Value string }
@@ -137,7 +134,7 @@ type Response struct {
 
 	started  bool     // startResponse was called
 	status   string   // "200 OK"; "" until a call of startResponse has passed its checks
-	headers  []Header // a copy
+	headers  []Header // a copy, and an inferred Content-Length
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
@@ -152,9 +149,9 @@ const (
 )
 
 // newResponse makes the answer to a request for method, on its way to out.
-func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
+func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Response {
 	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
-		errors: errors, now: time.Now, length: -1}
+		errors: errorLog, now: time.Now, length: -1}
 }
 
 // errStartedTwice is the panic of an application that does not say why it changes its mind.
@@ -238,7 +235,7 @@ func checkField(header Header) error {
 	return nil
 }
 
-// run calls the application once, sends what it returns and closes that, whatever
+// run calls the application once, sends the body that it returns and closes it, whatever
 // happens on the way. It knows nothing of sockets: this is the gateway interface.
 // (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
@@ -292,6 +289,7 @@ func (r *Response) sendBody(body Body) {
 func (r *Response) inferLength(n int64) {
 	if r.length < 0 && !r.headSent && !r.bodyless() {
 		r.length = n
+		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
 	}
 }
 
@@ -348,19 +346,19 @@ func (r *Response) logTooLong() {
 var errNotStarted = errors.New("startResponse must be called before the first block " +
 	"that is not empty, and before the body ends")
 
-// send sends block, and the head ahead of it if it has not been sent. Head and small block
-// leave in one write: two would be two system calls, and often two packets.
+// send sends block, and the head ahead of it if it has not been sent. The head and a small
+// block leave in one write: two would be two system calls, and often two packets.
 func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
 	}
-	head := 0 // bytes in front of the block that are not part of the body
+	headSize := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
-		b := r.appendHead(make([]byte, 0, 512))
+		head := r.appendHead(make([]byte, 0, 512))
 		if len(block) <= 16*1024 {
-			head, block = len(b), append(b, block...)
+			headSize, block = len(head), append(head, block...)
 		} else {
-			_, r.err = r.out.Write(b)
+			_, r.err = r.out.Write(head)
 		}
 	}
 	r.headSent = true
@@ -368,7 +366,7 @@ func (r *Response) send(block []byte) {
 		return
 	}
 	n, err := r.out.Write(block)
-	r.sent += int64(max(0, n-head))
+	r.sent += int64(max(0, n-headSize))
 	r.err = err
 }
 
@@ -378,27 +376,18 @@ func (r *Response) send(block []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
+	b = append(b, r.firstLine+r.status+"\r\n"...)
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
 		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
-	ownLength := false
 	for _, header := range r.headers {
-		if header.is("Content-Length") {
-			ownLength = true
-			if strings.HasPrefix(r.status, "204 ") {
-				continue
-			}
+		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
+			continue
 		}
-		b = append(append(append(b, header.Name...), ": "...), header.Value...)
-		b = append(b, "\r\n"...)
-	}
-	if r.length >= 0 && !ownLength {
-		b = strconv.AppendInt(append(b, "Content-Length: "...), r.length, 10)
-		b = append(b, "\r\n"...)
+		b = append(b, header.Name+": "+header.Value+"\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }
@@ -484,7 +473,7 @@ func (r *Response) finish() {
 func (r *Response) fail(reason any) {
 	clientLeft, refusal := r.classify(reason)
 	switch {
-	case clientLeft: // and the application said so: nothing is wrong
+	case clientLeft: // nothing is wrong with the application
 	case refusal != nil:
 		r.refuse(refusal)
 	default:
@@ -495,11 +484,11 @@ func (r *Response) fail(reason any) {
 	}
 }
 
-// classify reports whether a panic repeats that the client has left, and returns the
-// *Refusal that it carries, if it does.
+// classify reports whether a panic repeats the error of a client that has left, and returns
+// the *Refusal in it, or nil.
 func (r *Response) classify(reason any) (clientLeft bool, refusal *Refusal) {
 	defer func() {
-		if recover() != nil { // the methods of reason are the application's
+		if recover() != nil { // from a method of reason, which is the application's
 			refusal = nil
 		}
 	}()
@@ -522,9 +511,10 @@ func (r *Response) sendPage(refusal *Refusal) {
 		return
 	}
 	page := refusal.page()
-	r.status, r.length = refusal.Status, int64(len(page))
+	r.status, r.length = refusal.Status, -1
 	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 		{"X-Content-Type-Options", "nosniff"}}
+	r.inferLength(int64(len(page)))
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 

@@ -6,8 +6,8 @@
 //
 //	Serve → serveConn → readRequest → newEnviron → run → hangUp
 //
-// This file also meets what a server has to fear: clients that say nothing, send slowly,
-// read slowly, come in crowds, leave in the middle; and a signal to stop.
+// This file also handles clients that send nothing, send slowly, read slowly, come in large
+// numbers or leave in the middle, and a signal to stop.
 //
 // At the end stand two shorter gateways: serveCGI, which answers the one request that a web
 // server has put into this process's environment, and callApplication, which has neither
@@ -50,11 +50,11 @@ type Server struct {
 	// instead.
 	Watch func(net.Conn, Application) (net.Conn, Application)
 
-	// OnStop, if set, is called by Shutdown when exchanges have not ended in time.
+	// Shutdown calls OnStop, if set, when requests have not ended in time.
 	OnStop func()
 
 	turn     sync.Mutex     // held by the one application call that runs in serial mode
-	running  sync.WaitGroup // Serve, and the exchanges that it has started
+	running  sync.WaitGroup // Serve, and the connections that it serves
 	gaveUp   chan bool      // closed when Shutdown has waited long enough
 	mu       sync.Mutex     // guards what follows
 	listener net.Listener
@@ -87,11 +87,10 @@ func urlScheme(https string) string {
 }
 
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
-// that is so too, and the applications take turns: a browser's idle connection blocks
-// nobody.
+// only the calls of the application take turns: an idle connection blocks no other.
 func (s *Server) Serve(l net.Listener) {
 	defer l.Close() // fails if it is closed already
-	if !s.listensOn(l) {
+	if !s.register(l) {
 		return
 	}
 	defer s.running.Done()
@@ -119,8 +118,8 @@ func (s *Server) Serve(l net.Listener) {
 	}
 }
 
-// listensOn tells Shutdown about the listener, and reports false if it came first.
-func (s *Server) listensOn(l net.Listener) bool {
+// register stores the listener for Shutdown, and reports false after a Shutdown.
+func (s *Server) register(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stopping {
@@ -157,14 +156,13 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 
 // How long a server that stops waits.
 const (
-	lull   = 50 * time.Millisecond  // until it takes the backlog for empty
-	moment = 500 * time.Millisecond // for a request, on a connection that is new
+	lull   = 50 * time.Millisecond  // for another connection in the backlog
+	moment = 500 * time.Millisecond // for the request of a new connection
 )
 
-// acceptWaiting accepts what clients have been able to connect before the server stopped.
-// The connections are served when the listener is closed: until then, clients that have
-// more to ask wait for these answers and do not connect again, so that the backlog becomes
-// empty.
+// acceptWaiting accepts the connections in the backlog. They are served after the listener
+// is closed: until then, their clients wait for the answers and open no new connections, so
+// that the backlog becomes empty.
 func acceptWaiting(l net.Listener, slots chan<- bool) (waiting []net.Conn) {
 	timed, ok := l.(interface{ SetDeadline(time.Time) error })
 	for end := time.Now().Add(moment); ok && time.Now().Before(end); {
@@ -211,9 +209,8 @@ func (s *Server) serveConn(c net.Conn) {
 	defer e.end() // even if an application calls runtime.Goexit
 
 	s.setState(&e.conn, asking) // the time for the head begins
-	request, err := s.readRequest(e.reader)
-	e.request = request
-	if err == errSilent {
+	var err error
+	if e.request, err = s.readRequest(e.reader); err == errSilent {
 		return
 	}
 	s.setState(&e.conn, answering)
@@ -226,12 +223,17 @@ func (s *Server) serveConn(c net.Conn) {
 }
 
 // readRequest reads a request that this server can answer: an https:// target can only be
-// meant for a server behind TLS. (RFC 9110 §7.4)
+// meant for a server behind TLS (RFC 9110 §7.4), and a server that stops does not wait for
+// the rest of a head.
 func (s *Server) readRequest(r *bufio.Reader) (*Request, error) {
 	request, err := readRequest(r, s.MaxBody)
 	if err == nil && request.Scheme == "https" && s.Scheme != "https" {
 		err = refuse("421 Misdirected Request", "RFC 9110 §7.4", request.Line,
 			len(request.Method)+1, "expected http://: nothing has decrypted this request")
+	}
+	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.isStopping() {
+		err = refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
+			"expected an empty line to end the head before this server stopped")
 	}
 	return request, err
 }
@@ -257,37 +259,30 @@ func (e *exchange) answer(application Application) {
 	if expectsContinue(e.request) {
 		e.input.before = e.sendContinue
 	}
+	environ.addInterface(&e.input, &e.errors)
+	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
 	e.conn.eachRead = true
 	if e.server.Serial {
 		e.server.turn.Lock()
 		defer e.server.turn.Unlock()
 	}
-	runGateway(application, environ, &e.input, &e.errors, &e.response)
-}
-
-// runGateway is what both gateways have in common: it completes the environ and runs the
-// application. They differ in where environ comes from and where the answer goes.
-func runGateway(application Application, environ Environ, input *Input, errors io.Writer,
-	response *Response) {
-	environ.addInterface(input, errors)
-	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
-	run(application, environ, response)
+	run(application, environ, &e.response)
 }
 
 // addInterface adds the keys with which an application reads its request and reports
 // errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errors io.Writer) {
+func (e Environ) addInterface(input *Input, errorLog io.Writer) {
 	e["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
 	e["wsgi.input"] = input                 // *Input
-	e["wsgi.errors"] = errors               // io.Writer
+	e["wsgi.errors"] = errorLog             // io.Writer
 	e["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
 }
 
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+	value, _ := lookup(q.Header, "Expect")
+	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
 		q.Version != "HTTP/1.0"
 }
 
@@ -317,19 +312,18 @@ func (e *exchange) end() {
 	}
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
-// hangUp closes the connection. Closing it while bytes from the client lie unread makes
-// the operating system send a reset, which can destroy the answer on its way. So, if
-// there may be such bytes, it ends its half first, and reads until the client has read the
-// answer and closes, for a while. (RFC 9112 §9.6)
+// hangUp closes the connection. Closing it while bytes from the client are unread makes the
+// operating system send a reset, which can destroy the answer on its way. If there may be
+// such bytes, hangUp first closes only the sending half, and reads until the client has read
+// the answer and closes, or the time is over. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	half, ok := e.conn.Conn.(interface{ CloseWrite() error })
 	if ok && e.mayBeUnread() && half.CloseWrite() == nil {
-		e.server.setState(&e.conn, answered) // the time to close begins
-		// Any error ends the wait, as the end of the bytes does.
-		io.CopyN(io.Discard, e.conn.Conn, drainLimit)
+		e.server.setState(&e.conn, answered)          // the time to close begins
+		io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 	}
 	e.conn.Close() // fails if it is closed already
 }
@@ -338,10 +332,10 @@ func (e *exchange) hangUp() {
 // has read: the rest of a refused request or of a body, header lines behind an HTTP/0.9
 // request, a line end behind a body, or a body without Content-Length.
 func (e *exchange) mayBeUnread() bool {
-	q := e.request
-	if e.response.out == nil { // nothing was asked
+	if e.conn.state == asking { // without a request
 		return false
 	}
+	q := e.request
 	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
 	ran := e.conn.eachRead // otherwise the request was refused
 	return !ran || !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
@@ -392,8 +386,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes p in pieces, each with its own deadline: a slow reader may take as long as
-// it likes for a long answer, if it takes 64 KiB in that time.
+// Write writes p in pieces, each with its own deadline: a slow client may take any time for
+// a long answer, if it reads 64 KiB within each timeout.
 func (c *conn) Write(p []byte) (int, error) {
 	written := 0
 	for piece := range slices.Chunk(p, pieceSize) {
@@ -414,7 +408,7 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
-// A connState is what Shutdown has to know of a connection.
+// A connState tells Shutdown whether to wait for a connection.
 type connState int
 
 const (
@@ -424,8 +418,8 @@ const (
 	closed
 )
 
-// setState moves a connection on. A client that has no answer to expect gets a time limit,
-// to send a head or to close.
+// setState sets the state of a connection. A client that has no answer to expect gets a
+// time limit, to send a head or to close.
 func (s *Server) setState(c *conn, state connState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -442,14 +436,14 @@ func (s *Server) setState(c *conn, state connState) {
 
 // limit sets the time limit of a client that has no answer to expect. s.mu is held.
 func (s *Server) limit(c *conn) {
-	patience := s.Timeout
+	timeout := s.Timeout
 	if s.stopping {
-		patience = lull
+		timeout = lull
 		if c.state == asking {
-			patience = max(lull, moment-time.Since(c.since))
+			timeout = max(lull, moment-time.Since(c.since))
 		}
 	}
-	c.SetReadDeadline(time.Now().Add(patience)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
 }
 
 // Shutdown stops the server: it accepts what waits in the backlog, answers what has been
@@ -474,7 +468,8 @@ func (s *Server) Shutdown(grace time.Duration) {
 	}
 }
 
-// stopAccepting wakes Serve, and whatever waits for a client that has no answer to expect.
+// stopAccepting ends the wait in Serve, and limits the wait for clients that have no answer
+// to expect.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -491,18 +486,25 @@ func (s *Server) stopAccepting() {
 	}
 }
 
-// closeAll closes every connection, and stops Serve where it waits for one to end.
+// closeAll closes every connection, and stops a Serve that waits for a connection to end.
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.Close()
+		c.Close() // fails if it is closed already
 	}
 	select {
 	case <-s.gaveUp: // a second Shutdown
 	default:
 		close(s.gaveUp)
 	}
+}
+
+// isStopping reports whether Shutdown has been called, and has shortened the time limits.
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
 }
 
 // busy returns how many requests are being answered.
@@ -533,7 +535,7 @@ func (e *errorStream) Write(p []byte) (int, error) {
 	e.rest = append(e.rest, p...)
 	for {
 		line, rest, whole := bytes.Cut(e.rest, []byte("\n"))
-		if !whole && len(line) < maxLine { // a longer one is not waited for
+		if !whole && len(line) < maxLine { // a longer line is logged in parts
 			return len(p), nil
 		}
 		e.log.Print(printable(string(line)))
@@ -551,8 +553,8 @@ func (e *errorStream) Flush() {
 	}
 }
 
-// printable replaces what a terminal would obey: control characters except tabs, characters
-// that begin a line or change its direction; and bytes that are not UTF-8.
+// printable replaces control characters except tabs, characters that begin a line or change
+// its direction, which a terminal would obey, and bytes that are not UTF-8.
 func printable(line string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -587,8 +589,9 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 			return
 		}
 	}
-	input := &Input{r: bufio.NewReader(stdin), length: q.Length}
-	runGateway(application, environ, input, stream, &response)
+	environ.addInterface(&Input{r: bufio.NewReader(stdin), length: q.Length}, stream)
+	environ["rawsgi.application"] = application
+	run(application, environ, &response)
 }
 
 // cgiEnviron makes an environ of the variables of a process, "KEY=value" each.
@@ -598,8 +601,8 @@ func cgiEnviron(variables []string) Environ {
 		key, value, _ := strings.Cut(variable, "=")
 		environ[key] = value
 	}
-	// The first two have names of their own. Programs take the last for a setting of their
-	// own, but a web server makes it of a client's header. (RFC 3875 §4.1.18)
+	// The first two are called CONTENT_TYPE and CONTENT_LENGTH. Many programs take the last
+	// for their own setting, but here a client's header sets it. (RFC 3875 §4.1.18)
 	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"} {
 		delete(environ, key)
 	}

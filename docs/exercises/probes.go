@@ -320,3 +320,95 @@ func named(name string) Application {
 		return one(listing(environ))
 	}
 }
+
+// scgi listens instead of serveExercise: a gateway for SCGI speaks another protocol than
+// HTTP, and is given each connection.
+func scgi(serve func(net.Conn, Application)) Application {
+	l, err := net.Listen("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err) // e.g. out of file descriptors
+		}
+		go func() {
+			c.SetDeadline(time.Now().Add(2 * time.Second))
+			serve(c, probes)
+			c.(*net.TCPConn).CloseWrite() // fails if it is closed already
+			io.Copy(io.Discard, c)        // so that no reset overtakes the answer
+			c.Close()
+		}()
+	}
+}
+
+// An Event is what passes between an application in the style of ASGI and its server.
+type Event map[string]any
+
+// An AsyncApplication is one in the style of ASGI: it is told what is asked (scope), receives
+// the request's body in events, and sends its answer in events.
+type AsyncApplication func(scope Event, receive func() Event, send func(Event))
+
+// asyncProbes is a probe for each path.
+func asyncProbes(scope Event, receive func() Event, send func(Event)) {
+	start := func(status int, headers ...[2]string) {
+		headers = append([][2]string{{"content-type", "text/plain"}}, headers...)
+		send(Event{"type": "http.response.start", "status": status, "headers": headers})
+	}
+	body := func(text string, more bool) {
+		send(Event{"type": "http.response.body", "body": []byte(text), "more_body": more})
+	}
+	switch scope["path"] {
+	case "/echo":
+		var all []byte
+		for more := true; more; {
+			event := receive()
+			block, _ := event["body"].([]byte) // may be absent: empty
+			all = append(all, block...)
+			more, _ = event["more_body"].(bool) // may be absent: false
+		}
+		start(200)
+		body(string(all), false)
+	case "/afterwards": // there is nothing more to receive
+		for more := true; more; {
+			more, _ = receive()["more_body"].(bool)
+		}
+		start(200)
+		body(fmt.Sprint(receive()["type"], "\n"), false)
+	case "/missing":
+		start(404, [2]string{"set-cookie", "a=1"}, [2]string{"set-cookie", "b=2"})
+		body("nothing here\n", false)
+	case "/blocks":
+		start(200)
+		for i, text := range []string{"one\n", "two\n", "three\n"} {
+			fmt.Fprintf(os.Stderr, "in %d\n", i+1)
+			body(text, i < 2)
+		}
+	case "/too-much":
+		start(200)
+		body("all\n", false)
+		body("and more\n", false)
+	case "/fail":
+		start(200)
+		panic(errors.New("the probe fails"))
+	case "/broken":
+		start(200)
+		body("begun\n", true)
+		panic(errors.New("the probe fails"))
+	case "/early":
+		body("no start\n", false)
+	default:
+		start(200)
+		page := ""
+		for _, key := range []string{"type", "method", "path", "query_string", "root_path", "scheme"} {
+			page += fmt.Sprintf("%s=[%v]\n", key, scope[key])
+		}
+		headers, _ := scope["headers"].([][2]string) // empty if they have another type
+		slices.SortFunc(headers, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+		for _, header := range headers {
+			page += fmt.Sprintf("header %s=[%s]\n", header[0], header[1])
+		}
+		body(page, false)
+	}
+}

@@ -25,7 +25,7 @@ import (
 // timeout is how long a client has to send its head, and then to receive the answer.
 const timeout = 2 * time.Second
 
-// Limits of a head. Nothing of these sizes is allocated ahead.
+// Limits of a head. No buffer of these sizes is allocated in advance.
 const (
 	maxLine = 65536 // bytes in a request line or header line, with its line end
 )
@@ -69,8 +69,8 @@ func serveConn(c net.Conn) {
 	}
 }
 
-// errSilent says that a client connected and left without a byte, as browsers do with
-// connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that connected and left without sending a byte, as browsers
+// do with connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request.
@@ -104,8 +104,8 @@ func readRequest(r *bufio.Reader) (*Request, error) {
 	return request, err
 }
 
-// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
-// of type 22, a handshake. (RFC 8446 §5.1)
+// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
+// type 22, a handshake. (RFC 8446 §5.1)
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
@@ -200,6 +200,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}

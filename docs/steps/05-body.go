@@ -28,7 +28,7 @@ const (
 	maxBody = 1 << 20         // bytes in a request's body
 )
 
-// Limits of a head. Nothing of these sizes is allocated ahead.
+// Limits of a head. No buffer of these sizes is allocated in advance.
 const (
 	maxLine    = 65536      // bytes in a request line or header line, with its line end
 	maxFields  = 100        // header fields in one section
@@ -119,13 +119,13 @@ func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+	value, _ := lookup(q.Header, "Expect")
+	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
 		q.Version != "HTTP/1.0"
 }
 
-// errSilent says that a client connected and left without a byte, as browsers do with
-// connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that connected and left without sending a byte, as browsers
+// do with connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -150,8 +150,8 @@ type Header struct{ Name, Value string }
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
 // The request is never nil: with an error it holds what was read so far, for the log. The
-// error is a *Refusal when there is something to answer, errSilent when not one byte of a
-// request has come, otherwise what r returned. (RFC 1945 §5)
+// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
+// (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	request := &Request{}
 	h := &headReader{r: r}
@@ -175,11 +175,11 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if request.Header, err = readHeader(h); err != nil {
 		return request, err
 	}
-	return request, request.checkHeader(h.fields, maxBody)
+	return request, request.checkHeader(h.lines, maxBody)
 }
 
-// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
-// of type 22, a handshake. (RFC 8446 §5.1)
+// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
+// type 22, a handshake. (RFC 8446 §5.1)
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
@@ -192,10 +192,10 @@ func refuseTLS(r *bufio.Reader) error {
 // A headReader reads the lines of one head: a request line and header section, or only
 // the section in which a CGI program or another server answers.
 type headReader struct {
-	r      *bufio.Reader
-	end    string   // "\r\n" or "\n", once a line has shown it
-	size   int      // bytes read, line ends included
-	fields []string // the header lines read, which a refusal may show
+	r     *bufio.Reader
+	end   string   // "\r\n" or "\n", once a line has shown it
+	size  int      // bytes read, line ends included
+	lines []string // the header lines read, which a refusal may show
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -266,7 +266,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -305,14 +305,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	good := 0 // bytes that have this form
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
 	start := len(q.Line) - len(version)
-	if good < len(form) || good < len(version) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+	for i := range max(len(form), len(version)) {
+		if i < min(len(form), len(version)) && (version[i] == form[i] ||
+			isDigit(version[i]) && isDigit(form[i])) {
+			continue
+		}
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
@@ -358,15 +357,15 @@ func (q *Request) parseTarget() error {
 	return nil
 }
 
-// readHeader reads a header section up to and with the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it.
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. It serves for every
-// head of this form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
+// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.fields = make([]string, 0, 8)
+	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -380,7 +379,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if err != nil {
 			return fields, err
 		}
-		fields, h.fields = append(fields, field), append(h.fields, line)
+		fields, h.lines = append(fields, field), append(h.lines, line)
 	}
 }
 
@@ -530,15 +529,15 @@ func controlEscape(s string) int {
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that nobody waits for more than there is, and never gives what comes after them. A
-// body that is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
+// that no application waits for more, and never returns the bytes after them. A body that
+// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
 // (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
 	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
-	err    error  // how the body ended; it stays that way
+	err    error  // how the body ended; every later Read returns it
 }
 
 // Read reads at most len(p) bytes of the body.
@@ -572,6 +571,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}

@@ -33,7 +33,7 @@ const (
 	maxBody   = 1 << 20         // bytes in a request's body
 )
 
-// Limits of a head. Nothing of these sizes is allocated ahead.
+// Limits of a head. No buffer of these sizes is allocated in advance.
 const (
 	maxLine    = 65536      // bytes in a request line or header line, with its line end
 	maxFields  = 100        // header fields in one section
@@ -119,8 +119,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes p in pieces, each with its own deadline: a slow reader may take as long as
-// it likes for a long answer, if it takes 64 KiB in that time.
+// Write writes p in pieces, each with its own deadline: a slow client may take any time for
+// a long answer, if it reads 64 KiB within each timeout.
 func (c *conn) Write(p []byte) (int, error) {
 	written := 0
 	for piece := range slices.Chunk(p, pieceSize) {
@@ -150,12 +150,12 @@ func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+	value, _ := lookup(q.Header, "Expect")
+	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
 		q.Version != "HTTP/1.0"
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
 // hangUp closes the connection. Closing it while bytes from the client lie unread makes
@@ -172,8 +172,8 @@ func hangUp(c *conn) {
 	c.Close() // fails if it is closed already
 }
 
-// errSilent says that a client connected and left without a byte, as browsers do with
-// connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that connected and left without sending a byte, as browsers
+// do with connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -198,8 +198,8 @@ type Header struct{ Name, Value string }
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
 // The request is never nil: with an error it holds what was read so far, for the log. The
-// error is a *Refusal when there is something to answer, errSilent when not one byte of a
-// request has come, otherwise what r returned. (RFC 1945 §5)
+// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
+// (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	request := &Request{}
 	h := &headReader{r: r}
@@ -223,11 +223,11 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if request.Header, err = readHeader(h); err != nil {
 		return request, err
 	}
-	return request, request.checkHeader(h.fields, maxBody)
+	return request, request.checkHeader(h.lines, maxBody)
 }
 
-// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
-// of type 22, a handshake. (RFC 8446 §5.1)
+// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
+// type 22, a handshake. (RFC 8446 §5.1)
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
@@ -240,10 +240,10 @@ func refuseTLS(r *bufio.Reader) error {
 // A headReader reads the lines of one head: a request line and header section, or only
 // the section in which a CGI program or another server answers.
 type headReader struct {
-	r      *bufio.Reader
-	end    string   // "\r\n" or "\n", once a line has shown it
-	size   int      // bytes read, line ends included
-	fields []string // the header lines read, which a refusal may show
+	r     *bufio.Reader
+	end   string   // "\r\n" or "\n", once a line has shown it
+	size  int      // bytes read, line ends included
+	lines []string // the header lines read, which a refusal may show
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -314,7 +314,7 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -353,14 +353,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	good := 0 // bytes that have this form
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
 	start := len(q.Line) - len(version)
-	if good < len(form) || good < len(version) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+	for i := range max(len(form), len(version)) {
+		if i < min(len(form), len(version)) && (version[i] == form[i] ||
+			isDigit(version[i]) && isDigit(form[i])) {
+			continue
+		}
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
@@ -406,15 +405,15 @@ func (q *Request) parseTarget() error {
 	return nil
 }
 
-// readHeader reads a header section up to and with the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it.
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. It serves for every
-// head of this form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
+// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.fields = make([]string, 0, 8)
+	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -428,7 +427,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if err != nil {
 			return fields, err
 		}
-		fields, h.fields = append(fields, field), append(h.fields, line)
+		fields, h.lines = append(fields, field), append(h.lines, line)
 	}
 }
 
@@ -671,26 +670,26 @@ func environKey(name string) (key string, ok bool) {
 
 // addInterface adds the keys with which an application reads its request and reports
 // errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errors io.Writer) {
+func (e Environ) addInterface(input *Input, errorLog io.Writer) {
 	e["wsgi.version"] = [2]int{1, 0} // Python's tuple (1, 0)
 	e["wsgi.url_scheme"] = "http"
 	e["wsgi.input"] = input        // *Input
-	e["wsgi.errors"] = errors      // io.Writer
+	e["wsgi.errors"] = errorLog    // io.Writer
 	e["wsgi.multithread"] = false  // may run twice at once in this process
 	e["wsgi.multiprocess"] = false // may run in another process too
 	e["wsgi.run_once"] = false     // this process will answer more
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that nobody waits for more than there is, and never gives what comes after them. A
-// body that is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
+// that no application waits for more, and never returns the bytes after them. A body that
+// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
 // (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
 	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
-	err    error  // how the body ended; it stays that way
+	err    error  // how the body ended; every later Read returns it
 }
 
 // Read reads at most len(p) bytes of the body.
@@ -724,6 +723,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}
@@ -827,9 +827,9 @@ const (
 )
 
 // newResponse makes the answer to a request for method, on its way to out.
-func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
+func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Response {
 	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
-		errors: errors, now: time.Now, length: -1}
+		errors: errorLog, now: time.Now, length: -1}
 }
 
 // refuse logs a refusal and answers with it.
@@ -859,13 +859,11 @@ func (r *Response) respond(status string, page []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
+	b = append(b, r.firstLine+r.status+"\r\n"...)
 	b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	b = append(b, "Server: "+software+"\r\n"...)
 	for _, header := range r.headers {
-		b = append(append(append(b, header.Name...), ": "...), header.Value...)
-		b = append(b, "\r\n"...)
+		b = append(b, header.Name+": "+header.Value+"\r\n"...)
 	}
-	b = strconv.AppendInt(append(b, "Content-Length: "...), r.length, 10)
-	return append(b, "\r\n\r\n"...)
+	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n", r.length)
 }

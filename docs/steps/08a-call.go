@@ -36,7 +36,7 @@ const (
 	maxBody   = 1 << 20         // bytes in a request's body
 )
 
-// Limits of a head. Nothing of these sizes is allocated ahead.
+// Limits of a head. No buffer of these sizes is allocated in advance.
 const (
 	maxLine    = 65536      // bytes in a request line or header line, with its line end
 	maxFields  = 100        // header fields in one section
@@ -122,8 +122,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes p in pieces, each with its own deadline: a slow reader may take as long as
-// it likes for a long answer, if it takes 64 KiB in that time.
+// Write writes p in pieces, each with its own deadline: a slow client may take any time for
+// a long answer, if it reads 64 KiB within each timeout.
 func (c *conn) Write(p []byte) (int, error) {
 	written := 0
 	for piece := range slices.Chunk(p, pieceSize) {
@@ -156,12 +156,12 @@ func openInput(c *conn, r *bufio.Reader, request *Request, response *Response) *
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	expect, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(expect, "100-continue") && q.Length > 0 &&
+	value, _ := lookup(q.Header, "Expect")
+	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
 		q.Version != "HTTP/1.0"
 }
 
-// drainLimit is how many bytes are read and thrown away for the sake of an answer.
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
 // hangUp closes the connection. Closing it while bytes from the client lie unread makes
@@ -178,8 +178,8 @@ func hangUp(c *conn) {
 	c.Close() // fails if it is closed already
 }
 
-// errSilent says that a client connected and left without a byte, as browsers do with
-// connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that connected and left without sending a byte, as browsers
+// do with connections that they open in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -206,8 +206,8 @@ type Header struct{ Name, Value string }
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
 // The request is never nil: with an error it holds what was read so far, for the log. The
-// error is a *Refusal when there is something to answer, errSilent when not one byte of a
-// request has come, otherwise what r returned. (RFC 1945 §5)
+// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
+// (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	request := &Request{}
 	h := &headReader{r: r}
@@ -231,11 +231,11 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if request.Header, err = readHeader(h); err != nil {
 		return request, err
 	}
-	return request, request.checkHeader(h.fields, maxBody)
+	return request, request.checkHeader(h.lines, maxBody)
 }
 
-// refuseTLS refuses a client that was told https://. A TLS connection begins with a record
-// of type 22, a handshake. (RFC 8446 §5.1)
+// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
+// type 22, a handshake. (RFC 8446 §5.1)
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
@@ -248,10 +248,10 @@ func refuseTLS(r *bufio.Reader) error {
 // A headReader reads the lines of one head: a request line and header section, or only
 // the section in which a CGI program or another server answers.
 type headReader struct {
-	r      *bufio.Reader
-	end    string   // "\r\n" or "\n", once a line has shown it
-	size   int      // bytes read, line ends included
-	fields []string // the header lines read, which a refusal may show
+	r     *bufio.Reader
+	end   string   // "\r\n" or "\n", once a line has shown it
+	size  int      // bytes read, line ends included
+	lines []string // the header lines read, which a refusal may show
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -332,7 +332,7 @@ func refuseHTTPS(q *Request) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. Only GET and a path is HTTP/0.9, which has no version.
+// each. A line with only GET and a path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -371,14 +371,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	good := 0 // bytes that have this form
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
 	start := len(q.Line) - len(version)
-	if good < len(form) || good < len(version) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+	for i := range max(len(form), len(version)) {
+		if i < min(len(form), len(version)) && (version[i] == form[i] ||
+			isDigit(version[i]) && isDigit(form[i])) {
+			continue
+		}
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
@@ -398,7 +397,7 @@ func (q *Request) checkVersion(version string) error {
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget() error {
 	target, _, _ := strings.Cut(q.Target, "#")
-	start := len(q.Method) + 1 // of the target in the line, later of what is left of it
+	start := len(q.Method) + 1 // the offset of target in the line
 	end := start + len(target)
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+
@@ -464,10 +463,8 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 // [IPv6] or [IPv6]:port, or -1. The name is not resolved and need not exist. (RFC 9110
 // §7.2, RFC 3986 §3.2.2)
 func badHost(s string) int {
-	end := strings.IndexByte(s, ':') // of the name
-	if end < 0 {
-		end = len(s)
-	}
+	name, _, _ := strings.Cut(s, ":")
+	end := len(name) // a colon and a port may follow
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		inner, _, ok = strings.Cut(inner, "]")
 		addr, err := netip.ParseAddr(inner)
@@ -475,11 +472,11 @@ func badHost(s string) int {
 			return 1
 		}
 		end = len("[]") + len(inner)
-	} else if i := badName(s[:end]); i >= 0 {
+	} else if i := badName(name); i >= 0 {
 		return i
 	}
 	for i := end; i < len(s); i++ {
-		if colon := i == end; colon && s[i] != ':' || !colon && !isDigit(s[i]) {
+		if i == end && s[i] != ':' || i > end && !isDigit(s[i]) {
 			return i
 		}
 	}
@@ -497,15 +494,15 @@ func badName(s string) int {
 	return badEscape(s)
 }
 
-// readHeader reads a header section up to and with the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it.
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. It serves for every
-// head of this form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
+// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.fields = make([]string, 0, 8)
+	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -519,7 +516,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if err != nil {
 			return fields, err
 		}
-		fields, h.fields = append(fields, field), append(h.fields, line)
+		fields, h.lines = append(fields, field), append(h.lines, line)
 	}
 }
 
@@ -775,26 +772,26 @@ func environKey(name string) (key string, ok bool) {
 
 // addInterface adds the keys with which an application reads its request and reports
 // errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errors io.Writer) {
+func (e Environ) addInterface(input *Input, errorLog io.Writer) {
 	e["wsgi.version"] = [2]int{1, 0} // Python's tuple (1, 0)
 	e["wsgi.url_scheme"] = "http"
 	e["wsgi.input"] = input        // *Input
-	e["wsgi.errors"] = errors      // io.Writer
+	e["wsgi.errors"] = errorLog    // io.Writer
 	e["wsgi.multithread"] = false  // may run twice at once in this process
 	e["wsgi.multiprocess"] = false // may run in another process too
 	e["wsgi.run_once"] = false     // this process will answer more
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that nobody waits for more than there is, and never gives what comes after them. A
-// body that is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
+// that no application waits for more, and never returns the bytes after them. A body that
+// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
 // (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
 	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
-	err    error  // how the body ended; it stays that way
+	err    error  // how the body ended; every later Read returns it
 }
 
 // Read reads at most len(p) bytes of the body.
@@ -828,6 +825,7 @@ type Refusal struct {
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
 }
 
+// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
 		Reason: fmt.Sprintf(format, args...)}
@@ -937,7 +935,7 @@ type Response struct {
 	now       func() time.Time
 
 	status   string   // "200 OK"; "" until startResponse is called
-	headers  []Header // a copy
+	headers  []Header // a copy, and an inferred Content-Length
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
@@ -951,9 +949,9 @@ const (
 )
 
 // newResponse makes the answer to a request for method, on its way to out.
-func newResponse(out io.Writer, firstLine, method string, errors io.Writer) Response {
+func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Response {
 	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
-		errors: errors, now: time.Now, length: -1}
+		errors: errorLog, now: time.Now, length: -1}
 }
 
 // startResponse implements StartResponse.
@@ -993,10 +991,11 @@ func (r *Response) sendBody(body Body) {
 }
 
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless
-// the application has sent bytes already.
+// the application has set one or has sent bytes already.
 func (r *Response) inferLength(n int64) {
-	if !r.headSent {
+	if _, count := lookup(r.headers, "Content-Length"); count == 0 && !r.headSent {
 		r.length = n
+		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
 	}
 }
 
@@ -1019,19 +1018,19 @@ func (r *Response) Write(block []byte) (int, error) {
 var errNotStarted = errors.New("startResponse must be called before the first block " +
 	"that is not empty, and before the body ends")
 
-// send sends block, and the head ahead of it if it has not been sent. Head and small block
-// leave in one write: two would be two system calls, and often two packets.
+// send sends block, and the head ahead of it if it has not been sent. The head and a small
+// block leave in one write: two would be two system calls, and often two packets.
 func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
 	}
-	head := 0 // bytes in front of the block that are not part of the body
+	headSize := 0 // bytes in front of the block that are not part of the body
 	if !r.headSent && r.firstLine != noHead {
-		b := r.appendHead(make([]byte, 0, 512))
+		head := r.appendHead(make([]byte, 0, 512))
 		if len(block) <= 16*1024 {
-			head, block = len(b), append(b, block...)
+			headSize, block = len(head), append(head, block...)
 		} else {
-			_, r.err = r.out.Write(b)
+			_, r.err = r.out.Write(head)
 		}
 	}
 	r.headSent = true
@@ -1039,7 +1038,7 @@ func (r *Response) send(block []byte) {
 		return
 	}
 	n, err := r.out.Write(block)
-	r.sent += int64(max(0, n-head))
+	r.sent += int64(max(0, n-headSize))
 	r.err = err
 }
 
@@ -1049,27 +1048,18 @@ func (r *Response) send(block []byte) {
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) appendHead(b []byte) []byte {
-	b = append(append(append(b, r.firstLine...), r.status...), "\r\n"...)
+	b = append(b, r.firstLine+r.status+"\r\n"...)
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
 		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	}
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b = append(b, "Server: "+software+"\r\n"...)
 	}
-	ownLength := false
 	for _, header := range r.headers {
-		if header.is("Content-Length") {
-			ownLength = true
-			if strings.HasPrefix(r.status, "204 ") {
-				continue
-			}
+		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
+			continue
 		}
-		b = append(append(append(b, header.Name...), ": "...), header.Value...)
-		b = append(b, "\r\n"...)
-	}
-	if r.length >= 0 && !ownLength {
-		b = strconv.AppendInt(append(b, "Content-Length: "...), r.length, 10)
-		b = append(b, "\r\n"...)
+		b = append(b, header.Name+": "+header.Value+"\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }
@@ -1111,9 +1101,10 @@ func (r *Response) sendPage(refusal *Refusal) {
 		return
 	}
 	page := refusal.page()
-	r.status, r.length = refusal.Status, int64(len(page))
+	r.status, r.length = refusal.Status, -1
 	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 		{"X-Content-Type-Options", "nosniff"}}
+	r.inferLength(int64(len(page)))
 	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 

@@ -1,6 +1,6 @@
 //go:build ignore
 
-// Caught by "413 while the client sends": it ends its half, and then closes without reading.
+// Caught by "413 before the body": it ends its half, and then closes without reading.
 package main
 
 import (

@@ -1,6 +1,6 @@
 //go:build ignore
 
-// Caught by "413 while the client sends": one Read is taken for the rest of the body.
+// Caught by "413 before the body": one Read is taken for the rest of the body.
 package main
 
 import (
