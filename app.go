@@ -2388,7 +2388,8 @@ func watched(name string, application Application) Application {
 			return application(environ, startResponse)
 		}
 		t.changes(environ)
-		l := layer{t, name, t.depth + 1, t.caller}
+		caller, depth := t.running()
+		l := layer{t, name, depth + 1, caller}
 		defer t.enter(name, l.depth)()
 		l.tell("call", "%s calls the %s %s", l.caller, role, name)
 		var body Body
@@ -2397,6 +2398,13 @@ func watched(name string, application Application) Application {
 			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
 		return l.wrap(body)
 	}
+}
+
+// running is the layer that runs.
+func (t *recorder) running() (name string, depth int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.caller, t.depth
 }
 
 // enter says that a layer runs now. What it returns says that the one before does again.
