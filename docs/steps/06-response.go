@@ -749,7 +749,10 @@ func (r *Response) appendHead(b []byte) []byte {
 	b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	b = append(b, "Server: "+software+"\r\n"...)
 	for _, header := range r.headers {
-		b = append(b, header.Name+": "+header.Value+"\r\n"...)
+		b = append(b, header.Name...)
+		b = append(b, ": "...)
+		b = append(b, header.Value...)
+		b = append(b, "\r\n"...)
 	}
 	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n", r.length)
 }
