@@ -7034,7 +7034,8 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 		for _, server := range servers {
 			n := map[string]int{}
 			for i, row := range allRows() {
-				if include(row) {
+				// Where a server resets, it is a race whether this answer arrives.
+				if include(row) && !strings.HasPrefix(row.name, "B10 too large, and sent") {
 					n[outcomes[server.name][i]]++
 				}
 			}

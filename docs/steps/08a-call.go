@@ -137,9 +137,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// openInput returns the body of a request. A client that waits to be told so is told to
-// send it, when the application first reads it. It is too late for that when the head has
-// been sent.
+// openInput returns the body of a request. If the client waits for 100 Continue, the
+// application's first read sends it, unless the head has been sent.
 func openInput(c *conn, r *bufio.Reader, request *Request, response *Response) *Input {
 	input := &Input{r: r, length: request.Length}
 	if expectsContinue(request) {
