@@ -1733,7 +1733,7 @@ type recorder struct {
 	caller   string // its name
 	status   string // stored by startResponse, as are the headers
 	headers  []Header
-	drains   bool // our half is closed: what comes now is thrown away
+	drains   bool // our half is closed: nobody reads what comes now
 	headSent bool
 	sent     int64 // bytes to the client
 	body     int64 // those of the body
@@ -1920,7 +1920,7 @@ func (t *recorder) onRead(p []byte, err error) {
 	switch {
 	case len(p) > 0 && t.drains:
 		t.count += int64(len(p))
-		t.say("drained", "%s that nobody wanted are thrown away", count(len(p), "byte"))
+		t.say("drained", "%s more, which nobody reads", count(len(p), "byte"))
 	case len(p) > 0:
 		t.onBytes(p)
 	}

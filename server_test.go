@@ -7640,7 +7640,7 @@ func TestRecordTells(t *testing.T) {
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes that nobody wanted are thrown away",
+		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes more, which nobody reads",
 			"the client has ended its half", "the gateway closes the connection"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
