@@ -379,7 +379,7 @@ func TestConformance(t *testing.T) {
 // that is broken, one row in full, and at the very end, by TestMain, the score.
 func grade(t *testing.T, addr string) {
 	rows, alone := chosenRows(t)
-	g := &grading{addr: addr, patience: 3 * time.Second}
+	g := &grading{addr: addr, patience: 3 * time.Second, last: -1, alone: alone}
 	reply, err := g.ask(plainRow, 5*time.Second)
 	if reply == "" {
 		t.Fail()
@@ -393,7 +393,8 @@ func grade(t *testing.T, addr string) {
 	for _, row := range rows {
 		g.try(row)
 	}
-	if fmt.Print(g.report(alone)); g.failed != nil {
+	g.finish()
+	if fmt.Print(g.report()); g.failed != nil {
 		t.Fail()
 	}
 	score = g.total()
@@ -425,15 +426,28 @@ func chosenRows(t *testing.T) (rows []row, alone bool) {
 // noAnswer explains what may be wrong with a server that answers nothing at all.
 func noAnswer(addr string, err error) string {
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case isRefused(err):
 		return fmt.Sprintf("\nNobody listens on %s: %v\nnext: start your server, and look at the "+
 			"address that it prints (%s)\n", addr, err, chapterPage("ch01"))
-	case err == nil || errors.Is(err, syscall.ECONNRESET):
+	case err == nil || isReset(err):
 		return fmt.Sprintf("\n%s accepts the connection and closes it without an answer to GET / HTTP/1.0.\n"+
 			"That is chapter 1. No row can pass before there is an answer.\nnext: give it one (%s)\n", addr, chapterPage("ch02"))
 	}
 	return fmt.Sprintf("\n%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty line has "+
 		"come; do not wait for more (%s)\n", addr, err, chapterPage("ch02"))
+}
+
+// isRefused reports that nobody listens at an address. Windows has a number of its own for
+// that, but a dial on this machine fails for no other reason.
+func isRefused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" && !op.Timeout()
+}
+
+// isReset reports a reset, also by Windows' numbers: WSAECONNRESET and WSAECONNABORTED.
+func isReset(err error) bool {
+	var number syscall.Errno
+	return errors.Is(err, syscall.ECONNRESET) || errors.As(err, &number) && (number == 10054 || number == 10053)
 }
 
 // chapterPage is the chapter to read: "docs/03-request-line.md".
@@ -449,19 +463,23 @@ func chapterPage(chapter string) string {
 type grading struct {
 	addr     string
 	whose    grader
+	alone    bool          // rows were chosen by name
 	patience time.Duration // how long an answer is waited for
 	stalls   int
+	last     int  // of results: the last after which the server was well
 	gone     bool // it answers no more
 	results  []result
-	failed   *result // the first
+	failed   *result // the first, or the one that ended the server
 }
 
 // A result is how one row went: it "passes", "differs" where it may, "fails", or is "unseen":
-// answered well, as far as a text shows that is not environ.
+// answered well, as far as a text shows that is not environ. It is "untried" when the server
+// answers no more.
 type result struct {
 	row
 	outcome, reply string
 	faults         []string
+	err            error // how the exchange ended
 }
 
 func (g *grading) ask(row row, patience time.Duration) (string, error) {
@@ -471,16 +489,16 @@ func (g *grading) ask(row row, patience time.Duration) (string, error) {
 // try sends a row. Nobody waits for minutes: after five rows without an answer the server
 // has to answer a plain request, or that is all.
 func (g *grading) try(row row) {
-	r := result{row: row, outcome: "fails", faults: []string{"not tried: the target answers no more"}}
-	if !g.gone {
-		var err error
-		r.outcome, r.reply, r.faults, err = row.try(g.addr, g.whose, g.patience)
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
-			if g.stalls++; g.stalls >= 5 {
-				reply, _ := g.ask(plainRow, g.patience)
-				g.patience, g.gone = 500*time.Millisecond, reply == ""
-			}
-		}
+	if g.gone {
+		g.results = append(g.results, result{row: row, outcome: "untried"})
+		return
+	}
+	r := result{row: row}
+	r.outcome, r.reply, r.faults, r.err = row.try(g.addr, g.whose, g.patience)
+	if isRefused(r.err) && len(g.results) > 0 {
+		g.results = append(g.results, result{row: row, outcome: "untried"})
+		g.end(hasEnded)
+		return
 	}
 	if r.outcome == "passes" && g.whose == fixedText && len(row.has)+len(row.not) > 0 {
 		r.outcome = "unseen"
@@ -489,11 +507,67 @@ func (g *grading) try(row row) {
 	if r.outcome == "fails" && g.failed == nil {
 		g.failed = &r
 	}
+	if r.err != nil && !isReset(r.err) {
+		if g.stalls++; g.stalls < 5 {
+			return
+		}
+		reply, _ := g.ask(plainRow, g.patience)
+		if g.patience = 500 * time.Millisecond; reply == "" {
+			g.end(isStuck)
+			return
+		}
+	}
+	g.last = len(g.results) - 1
+}
+
+// finish asks once more: the last row may be the one that the server did not survive.
+func (g *grading) finish() {
+	if g.gone {
+		return
+	}
+	reply, err := g.ask(plainRow, g.patience)
+	if reply == "" && isRefused(err) {
+		g.end(hasEnded)
+	} else if reply == "" {
+		g.end(isStuck)
+	}
+}
+
+const (
+	hasEnded = "the server has ended here: its terminal says why, perhaps an error that nothing caught"
+	isStuck  = "since this row the server answers nothing, not even GET / HTTP/1.0: is it in a loop?"
+)
+
+// end blames a row for the end of the server. If it is stuck, that is the first of those that
+// were not answered. If a connection was refused, it is the last that was tried, or the one
+// before: a connection may still be accepted while a program ends. What came later is not judged.
+func (g *grading) end(why string) {
+	g.gone = true
+	blamed := g.last + 1
+	if why == hasEnded {
+		blamed = len(g.results) - 1
+		for blamed > 0 && g.results[blamed].outcome == "untried" {
+			blamed--
+		}
+		b := g.results[max(0, blamed-1)]
+		if r := g.results[blamed]; r.reply == "" && b.reply == "" && b.outcome != "passes" && (b.err == nil || isReset(b.err)) {
+			blamed = max(0, blamed-1)
+		}
+	}
+	blamed = min(blamed, len(g.results)-1)
+	for i := range g.results[blamed+1:] {
+		r := &g.results[blamed+1+i]
+		r.outcome, r.faults = "untried", nil
+	}
+	g.failed = &g.results[blamed]
+	g.failed.outcome = "fails"
+	g.failed.faults = append([]string{why}, g.failed.faults...)
 }
 
 // report has a line for each rule that is broken, with its first fault, and explains the
-// first row that fails; each that does not pass, if rows were chosen by name.
-func (g *grading) report(alone bool) string {
+// first row that fails. If rows were chosen by name, it explains three that do not pass, and
+// has a line for each other.
+func (g *grading) report() string {
 	var b strings.Builder
 	var rules []string
 	broken, all := map[string][]result{}, map[string]int{}
@@ -515,9 +589,14 @@ func (g *grading) report(alone bool) string {
 		}
 		fmt.Fprintf(&b, "NO  %s%s: %s\n", rule, rows, brief(broken[rule][0].faults[0]))
 	}
+	explained := 0
 	for _, r := range g.results {
-		if alone && r.faults != nil || g.failed != nil && r.name == g.failed.name {
+		first := g.failed != nil && r.name == g.failed.name
+		if first || g.alone && r.faults != nil && explained < 3 {
 			fmt.Fprintf(&b, "\n%s: %s\n", r.outcome, r.explain(r.reply, r.faults))
+			explained++
+		} else if g.alone && r.faults != nil {
+			fmt.Fprintf(&b, "\n%s: %s\n    %s\n", r.outcome, r.name, brief(r.faults[0]))
 		}
 	}
 	return b.String()
@@ -538,14 +617,20 @@ func brief(fault string) string {
 	return fmt.Sprintf("%.100s", strings.TrimSuffix(fault, `\r`))
 }
 
-// nextChapter says how to go on when no row fails up to a chapter of the rows.
-func nextChapter(chapter, addr string) string {
+// next says how to go on when no row fails up to a chapter of the rows.
+func (g *grading) next(chapter string, unseen int) string {
 	n := chapter[len("ch0"):] // 3 to 7
-	if n == "7" {
+	switch {
+	case g.alone:
+		return fmt.Sprintf("next: go test -run Conformance/%s -v -target %s\n", chapter, g.addr)
+	case n == "7" && unseen > 0:
+		return "next: answer with environ, a line like REQUEST_METHOD: GET for each key (docs/conformance.md), " +
+			"then go test -run Conformance -v -target " + g.addr + "\n"
+	case n == "7":
 		return "next: " + chapterPage("ch08") + "\n"
 	}
 	n = string(n[0] + 1)
-	return fmt.Sprintf("next: %s, then go test -run 'Conformance/ch0[3-%s]' -v -target %s\n", chapterPage("ch0"+n), n, addr)
+	return fmt.Sprintf("next: %s, then go test -run 'Conformance/ch0[3-%s]' -v -target %s\n", chapterPage("ch0"+n), n, g.addr)
 }
 
 // total counts by chapter, and says what to do next.
@@ -569,7 +654,7 @@ func (g *grading) total() string {
 		n := counts[chapter]
 		fmt.Fprintf(&b, "chapter %s  %3d of %3d rows pass", strings.TrimLeft(chapter, "ch0"), n["passes"], n["all"])
 		for _, other := range []struct{ outcome, text string }{{"fails", "fail"}, {"differs", "differ where they may"},
-			{"unseen", "cannot be judged"}} {
+			{"unseen", "cannot be judged"}, {"untried", "not tried"}} {
 			if n[other.outcome] > 0 {
 				fmt.Fprintf(&b, ", %d %s", n[other.outcome], other.text)
 			}
@@ -580,11 +665,15 @@ func (g *grading) total() string {
 		b.WriteString("What cannot be judged has the right status, but the answer does not show environ.\n")
 	}
 	if g.failed == nil {
-		b.WriteString(nextChapter(chapters[len(chapters)-1], g.addr))
+		b.WriteString(g.next(chapters[len(chapters)-1], unseen))
 		return b.String()
 	}
-	fmt.Fprintf(&b, "first row that fails: %s, %s\nnext: go test -run 'Conformance/%s/%s' -v -target %s\n", g.failed.name,
-		chapterPage(g.failed.chapter), g.failed.chapter, g.failed.id(), g.addr)
+	what, again := "first row that fails", ""
+	if g.gone {
+		what, again = "row that the server did not survive", "start it again, then "
+	}
+	fmt.Fprintf(&b, "%s: %s, %s\nnext: %sgo test -run 'Conformance/%s/%s' -v -target %s\n", what, g.failed.name,
+		chapterPage(g.failed.chapter), again, g.failed.chapter, g.failed.id(), g.addr)
 	return b.String()
 }
 
@@ -695,8 +784,10 @@ func (row row) explain(reply string, faults []string) string {
 	for _, fault := range faults {
 		fmt.Fprintf(&b, "\n    %s", strings.ReplaceAll(fault, "\n", "\n    "))
 	}
-	if hint := hints[row.id()]; hint != "" {
-		fmt.Fprintf(&b, "\n    hint      %s", hint)
+	for _, id := range regexp.MustCompile(`\b[A-Z]\d\d\b`).FindAllString(row.rule(), -1) {
+		if hints[id] != "" {
+			fmt.Fprintf(&b, "\n    hint      %s", hints[id])
+		}
 	}
 	return b.String()
 }
@@ -704,18 +795,24 @@ func (row row) explain(reply string, faults []string) string {
 // hints are for mistakes that many make.
 var hints = map[string]string{
 	"R02": "compare methods as they came; do not change their case",
+	"R04": "letters, digits and !#$%&'*+-.^_`|~ are all that a method may have",
+	"R05": "Host is empty, name, name:port, [IPv6] or [IPv6]:port; the host of a target replaces it",
 	"R08": "a request line without a version is complete: do not wait for more",
+	"R10": "compare the version byte by byte: eight of them, the digits in ASCII",
 	"R13": "split at each single space and insist on three parts",
 	"R15": "accept LF alone, as long as the whole head does so",
 	"R17": "look for CR inside lines after you have cut the line end off",
 	"R18": "if nothing was asked, close without an answer",
 	"R19": "count bytes while you read a line, and stop",
+	"R20": "a path is bytes: in Python, decode it as latin-1 if you need a str",
 	"R22": "a refusal is an answer like any other: give it all headers",
+	"R24": "one read is not a request: read lines until the empty one",
 	"H02": "trim spaces and tabs on both sides of a value",
-	"H03": "trim space and tab only: library functions trim more",
+	"H03": "trim space and tab only: library functions trim more; and a value is bytes, see H10",
 	"H04": "refuse a line that begins with a space or tab",
 	"H06": "a header line without a colon is an error, not the end of the head",
 	"H09": "look at every byte of a value",
+	"H10": "a value is bytes: do not decode UTF-8 (in Python, latin-1 keeps each byte)",
 	"H11": "join repeated fields with a comma",
 	"H13": "count how often Host came",
 	"H15": "X_A and X-A have the same key: drop names with an underscore",
@@ -727,9 +824,11 @@ var hints = map[string]string{
 	"B08": "a body that ends early is an error",
 	"B10": "end your half, then read on until the client closes: or your answer is lost",
 	"B11": "refuse Transfer-Encoding if you cannot decode it",
+	"S17": "the head of each answer has Date (in GMT), Server, Content-Type and Content-Length",
+	"W01": "count after the page has become bytes",
 	"W11": "HEAD: send the head, and stop",
 	"E04": "decode the path once, and + is not a space in it",
-	"E06": "a path is bytes: do not decode them into characters",
+	"E06": "a path is bytes: do not decode UTF-8 (in Python, latin-1 keeps each byte)",
 	"E09": "cut at the first ?, and leave the query alone",
 }
 
@@ -775,7 +874,7 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 	c.Close()
 	<-sent
 	// Bytes that arrive when all is over are answered by a reset, after the answer.
-	if row.how == "+" && len(reply) > 0 && errors.Is(err, syscall.ECONNRESET) {
+	if row.how == "+" && len(reply) > 0 && isReset(err) {
 		err = nil
 	}
 	return reply, err
@@ -5310,6 +5409,27 @@ func TestGrade(t *testing.T) {
 	})
 	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
 		"Content-Length: 2\r\n"
+	// A program that ends at the first byte beyond ASCII closes its listener as well.
+	mortal := func(t *testing.T) string {
+		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				line, _ := bufio.NewReader(c).ReadString('\n') // what came is enough
+				if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
+					l.Close()
+				} else {
+					io.WriteString(c, head+"\r\nhi") // if it fails, the client has left
+				}
+				c.Close()
+			}
+		}()
+		return l.Addr().String()
+	}
 	hi, _ := fake(t, head+"\r\nhi", nil)
 	bare, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\nhi", nil)
 	nothing, _ := fake(t, "", nil)
@@ -5331,12 +5451,25 @@ func TestGrade(t *testing.T) {
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{" does not answer GET / HTTP/1.0: "}, "rows pass"},
 		{"one that closes", nothing, "Conformance", []string{" closes it without an answer to GET / HTTP/1.0.\nThat is chapter 1.",
 			"next: give it one ("}, "rows pass"},
-		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"not tried: the target answers no more",
-			"the exchange did not end well: "}, "\nPASS\n"},
+		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"since this row the server answers nothing, not even GET / HTTP/1.0",
+			" 2 of  50 rows pass, 1 fail, 47 not tried  (", "the exchange did not end well: ",
+			"\nrow that the server did not survive: E04 E06 E08 a path is decoded once and otherwise untouched: /a/../b/./c, ",
+			"\nnext: start it again, then go test -run 'Conformance/ch07/E04' -v -target "}, "\nPASS\n"},
 		{"fixed text", hi, "Conformance/ch0[37]/(R0[14]|E09)", []string{
 			"NO  ch03  R04 a method is a token (6 of 6 rows): expected HTTP/1.0 400, got HTTP/1.0 200 OK\n",
 			"chapter 3    0 of   7 rows pass, 6 fail, 1 cannot be judged  (",
 			"first row that fails: R04 a method is a token: not NUL, "}, "expected the line"},
+		{"one that ends", mortal(t), "Conformance/ch0[34]/(R20|H)", []string{
+			"NO  ch03  R20 a target has no control characters (1 of 7 rows): the server has ended here: ",
+			"\nchapter 4    0 of  43 rows pass, 43 not tried  (",
+			"\nrow that the server did not survive: R20 a target has no control characters: but bytes beyond ASCII, ",
+			"\nnext: start it again, then go test -run 'Conformance/ch03/R20' -v -target "}, "NO  ch04"},
+		{"one that ends with the last row", mortal(t), "Conformance/ch03/R20.*but", []string{
+			"\nrow that the server did not survive: R20 a target has no control characters: but bytes beyond ASCII, "}, "\nPASS\n"},
+		{"fixed text, when environ is due", start(t, hello).addr, "Conformance/ch07", []string{
+			"chapter 7   18 of  50 rows pass, 32 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08"},
+		{"a rule that holds", start(t, environ).addr, "Conformance/ch03/R04", []string{
+			"chapter 3    6 of   6 rows pass  (", "\nnext: go test -run Conformance/ch03 -v -target "}, "docs/04"},
 		{"fixed text, a chapter", hi, "Conformance/ch06", []string{"NO  ch06  W11 HEAD has the head of GET and no body: expected no body, got 2 bytes"},
 			"NO  ch06  S17"},
 		{"no Date", bare, "Conformance/ch0[36]/(R01|S17)", []string{"chapter 3    0 of   1 rows pass, 1 cannot be judged",
