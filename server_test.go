@@ -8647,10 +8647,24 @@ func judge(expected, cause, reply, printed string) *mismatch {
 			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
 				m.at++
 			}
+		} else if about == "has" || about == "log" {
+			m.came, m.at = likeliest(text, came)
 		}
 		return m
 	}
 	return nil
+}
+
+// likeliest returns a text from the place where it is most like one that is missing in it, and
+// where the two part there.
+func likeliest(missing, text string) (from string, at int) {
+	const few = 4 // equal bytes: less is chance
+	for n := len(missing) - 1; n >= few; n-- {
+		if i := strings.Index(text, missing[:n]); i >= 0 {
+			return text[i:], n
+		}
+	}
+	return text, 0
 }
 
 // headerLine returns the lines of a head that have the name of a header.
@@ -9034,16 +9048,22 @@ func (x exercise) note(t testing.TB, content []byte, passes bool) {
 		text += line(x, content)
 	}
 	writeFile(t, "mine/passed.txt", text)
-	done, next := 0, ""
-	for _, x := range exercises() {
-		if _, content := x.find("mine"); strings.Contains(text, line(x, content)) {
+	done, first, next := 0, "", "" // the first that is left, and the first behind x
+	for _, e := range exercises() {
+		if _, content := e.find("mine"); strings.Contains(text, line(e, content)) {
 			done++
-		} else {
-			next = cmp.Or(next, x.number)
+			continue
+		}
+		first = cmp.Or(first, e.number)
+		if e.number > x.number {
+			next = cmp.Or(next, e.number)
 		}
 	}
 	if passes {
-		fmt.Printf("  solution  %s\n  next      go test -run Exercise/%s\n", x.dir, next)
+		fmt.Printf("  solution  %s\n", x.dir)
+	}
+	if next = cmp.Or(next, first); passes && next != "" {
+		fmt.Printf("  next      go test -run Exercise/%s\n", next)
 	}
 	n := len(exercises())
 	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
@@ -9059,13 +9079,14 @@ func TestExercise(t *testing.T) {
 	case *classDir != "":
 		checkClass(t, *classDir)
 		return
-	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
-		return regexp.MustCompile(which).MatchString(x.name)
-	}):
+	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool { return x.isAsked(which) }):
 		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
 	}
 	notBegun := 0
 	for _, x := range exercises() {
+		if named && !x.isAsked(which) {
+			continue
+		}
 		t.Run(x.name, func(t *testing.T) {
 			file, content := x.find("mine")
 			if file == "" && !named {
@@ -9077,6 +9098,35 @@ func TestExercise(t *testing.T) {
 	}
 	if notBegun > 0 {
 		fmt.Printf("\n%d of %d exercises are not begun: docs/exercises/README.md\n", notBegun, len(exercises()))
+	}
+}
+
+// isAsked reports whether -run Exercise/which means the exercise. A number is its number and
+// nothing else: 13 is not the exercise about 413.
+func (x exercise) isAsked(which string) bool {
+	if n, err := strconv.Atoi(which); err == nil {
+		return x.number == fmt.Sprintf("%02d", n)
+	}
+	return regexp.MustCompile(which).MatchString(x.name)
+}
+
+// TestAsked shows which exercises -run means.
+func TestAsked(t *testing.T) {
+	for which, want := range map[string]string{"13": "13", "9": "09", "09": "09", "teapot": "09", "4": "04",
+		"1[23]-": "12 13", "99": ""} {
+		var got []string
+		for _, x := range exercises() {
+			if x.isAsked(which) {
+				got = append(got, x.number)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("Exercise/%s is %s, not %s", which, got, want)
+		}
+	}
+	from, at := likeliest("b=[https]\n", "a=[x]\nb=[http]\nc=[]\n")
+	if from != "b=[http]\nc=[]\n" || at != len("b=[http") {
+		t.Errorf("%q from byte %d", from, at)
 	}
 }
 
