@@ -8440,6 +8440,14 @@ func startChild(command []string) (*child, error) {
 	return p, err
 }
 
+// mayEnd gives a program the time to end by itself: its connections are closed before that.
+func (p *child) mayEnd() {
+	select {
+	case <-p.ended:
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
 // stop kills the program and reports whether it had ended by itself.
 func (p *child) stop() (died bool) {
 	select {
@@ -8862,11 +8870,21 @@ func (c check) run(command []string) *mismatch {
 	}
 	var m *mismatch
 	if chapter, rows := strings.CutPrefix(c.sent, "rows "); rows {
-		m = runRows(p, chapter)
-		p.stop()
+		if m = runRows(p, chapter); m != nil {
+			p.mayEnd()
+		}
+		if died := p.stop(); m != nil {
+			m.printed = p.printed.String()
+			if died {
+				m.cause = "the program has ended; " + m.cause
+			}
+		}
 		return m
 	}
 	reply, err := talk(p, c.sent)
+	if reply == "" {
+		p.mayEnd()
+	}
 	died := p.stop()
 	printed := p.printed.String()
 	m = judge(c.expected, c.cause, reply, printed)
@@ -8879,7 +8897,7 @@ func (c check) run(command []string) *mismatch {
 	if m != nil {
 		m.printed = printed
 		if died {
-			m.cause = "the program has ended"
+			m.cause = "the program has ended; " + c.cause
 		}
 	}
 	return m
@@ -8898,6 +8916,9 @@ func runRows(p *child, chapter string) (m *mismatch) {
 			continue
 		}
 		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
+		if isRefused(err) && m != nil {
+			break // it has ended, and the first that failed says more
+		}
 		faults := row.verdict(reply, other)
 		if err != nil {
 			faults = append(faults, err.Error())
@@ -9004,11 +9025,28 @@ func (x exercise) explain(c check, m *mismatch) {
 	came, column := ascii(m.came, m.at)
 	fmt.Printf("       sent      %.200s\n       expected  %s\n       came      %s%s%s^ %s\n", sent, expected, came,
 		indent, strings.Repeat(" ", column), strings.ReplaceAll(m.cause, "\n", indent))
-	if line, _, _ := strings.Cut(m.printed, "\n"); line != "" {
+	if line := mainLine(m.printed); line != "" {
 		line, _ = ascii(line, 0)
 		fmt.Printf("       printed   %s\n", line)
 	}
 	fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number)
+}
+
+// mainLine returns the line of a program's output that says most: the error with which it has
+// ended, or else the first that is not the starter's own.
+func mainLine(printed string) string {
+	if end := regexp.MustCompile(`(?m)^(panic|fatal error): .*`).FindString(printed); end != "" {
+		return end
+	}
+	if _, trace, ok := strings.Cut(printed, "Traceback (most recent call last):\n"); ok { // Python's
+		return regexp.MustCompile(`(?m)^\S.*`).FindString(trace)
+	}
+	for line := range strings.Lines(printed) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "Serving on http://") {
+			return line
+		}
+	}
+	return ""
 }
 
 // begin puts the starters of an exercise where students work: a module of its own, so that
@@ -9114,7 +9152,7 @@ func (x exercise) isAsked(which string) bool {
 	return regexp.MustCompile(which).MatchString(x.name)
 }
 
-// TestAsked shows which exercises -run means.
+// TestAsked shows which exercises -run means, and what a report picks out.
 func TestAsked(t *testing.T) {
 	for which, want := range map[string]string{"13": "13", "9": "09", "09": "09", "teapot": "09", "4": "04",
 		"1[23]-": "12 13", "99": ""} {
@@ -9126,6 +9164,15 @@ func TestAsked(t *testing.T) {
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("Exercise/%s is %s, not %s", which, got, want)
+		}
+	}
+	for printed, want := range map[string]string{
+		"Serving on http://127.0.0.1:8000/\n\ncalled 1\ncalled 2\n":                               "called 1",
+		"Serving on http://127.0.0.1:8000/\npanic: too long\n\ngoroutine 1\n":                     "panic: too long",
+		"Serving\nTraceback (most recent call last):\n  File \"x\"\n    int(n)\nValueError: no\n": "ValueError: no",
+	} {
+		if got := mainLine(printed); got != want {
+			t.Errorf("the line of %q is %q", printed, got)
 		}
 	}
 	from, at := likeliest("b=[https]\n", "a=[x]\nb=[http]\nc=[]\n")
