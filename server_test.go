@@ -395,6 +395,7 @@ func grade(t *testing.T, addr string) {
 	if !strings.Contains(reply, "REQUEST_METHOD: GET") {
 		g.whose = fixedText
 	}
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", addr, len(rows)) // at once: it may take a while
 	for _, row := range rows {
 		g.try(row)
 	}
@@ -586,7 +587,6 @@ func (g *grading) report() string {
 			broken[rule] = append(broken[rule], r)
 		}
 	}
-	fmt.Fprintf(&b, "\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(g.results))
 	for _, rule := range rules {
 		rows := ""
 		if all[rule] > 1 {
@@ -797,6 +797,7 @@ func (row row) explain(reply string, faults []string) string {
 
 // hints are for mistakes that many make.
 var hints = map[string]string{
+	"R01": "after the answer, close the socket, and in Python each file made from it",
 	"R02": "compare methods as they came; do not change their case",
 	"R04": "letters, digits and !#$%&'*+-.^_`|~ are all that a method may have",
 	"R05": "Host is empty, name, name:port, [IPv6] or [IPv6]:port; the host of a target replaces it",
