@@ -714,7 +714,7 @@ func wholeAnswer(c net.Conn) (string, error) {
 }
 
 var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
-	"the server closes it after its answer")
+	"the server closes it after its answer (in Python, also each file made from the socket)")
 
 // oneAnswer reads what belongs to one answer, for in HTTP/1.1 the connection may stay. In
 // HTTP/1.0 it may not: the answer to R01 is held to that, and any other is read on for a
@@ -797,7 +797,6 @@ func (row row) explain(reply string, faults []string) string {
 
 // hints are for mistakes that many make.
 var hints = map[string]string{
-	"R01": "after the answer, close the socket, and in Python each file made from it",
 	"R02": "compare methods as they came; do not change their case",
 	"R04": "letters, digits and !#$%&'*+-.^_`|~ are all that a method may have",
 	"R05": "Host is empty, name, name:port, [IPv6] or [IPv6]:port; the host of a target replaces it",
