@@ -158,6 +158,14 @@ func long(t testing.TB) {
 	}
 }
 
+// longer skips a test that takes many seconds when -short is given.
+func longer(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		skip(t, "takes many seconds (go test without -short)")
+	}
+}
+
 // named reports whether a pattern of -run has a test's name in it, or a part of that.
 func named(test, pattern string) bool {
 	if strings.Count(test, "/") != strings.Count(pattern, "/") {
@@ -2465,6 +2473,7 @@ func TestClientLeaves(t *testing.T) { // C04
 func short(s *Server) { s.Timeout = 100 * time.Millisecond }
 
 func TestTimeouts(t *testing.T) { // T03, T04
+	t.Parallel()
 	t.Run("T04 a client that never reads", func(t *testing.T) {
 		closed := make(chan bool, 1)
 		s := start(t, endless(closed), short)
@@ -2646,6 +2655,7 @@ func TestAcceptFails(t *testing.T) {
 }
 
 func TestShutdown(t *testing.T) { // T06
+	t.Parallel()
 	t.Run("a running request ends, a silent client is hung up on", func(t *testing.T) {
 		called, release := make(chan bool), make(chan bool)
 		s := start(t, func(environ Environ, startResponse StartResponse) Body {
@@ -3426,6 +3436,7 @@ process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImpo
 
 // TestBlockedLog: nobody reads the log any more, and it is full. The server stops all the same.
 func TestBlockedLog(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		skip(t, "signals are for Unix")
 	}
@@ -4472,6 +4483,7 @@ func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
 }
 
 func TestProxy(t *testing.T) {
+	t.Parallel()
 	through := func(t *testing.T, upstreams string) *running {
 		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
 	}
@@ -5782,6 +5794,8 @@ const mayStayUnreplayed = 12
 //	...               any lines
 //	^C                SIGINT for the program that runs; what it has printed before may be left out
 func TestDocsTranscripts(t *testing.T) {
+	t.Parallel()
+	longer(t)
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil || runtime.GOOS == "windows" {
 			skip(t, "transcripts need "+tool, tool)
@@ -5817,6 +5831,8 @@ func built(t *testing.T) func() string {
 
 // TestDocsReplay shows the forms of a transcript, and that each wrong output is mended.
 func TestDocsReplay(t *testing.T) {
+	t.Parallel()
+	longer(t)
 	if _, err := exec.LookPath("bash"); err != nil || runtime.GOOS == "windows" {
 		skip(t, "transcripts need bash", "bash")
 	}
@@ -7275,6 +7291,7 @@ func (s step) path() string { return "docs/steps/" + s.name + ".go" }
 // fails one of the next chapter's.
 func TestSteps(t *testing.T) {
 	t.Parallel()
+	longer(t)
 	building := make(chan bool, 2) // the go command is busy itself
 	for _, s := range steps {
 		t.Run(s.name, func(t *testing.T) {
@@ -8019,6 +8036,7 @@ func TestNarrator(t *testing.T) {
 
 // TestTraceChangesNothing runs each small application with somebody watching.
 func TestTraceChangesNothing(t *testing.T) {
+	t.Parallel()
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, func(app Application) Application { return watched("app", app) },
