@@ -171,9 +171,12 @@ func named(test, pattern string) bool {
 	})
 }
 
-// warmUp makes the runtime open what it keeps open (the network poller), so that it does
-// not count as a leak.
+// warmUp makes the runtime open what it keeps open (the network poller, the goroutine for
+// signals), so that it does not count as a leak.
 func warmUp() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt)
+	signal.Stop(signals)
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close()
 	}
@@ -8291,24 +8294,44 @@ func startChild(command []string) (*child, error) {
 	program := exec.Command(command[0], command[1:]...)
 	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
 	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	program.SysProcAttr = ownGroup()
 	err := program.Start()
 	if err == nil {
 		p.process = program.Process
 		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
+		go p.interrupt()
 	}
 	return p, err
 }
 
-// stop kills the program and reports whether it had ended by itself.
+// interrupt stops the program at Ctrl-C, which reaches only our own process group.
+func (p *child) interrupt() {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	select {
+	case <-p.ended:
+	case <-interrupted:
+		p.stop()
+		os.Exit(1)
+	}
+}
+
+// stop kills the program with what it has started, and reports whether it had ended by
+// itself.
 func (p *child) stop() (died bool) {
 	select {
 	case <-p.ended:
-		return true
+		died = true
 	default:
 		p.process.Kill() // fails if it has ended meanwhile
-		<-p.ended
-		return false
 	}
+	// The number of a group is no other's while one of its processes lives.
+	if group, err := os.FindProcess(-p.process.Pid); err == nil && runtime.GOOS != "windows" {
+		group.Kill() // fails if all have ended, as they should
+	}
+	<-p.ended
+	return died
 }
 
 // dial waits until the program listens, or has ended.
@@ -8323,8 +8346,10 @@ func (p *child) dial() (*net.TCPConn, error) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+	return nil, errDeaf
 }
+
+var errDeaf = errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
 
 // answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
 // 2 s.
@@ -8619,10 +8644,13 @@ var interpreters = map[string]string{".py": "python3", ".js": "node"}
 
 // prepare makes a command of a student's file: one that serves it on a port.
 func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
+	source, err := readSource(file)
+	if err != nil {
+		return nil, err
+	}
 	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
 		return []string{interpreter, file, port}, nil
 	}
-	source := must(os.ReadFile(file))(t)
 	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
 	dir := t.TempDir()
 	program := filepath.Join(dir, "program.exe")                                                             // a name that runs everywhere
@@ -8659,10 +8687,10 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 // positioned returns a source that says where it stands, so that the compiler's errors name
 // the file that the student knows. Its build constraint is gone.
 func positioned(t testing.TB, file, source string) string {
-	text, constrained := strings.CutPrefix(source, "//go:build ignore")
-	line := 1
-	if constrained {
-		text, line = strings.TrimLeft(text, "\r")[1:], 2
+	text, line := source, 1
+	if strings.HasPrefix(source, "//go:build ignore") {
+		_, text, _ = strings.Cut(source, "\n")
+		line = 2
 	}
 	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
 }
@@ -8793,14 +8821,24 @@ func (x exercise) attempt(t testing.TB, file string) attempt {
 	return x.checkAll(command)
 }
 
+// checkAll runs the checks. When nobody has listened in the time of one, no other waits for
+// that again.
 func (x exercise) checkAll(command []string) attempt {
 	a := attempt{mismatches: map[string]*mismatch{}}
+	var deaf *mismatch
 	for _, c := range x.checks {
-		if m := c.run(command); m != nil {
-			a.mismatches[c.name] = m
-		} else {
-			a.passed++
+		m := deaf
+		if m == nil {
+			m = c.run(command)
 		}
+		switch {
+		case m == nil:
+			a.passed++
+			continue
+		case m.cause == errDeaf.Error():
+			deaf = m
+		}
+		a.mismatches[c.name] = m
 	}
 	return a
 }
@@ -8875,14 +8913,31 @@ func (x exercise) begin(t testing.TB) (files []string) {
 // find returns the student's file in a directory, "" if there is none. Of several, in
 // different languages, the one that is no longer its starter is meant.
 func (x exercise) find(dir string) (file string, content []byte) {
-	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
-	for _, file = range files {
-		starter, _ := os.ReadFile(x.dir + "/starter" + filepath.Ext(file)) // none: all differs
-		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
-			break
+	for _, extension := range []string{".go", ".js", ".py"} {
+		candidate := filepath.Join(dir, x.name+extension)
+		if _, err := os.Lstat(candidate); err != nil {
+			continue
+		}
+		file = candidate
+		starter, _ := os.ReadFile(x.dir + "/starter" + extension) // none: all differs
+		if content, _ = readSource(file); !bytes.Equal(starter, content) {
+			break // without content, prepare says why
 		}
 	}
 	return file, content
+}
+
+// readSource reads a student's file, which may be anything: a pipe would block for ever.
+func readSource(file string) ([]byte, error) {
+	const most = 1 << 20 // bytes
+	stat, err := os.Stat(file)
+	if err == nil && (!stat.Mode().IsRegular() || stat.Size() > most) {
+		err = fmt.Errorf("%s: expected a regular file of at most %d bytes", file, most)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
 }
 
 // note writes down in mine/passed.txt whether an exercise passes, and prints how many do. A
@@ -8993,10 +9048,10 @@ func checkClass(t *testing.T, dir string) {
 	}
 	for _, entry := range must(os.ReadDir(dir))(t) {
 		name, student := entry.Name(), filepath.Join(dir, entry.Name())
-		if !entry.IsDir() {
+		if stat, err := os.Stat(student); err != nil || !stat.IsDir() { // a link may lead to one
 			continue
 		}
-		fmt.Printf("\n%-20.20s", name)
+		fmt.Printf("\n%-20.20s", printable(name))
 		for _, x := range exercises() {
 			file, _ := x.find(student)
 			if file == "" {
@@ -9011,13 +9066,15 @@ func checkClass(t *testing.T, dir string) {
 				}
 				begun[x.number]++
 				cell = fmt.Sprintf("%d/%d", a.passed, len(x.checks))
-				rows += fmt.Sprintf("%q,%s,%d,%d,%q\n", name, x.name, a.passed, len(x.checks), append(failed, "")[0])
+				rows += fmt.Sprintf("%s,%s,%d,%d,%s\n", csvText(name), x.name, a.passed, len(x.checks),
+					csvText(append(failed, "")[0]))
 				if len(failed) == 0 {
 					cell = "ok"
 				}
 			}
 			fmt.Printf(" %5s", cell)
 		}
+		writeFile(t, filepath.Join(dir, "class.csv"), rows) // now: a large class may be cut off by -timeout
 	}
 	fmt.Println("\n\nchecks that most fail:")
 	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
@@ -9027,10 +9084,96 @@ func checkClass(t *testing.T, dir string) {
 			fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
 		}
 	}
-	writeFile(t, filepath.Join(dir, "class.csv"), rows)
 	fmt.Println("all of it:", filepath.Join(dir, "class.csv"))
 	if len(begun) == 0 || len(failing) > 0 {
 		t.Errorf("%d exercises are begun, and not all files pass", len(begun))
+	}
+}
+
+// csvText puts a text into quotes. A spreadsheet would compute one that begins with "=".
+func csvText(text string) string {
+	if text != "" && strings.Contains("=+-@", text[:1]) {
+		text = "'" + text
+	}
+	return `"` + strings.ReplaceAll(printable(text), `"`, `""`) + `"`
+}
+
+// TestClass checks a class of which no file is a program.
+func TestClass(t *testing.T) {
+	t.Parallel()
+	x := exercises()[0]
+	if got := positioned(t, "a.go", "//go:build ignore"); !strings.HasSuffix(got, ":2\n") {
+		t.Errorf("a file of one line: got %q", got)
+	}
+	class := t.TempDir()
+	for _, dir := range []string{"[a]", "directory/" + x.name + ".go", "large", "backup"} {
+		if err := os.MkdirAll(filepath.Join(class, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFile(t, filepath.Join(class, "[a]", x.name+".go"), "package")
+	writeFile(t, filepath.Join(class, "large", x.name+".py"), strings.Repeat("#", 2<<20))
+	writeFile(t, filepath.Join(class, "backup", x.name+".go.orig"), "package")
+	want := map[string]string{"[a]": x.name + ".go:1", "directory": "regular file", "large": "regular file"}
+	if runtime.GOOS != "windows" {
+		for dir, command := range map[string]string{"a pipe": "mkfifo", "a link": "ln -s nowhere",
+			"\x1b[31m\"red": "mkfifo"} {
+			make := `mkdir "$0/$1" && cd "$0/$1" && ` + command + " " + x.name + ".go"
+			if out, err := exec.Command("sh", "-c", make, class, dir).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			want[dir] = "regular file"
+		}
+		want["a link"] = "no such file"
+		os.Symlink(filepath.Join(class, "a pipe"), filepath.Join(class, "a linked directory"))
+		want["a linked directory"] = "regular file"
+	}
+	for dir, broken := range want {
+		file, _ := x.find(filepath.Join(class, dir))
+		if file == "" {
+			t.Errorf("%q: the file is not found", dir)
+		} else if _, err := x.prepare(t, file, "1"); err == nil || !strings.Contains(err.Error(), broken) {
+			t.Errorf("%q: expected an error with %q, got %v", dir, broken, err)
+		}
+	}
+	if file, _ := x.find(filepath.Join(class, "backup")); file != "" {
+		t.Errorf("%s is taken for an exercise", file)
+	}
+	out, err := exec.Command(os.Args[0], "-test.run", "Exercise/01", "-class", class).CombinedOutput()
+	table := string(must(os.ReadFile(filepath.Join(class, "class.csv")))(t))
+	if err == nil || strings.Contains(string(out)+table, "\x1b") || strings.Count(table, "\n") != 1+len(want) {
+		t.Errorf("%v\n%q\n%s", err, out, table)
+	}
+	if red := `"` + "\uFFFD" + `[31m""red",` + x.name + ",0,"; runtime.GOOS != "windows" && !strings.Contains(table, red) {
+		t.Errorf("expected %q in %q", red, table)
+	}
+}
+
+// TestChildren starts programs that an exercise must survive.
+func TestChildren(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		skip(t, "needs Unix: sh")
+	}
+	alive := filepath.Join(t.TempDir(), "alive")
+	if out, err := exec.Command("mkfifo", alive).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p := must(startChild([]string{"sh", "-c", `sleep 60 >"$0" & wait`, alive}))(t)
+	pipe := must(os.Open(alive))(t) // waits until sleep has it
+	defer pipe.Close()
+	p.stop()
+	pipe.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(pipe); err != nil {
+		t.Errorf("what a program has started lives on: %v", err)
+	}
+	long(t) // 10 s
+	starts := filepath.Join(t.TempDir(), "starts")
+	x := exercise{checks: []check{{name: "a"}, {name: "b", sent: "rows ch03"}, {name: "c", sent: "`x`"}}}
+	x.checks[0].sent = "`x`"
+	a := x.checkAll([]string{"sh", "-c", `echo >>` + starts + `; exec sleep 60`, portForProgram()})
+	if content := must(os.ReadFile(starts))(t); len(content) != 1 || len(a.mismatches) != 3 {
+		t.Errorf("a program to which nobody can connect was started %d times: %v", len(content), a)
 	}
 }
 
