@@ -774,7 +774,7 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 			c.CloseWrite()
 		}
 	}()
-	reply, err := read(c)
+	reply, err := read(&limitedConn{c, 1 << 20})
 	c.Close()
 	<-sent
 	// Bytes that arrive when all is over are answered by a reset, after the answer.
@@ -782,6 +782,24 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 		err = nil
 	}
 	return reply, err
+}
+
+// A limitedConn reads as many bytes as any row needs. A server may send without end, and
+// fast.
+type limitedConn struct {
+	net.Conn
+	left int
+}
+
+var errEndless = errors.New("the answer has no end")
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errEndless
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
 }
 
 // check fails the test if a reply is not what the row wants.
@@ -5320,6 +5338,14 @@ func TestGrade(t *testing.T) {
 	staysSilent, _ := fake(t, strings.TrimSuffix(head, "Content-Length: 2\r\n")+"\r\nhi", func(c net.Conn) {
 		io.Copy(io.Discard, c)
 	})
+	forever := func(text string) string {
+		addr, _ := fake(t, "", func(c net.Conn) {
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(c, strings.Repeat(text, 1000))
+			}
+		})
+		return addr
+	}
 	slow := []string{"one that is silent", "one that gets tired", "one that stays open",
 		"one that stays open without Content-Length"} // each row is waited for
 	for _, c := range []struct {
@@ -5348,6 +5374,10 @@ func TestGrade(t *testing.T) {
 			errStaysOpen.Error(), "chapter 3    0 of   8 rows pass, 7 fail, 1 cannot be judged"}, "not tried"},
 		{"one that stays open without Content-Length", staysSilent, "Conformance/ch03/R0[12]",
 			[]string{"NO  ch03  R01 a request: the exchange did not end well: ", "chapter 3    0 of   2 rows pass, 2 fail"}, "not tried"},
+		{"garbage without end", forever("\x00\xff\x1b[31m"), "Conformance/ch03/R0[12]", []string{errEndless.Error(),
+			"chapter 3    0 of   2 rows pass, 2 fail"}, "\x1b"},
+		{"interim answers without end", forever("HTTP/1.1 100 Continue\r\n\r\n"), "Conformance/ch03/R01",
+			[]string{errEndless.Error(), "chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b"},
 		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "Conformance/ch0[34]", []string{
 			"chapter 3   15 of  86 rows pass, 71 differ where they may  (", "chapter 4   "}, "NO  "},
 		{"a query left in PATH_INFO", wrong.addr, "Conformance/ch07/E09", []string{
