@@ -3186,6 +3186,8 @@ func TestCommand(t *testing.T) {
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
 		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
 		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
+		{"too many programs", []string{"-programs", "9999999999999"}, 2, "", "-programs must be from 1 to 65536"},
+		{"a Unix socket where a directory is", []string{"-addr", "unix:docs"}, 1, "", "docs is there, and is not a socket"},
 		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
@@ -8277,7 +8279,26 @@ func TestLabLimits(t *testing.T) {
 	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
 		t.Errorf("got %s %s", status, answer)
 	}
+	hasty.apps, hasty.running = map[string]Application{"block": func(Environ, StartResponse) Body {
+		<-release
+		return Blocks{}
+	}}, make(chan bool, 1)
+	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" || !strings.Contains(answer, "not ended") {
+		t.Errorf("got %s %s", status, answer)
+	}
 	close(release)
+	hasty.running <- true // when the experiment has ended
+	<-hasty.running
+	hasty.patience = time.Minute
+	for name, app := range map[string]Application{"goexit": func(Environ, StartResponse) Body {
+		runtime.Goexit()
+		return nil
+	}, "nil": nil} {
+		hasty.apps["block"] = app
+		if status, answer := runLab(hasty.app, blocked); status[:3] == "503" {
+			t.Errorf("%s: got %s %s", name, status, answer)
+		}
+	}
 	for range 30 - labAtOnce {
 		wait(t, "an experiment", begun)
 	}
@@ -9197,7 +9218,15 @@ func TestChildren(t *testing.T) {
 	if _, err := io.ReadAll(pipe); err != nil {
 		t.Errorf("what a program has started lives on: %v", err)
 	}
+}
+
+// TestDeaf starts a program to which nobody can connect. It is waited for once.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
 	long(t) // 10 s
+	if runtime.GOOS == "windows" {
+		skip(t, "needs Unix: sh")
+	}
 	starts := filepath.Join(t.TempDir(), "starts")
 	x := exercise{checks: []check{{name: "a"}, {name: "b", sent: "rows ch03"}, {name: "c", sent: "`x`"}}}
 	x.checks[0].sent = "`x`"
