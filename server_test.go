@@ -427,7 +427,11 @@ func chosenRows(t *testing.T) (rows []row, alone bool) {
 
 // noAnswer explains what may be wrong with a server that answers nothing at all.
 func noAnswer(addr string, err error) string {
+	var wrong *net.AddrError
 	switch {
+	case errors.As(err, &wrong):
+		return fmt.Sprintf("\n-target is host:port, not %q: %v\nnext: give it the address that your "+
+			"server prints, like 127.0.0.1:8000\n", addr, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("\nNobody listens on %s: %v\nnext: start your server, and look at the "+
 			"address that it prints (%s)\n", addr, err, chapterPage("ch01"))
@@ -5358,6 +5362,7 @@ func TestGrade(t *testing.T) {
 		{"ours", start(t, environ).addr, "Conformance", []string{"chapter 3   86 of  86 rows pass  (",
 			"chapter 7   50 of  50 rows pass  (", "\nPASS\n"}, "NO  "},
 		{"a chapter", start(t, environ).addr, "Conformance/ch04", []string{"chapter 4   43 of  43 rows pass  ("}, "chapter 3"},
+		{"a URL", "http://127.0.0.1:8000", "Conformance", []string{`-target is host:port, not "http://127.0.0.1:8000"`}, "empty line"},
 		{"nobody", freeAddr(t), "Conformance", []string{"Nobody listens on ", "connection refused"}, "rows pass"},
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{" does not answer GET / HTTP/1.0: "}, "rows pass"},
 		{"one that closes", nothing, "Conformance", []string{" closes it without an answer to GET / HTTP/1.0.\nThat is chapter 1.",
@@ -9025,13 +9030,13 @@ func TestExercise(t *testing.T) {
 	switch {
 	case !strings.Contains(asked, "Exercise"):
 		t.Skip("exercises are checked by go test -run Exercise")
-	case *classDir != "":
-		checkClass(t, *classDir)
-		return
 	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
 		return regexp.MustCompile(which).MatchString(x.name)
 	}):
 		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
+	case *classDir != "":
+		checkClass(t, *classDir, regexp.MustCompile(which))
+		return
 	}
 	notBegun := 0
 	for _, x := range exercises() {
@@ -9086,15 +9091,18 @@ func serveForAWhile(t *testing.T, program *exec.Cmd) {
 	t.Errorf("served, not checked: %v", program.Run())
 }
 
-// checkClass checks the exercises of all students: each has a directory, with the files of
-// mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
-func checkClass(t *testing.T, dir string) {
+// checkClass checks the chosen exercises of all students: each has a directory, with the files
+// of mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
+func checkClass(t *testing.T, dir string, chosen *regexp.Regexp) {
+	exercises := slices.DeleteFunc(slices.Clone(exercises()), func(x exercise) bool {
+		return !chosen.MatchString(x.name)
+	})
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
 		"container without network, or under an account of its own.")
 	rows := "student,exercise,passed,checks,first failing check\n"
 	failing, begun := map[string]int{}, map[string]int{}
 	fmt.Printf("%-20s", "student")
-	for _, x := range exercises() {
+	for _, x := range exercises {
 		fmt.Printf(" %5s", x.number)
 	}
 	for _, entry := range must(os.ReadDir(dir))(t) {
@@ -9103,7 +9111,7 @@ func checkClass(t *testing.T, dir string) {
 			continue
 		}
 		fmt.Printf("\n%-20.20s", printable(name))
-		for _, x := range exercises() {
+		for _, x := range exercises {
 			file, _ := x.find(student)
 			if file == "" {
 				file, _ = x.find(filepath.Join(student, "mine"))
@@ -9190,6 +9198,7 @@ func TestClass(t *testing.T) {
 	if file, _ := x.find(filepath.Join(class, "backup")); file != "" {
 		t.Errorf("%s is taken for an exercise", file)
 	}
+	writeFile(t, filepath.Join(class, "backup", exercises()[1].name+".go"), "package") // is not asked for
 	out, err := exec.Command(os.Args[0], "-test.run", "Exercise/01", "-class", class).CombinedOutput()
 	table := string(must(os.ReadFile(filepath.Join(class, "class.csv")))(t))
 	if err == nil || strings.Contains(string(out)+table, "\x1b") || strings.Count(table, "\n") != 1+len(want) {
