@@ -472,7 +472,7 @@ type result struct {
 }
 
 func (g *grading) ask(row row, patience time.Duration) (string, error) {
-	return patientExchange(g.addr, row, 1<<20, patience, oneAnswer(row))
+	return patientExchange(g.addr, row, 1<<20, patience, limited(oneAnswer(row)))
 }
 
 // try sends a row. Nobody waits for minutes: after five rows without an answer the server
@@ -599,7 +599,7 @@ func (g *grading) total() string {
 // "passes", "differs" where it may, or "fails".
 func (row row) try(addr string, whose grader, patience time.Duration) (outcome, reply string,
 	faults []string, err error) {
-	reply, err = patientExchange(addr, row, 1<<20, patience, oneAnswer(row))
+	reply, err = patientExchange(addr, row, 1<<20, patience, limited(oneAnswer(row)))
 	faults = row.verdict(inHTTP10(reply, row.send), whose)
 	if err == errStaysOpen && row.id() != "R01" {
 		err = nil // once is enough
@@ -778,7 +778,7 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 			c.CloseWrite()
 		}
 	}()
-	reply, err := read(&limitedConn{c, 1 << 20})
+	reply, err := read(c)
 	c.Close()
 	<-sent
 	// Bytes that arrive when all is over are answered by a reset, after the answer.
@@ -788,8 +788,12 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 	return reply, err
 }
 
-// A limitedConn reads as many bytes as any row needs. A server may send without end, and
-// fast.
+// limited makes read end after as many bytes as any row needs: a server that is not ours may
+// send without end, and fast.
+func limited(read func(net.Conn) (string, error)) func(net.Conn) (string, error) {
+	return func(c net.Conn) (string, error) { return read(&limitedConn{c, 1 << 20}) }
+}
+
 type limitedConn struct {
 	net.Conn
 	left int
@@ -8826,7 +8830,7 @@ func runRows(p *child, chapter string) (m *mismatch) {
 		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") || failed == 10 {
 			continue
 		}
-		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
+		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, limited(wholeAnswer))
 		faults := row.verdict(reply, other)
 		if err != nil {
 			faults = append(faults, err.Error())
