@@ -1733,7 +1733,7 @@ type recorder struct {
 	caller   string // its name
 	status   string // stored by startResponse, as are the headers
 	headers  []Header
-	drains   bool // our half is closed: what comes now is thrown away
+	drains   bool // our half is closed: nobody reads what comes now
 	headSent bool
 	sent     int64 // bytes to the client
 	body     int64 // those of the body
@@ -1802,8 +1802,8 @@ var rules = map[string]struct {
 	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
 	"RFC 9112 §2.2":     {"request.go#line", 3},
 	"RFC 9110 §15.5.15": {"request.go#line", 3},
-	"RFC 1945 §5":       {"request.go#incomplete", 3},
 	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
+	"RFC 9110 §15.6.4":  {"server.go#readRequest", 9},
 	"RFC 1945 §5.1":     {"request.go#parseLine", 3},
 	"RFC 9110 §5.6.2":   {"request.go#parseLine", 3},
 	"RFC 9112 §2.3":     {"request.go#checkVersion", 3},
@@ -1920,7 +1920,7 @@ func (t *recorder) onRead(p []byte, err error) {
 	switch {
 	case len(p) > 0 && t.drains:
 		t.count += int64(len(p))
-		t.say("drained", "%s that nobody wanted are thrown away", count(len(p), "byte"))
+		t.say("drained", "%s more, which nobody reads", count(len(p), "byte"))
 	case len(p) > 0:
 		t.onBytes(p)
 	}
@@ -2388,7 +2388,8 @@ func watched(name string, application Application) Application {
 			return application(environ, startResponse)
 		}
 		t.changes(environ)
-		l := layer{t, name, t.depth + 1, t.caller}
+		caller, depth := t.running()
+		l := layer{t, name, depth + 1, caller}
 		defer t.enter(name, l.depth)()
 		l.tell("call", "%s calls the %s %s", l.caller, role, name)
 		var body Body
@@ -2397,6 +2398,13 @@ func watched(name string, application Application) Application {
 			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
 		return l.wrap(body)
 	}
+}
+
+// running is the layer that runs.
+func (t *recorder) running() (name string, depth int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.caller, t.depth
 }
 
 // enter says that a layer runs now. What it returns says that the one before does again.

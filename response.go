@@ -387,7 +387,10 @@ func (r *Response) appendHead(b []byte) []byte {
 		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
 			continue
 		}
-		b = append(b, header.Name+": "+header.Value+"\r\n"...)
+		b = append(b, header.Name...)
+		b = append(b, ": "...)
+		b = append(b, header.Value...)
+		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }

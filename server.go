@@ -203,7 +203,7 @@ func (s *Server) serveConn(c net.Conn) {
 	if s.Watch != nil {
 		c, application = s.Watch(c, application)
 	}
-	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout, since: time.Now()}}
+	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout}}
 	e.reader = readers.Get().(*bufio.Reader)
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
@@ -367,8 +367,8 @@ func accessLine(client string, now time.Time, requestLine, status string, sent i
 type conn struct {
 	net.Conn
 	timeout  time.Duration
-	since    time.Time // when it was accepted
-	state    connState // guarded by Server.mu
+	state    connState // guarded by Server.mu, as is since
+	since    time.Time // when the client began to owe a head, or its close
 	eachRead bool      // each read has its own deadline; before that, the whole head has one
 	full     bool      // the last read filled its buffer: there may have been more
 }
@@ -424,26 +424,25 @@ func (s *Server) setState(c *conn, state connState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.state = state
-	if state == closed {
-		delete(s.conns, c)
-		return
-	}
-	s.conns[c] = true
-	if state != answering {
+	switch state {
+	case asking, answered:
+		s.conns[c], c.since = true, time.Now()
 		s.limit(c)
+	case closed:
+		delete(s.conns, c)
 	}
 }
 
 // limit sets the time limit of a client that has no answer to expect. s.mu is held.
 func (s *Server) limit(c *conn) {
-	timeout := s.Timeout
+	deadline := c.since.Add(s.Timeout)
 	if s.stopping {
-		timeout = lull
-		if c.state == asking {
-			timeout = max(lull, moment-time.Since(c.since))
+		deadline = time.Now().Add(lull)
+		if fresh := c.since.Add(moment); c.state == asking && fresh.After(deadline) {
+			deadline = fresh
 		}
 	}
-	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(deadline) // fails if closed, and so will Read
 }
 
 // Shutdown stops the server: it accepts what waits in the backlog, answers what has been

@@ -225,6 +225,11 @@ type row struct {
 // id is the first of the row's ids.
 func (row row) id() string { return row.name[:min(3, len(row.name))] }
 
+// ids are all of them: "E04 E06 E08 a path …" has three.
+func (row row) ids() []string {
+	return strings.Fields(regexp.MustCompile(`^([A-Z]\d\d )*`).FindString(row.name))
+}
+
 // allRows reads docs/conformance.md.
 var allRows = sync.OnceValue(func() (rows []row) {
 	page, err := os.ReadFile("docs/conformance.md")
@@ -382,7 +387,7 @@ func TestConformance(t *testing.T) {
 // that is broken, one row in full, and at the very end, by TestMain, the score.
 func grade(t *testing.T, addr string) {
 	rows, alone := chosenRows(t)
-	g := &grading{addr: addr, patience: 3 * time.Second}
+	g := &grading{addr: addr, patience: 3 * time.Second, last: -1, alone: alone}
 	reply, err := g.ask(plainRow, 5*time.Second)
 	if reply == "" {
 		t.Fail()
@@ -393,10 +398,12 @@ func grade(t *testing.T, addr string) {
 	if !strings.Contains(reply, "REQUEST_METHOD: GET") {
 		g.whose = fixedText
 	}
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", addr, len(rows)) // at once: it may take a while
 	for _, row := range rows {
 		g.try(row)
 	}
-	if fmt.Print(g.report(alone)); g.failed != nil {
+	g.finish()
+	if fmt.Print(g.report()); g.failed != nil {
 		t.Fail()
 	}
 	score = g.total()
@@ -432,15 +439,28 @@ func noAnswer(addr string, err error) string {
 	case errors.As(err, &wrong):
 		return fmt.Sprintf("\n-target is host:port, not %q: %v\nnext: give it the address that your "+
 			"server prints, like 127.0.0.1:8000\n", addr, err)
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case isRefused(err):
 		return fmt.Sprintf("\nNobody listens on %s: %v\nnext: start your server, and look at the "+
 			"address that it prints (%s)\n", addr, err, chapterPage("ch01"))
-	case err == nil || errors.Is(err, syscall.ECONNRESET):
+	case err == nil || isReset(err):
 		return fmt.Sprintf("\n%s accepts the connection and closes it without an answer to GET / HTTP/1.0.\n"+
 			"That is chapter 1. No row can pass before there is an answer.\nnext: give it one (%s)\n", addr, chapterPage("ch02"))
 	}
 	return fmt.Sprintf("\n%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty line has "+
 		"come; do not wait for more (%s)\n", addr, err, chapterPage("ch02"))
+}
+
+// isRefused reports that nobody listens at an address. Windows has a number of its own for
+// that, but a dial on this machine fails for no other reason.
+func isRefused(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" && !op.Timeout()
+}
+
+// isReset reports a reset, also by Windows' numbers: WSAECONNRESET and WSAECONNABORTED.
+func isReset(err error) bool {
+	var number syscall.Errno
+	return errors.Is(err, syscall.ECONNRESET) || errors.As(err, &number) && (number == 10054 || number == 10053)
 }
 
 // chapterPage is the chapter to read: "docs/03-request-line.md".
@@ -456,19 +476,23 @@ func chapterPage(chapter string) string {
 type grading struct {
 	addr     string
 	whose    grader
+	alone    bool          // rows were chosen by name
 	patience time.Duration // how long an answer is waited for
 	stalls   int
+	last     int  // of results: the last after which the server was well
 	gone     bool // it answers no more
 	results  []result
-	failed   *result // the first
+	failed   *result // the first, or the one that ended the server
 }
 
 // A result is how one row went: it "passes", "differs" where it may, "fails", or is "unseen":
-// answered well, as far as a text shows that is not environ.
+// answered well, as far as a text shows that is not environ. It is "untried" when the server
+// answers no more.
 type result struct {
 	row
 	outcome, reply string
 	faults         []string
+	err            error // how the exchange ended
 }
 
 func (g *grading) ask(row row, patience time.Duration) (string, error) {
@@ -478,16 +502,16 @@ func (g *grading) ask(row row, patience time.Duration) (string, error) {
 // try sends a row. Nobody waits for minutes: after five rows without an answer the server
 // has to answer a plain request, or that is all.
 func (g *grading) try(row row) {
-	r := result{row: row, outcome: "fails", faults: []string{"not tried: the target answers no more"}}
-	if !g.gone {
-		var err error
-		r.outcome, r.reply, r.faults, err = row.try(g.addr, g.whose, g.patience)
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
-			if g.stalls++; g.stalls >= 5 {
-				reply, _ := g.ask(plainRow, g.patience)
-				g.patience, g.gone = 500*time.Millisecond, reply == ""
-			}
-		}
+	if g.gone {
+		g.results = append(g.results, result{row: row, outcome: "untried"})
+		return
+	}
+	r := result{row: row}
+	r.outcome, r.reply, r.faults, r.err = row.try(g.addr, g.whose, g.patience)
+	if isRefused(r.err) && len(g.results) > 0 {
+		g.results = append(g.results, result{row: row, outcome: "untried"})
+		g.end(hasEnded)
+		return
 	}
 	if r.outcome == "passes" && g.whose == fixedText && len(row.has)+len(row.not) > 0 {
 		r.outcome = "unseen"
@@ -496,11 +520,67 @@ func (g *grading) try(row row) {
 	if r.outcome == "fails" && g.failed == nil {
 		g.failed = &r
 	}
+	if r.err != nil && !isReset(r.err) {
+		if g.stalls++; g.stalls < 5 {
+			return
+		}
+		reply, _ := g.ask(plainRow, g.patience)
+		if g.patience = 500 * time.Millisecond; reply == "" {
+			g.end(isStuck)
+			return
+		}
+	}
+	g.last = len(g.results) - 1
+}
+
+// finish asks once more: the last row may be the one that the server did not survive.
+func (g *grading) finish() {
+	if g.gone {
+		return
+	}
+	reply, err := g.ask(plainRow, g.patience)
+	if reply == "" && isRefused(err) {
+		g.end(hasEnded)
+	} else if reply == "" {
+		g.end(isStuck)
+	}
+}
+
+const (
+	hasEnded = "the server has ended here: its terminal says why, perhaps an error that nothing caught"
+	isStuck  = "since this row the server answers nothing, not even GET / HTTP/1.0: is it in a loop?"
+)
+
+// end blames a row for the end of the server. If it is stuck, that is the first of those that
+// were not answered. If a connection was refused, it is the last that was tried, or the one
+// before: a connection may still be accepted while a program ends. What came later is not judged.
+func (g *grading) end(why string) {
+	g.gone = true
+	blamed := g.last + 1
+	if why == hasEnded {
+		blamed = len(g.results) - 1
+		for blamed > 0 && g.results[blamed].outcome == "untried" {
+			blamed--
+		}
+		b := g.results[max(0, blamed-1)]
+		if r := g.results[blamed]; r.reply == "" && b.reply == "" && b.outcome != "passes" && (b.err == nil || isReset(b.err)) {
+			blamed = max(0, blamed-1)
+		}
+	}
+	blamed = min(blamed, len(g.results)-1)
+	for i := range g.results[blamed+1:] {
+		r := &g.results[blamed+1+i]
+		r.outcome, r.faults = "untried", nil
+	}
+	g.failed = &g.results[blamed]
+	g.failed.outcome = "fails"
+	g.failed.faults = append([]string{why}, g.failed.faults...)
 }
 
 // report has a line for each rule that is broken, with its first fault, and explains the
-// first row that fails; each that does not pass, if rows were chosen by name.
-func (g *grading) report(alone bool) string {
+// first row that fails. If rows were chosen by name, it explains three that do not pass, and
+// has a line for each other.
+func (g *grading) report() string {
 	var b strings.Builder
 	var rules []string
 	broken, all := map[string][]result{}, map[string]int{}
@@ -514,7 +594,6 @@ func (g *grading) report(alone bool) string {
 			broken[rule] = append(broken[rule], r)
 		}
 	}
-	fmt.Fprintf(&b, "\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(g.results))
 	for _, rule := range rules {
 		rows := ""
 		if all[rule] > 1 {
@@ -522,9 +601,14 @@ func (g *grading) report(alone bool) string {
 		}
 		fmt.Fprintf(&b, "NO  %s%s: %s\n", rule, rows, brief(broken[rule][0].faults[0]))
 	}
+	explained := 0
 	for _, r := range g.results {
-		if alone && r.faults != nil || g.failed != nil && r.name == g.failed.name {
+		first := g.failed != nil && r.name == g.failed.name
+		if first || g.alone && r.faults != nil && explained < 3 {
 			fmt.Fprintf(&b, "\n%s: %s\n", r.outcome, r.explain(r.reply, r.faults))
+			explained++
+		} else if g.alone && r.faults != nil {
+			fmt.Fprintf(&b, "\n%s: %s\n    %s\n", r.outcome, r.name, brief(r.faults[0]))
 		}
 	}
 	return b.String()
@@ -545,14 +629,20 @@ func brief(fault string) string {
 	return fmt.Sprintf("%.100s", strings.TrimSuffix(fault, `\r`))
 }
 
-// nextChapter says how to go on when no row fails up to a chapter of the rows.
-func nextChapter(chapter, addr string) string {
+// next says how to go on when no row fails up to a chapter of the rows.
+func (g *grading) next(chapter string, unseen int) string {
 	n := chapter[len("ch0"):] // 3 to 7
-	if n == "7" {
+	switch {
+	case g.alone:
+		return fmt.Sprintf("next: go test -run Conformance/%s -v -target %s\n", chapter, g.addr)
+	case n == "7" && unseen > 0:
+		return "next: answer with environ, a line like REQUEST_METHOD: GET for each key (docs/conformance.md), " +
+			"then go test -run Conformance -v -target " + g.addr + "\n"
+	case n == "7":
 		return "next: " + chapterPage("ch08") + "\n"
 	}
 	n = string(n[0] + 1)
-	return fmt.Sprintf("next: %s, then go test -run 'Conformance/ch0[3-%s]' -v -target %s\n", chapterPage("ch0"+n), n, addr)
+	return fmt.Sprintf("next: %s, then go test -run 'Conformance/ch0[3-%s]' -v -target %s\n", chapterPage("ch0"+n), n, g.addr)
 }
 
 // total counts by chapter, and says what to do next.
@@ -576,7 +666,7 @@ func (g *grading) total() string {
 		n := counts[chapter]
 		fmt.Fprintf(&b, "chapter %s  %3d of %3d rows pass", strings.TrimLeft(chapter, "ch0"), n["passes"], n["all"])
 		for _, other := range []struct{ outcome, text string }{{"fails", "fail"}, {"differs", "differ where they may"},
-			{"unseen", "cannot be judged"}} {
+			{"unseen", "cannot be judged"}, {"untried", "not tried"}} {
 			if n[other.outcome] > 0 {
 				fmt.Fprintf(&b, ", %d %s", n[other.outcome], other.text)
 			}
@@ -587,11 +677,15 @@ func (g *grading) total() string {
 		b.WriteString("What cannot be judged has the right status, but the answer does not show environ.\n")
 	}
 	if g.failed == nil {
-		b.WriteString(nextChapter(chapters[len(chapters)-1], g.addr))
+		b.WriteString(g.next(chapters[len(chapters)-1], unseen))
 		return b.String()
 	}
-	fmt.Fprintf(&b, "first row that fails: %s, %s\nnext: go test -run 'Conformance/%s/%s' -v -target %s\n", g.failed.name,
-		chapterPage(g.failed.chapter), g.failed.chapter, g.failed.id(), g.addr)
+	what, again := "first row that fails", ""
+	if g.gone {
+		what, again = "row that the server did not survive", "start it again, then "
+	}
+	fmt.Fprintf(&b, "%s: %s, %s\nnext: %sgo test -run 'Conformance/%s/%s' -v -target %s\n", what, g.failed.name,
+		chapterPage(g.failed.chapter), again, g.failed.chapter, g.failed.id(), g.addr)
 	return b.String()
 }
 
@@ -627,7 +721,7 @@ func wholeAnswer(c net.Conn) (string, error) {
 }
 
 var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
-	"the server closes it after its answer")
+	"the server closes it after its answer (in Python, also each file made from the socket)")
 
 // oneAnswer reads what belongs to one answer, for in HTTP/1.1 the connection may stay. In
 // HTTP/1.0 it may not: the answer to R01 is held to that, and any other is read on for a
@@ -711,18 +805,25 @@ func (row row) explain(reply string, faults []string) string {
 // hints are for mistakes that many make.
 var hints = map[string]string{
 	"R02": "compare methods as they came; do not change their case",
+	"R04": "letters, digits and !#$%&'*+-.^_`|~ are all that a method may have",
+	"R05": "Host is empty, name, name:port, [IPv6] or [IPv6]:port; the host of a target replaces it",
 	"R08": "a request line without a version is complete: do not wait for more",
+	"R09": "without a version, a line is a request only if it is GET, a space and a path",
+	"R10": "compare the version byte by byte: eight of them, the digits in ASCII",
 	"R13": "split at each single space and insist on three parts",
 	"R15": "accept LF alone, as long as the whole head does so",
 	"R17": "look for CR inside lines after you have cut the line end off",
 	"R18": "if nothing was asked, close without an answer",
 	"R19": "count bytes while you read a line, and stop",
+	"R20": "a path is bytes: in Python, decode it as latin-1 if you need a str",
 	"R22": "a refusal is an answer like any other: give it all headers",
+	"R24": "one read is not a request: read lines until the empty one",
 	"H02": "trim spaces and tabs on both sides of a value",
-	"H03": "trim space and tab only: library functions trim more",
+	"H03": "trim space and tab only: library functions trim more; and a value is bytes, see H10",
 	"H04": "refuse a line that begins with a space or tab",
 	"H06": "a header line without a colon is an error, not the end of the head",
 	"H09": "look at every byte of a value",
+	"H10": "a value is bytes: do not decode UTF-8 (in Python, latin-1 keeps each byte)",
 	"H11": "join repeated fields with a comma",
 	"H13": "count how often Host came",
 	"H15": "X_A and X-A have the same key: drop names with an underscore",
@@ -734,9 +835,11 @@ var hints = map[string]string{
 	"B08": "a body that ends early is an error",
 	"B10": "end your half, then read on until the client closes: or your answer is lost",
 	"B11": "refuse Transfer-Encoding if you cannot decode it",
+	"S17": "the head of each answer has Date (in GMT), Server, Content-Type and Content-Length",
+	"W01": "count after the page has become bytes",
 	"W11": "HEAD: send the head, and stop",
-	"E04": "decode the path once, and + is not a space in it",
-	"E06": "a path is bytes: do not decode them into characters",
+	"E04": "decode the path once, to bytes and not to characters (in Python, latin-1); + is not a space in it",
+	"E05": "look at the escapes before you decode them",
 	"E09": "cut at the first ?, and leave the query alone",
 }
 
@@ -782,7 +885,7 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 	c.Close()
 	<-sent
 	// Bytes that arrive when all is over are answered by a reset, after the answer.
-	if row.how == "+" && len(reply) > 0 && errors.Is(err, syscall.ECONNRESET) {
+	if row.how == "+" && len(reply) > 0 && isReset(err) {
 		err = nil
 	}
 	return reply, err
@@ -5341,6 +5444,27 @@ func TestGrade(t *testing.T) {
 	})
 	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
 		"Content-Length: 2\r\n"
+	// A program that ends at the first byte beyond ASCII closes its listener as well.
+	mortal := func(t *testing.T) string {
+		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				line, _ := bufio.NewReader(c).ReadString('\n') // what came is enough
+				if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
+					l.Close()
+				} else {
+					io.WriteString(c, head+"\r\nhi") // if it fails, the client has left
+				}
+				c.Close()
+			}
+		}()
+		return l.Addr().String()
+	}
 	hi, _ := fake(t, head+"\r\nhi", nil)
 	bare, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\nhi", nil)
 	nothing, _ := fake(t, "", nil)
@@ -5371,12 +5495,25 @@ func TestGrade(t *testing.T) {
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{" does not answer GET / HTTP/1.0: "}, "rows pass"},
 		{"one that closes", nothing, "Conformance", []string{" closes it without an answer to GET / HTTP/1.0.\nThat is chapter 1.",
 			"next: give it one ("}, "rows pass"},
-		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"not tried: the target answers no more",
-			"the exchange did not end well: "}, "\nPASS\n"},
+		{"one that gets tired", tired.addr, "Conformance/ch07", []string{"since this row the server answers nothing, not even GET / HTTP/1.0",
+			" 2 of  50 rows pass, 1 fail, 47 not tried  (", "the exchange did not end well: ",
+			"\nrow that the server did not survive: E04 E06 E08 a path is decoded once and otherwise untouched: /a/../b/./c, ",
+			"\nnext: start it again, then go test -run 'Conformance/ch07/E04' -v -target "}, "\nPASS\n"},
 		{"fixed text", hi, "Conformance/ch0[37]/(R0[14]|E09)", []string{
 			"NO  ch03  R04 a method is a token (6 of 6 rows): expected HTTP/1.0 400, got HTTP/1.0 200 OK\n",
 			"chapter 3    0 of   7 rows pass, 6 fail, 1 cannot be judged  (",
 			"first row that fails: R04 a method is a token: not NUL, "}, "expected the line"},
+		{"one that ends", mortal(t), "Conformance/ch0[34]/(R20|H)", []string{
+			"NO  ch03  R20 a target has no control characters (1 of 7 rows): the server has ended here: ",
+			"\nchapter 4    0 of  43 rows pass, 43 not tried  (",
+			"\nrow that the server did not survive: R20 a target has no control characters: but bytes beyond ASCII, ",
+			"\nnext: start it again, then go test -run 'Conformance/ch03/R20' -v -target "}, "NO  ch04"},
+		{"one that ends with the last row", mortal(t), "Conformance/ch03/R20.*but", []string{
+			"\nrow that the server did not survive: R20 a target has no control characters: but bytes beyond ASCII, "}, "\nPASS\n"},
+		{"fixed text, when environ is due", start(t, hello).addr, "Conformance/ch07", []string{
+			"chapter 7   18 of  50 rows pass, 32 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08"},
+		{"a rule that holds", start(t, environ).addr, "Conformance/ch03/R04", []string{
+			"chapter 3    6 of   6 rows pass  (", "\nnext: go test -run Conformance/ch03 -v -target "}, "docs/04"},
 		{"fixed text, a chapter", hi, "Conformance/ch06", []string{"NO  ch06  W11 HEAD has the head of GET and no body: expected no body, got 2 bytes"},
 			"NO  ch06  S17"},
 		{"no Date", bare, "Conformance/ch0[36]/(R01|S17)", []string{"chapter 3    0 of   1 rows pass, 1 cannot be judged",
@@ -5759,6 +5896,13 @@ $ sleep 1000 & echo "pid $!"
 pid 99999
 $ kill 99999; wait; echo it is gone
 it is gone
+` + "```\n```console 3" + `
+$ (trap "echo caught; n=1" INT; echo ready; until [ $n ]; do sleep 0.1; done; sleep 0.1; echo done)
+ready
+^C
+caught
+` + "```\n```console 3" + `
+done
 ` + "```\n```text\nnot run\n```\n"
 	self := built(t)
 	if got := replayed(t, "right", right, self, false); got != right {
@@ -7071,7 +7215,8 @@ func serverTables(versions []string, outcomes map[string][]string) string {
 		for _, server := range servers {
 			n := map[string]int{}
 			for i, row := range allRows() {
-				if include(row) {
+				// Where a server resets, it is a race whether this answer arrives.
+				if include(row) && !strings.HasPrefix(row.name, "B10 too large, and sent") {
 					n[outcomes[server.name][i]]++
 				}
 			}
@@ -7676,7 +7821,7 @@ func TestRecordTells(t *testing.T) {
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes that nobody wanted are thrown away",
+		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes more, which nobody reads",
 			"the client has ended its half", "the gateway closes the connection"}},
 		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
@@ -8364,6 +8509,14 @@ func startChild(command []string) (*child, error) {
 	return p, err
 }
 
+// mayEnd gives a program the time to end by itself: its connections are closed before that.
+func (p *child) mayEnd() {
+	select {
+	case <-p.ended:
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
 // interrupt stops the program at Ctrl-C, which reaches only our own process group.
 func (p *child) interrupt() {
 	interrupted := make(chan os.Signal, 1)
@@ -8595,10 +8748,24 @@ func judge(expected, cause, reply, printed string) *mismatch {
 			for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
 				m.at++
 			}
+		} else if about == "has" || about == "log" {
+			m.came, m.at = likeliest(text, came)
 		}
 		return m
 	}
 	return nil
+}
+
+// likeliest returns a text from the place where it is most like one that is missing in it, and
+// where the two part there.
+func likeliest(missing, text string) (from string, at int) {
+	const few = 4 // equal bytes: less is chance
+	for n := len(missing) - 1; n >= few; n-- {
+		if i := strings.Index(text, missing[:n]); i >= 0 {
+			return text[i:], n
+		}
+	}
+	return text, 0
 }
 
 // headerLine returns the lines of a head that have the name of a header.
@@ -8795,11 +8962,21 @@ func (c check) run(command []string) *mismatch {
 	}
 	var m *mismatch
 	if chapter, rows := strings.CutPrefix(c.sent, "rows "); rows {
-		m = runRows(p, chapter)
-		p.stop()
+		if m = runRows(p, chapter); m != nil {
+			p.mayEnd()
+		}
+		if died := p.stop(); m != nil {
+			m.printed = p.printed.String()
+			if died {
+				m.cause = "the program has ended; " + m.cause
+			}
+		}
 		return m
 	}
 	reply, err := talk(p, c.sent)
+	if reply == "" {
+		p.mayEnd()
+	}
 	died := p.stop()
 	printed := p.printed.String()
 	m = judge(c.expected, c.cause, reply, printed)
@@ -8812,7 +8989,7 @@ func (c check) run(command []string) *mismatch {
 	if m != nil {
 		m.printed = printed
 		if died {
-			m.cause = "the program has ended"
+			m.cause = "the program has ended; " + c.cause
 		}
 	}
 	return m
@@ -8831,6 +9008,9 @@ func runRows(p *child, chapter string) (m *mismatch) {
 			continue
 		}
 		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, limited(wholeAnswer))
+		if isRefused(err) && m != nil {
+			break // it has ended, and the first that failed says more
+		}
 		faults := row.verdict(reply, other)
 		if err != nil {
 			faults = append(faults, err.Error())
@@ -8947,11 +9127,28 @@ func (x exercise) explain(c check, m *mismatch) {
 	came, column := ascii(m.came, m.at)
 	fmt.Printf("       sent      %.200s\n       expected  %s\n       came      %s%s%s^ %s\n", sent, expected, came,
 		indent, strings.Repeat(" ", column), strings.ReplaceAll(m.cause, "\n", indent))
-	if line, _, _ := strings.Cut(m.printed, "\n"); line != "" {
+	if line := mainLine(m.printed); line != "" {
 		line, _ = ascii(line, 0)
 		fmt.Printf("       printed   %s\n", line)
 	}
 	fmt.Printf("       rule      %s\n       next      go test -run Exercise/%s -hint 1\n", c.rule, x.number)
+}
+
+// mainLine returns the line of a program's output that says most: the error with which it has
+// ended, or else the first that is not the starter's own.
+func mainLine(printed string) string {
+	if end := regexp.MustCompile(`(?m)^(panic|fatal error): .*`).FindString(printed); end != "" {
+		return end
+	}
+	if _, trace, ok := strings.Cut(printed, "Traceback (most recent call last):\n"); ok { // Python's
+		return regexp.MustCompile(`(?m)^\S.*`).FindString(trace)
+	}
+	for line := range strings.Lines(printed) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "Serving on http://") {
+			return line
+		}
+	}
+	return ""
 }
 
 // begin puts the starters of an exercise where students work: a module of its own, so that
@@ -9012,16 +9209,22 @@ func (x exercise) note(t testing.TB, content []byte, passes bool) {
 		text += line(x, content)
 	}
 	writeFile(t, "mine/passed.txt", text)
-	done, next := 0, ""
-	for _, x := range exercises() {
-		if _, content := x.find("mine"); strings.Contains(text, line(x, content)) {
+	done, first, next := 0, "", "" // the first that is left, and the first behind x
+	for _, e := range exercises() {
+		if _, content := e.find("mine"); strings.Contains(text, line(e, content)) {
 			done++
-		} else {
-			next = cmp.Or(next, x.number)
+			continue
+		}
+		first = cmp.Or(first, e.number)
+		if e.number > x.number {
+			next = cmp.Or(next, e.number)
 		}
 	}
 	if passes {
-		fmt.Printf("  solution  %s\n  next      go test -run Exercise/%s\n", x.dir, next)
+		fmt.Printf("  solution  %s\n", x.dir)
+	}
+	if next = cmp.Or(next, first); passes && next != "" {
+		fmt.Printf("  next      go test -run Exercise/%s\n", next)
 	}
 	n := len(exercises())
 	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
@@ -9034,16 +9237,17 @@ func TestExercise(t *testing.T) {
 	switch {
 	case !strings.Contains(asked, "Exercise"):
 		t.Skip("exercises are checked by go test -run Exercise")
-	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool {
-		return regexp.MustCompile(which).MatchString(x.name)
-	}):
+	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool { return x.isAsked(which) }):
 		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
 	case *classDir != "":
-		checkClass(t, *classDir, regexp.MustCompile(which))
+		checkClass(t, *classDir, which)
 		return
 	}
 	notBegun := 0
 	for _, x := range exercises() {
+		if named && !x.isAsked(which) {
+			continue
+		}
 		t.Run(x.name, func(t *testing.T) {
 			file, content := x.find("mine")
 			if file == "" && !named {
@@ -9055,6 +9259,44 @@ func TestExercise(t *testing.T) {
 	}
 	if notBegun > 0 {
 		fmt.Printf("\n%d of %d exercises are not begun: docs/exercises/README.md\n", notBegun, len(exercises()))
+	}
+}
+
+// isAsked reports whether -run Exercise/which means the exercise. A number is its number and
+// nothing else: 13 is not the exercise about 413.
+func (x exercise) isAsked(which string) bool {
+	if n, err := strconv.Atoi(which); err == nil {
+		return x.number == fmt.Sprintf("%02d", n)
+	}
+	return regexp.MustCompile(which).MatchString(x.name)
+}
+
+// TestAsked shows which exercises -run means, and what a report picks out.
+func TestAsked(t *testing.T) {
+	for which, want := range map[string]string{"13": "13", "9": "09", "09": "09", "teapot": "09", "4": "04",
+		"1[23]-": "12 13", "99": ""} {
+		var got []string
+		for _, x := range exercises() {
+			if x.isAsked(which) {
+				got = append(got, x.number)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("Exercise/%s is %s, not %s", which, got, want)
+		}
+	}
+	for printed, want := range map[string]string{
+		"Serving on http://127.0.0.1:8000/\n\ncalled 1\ncalled 2\n":                               "called 1",
+		"Serving on http://127.0.0.1:8000/\npanic: too long\n\ngoroutine 1\n":                     "panic: too long",
+		"Serving\nTraceback (most recent call last):\n  File \"x\"\n    int(n)\nValueError: no\n": "ValueError: no",
+	} {
+		if got := mainLine(printed); got != want {
+			t.Errorf("the line of %q is %q", printed, got)
+		}
+	}
+	from, at := likeliest("b=[https]\n", "a=[x]\nb=[http]\nc=[]\n")
+	if from != "b=[http]\nc=[]\n" || at != len("b=[http") {
+		t.Errorf("%q from byte %d", from, at)
 	}
 }
 
@@ -9097,9 +9339,9 @@ func serveForAWhile(t *testing.T, program *exec.Cmd) {
 
 // checkClass checks the chosen exercises of all students: each has a directory, with the files
 // of mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
-func checkClass(t *testing.T, dir string, chosen *regexp.Regexp) {
+func checkClass(t *testing.T, dir, which string) {
 	exercises := slices.DeleteFunc(slices.Clone(exercises()), func(x exercise) bool {
-		return !chosen.MatchString(x.name)
+		return !x.isAsked(which)
 	})
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
 		"container without network, or under an account of its own.")
@@ -9350,8 +9592,10 @@ func TestHunt(t *testing.T) {
 	}
 	m := hunts()[n-1]
 	clues := []string{"", "", "One of these shows it:"}
+	ids := []string{m.row} // those of its rows: each is a right answer
 	for _, row := range allRows() {
 		if row.id() == m.row {
+			ids = append(ids, row.ids()...)
 			clues[0] = "It breaks a rule of chapter " + strings.TrimLeft(row.chapter, "ch0")
 			clues[1] = "The rule comes from " + row.source
 			clues[2] += "\n  " + visible(row.send[:min(len(row.send), 200)])
@@ -9361,8 +9605,8 @@ func TestHunt(t *testing.T) {
 	switch {
 	case *hintAsked > 0:
 		t.Error(clues[min(*hintAsked, 3)-1])
-	case given == m.row:
-		fmt.Printf("Right, it is %s. The mistake: %s.\n", m.row, m.mistake)
+	case slices.Contains(ids, given):
+		fmt.Printf("Right, it is %s. The mistake: %s.\nnext: go test -run Hunt/%d\n", given, m.mistake, n%len(hunts())+1)
 	case given != "":
 		t.Errorf("It is not %s. %s; for more, go test -run Hunt/%d -hint 2", given, clues[0], n)
 	default:

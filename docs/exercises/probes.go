@@ -7,6 +7,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -248,7 +249,8 @@ func clients(application Application) Application {
 
 // cgiProgram shows what a CGI gateway does: for each request this program runs once more,
 // as a CGI program, and all that it prints is the answer's body. Behind the request's
-// body, standard input has bytes that are not for it, as RFC 3875 §4.2 allows.
+// body, standard input has bytes that are not for it, and with X-Stdin it does not end there:
+// RFC 3875 §4.2 allows both. A program that waits for the end is killed.
 func cgiProgram(gateway func(Application)) Application {
 	if os.Getenv("GATEWAY_INTERFACE") != "" {
 		gateway(probes)
@@ -259,7 +261,9 @@ func cgiProgram(gateway func(Application)) Application {
 		if err != nil {
 			panic(err)
 		}
-		program := exec.Command(self)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		program := exec.CommandContext(ctx, self)
 		program.Env = append(os.Environ(), "GATEWAY_INTERFACE=CGI/1.1")
 		if environ.Get("HTTP_X_HTTPS") != "" {
 			program.Env = append(program.Env, "HTTPS="+environ.Get("HTTP_X_HTTPS"))
@@ -271,8 +275,26 @@ func cgiProgram(gateway func(Application)) Application {
 		}
 		var printed, errors bytes.Buffer
 		program.Stdout, program.Stderr = &printed, &errors
-		program.Stdin = io.MultiReader(environ["wsgi.input"].(io.Reader), strings.NewReader("NOT FOR YOU"))
+		in, out, err := os.Pipe()
+		if err != nil {
+			panic(err)
+		}
+		defer out.Close() // fails if it is closed already
+		copied := make(chan bool)
+		go func() { // if it fails, the program has ended
+			io.Copy(out, io.MultiReader(environ["wsgi.input"].(io.Reader), strings.NewReader("NOT FOR YOU")))
+			if environ.Get("HTTP_X_STDIN") != "open" {
+				out.Close()
+			}
+			close(copied)
+		}()
+		program.Stdin = in
 		failed := program.Run()
+		if ctx.Err() != nil {
+			failed = fmt.Errorf("killed after 3 seconds: did it wait for standard input to end?")
+		}
+		in.Close()
+		<-copied
 		fmt.Fprintf(os.Stderr, "%sexit: %v\n", errors.Bytes(), failed)
 		startResponse("200 OK", []Header{{"Content-Type", "application/octet-stream"}})
 		return Blocks{printed.Bytes()}

@@ -103,8 +103,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// openInput returns the body of a request. A client that waits to be told so is told to
-// send it, when it is first read.
+// openInput returns the body of a request. If the client waits for 100 Continue, the first
+// read sends it.
 func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
 	input := &Input{r: r, length: request.Length}
 	if expectsContinue(request) {

@@ -138,8 +138,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// openInput returns the body of a request. A client that waits to be told so is told to
-// send it, when it is first read.
+// openInput returns the body of a request. If the client waits for 100 Continue, the first
+// read sends it.
 func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
 	input := &Input{r: r, length: request.Length}
 	if expectsContinue(request) {
@@ -957,7 +957,10 @@ func (r *Response) appendHead(b []byte) []byte {
 	b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
 	b = append(b, "Server: "+software+"\r\n"...)
 	for _, header := range r.headers {
-		b = append(b, header.Name+": "+header.Value+"\r\n"...)
+		b = append(b, header.Name...)
+		b = append(b, ": "...)
+		b = append(b, header.Value...)
+		b = append(b, "\r\n"...)
 	}
 	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n", r.length)
 }

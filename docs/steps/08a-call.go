@@ -137,9 +137,8 @@ func (c *conn) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// openInput returns the body of a request. A client that waits to be told so is told to
-// send it, when the application first reads it. It is too late for that when the head has
-// been sent.
+// openInput returns the body of a request. If the client waits for 100 Continue, the
+// application's first read sends it, unless the head has been sent.
 func openInput(c *conn, r *bufio.Reader, request *Request, response *Response) *Input {
 	input := &Input{r: r, length: request.Length}
 	if expectsContinue(request) {
@@ -1059,7 +1058,10 @@ func (r *Response) appendHead(b []byte) []byte {
 		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
 			continue
 		}
-		b = append(b, header.Name+": "+header.Value+"\r\n"...)
+		b = append(b, header.Name...)
+		b = append(b, ": "...)
+		b = append(b, header.Value...)
+		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
 }
