@@ -2896,7 +2896,7 @@ type lab struct {
 	apps     map[string]Application
 	names    []string      // of apps, in order
 	running  chan bool     // holds a value for each experiment that runs
-	patience time.Duration // with which others wait
+	patience time.Duration // with which others wait, and its client
 	open     bool          // to other machines as well
 }
 
@@ -2979,18 +2979,45 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 			"The experiment cannot be read: "+err.Error())
 	}
 	select {
-	case l.running <- true:
-		defer func() { <-l.running }()
+	case l.running <- true: // until the experiment ends
 	case <-time.After(l.patience):
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
 	}
 	port, _ := strconv.Atoi(environ.Get("SERVER_PORT")) // on a Unix socket, there is none
-	events, err := x.run(l.apps, port)
+	events, err := l.await(x, port)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
+			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
+	}
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
 	return inJSON(startResponse, events)
+}
+
+// await makes an experiment, and waits for its end with patience. Nobody can end a
+// goroutine from outside.
+func (l *lab) await(x experiment, port int) ([]event, error) {
+	var events []event
+	var err error
+	ended := make(chan bool)
+	go func() {
+		defer close(ended) // also after runtime.Goexit
+		defer func() {
+			<-l.running
+			if reason := recover(); reason != nil { // e.g. middleware that fails to wrap
+				err = fmt.Errorf("the experiment failed: %v", reason)
+			}
+		}()
+		events, err = x.run(l.apps, port)
+	}()
+	select {
+	case <-ended:
+		return events, err
+	case <-time.After(l.patience):
+		return nil, os.ErrDeadlineExceeded
+	}
 }
 
 // The page is whole in itself, and may fetch from where it comes from only.

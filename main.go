@@ -207,8 +207,8 @@ func (o *options) check() error {
 	if o.workers < 1 {
 		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
 	}
-	if o.config.Programs < 1 {
-		return fmt.Errorf("-programs must be at least 1; it is %d", o.config.Programs)
+	if o.config.Programs < 1 || o.config.Programs > 1<<16 {
+		return fmt.Errorf("-programs must be from 1 to %d; it is %d", 1<<16, o.config.Programs)
 	}
 	return nil
 }
@@ -363,7 +363,11 @@ type unixListener struct {
 
 // listenUnix replaces the socket that a killed server has left: one at which nobody answers.
 func listenUnix(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("%s is there, and is not a socket", path)
+	}
+	if err == nil {
 		c, err := net.Dial("unix", path)
 		if err == nil {
 			c.Close() // another server is there: Listen will say so

@@ -179,9 +179,12 @@ func named(test, pattern string) bool {
 	})
 }
 
-// warmUp makes the runtime open what it keeps open (the network poller), so that it does
-// not count as a leak.
+// warmUp makes the runtime open what it keeps open (the network poller, the goroutine for
+// signals), so that it does not count as a leak.
 func warmUp() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt)
+	signal.Stop(signals)
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close()
 	}
@@ -439,7 +442,11 @@ func chosenRows(t *testing.T) (rows []row, alone bool) {
 
 // noAnswer explains what may be wrong with a server that answers nothing at all.
 func noAnswer(addr string, err error) string {
+	var wrong *net.AddrError
 	switch {
+	case errors.As(err, &wrong):
+		return fmt.Sprintf("\n-target is host:port, not %q: %v\nnext: give it the address that your "+
+			"server prints, like 127.0.0.1:8000\n", addr, err)
 	case isRefused(err):
 		return fmt.Sprintf("\nNobody listens on %s: %v\nnext: start your server, and look at the "+
 			"address that it prints (%s)\n", addr, err, chapterPage("ch01"))
@@ -497,7 +504,7 @@ type result struct {
 }
 
 func (g *grading) ask(row row, patience time.Duration) (string, error) {
-	return patientExchange(g.addr, row, 1<<20, patience, oneAnswer(row))
+	return patientExchange(g.addr, row, 1<<20, patience, limited(oneAnswer(row)))
 }
 
 // try sends a row. Nobody waits for minutes: after five rows without an answer the server
@@ -694,7 +701,7 @@ func (g *grading) total() string {
 // "passes", "differs" where it may, or "fails".
 func (row row) try(addr string, whose grader, patience time.Duration) (outcome, reply string,
 	faults []string, err error) {
-	reply, err = patientExchange(addr, row, 1<<20, patience, oneAnswer(row))
+	reply, err = patientExchange(addr, row, 1<<20, patience, limited(oneAnswer(row)))
 	faults = row.verdict(inHTTP10(reply, row.send), whose)
 	if err == errStaysOpen && row.id() != "R01" {
 		err = nil // once is enough
@@ -890,6 +897,28 @@ func patientExchange(addr string, row row, size int, patience time.Duration,
 		err = nil
 	}
 	return reply, err
+}
+
+// limited makes read end after as many bytes as any row needs: a server that is not ours may
+// send without end, and fast.
+func limited(read func(net.Conn) (string, error)) func(net.Conn) (string, error) {
+	return func(c net.Conn) (string, error) { return read(&limitedConn{c, 1 << 20}) }
+}
+
+type limitedConn struct {
+	net.Conn
+	left int
+}
+
+var errEndless = errors.New("the answer has no end")
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errEndless
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
 }
 
 // check fails the test if a reply is not what the row wants.
@@ -3278,6 +3307,8 @@ func TestCommand(t *testing.T) {
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
 		{"a size with a unit", []string{"-max-body", "1GB"}, 2, "", "in digits, like 1000000"},
 		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
+		{"too many programs", []string{"-programs", "9999999999999"}, 2, "", "-programs must be from 1 to 65536"},
+		{"a Unix socket where a directory is", []string{"-addr", "unix:docs"}, 1, "", "docs is there, and is not a socket"},
 		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
 		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
 	} {
@@ -5453,6 +5484,14 @@ func TestGrade(t *testing.T) {
 	staysSilent, _ := fake(t, strings.TrimSuffix(head, "Content-Length: 2\r\n")+"\r\nhi", func(c net.Conn) {
 		io.Copy(io.Discard, c)
 	})
+	forever := func(text string) string {
+		addr, _ := fake(t, "", func(c net.Conn) {
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(c, strings.Repeat(text, 1000))
+			}
+		})
+		return addr
+	}
 	slow := []string{"one that is silent", "one that gets tired", "one that stays open",
 		"one that stays open without Content-Length"} // each row is waited for
 	for _, c := range []struct {
@@ -5463,6 +5502,7 @@ func TestGrade(t *testing.T) {
 		{"ours", start(t, environ).addr, "Conformance", []string{"chapter 3   86 of  86 rows pass  (",
 			"chapter 7   50 of  50 rows pass  (", "\nPASS\n"}, "NO  "},
 		{"a chapter", start(t, environ).addr, "Conformance/ch04", []string{"chapter 4   43 of  43 rows pass  ("}, "chapter 3"},
+		{"a URL", "http://127.0.0.1:8000", "Conformance", []string{`-target is host:port, not "http://127.0.0.1:8000"`}, "empty line"},
 		{"nobody", freeAddr(t), "Conformance", []string{"Nobody listens on ", "connection refused"}, "rows pass"},
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{" does not answer GET / HTTP/1.0: "}, "rows pass"},
 		{"one that closes", nothing, "Conformance", []string{" closes it without an answer to GET / HTTP/1.0.\nThat is chapter 1.",
@@ -5494,6 +5534,10 @@ func TestGrade(t *testing.T) {
 			errStaysOpen.Error(), "chapter 3    0 of   8 rows pass, 7 fail, 1 cannot be judged"}, "not tried"},
 		{"one that stays open without Content-Length", staysSilent, "Conformance/ch03/R0[12]",
 			[]string{"NO  ch03  R01 a request: the exchange did not end well: ", "chapter 3    0 of   2 rows pass, 2 fail"}, "not tried"},
+		{"garbage without end", forever("\x00\xff\x1b[31m"), "Conformance/ch03/R0[12]", []string{errEndless.Error(),
+			"chapter 3    0 of   2 rows pass, 2 fail"}, "\x1b"},
+		{"interim answers without end", forever("HTTP/1.1 100 Continue\r\n\r\n"), "Conformance/ch03/R01",
+			[]string{errEndless.Error(), "chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b"},
 		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "Conformance/ch0[34]", []string{
 			"chapter 3   15 of  86 rows pass, 71 differ where they may  (", "chapter 4   "}, "NO  "},
 		{"a query left in PATH_INFO", wrong.addr, "Conformance/ch07/E09", []string{
@@ -8407,7 +8451,26 @@ func TestLabLimits(t *testing.T) {
 	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
 		t.Errorf("got %s %s", status, answer)
 	}
+	hasty.apps, hasty.running = map[string]Application{"block": func(Environ, StartResponse) Body {
+		<-release
+		return Blocks{}
+	}}, make(chan bool, 1)
+	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" || !strings.Contains(answer, "not ended") {
+		t.Errorf("got %s %s", status, answer)
+	}
 	close(release)
+	hasty.running <- true // when the experiment has ended
+	<-hasty.running
+	hasty.patience = time.Minute
+	for name, app := range map[string]Application{"goexit": func(Environ, StartResponse) Body {
+		runtime.Goexit()
+		return nil
+	}, "nil": nil} {
+		hasty.apps["block"] = app
+		if status, answer := runLab(hasty.app, blocked); status[:3] == "503" {
+			t.Errorf("%s: got %s %s", name, status, answer)
+		}
+	}
 	for range 30 - labAtOnce {
 		wait(t, "an experiment", begun)
 	}
@@ -8454,10 +8517,12 @@ func startChild(command []string) (*child, error) {
 	program := exec.Command(command[0], command[1:]...)
 	program.Stdout, program.Stderr, program.WaitDelay = &p.printed, &p.printed, time.Second
 	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	program.SysProcAttr = ownGroup()
 	err := program.Start()
 	if err == nil {
 		p.process = program.Process
 		go func() { program.Wait(); close(p.ended) }() // that it was killed is no error
+		go p.interrupt()
 	}
 	return p, err
 }
@@ -8470,16 +8535,34 @@ func (p *child) mayEnd() {
 	}
 }
 
-// stop kills the program and reports whether it had ended by itself.
+// interrupt stops the program at Ctrl-C, which reaches only our own process group.
+func (p *child) interrupt() {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	select {
+	case <-p.ended:
+	case <-interrupted:
+		p.stop()
+		os.Exit(1)
+	}
+}
+
+// stop kills the program with what it has started, and reports whether it had ended by
+// itself.
 func (p *child) stop() (died bool) {
 	select {
 	case <-p.ended:
-		return true
+		died = true
 	default:
 		p.process.Kill() // fails if it has ended meanwhile
-		<-p.ended
-		return false
 	}
+	// The number of a group is no other's while one of its processes lives.
+	if group, err := os.FindProcess(-p.process.Pid); err == nil && runtime.GOOS != "windows" {
+		group.Kill() // fails if all have ended, as they should
+	}
+	<-p.ended
+	return died
 }
 
 // dial waits until the program listens, or has ended.
@@ -8494,8 +8577,10 @@ func (p *child) dial() (*net.TCPConn, error) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return nil, errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+	return nil, errDeaf
 }
+
+var errDeaf = errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
 
 // answerWait is how long a check waits for the end of an answer. Time-outs in exercises are
 // 2 s.
@@ -8804,10 +8889,13 @@ var interpreters = map[string]string{".py": "python3", ".js": "node"}
 
 // prepare makes a command of a student's file: one that serves it on a port.
 func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]string, error) {
+	source, err := readSource(file)
+	if err != nil {
+		return nil, err
+	}
 	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
 		return []string{interpreter, file, port}, nil
 	}
-	source := must(os.ReadFile(file))(t)
 	text := bytes.ReplaceAll(source, []byte("127.0.0.1:8000"), []byte("127.0.0.1:"+port))
 	dir := t.TempDir()
 	program := filepath.Join(dir, "program.exe")                                                             // a name that runs everywhere
@@ -8844,10 +8932,10 @@ func (x exercise) prepare(t testing.TB, file, port string, flags ...string) ([]s
 // positioned returns a source that says where it stands, so that the compiler's errors name
 // the file that the student knows. Its build constraint is gone.
 func positioned(t testing.TB, file, source string) string {
-	text, constrained := strings.CutPrefix(source, "//go:build ignore")
-	line := 1
-	if constrained {
-		text, line = strings.TrimLeft(text, "\r")[1:], 2
+	text, line := source, 1
+	if strings.HasPrefix(source, "//go:build ignore") {
+		_, text, _ = strings.Cut(source, "\n")
+		line = 2
 	}
 	return fmt.Sprintf("//line %s:%d\n%s", must(filepath.Abs(file))(t), line, text)
 }
@@ -8937,7 +9025,7 @@ func runRows(p *child, chapter string) (m *mismatch) {
 		if row.chapter != chapter || !strings.HasPrefix(row.level, "M") || failed == 10 {
 			continue
 		}
-		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, wholeAnswer)
+		reply, err := patientExchange(p.addr, row, 1<<20, answerWait, limited(wholeAnswer))
 		if isRefused(err) && m != nil {
 			break // it has ended, and the first that failed says more
 		}
@@ -8991,14 +9079,24 @@ func (x exercise) attempt(t testing.TB, file string) attempt {
 	return x.checkAll(command)
 }
 
+// checkAll runs the checks. When nobody has listened in the time of one, no other waits for
+// that again.
 func (x exercise) checkAll(command []string) attempt {
 	a := attempt{mismatches: map[string]*mismatch{}}
+	var deaf *mismatch
 	for _, c := range x.checks {
-		if m := c.run(command); m != nil {
-			a.mismatches[c.name] = m
-		} else {
-			a.passed++
+		m := deaf
+		if m == nil {
+			m = c.run(command)
 		}
+		switch {
+		case m == nil:
+			a.passed++
+			continue
+		case m.cause == errDeaf.Error():
+			deaf = m
+		}
+		a.mismatches[c.name] = m
 	}
 	return a
 }
@@ -9090,14 +9188,31 @@ func (x exercise) begin(t testing.TB) (files []string) {
 // find returns the student's file in a directory, "" if there is none. Of several, in
 // different languages, the one that is no longer its starter is meant.
 func (x exercise) find(dir string) (file string, content []byte) {
-	files, _ := filepath.Glob(filepath.Join(dir, x.name+".*")) // a strange dir has none
-	for _, file = range files {
-		starter, _ := os.ReadFile(x.dir + "/starter" + filepath.Ext(file)) // none: all differs
-		if content, _ = os.ReadFile(file); !bytes.Equal(starter, content) {
-			break
+	for _, extension := range []string{".go", ".js", ".py"} {
+		candidate := filepath.Join(dir, x.name+extension)
+		if _, err := os.Lstat(candidate); err != nil {
+			continue
+		}
+		file = candidate
+		starter, _ := os.ReadFile(x.dir + "/starter" + extension) // none: all differs
+		if content, _ = readSource(file); !bytes.Equal(starter, content) {
+			break // without content, prepare says why
 		}
 	}
 	return file, content
+}
+
+// readSource reads a student's file, which may be anything: a pipe would block for ever.
+func readSource(file string) ([]byte, error) {
+	const most = 1 << 20 // bytes
+	stat, err := os.Stat(file)
+	if err == nil && (!stat.Mode().IsRegular() || stat.Size() > most) {
+		err = fmt.Errorf("%s: expected a regular file of at most %d bytes", file, most)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
 }
 
 // note writes down in mine/passed.txt whether an exercise passes, and prints how many do. A
@@ -9140,11 +9255,11 @@ func TestExercise(t *testing.T) {
 	switch {
 	case !strings.Contains(asked, "Exercise"):
 		t.Skip("exercises are checked by go test -run Exercise")
-	case *classDir != "":
-		checkClass(t, *classDir)
-		return
 	case named && !slices.ContainsFunc(exercises(), func(x exercise) bool { return x.isAsked(which) }):
 		t.Fatalf("there is no exercise %s: docs/exercises/README.md has the list", which)
+	case *classDir != "":
+		checkClass(t, *classDir, which)
+		return
 	}
 	notBegun := 0
 	for _, x := range exercises() {
@@ -9240,24 +9355,27 @@ func serveForAWhile(t *testing.T, program *exec.Cmd) {
 	t.Errorf("served, not checked: %v", program.Run())
 }
 
-// checkClass checks the exercises of all students: each has a directory, with the files of
-// mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
-func checkClass(t *testing.T, dir string) {
+// checkClass checks the chosen exercises of all students: each has a directory, with the files
+// of mine/ in it or in its mine/. It prints a table and writes class.csv, which says more.
+func checkClass(t *testing.T, dir, which string) {
+	exercises := slices.DeleteFunc(slices.Clone(exercises()), func(x exercise) bool {
+		return !x.isAsked(which)
+	})
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
 		"container without network, or under an account of its own.")
 	rows := "student,exercise,passed,checks,first failing check\n"
 	failing, begun := map[string]int{}, map[string]int{}
 	fmt.Printf("%-20s", "student")
-	for _, x := range exercises() {
+	for _, x := range exercises {
 		fmt.Printf(" %5s", x.number)
 	}
 	for _, entry := range must(os.ReadDir(dir))(t) {
 		name, student := entry.Name(), filepath.Join(dir, entry.Name())
-		if !entry.IsDir() {
+		if stat, err := os.Stat(student); err != nil || !stat.IsDir() { // a link may lead to one
 			continue
 		}
-		fmt.Printf("\n%-20.20s", name)
-		for _, x := range exercises() {
+		fmt.Printf("\n%-20.20s", printable(name))
+		for _, x := range exercises {
 			file, _ := x.find(student)
 			if file == "" {
 				file, _ = x.find(filepath.Join(student, "mine"))
@@ -9271,13 +9389,15 @@ func checkClass(t *testing.T, dir string) {
 				}
 				begun[x.number]++
 				cell = fmt.Sprintf("%d/%d", a.passed, len(x.checks))
-				rows += fmt.Sprintf("%q,%s,%d,%d,%q\n", name, x.name, a.passed, len(x.checks), append(failed, "")[0])
+				rows += fmt.Sprintf("%s,%s,%d,%d,%s\n", csvText(name), x.name, a.passed, len(x.checks),
+					csvText(append(failed, "")[0]))
 				if len(failed) == 0 {
 					cell = "ok"
 				}
 			}
 			fmt.Printf(" %5s", cell)
 		}
+		writeFile(t, filepath.Join(dir, "class.csv"), rows) // now: a large class may be cut off by -timeout
 	}
 	fmt.Println("\n\nchecks that most fail:")
 	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
@@ -9287,10 +9407,105 @@ func checkClass(t *testing.T, dir string) {
 			fmt.Printf("  %d of %d: %s\n", failing[name], begun[name[:2]], name)
 		}
 	}
-	writeFile(t, filepath.Join(dir, "class.csv"), rows)
 	fmt.Println("all of it:", filepath.Join(dir, "class.csv"))
 	if len(begun) == 0 || len(failing) > 0 {
 		t.Errorf("%d exercises are begun, and not all files pass", len(begun))
+	}
+}
+
+// csvText puts a text into quotes. A spreadsheet would compute one that begins with "=".
+func csvText(text string) string {
+	if text != "" && strings.Contains("=+-@", text[:1]) {
+		text = "'" + text
+	}
+	return `"` + strings.ReplaceAll(printable(text), `"`, `""`) + `"`
+}
+
+// TestClass checks a class of which no file is a program.
+func TestClass(t *testing.T) {
+	t.Parallel()
+	x := exercises()[0]
+	if got := positioned(t, "a.go", "//go:build ignore"); !strings.HasSuffix(got, ":2\n") {
+		t.Errorf("a file of one line: got %q", got)
+	}
+	class := t.TempDir()
+	for _, dir := range []string{"[a]", "directory/" + x.name + ".go", "large", "backup"} {
+		if err := os.MkdirAll(filepath.Join(class, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFile(t, filepath.Join(class, "[a]", x.name+".go"), "package")
+	writeFile(t, filepath.Join(class, "large", x.name+".py"), strings.Repeat("#", 2<<20))
+	writeFile(t, filepath.Join(class, "backup", x.name+".go.orig"), "package")
+	want := map[string]string{"[a]": x.name + ".go:1", "directory": "regular file", "large": "regular file"}
+	if runtime.GOOS != "windows" {
+		for dir, command := range map[string]string{"a pipe": "mkfifo", "a link": "ln -s nowhere",
+			"\x1b[31m\"red": "mkfifo"} {
+			make := `mkdir "$0/$1" && cd "$0/$1" && ` + command + " " + x.name + ".go"
+			if out, err := exec.Command("sh", "-c", make, class, dir).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			want[dir] = "regular file"
+		}
+		want["a link"] = "no such file"
+		os.Symlink(filepath.Join(class, "a pipe"), filepath.Join(class, "a linked directory"))
+		want["a linked directory"] = "regular file"
+	}
+	for dir, broken := range want {
+		file, _ := x.find(filepath.Join(class, dir))
+		if file == "" {
+			t.Errorf("%q: the file is not found", dir)
+		} else if _, err := x.prepare(t, file, "1"); err == nil || !strings.Contains(err.Error(), broken) {
+			t.Errorf("%q: expected an error with %q, got %v", dir, broken, err)
+		}
+	}
+	if file, _ := x.find(filepath.Join(class, "backup")); file != "" {
+		t.Errorf("%s is taken for an exercise", file)
+	}
+	writeFile(t, filepath.Join(class, "backup", exercises()[1].name+".go"), "package") // is not asked for
+	out, err := exec.Command(os.Args[0], "-test.run", "Exercise/01", "-class", class).CombinedOutput()
+	table := string(must(os.ReadFile(filepath.Join(class, "class.csv")))(t))
+	if err == nil || strings.Contains(string(out)+table, "\x1b") || strings.Count(table, "\n") != 1+len(want) {
+		t.Errorf("%v\n%q\n%s", err, out, table)
+	}
+	if red := `"` + "\uFFFD" + `[31m""red",` + x.name + ",0,"; runtime.GOOS != "windows" && !strings.Contains(table, red) {
+		t.Errorf("expected %q in %q", red, table)
+	}
+}
+
+// TestChildren starts programs that an exercise must survive.
+func TestChildren(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		skip(t, "needs Unix: sh")
+	}
+	alive := filepath.Join(t.TempDir(), "alive")
+	if out, err := exec.Command("mkfifo", alive).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p := must(startChild([]string{"sh", "-c", `sleep 60 >"$0" & wait`, alive}))(t)
+	pipe := must(os.Open(alive))(t) // waits until sleep has it
+	defer pipe.Close()
+	p.stop()
+	pipe.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(pipe); err != nil {
+		t.Errorf("what a program has started lives on: %v", err)
+	}
+}
+
+// TestDeaf starts a program to which nobody can connect. It is waited for once.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	long(t) // 10 s
+	if runtime.GOOS == "windows" {
+		skip(t, "needs Unix: sh")
+	}
+	starts := filepath.Join(t.TempDir(), "starts")
+	x := exercise{checks: []check{{name: "a"}, {name: "b", sent: "rows ch03"}, {name: "c", sent: "`x`"}}}
+	x.checks[0].sent = "`x`"
+	a := x.checkAll([]string{"sh", "-c", `echo >>` + starts + `; exec sleep 60`, portForProgram()})
+	if content := must(os.ReadFile(starts))(t); len(content) != 1 || len(a.mismatches) != 3 {
+		t.Errorf("a program to which nobody can connect was started %d times: %v", len(content), a)
 	}
 }
 
