@@ -1762,14 +1762,14 @@ func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Appli
 	return watchedReader{stdin, t}, watchedWriter{stdout, t}, t.gateway(application)
 }
 
-// add tells of an event.
+// add records an event.
 func (t *recorder) add(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
 	e.Place = place(e)
 	t.emit(e)
 }
 
-// places says which declaration does what an event tells of: of each kind of event, of some
+// places says which declaration does what an event records: of each kind of event, of some
 // keys, and of the refusals by each rule, those of which a chapter of the course is about.
 var places = map[string]string{
 	"accept": "server.go#serveConn", "in": "server.go#Read", "key": "request.go#addHeader",
@@ -1823,7 +1823,7 @@ var rules = map[string]struct {
 	"RFC 9112 §8":       {"request.go#Read", 5},
 }
 
-// place returns where the code is that does what an event tells of.
+// place returns where the code is that does what an event records.
 func place(e event) string {
 	if rule, ok := rules[e.Rule]; ok {
 		return rule.place
@@ -1913,7 +1913,7 @@ func (w watchedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// onRead tells of bytes from the client, or of their end.
+// onRead records bytes from the client, or of their end.
 func (t *recorder) onRead(p []byte, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -1933,7 +1933,7 @@ func (t *recorder) onRead(p []byte, err error) {
 	}
 }
 
-// onBytes tells of bytes of the request.
+// onBytes records bytes of the request.
 func (t *recorder) onBytes(p []byte) {
 	from := t.count
 	t.count += int64(len(p))
@@ -1947,7 +1947,7 @@ func (t *recorder) onBytes(p []byte) {
 	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p), Text: text})
 }
 
-// onWrite tells of bytes to the client: first the head, and why it has a Content-Length.
+// onWrite records bytes to the client: first the head, and why it has a Content-Length.
 func (t *recorder) onWrite(p []byte, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -1978,7 +1978,7 @@ func (t *recorder) onAnswer(p []byte) {
 	t.add(e)
 }
 
-// onHead tells of what the head in p holds, and returns its size and a sentence.
+// onHead records what the head in p holds, and returns its size and a sentence.
 func (t *recorder) onHead(p []byte) (size int, text string) {
 	head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
 	if size = len(head); whole { // otherwise the client has left in the middle of it
@@ -2020,7 +2020,7 @@ func (t *recorder) lengthReason(head string) string {
 		"so the end of the connection ends it"
 }
 
-// onFile tells of bytes of a file, which the operating system has sent.
+// onFile records bytes of a file, which the operating system has sent.
 func (t *recorder) onFile(n int64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -2054,7 +2054,7 @@ func (t *recorder) accessLine() string {
 	return accessLine(t.client, time.Now(), t.request.Line, t.answer, t.body)
 }
 
-// onLog tells of a line that the gateway logs. A refusal is told already.
+// onLog records a line that the gateway logs. A refusal is told already.
 func (t *recorder) onLog(line string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -2073,7 +2073,7 @@ func (t *recorder) onLog(line string) {
 // ownFrame matches a line about a function of this part in the log of a panic.
 var ownFrame = regexp.MustCompile(`^\t\S+ \(?\*?(layer|watched|recorder)`)
 
-// onErrors tells of what the application writes to wsgi.errors.
+// onErrors records what the application writes to wsgi.errors.
 func (t *recorder) onErrors(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -2146,7 +2146,7 @@ func (t *recorder) bodyBegins(q *Request) {
 		Key: "wsgi.input", Value: fmt.Sprintf("%d bytes", q.Length)})
 }
 
-// onRefusal tells of a refusal, and which bytes are to blame.
+// onRefusal records a refusal, and which bytes are to blame.
 func (t *recorder) onRefusal(r *Refusal, from, to int64) {
 	if t.refusal == nil {
 		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
@@ -2461,7 +2461,7 @@ func (l layer) guard(what string, do func()) {
 	finished = true
 }
 
-// listen tells of calls of startResponse, and of the write() that it returns.
+// listen records calls of startResponse, and of the write() that it returns.
 func (l layer) listen(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
 		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status),
@@ -2503,14 +2503,14 @@ func (w layerWriter) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// block tells of a block: the beginning of it is enough.
+// block records a block: the beginning of it is enough.
 func (l layer) block(kind string, p []byte, format string) {
 	const enough = 512
 	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), enough)]),
 		Text: fmt.Sprintf(format, l, count(len(p), "byte"))})
 }
 
-// wrap tells of a body's blocks and of its Close. A file is left as it is: the gateway asks
+// wrap records a body's blocks and of its Close. A file is left as it is: the gateway asks
 // for that type, and would send it differently if it were another.
 func (l layer) wrap(body Body) Body {
 	if _, isFile := body.(*fileBody); isFile {

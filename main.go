@@ -640,6 +640,15 @@ func serveWorker(server *Server) int {
 		server.ErrorLog.Printf("rawsgi: a worker needs the socket of its parent: %v", err)
 		return exitFailed
 	}
+	serveUntil(workerStop(listener), server, listener)
+	return exitOK
+}
+
+// workerStop returns a channel that is closed when a worker has to stop. After SIGTERM to
+// this worker alone, the backlog is left to the others; when the parent stops or is killed,
+// the last worker answers it. A SIGTERM to all of them, as systemd sends it, reaches worker
+// and parent in any order.
+func workerStop(listener net.Listener) <-chan bool {
 	// Ctrl-C and a hangup reach every process of a terminal: only the parent obeys.
 	signal.Notify(make(chan os.Signal, 1), endings()...)
 	terminated, orphaned := onSignal([]os.Signal{syscall.SIGTERM}, endScripts), make(chan bool)
@@ -649,29 +658,29 @@ func serveWorker(server *Server) int {
 		close(orphaned)
 	}()
 	go func() {
-		// One SIGTERM to all processes at once, as systemd sends it, reaches worker and
-		// parent in any order.
+		defer close(stop)
 		select {
+		case <-orphaned:
+			return
 		case <-terminated:
-			select {
-			case <-orphaned:
-			case <-time.After(moment): // the parent goes on
-				listener.Close() // what waits in the backlog is for the other workers
-			}
-			close(stop)
-		case <-orphaned: // what waits is for the last worker
-			close(stop)
-			select {
-			case <-terminated:
-			case <-time.After(lull):
-				<-terminated // the parent's second signal
-				endScripts()
-				os.Exit(exitOK)
-			}
+		}
+		select {
+		case <-orphaned:
+		case <-time.After(moment): // the parent goes on
+			listener.Close()
 		}
 	}()
-	serveUntil(stop, server, listener)
-	return exitOK
+	go func() {
+		<-orphaned
+		select {
+		case <-terminated: // together with the parent
+		case <-time.After(lull):
+			<-terminated // the parent's second signal
+			endScripts()
+			os.Exit(exitOK)
+		}
+	}()
+	return stop
 }
 
 // send is a client: it sends raw bytes, at once or in pieces with pauses, and shows the reply
