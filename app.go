@@ -346,8 +346,13 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 var headings = map[string]string{"hello": "The interface", "form": "What web applications do",
 	"mount": "Applications made of others", "lab": "Watch it"}
 
-// An indexItem is an application on the index.
-type indexItem struct{ Heading, Link, Name, From, About, Try, Lab string }
+// chapters are the pages of the course in docs that show an application, by their number.
+var chapters = map[string]string{"0": "00-map.md", "5": "05-body.md", "7": "07-environ.md",
+	"8": "08-start-response.md", "10": "10-middleware.md", "11": "11-cgi.md",
+	"13": "13-in-front-and-behind.md"}
+
+// An indexItem is an application on the index. Page is its chapter, shown by files.
+type indexItem struct{ Heading, Link, Name, From, Chapter, Page, About, Try, Lab string }
 
 // newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
@@ -359,10 +364,12 @@ func newIndex(entries []entry) Application {
 		var items []indexItem
 		for _, entry := range entries {
 			place := escapePath(mounted + "/" + entry.name)
+			from, chapter, _ := strings.Cut(entry.from, ", chapter ")
 			items = append(items, indexItem{Heading: headings[entry.name], Link: place,
-				Name: entry.name, From: entry.from, About: entry.about,
-				Lab: labLink(escapePath(mounted+"/lab"), entry.name),
-				Try: strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
+				Name: entry.name, From: from, Chapter: chapter, About: entry.about,
+				Page: escapePath(mounted + "/files/" + chapters[chapter]),
+				Lab:  labLink(escapePath(mounted+"/lab"), entry.name),
+				Try:  strings.ReplaceAll(entry.try, "URL", baseURL(environ)+place)})
 		}
 		return htmlPage(startResponse, "index", items)
 	}

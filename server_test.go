@@ -3175,6 +3175,13 @@ func TestIndex(t *testing.T) {
 		if link := `<a href="/a%20b/` + entry.name + `">`; !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
 		}
+		if _, number, ok := strings.Cut(entry.from, ", chapter "); ok {
+			_, err := os.Stat("docs/" + chapters[number])
+			link := `<a href="/a%20b/files/` + chapters[number] + `">chapter ` + number + `</a>`
+			if chapters[number] == "" || err != nil || !strings.Contains(page, link) {
+				t.Errorf("no %s in %s: %v", link, page, err)
+			}
+		}
 		if entry.name == "clock" {
 			continue // it takes ten seconds
 		}
