@@ -149,6 +149,38 @@ var middlewares = []struct {
 		validate},
 }
 
+// withMiddleware puts middleware around an application. The first name is the outermost
+// layer, so it is wrapped around last.
+func withMiddleware(application Application, use string, trace bool) (Application, error) {
+	if use == "" {
+		return application, nil
+	}
+	for _, name := range slices.Backward(strings.Split(use, ",")) {
+		middleware, err := findMiddleware(name)
+		if err != nil {
+			return nil, err
+		}
+		application = middleware(application)
+		if trace {
+			application = watched(name, application)
+		}
+	}
+	return application, nil
+}
+
+// findMiddleware returns the middleware of that name, or an error that lists all.
+func findMiddleware(name string) (Middleware, error) {
+	var names []string
+	for _, middleware := range middlewares {
+		if middleware.name == name {
+			return middleware.wrap, nil
+		}
+		names = append(names, middleware.name)
+	}
+	return nil, fmt.Errorf("no middleware is called %q; there are %s", name,
+		strings.Join(names, ", "))
+}
+
 // ---------------------------------------------------------------- Applications
 
 // textPlain is the header of a plain text. A browser first waits for enough bytes to guess
@@ -3133,7 +3165,7 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 	case strings.Count(x.Use, ",") >= 10:
 		return nil, errors.New("ten layers of middleware are enough")
 	}
-	if application, err = wrap(application, x.Use, true); err != nil {
+	if application, err = withMiddleware(application, x.Use, true); err != nil {
 		return nil, err
 	}
 	arrives := arrivals[way]

@@ -245,38 +245,7 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 		return nil, fmt.Errorf("no application is called %q; there are %s", app,
 			strings.Join(names, ", "))
 	}
-	return wrap(application, use, trace)
-}
-
-// wrap puts middleware around an application. The first name is the outermost layer, so
-// it is wrapped around last.
-func wrap(application Application, use string, trace bool) (Application, error) {
-	if use == "" {
-		return application, nil
-	}
-	for _, name := range slices.Backward(strings.Split(use, ",")) {
-		middleware, err := findMiddleware(name)
-		if err != nil {
-			return nil, err
-		}
-		application = middleware(application)
-		if trace {
-			application = watched(name, application)
-		}
-	}
-	return application, nil
-}
-
-func findMiddleware(name string) (Middleware, error) {
-	var names []string
-	for _, middleware := range middlewares {
-		if middleware.name == name {
-			return middleware.wrap, nil
-		}
-		names = append(names, middleware.name)
-	}
-	return nil, fmt.Errorf("no middleware is called %q; there are %s", name,
-		strings.Join(names, ", "))
+	return withMiddleware(application, use, trace)
 }
 
 // list prints what -app and -use can choose.

@@ -3225,7 +3225,7 @@ func TestMount(t *testing.T) { // E03
 func TestMiddleware(t *testing.T) { // M01, M03
 	for _, use := range []string{"log", "upper", "catch", "log,upper,catch"} {
 		t.Run("no body under "+use, func(t *testing.T) {
-			wrapped := must(wrap(func(environ Environ, startResponse StartResponse) Body {
+			wrapped := must(withMiddleware(func(environ Environ, startResponse StartResponse) Body {
 				startResponse("200 OK", textPlain)
 				return nil
 			}, use, false))(t)
@@ -3251,7 +3251,7 @@ func TestMiddleware(t *testing.T) { // M01, M03
 				startResponse("200 OK", textPlain)
 				return telling{stream("a\r\n", ""), &out}
 			}
-			wrapped := must(wrap(application, c.use, false))(t)
+			wrapped := must(withMiddleware(application, c.use, false))(t)
 			environ := Environ{"wsgi.errors": &out, "PATH_INFO": "/x", "QUERY_STRING": "y=1"}
 			if _, _, body := callApplication(wrapped, environ); string(body) != "a\r\n" {
 				t.Errorf("got %q", body)
