@@ -4051,7 +4051,9 @@ func TestCGIHost(t *testing.T) {
 			return pid > 0
 		})
 		gateway.Process.Signal(syscall.SIGTERM)
-		gateway.Wait() // it says that it failed
+		if err := gateway.Wait(); err != nil {
+			t.Errorf("the gateway ended with %v", err)
+		}
 		eventually(t, "its end", func() bool { return !alive(pid) })
 	})
 	t.Run("X03 what a host's own environment does not pass on", func(t *testing.T) {
