@@ -3741,12 +3741,28 @@ func TestCGIUnderOthers(t *testing.T) {
 	})
 }
 
-// freeAddr finds an address for a server that cannot choose its own.
-func freeAddr(t *testing.T) string {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	defer l.Close()
-	return l.Addr().String()
+// freeAddr returns an address at which nobody listens. Its port is below those that systems
+// give to ":0" and to clients, so that no test that runs beside this one gets it.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 20000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+ports.Add(1)%20000)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
+	}
+	t.Fatal("no port from 10000 to 29999 is free")
+	return ""
 }
+
+// ports counts the ports that tests have tried, from another one in each process: what one
+// test has chosen, another does not.
+var ports = func() *atomic.Int64 {
+	n := &atomic.Int64{}
+	n.Store(int64(os.Getpid()) * 37)
+	return n
+}()
 
 // background runs a server until the test ends, and waits until it answers.
 func background(t *testing.T, addr string, command *exec.Cmd) {
@@ -6101,10 +6117,10 @@ func (r *replay) stop() {
 }
 
 // port returns the port of this machine that stands for one of the page. It has four
-// digits, too, so that lengths stay the same.
+// digits, too, so that lengths stay the same, and no other page has it.
 func (r *replay) port(onPage string) string {
 	for r.ports[onPage] == "" {
-		port := strconv.Itoa(2000 + rand.IntN(6000))
+		port := fmt.Sprint(2000 + ports.Add(1)%6000)
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			l.Close()
 			r.ports[onPage] = port

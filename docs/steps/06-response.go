@@ -643,7 +643,7 @@ func (r *Refusal) Error() string {
 //	    ^ expected a name, a colon and a value
 //	RFC 9112 §5.1
 //
-// A client may take any answer for HTML, so no "<" is in it, whoever wrote the reason.
+// Some clients take any answer for HTML, so the page never has a "<".
 func (r *Refusal) page() []byte {
 	mark := ""
 	if r.Line != "" {
