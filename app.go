@@ -1785,14 +1785,14 @@ func newRecorder(s *Server, now func() time.Time, emit func(event)) *recorder {
 }
 
 // watch stands in both openings of a server's exchange.
-func (t *recorder) watch(c net.Conn, application Application) (net.Conn, Application) {
+func (t *recorder) watch(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
 	from := "" // a client on a Unix socket has no address
 	host, port := hostPort(c.RemoteAddr())
 	if t.client = host; host != "" {
 		from = " from " + net.JoinHostPort(host, port)
 	}
 	t.say("accept", "a connection%s is accepted", from)
-	return &watchedConn{c, t}, t.gateway(application)
+	return &watchedConn{c, t}, t.gateway(application), func(*Request, error) {}
 }
 
 // watchCGI does the same for the CGI gateway, whose connection is two streams.
@@ -2668,7 +2668,7 @@ func narrate(s *Server, brief bool) {
 	s.ErrorLog = log.New(n, "", 0)
 	access := s.AccessLog != nil
 	s.AccessLog = nil // the narrator knows the exchange's number
-	s.Watch = func(c net.Conn, application Application) (net.Conn, Application) {
+	s.Watch = func(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
 		return n.record(s, access).watch(c, application)
 	}
 }

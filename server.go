@@ -46,9 +46,9 @@ type Server struct {
 	AccessLog   *log.Logger   // one line a request; nil for none
 	ErrorLog    *log.Logger   // wsgi.errors and the server's own troubles
 
-	// Watch, if set, is given each connection and the application, and returns what to use
-	// instead.
-	Watch func(net.Conn, Application) (net.Conn, Application)
+	// Watch, if set, is given each connection and the application. It returns what to use
+	// instead, and a function that is told what the parser has made of the head.
+	Watch func(net.Conn, Application) (net.Conn, Application, func(*Request, error))
 
 	// Shutdown calls OnStop, if set, when requests have not ended in time.
 	OnStop func()
@@ -199,9 +199,9 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) 
 
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
 func (s *Server) serveConn(c net.Conn) {
-	application := s.Application
+	application, onHead := s.Application, func(*Request, error) {}
 	if s.Watch != nil {
-		c, application = s.Watch(c, application)
+		c, application, onHead = s.Watch(c, application)
 	}
 	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout}}
 	e.reader = readers.Get().(*bufio.Reader)
@@ -210,7 +210,9 @@ func (s *Server) serveConn(c net.Conn) {
 
 	s.setState(&e.conn, asking) // the time for the head begins
 	var err error
-	if e.request, err = s.readRequest(e.reader); err == errSilent {
+	e.request, err = s.readRequest(e.reader)
+	onHead(e.request, err)
+	if err == errSilent {
 		return
 	}
 	s.setState(&e.conn, answering)

@@ -7317,43 +7317,6 @@ var steps = []step{
 	{"08b-rules", "ch0[3-7]", ""},
 }
 
-// stepDiffers lists the declarations of steps that bear the name of one of the program's and
-// are not equal to it, with the last step in which that is so and the reason.
-var stepDiffers = map[string]struct{ until, reason string }{
-	"Request":                {"07a", "has the fields that have been read so far"},
-	"readRequest":            {"04", "reads as much of a head as the step can"},
-	"headReader":             {"03b", "keeps no header lines before there are header fields"},
-	"Request.parseTarget":    {"07a", "knows a target that begins with / only"},
-	"Request.checkHeader":    {"07a", "checks no body before step 5, no Host before step 7b"},
-	"newEnviron":             {"07a", "knows no target with a host"},
-	"Response.appendHead":    {"07b", "adds every field itself: no application has given one"},
-	"Response.refuse":        {"07b", "has no sendPage: there is no head that could be sent already"},
-	"StartResponse":          {"08a", "has no excInfo"},
-	"Response":               {"08a", "has the fields that are needed so far"},
-	"Response.startResponse": {"08a", "has neither excInfo nor rules"},
-	"run":                    {"08a", "closes nothing, and takes Goexit for an end"},
-	"Response.inferLength":   {"08a", "knows no status without a body"},
-	"Response.Write":         {"08a", "trusts the application's Content-Length"},
-	"Response.finish":        {"08a", "trusts the application's Content-Length"},
-	"Response.fail":          {"08a", "does not ask whether the client has left"},
-
-	"main":                 {"08b", "every program has its own"},
-	"serveConn":            {"08b", "serves one connection after the other, and needs no Server"},
-	"hangUp":               {"08b", "always drains; the program knows when it can do without"},
-	"conn":                 {"08b", "has nothing for a Shutdown, nor for the question whether to drain"},
-	"conn.Read":            {"08b", "does not notice whether there may have been more, see hangUp"},
-	"Environ.addInterface": {"08b", "has no file_wrapper, and flags of one mode"},
-	"Response.sendBody":    {"08b", "has no file_wrapper"},
-	"failure":              {"08b", "shows no stack: a step is one file"},
-	"environ":              {"08b", "has no recorder to hide"},
-	"failing":              {"08b", "has no page in HTML"},
-}
-
-// stepCasesLeft are the application cases that step 8b need not pass.
-var stepCasesLeft = map[string]string{
-	"I08 wsgi.errors": "the step's wsgi.errors is the terminal, as it is",
-}
-
 func (s step) path() string { return "docs/steps/" + s.name + ".go" }
 
 // TestSteps holds each step to what its chapter says: it compiles, runs, passes its rows and
@@ -7480,48 +7443,6 @@ func (s step) waits(t *testing.T, addr string) {
 	}
 }
 
-// TestStepsForm holds the text of each step to what its readers rely on, and its
-// declarations to those of the program.
-func TestStepsForm(t *testing.T) {
-	program := map[string]string{}
-	for _, file := range []string{"main.go", "app.go", "server.go", "response.go", "request.go"} {
-		for _, d := range declarations(t, file) {
-			program[d.name] = d.text
-		}
-	}
-	for name := range program { // serveConn is Server.serveConn where there is no Server
-		if _, method, ok := strings.Cut(name, "."); ok && program[method] == "" {
-			program[method] = "a method"
-		}
-	}
-	used := map[string]string{} // the last step in which a declaration differs
-	for _, s := range steps {
-		source := string(must(os.ReadFile(s.path()))(t))
-		head := regexp.MustCompile(`^//go:build ignore\n\n// Step (\w+), [^.]*\.\n//\n//\tgo run ` + s.path() +
-			`\n//\t.+\n//\n// Still missing: [^.]*\.\npackage main\n`).FindStringSubmatch(source)
-		if head == nil || head[1] != strings.TrimLeft(s.name[:strings.Index(s.name, "-")], "0") {
-			t.Errorf("%s: expected a comment of a sentence, two commands and what is missing", s.name)
-		}
-		for _, d := range declarations(t, s.path()) {
-			twin, shared := program[d.name]
-			switch {
-			case shared && d.text != twin:
-				used[d.name] = s.name[:strings.Index(s.name, "-")]
-				if stepDiffers[d.name].reason == "" {
-					t.Errorf("%s: %s is not equal to the program's, and not in stepDiffers", s.name, d.name)
-				}
-			case !shared && d.lines > 25:
-				t.Errorf("%s: %s has %d lines, expected at most 25", s.name, d.name, d.lines)
-			}
-		}
-	}
-	for name, entry := range stepDiffers {
-		if until := used[name]; strings.TrimLeft(until, "0") != strings.TrimLeft(entry.until, "0") {
-			t.Errorf("%s differs last in step %q, stepDiffers says %s", name, until, entry.until)
-		}
-	}
-}
-
 // A declaration is one of the top level, a constant or variable of a group by itself.
 type declaration struct {
 	name  string // "readRequest", "headReader.line", "maxLine"
@@ -7622,112 +7543,6 @@ func TestStepChanges(t *testing.T) {
 	}
 }
 
-// stepCaseRunner runs the application cases behind a step's serveConn.
-const stepCaseRunner = `
-func TestCases(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
-		t.Run(c.name, func(t *testing.T) {
-			log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer log.Close()
-			os.Stderr = log
-			p := &probe{}
-			done := make(chan bool)
-			go func() {
-				defer close(done) // after runtime.Goexit, too
-				accepted, err := l.Accept()
-				if err != nil {
-					panic(err)
-				}
-				serveConn(accepted, func(environ Environ, startResponse StartResponse) Body {
-					p.calls.Add(1)
-					return c.app(p, environ, startResponse)
-				})
-			}()
-			client, err := net.Dial("tcp", l.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			request := c.send
-			if request == "" {
-				request = get()
-			}
-			io.WriteString(client, request)
-			client.(*net.TCPConn).CloseWrite()
-			reply, err := io.ReadAll(client)
-			if client.Close(); err != nil {
-				t.Error(err)
-			}
-			<-done
-			text, err := os.ReadFile(log.Name())
-			if err != nil {
-				t.Error(err)
-			}
-			c.check(t, string(reply), string(text))
-			if p.calls.Load() != 1 || p.closes.Load() != c.closes {
-				t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
-			}
-		})
-	}
-}
-`
-
-// stepCaseNeeds are the declarations of this file and of response.go that the application
-// cases need and a step has not.
-var stepCaseNeeds = strings.Fields(`headCases bodyCases lifeCases appCase appCase.check probe closing
-	closing.Close stream lying lying.Len returns closes panics contentLength openSelf readAll spiteful
-	spiteful.Error spiteful.Is spiteful.As spiteful.Unwrap ok200 length3 errorPage ourHeaders get post
-	allBytes splitReply cutReply fileBody fileBody.All fileBody.Close newFileWrapper readBlocks`)
-
-// TestStepsCases holds step 8b to the application cases: they are compiled against it. Step
-// 8a fails them all, since its startResponse knows no excInfo.
-func TestStepsCases(t *testing.T) {
-	t.Parallel()
-	s := steps[len(steps)-1]
-	cases := stepCaseRunner
-	for _, file := range []string{"server_test.go", "response.go"} {
-		for _, d := range declarations(t, file) {
-			if slices.Contains(stepCaseNeeds, d.name) && !strings.Contains(cases, d.whole) {
-				cases += d.whole + "\n\n"
-			}
-		}
-	}
-	imports := ""
-	for _, path := range []string{"errors", "fmt", "io", "iter", "net", "os", "path/filepath", "regexp", "runtime",
-		"slices", "strings", "sync/atomic", "testing"} {
-		imports += fmt.Sprintf("import %q\n", path)
-	}
-	dir := t.TempDir()
-	for name, content := range map[string]string{
-		"go.mod":       string(must(os.ReadFile("go.mod"))(t)),
-		"step.go":      strings.TrimPrefix(string(must(os.ReadFile(s.path()))(t)), "//go:build ignore\n"),
-		"step_test.go": "package main\n\n" + imports + cases,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	test := exec.Command("go", "test", "-vet=off", "-v", ".")
-	test.Dir = dir
-	out, _ := test.CombinedOutput() // its lines say which fail
-	var failed []string
-	for _, match := range regexp.MustCompile(`(?m)^ +--- FAIL: TestCases/(.*) \(`).FindAllSubmatch(out, -1) {
-		if name := strings.ReplaceAll(string(match[1]), "_", " "); stepCasesLeft[name] == "" {
-			failed = append(failed, name)
-		}
-	}
-	passed := bytes.Count(out, []byte("    --- PASS: TestCases/"))
-	if failed != nil || passed < 100 {
-		t.Errorf("%d pass, %q fail:\n%.3000s", passed, failed, out)
-	}
-}
-
 // ---------------------------------------------------------------- The trace and the lab
 
 // told returns what happens to a request that a client sends and then waits, or ends its
@@ -7738,8 +7553,8 @@ func told(application Application, request string, ends bool) []event {
 }
 
 // watchQuietly watches every exchange of a server, and forgets what it sees.
-func watchQuietly(s *Server) func(net.Conn, Application) (net.Conn, Application) {
-	return func(c net.Conn, application Application) (net.Conn, Application) {
+func watchQuietly(s *Server) func(net.Conn, Application) (net.Conn, Application, func(*Request, error)) {
+	return func(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
 		return newRecorder(s, time.Now, func(event) {}).watch(c, application)
 	}
 }
