@@ -1185,16 +1185,6 @@ func isEndToEnd(connection, name string) bool {
 			!listed(connection, name) && !listed("Proxy-Connection", name)
 }
 
-// listed reports whether name stands in a comma-separated list, in any case.
-func listed(list, name string) bool {
-	for item := range strings.SplitSeq(list, ",") {
-		if strings.EqualFold(strings.Trim(item, " \t"), name) {
-			return true
-		}
-	}
-	return false
-}
-
 // ---------------------------------------------------------------- Proxy
 
 // A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
@@ -1838,28 +1828,28 @@ var rules = map[string]struct {
 	place   string
 	chapter int
 }{
-	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
-	"RFC 9112 §2.2":     {"request.go#line", 3},
-	"RFC 9110 §15.5.15": {"request.go#line", 3},
-	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
-	"RFC 9110 §15.6.4":  {"server.go#readRequest", 9},
-	"RFC 1945 §5.1":     {"request.go#parseLine", 3},
-	"RFC 9110 §5.6.2":   {"request.go#parseLine", 3},
-	"RFC 9112 §2.3":     {"request.go#checkVersion", 3},
-	"RFC 9110 §15.6.6":  {"request.go#checkVersion", 3},
-	"RFC 9112 §3.2":     {"request.go#parseTarget", 3},
-	"RFC 3986 §2.1":     {"request.go#parseTarget", 3},
-	"RFC 3875 §4.1.5":   {"request.go#parseTarget", 3},
-	"RFC 9110 §7.4":     {"server.go#readRequest", 7},
-	"RFC 6585 §5":       {"request.go#readHeader", 4},
-	"RFC 9112 §5.2":     {"request.go#parseField", 4},
-	"RFC 9112 §5.1":     {"request.go#parseField", 4},
-	"RFC 9110 §5.5":     {"request.go#parseField", 4},
-	"RFC 9110 §5.3":     {"request.go#checkHeader", 4},
-	"RFC 9112 §6.1":     {"request.go#checkHeader", 5},
-	"RFC 9110 §8.6":     {"request.go#setLength", 5},
-	"RFC 9110 §15.5.14": {"request.go#setLength", 5},
-	"RFC 9112 §8":       {"request.go#Read", 5},
+	"RFC 9112 §3":                    {"request.go#refuseTLS", 3},
+	"RFC 9112 §2.2":                  {"request.go#line", 3},
+	"RFC 9110 §15.5.15":              {"request.go#line", 3},
+	"RFC 9110 §15.5.9":               {"request.go#incomplete", 2},
+	"RFC 9110 §15.6.4":               {"server.go#reconsider", 9},
+	"RFC 1945 §5.1":                  {"request.go#parseLine", 3},
+	"RFC 9110 §5.6.2":                {"request.go#parseLine", 3},
+	"RFC 9112 §2.3":                  {"request.go#checkVersion", 3},
+	"RFC 9110 §15.6.6":               {"request.go#checkVersion", 3},
+	"RFC 9112 §3.2":                  {"request.go#parseTarget", 3},
+	"RFC 3986 §2.1, RFC 3875 §4.1.5": {"request.go#parseTarget", 3},
+	"RFC 3875 §4.1.5":                {"request.go#parseTarget", 3},
+	"RFC 9110 §7.4":                  {"server.go#reconsider", 7},
+	"RFC 6585 §5":                    {"request.go#readHeader", 4},
+	"RFC 9112 §5.2":                  {"request.go#parseField", 4},
+	"RFC 9112 §5.1":                  {"request.go#parseField", 4},
+	"RFC 9110 §5.5":                  {"request.go#parseField", 4},
+	"RFC 9110 §5.3":                  {"request.go#checkHeader", 4},
+	"RFC 9112 §6.1":                  {"request.go#checkHeader", 5},
+	"RFC 9110 §8.6":                  {"request.go#setLength", 5},
+	"RFC 9110 §15.5.14":              {"request.go#setLength", 5},
+	"RFC 9112 §8":                    {"request.go#Read", 5},
 }
 
 // place returns where the code is that does what an event records.
@@ -1921,6 +1911,13 @@ func (c *watchedConn) CloseWrite() error {
 	}
 	c.trace.onCloseWrite()
 	return half.CloseWrite()
+}
+
+func (c *watchedConn) SetLinger(seconds int) error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.SetLinger(seconds)
+	}
+	return errors.ErrUnsupported
 }
 
 func (c *watchedConn) Close() error {
@@ -2090,7 +2087,9 @@ func (t *recorder) onClose() {
 
 // accessLine is the line of the access log.
 func (t *recorder) accessLine() string {
-	return accessLine(t.client, time.Now(), t.request.Line, t.answer, t.body)
+	code, _, _ := strings.Cut(t.answer, " ")
+	return fmt.Sprintf(`%s - - [%s] %q %s %d`, cmp.Or(t.client, "-"),
+		time.Now().Format("02/Jan/2006 15:04:05"), t.request.Line, code, t.body)
 }
 
 // onLog records a line that the gateway logs. A refusal is told already.
@@ -2148,7 +2147,8 @@ func (t *recorder) understand() {
 	received := bytes.NewReader(t.received)
 	once := &again{bytes: received, err: t.err}
 	r := bufio.NewReader(&conn{Conn: once, timeout: t.server.Timeout})
-	q, err := t.server.readRequest(r)
+	q, err := readRequest(r, t.server.MaxBody)
+	err = t.server.reconsider(q, err)
 	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
 	t.request, t.headSize, t.received = q, int64(len(head)), nil
 	spans := lineSpans(head)
