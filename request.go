@@ -28,6 +28,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -59,12 +61,23 @@ type Refusal struct {
 	Offset int    // of the first bad byte in Line; len(Line) if bytes are missing
 	Reason string // what was expected, what came, what to do
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
+	Place  string // the function that refuses: "request.go#parseTarget"
 }
 
 // refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
-		Reason: fmt.Sprintf(format, args...)}
+		Reason: fmt.Sprintf(format, args...), Place: callerPlace()}
+}
+
+// callerPlace names the function that has called refuse or incomplete, as the documents do:
+// "request.go#parseTarget".
+func callerPlace() string {
+	var callers [1]uintptr
+	runtime.Callers(3, callers[:])
+	frame, _ := runtime.CallersFrames(callers[:]).Next()
+	name := frame.Function[strings.LastIndexByte(frame.Function, '.')+1:]
+	return path.Base(frame.File) + "#" + name
 }
 
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
@@ -123,18 +136,14 @@ func quote(s string) string {
 	if len(s) > 80 {
 		s = s[:80] + "..."
 	}
-	return `"` + harmless(s) + `"`
+	return `"` + visible(s) + `"`
 }
 
-// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
-// ASCII as \xNN, a quote as \".
+// visible shows bytes on one line: printable UTF-8 and quotes as they are, everything else
+// as in a Go string: CR LF as \r\n, a byte that is no text as \x80.
 func visible(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 // errSilent reports a client that connected and left without sending a byte, as browsers
@@ -274,7 +283,8 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 		status, source = requestTimeout, "RFC 9110 §15.5.9"
 	}
 	reason := fmt.Sprintf(format, args...)
-	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err}
+	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err,
+		callerPlace()}
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space

@@ -557,6 +557,7 @@ func frames() string {
 		case ours && name == "run":
 			return list.String()
 		case strings.Contains(name, "[...]"): // a generic function of the library, made for us
+		case strings.Contains(name, "watched"): // the recorder's
 		case panicked && ours && !slices.Contains(gatewayFiles, file):
 			fmt.Fprintf(&list, "\t%s:%d %s\n", file, frame.Line, name)
 		}
