@@ -552,7 +552,8 @@ func frames() (list string) {
 		if f[1] == "run" {
 			break
 		}
-		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) {
+		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) &&
+			!strings.Contains(f[1], "watched") { // those are the recorder's
 			list += "\t" + f[2] + " " + f[1] + "\n"
 		}
 	}

@@ -283,8 +283,8 @@ func (e *exchange) end() {
 		e.server.logAccess(e)
 		e.hangUp()
 	}
+	e.conn.Close() // fails if it is closed already
 	e.server.forget(&e.conn)
-	e.conn.Close()           // fails if it is closed already
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
