@@ -16,6 +16,7 @@
 //
 // Sources: RFC 1945 (HTTP/1.0), RFC 9112 and 9110 where they say the same more precisely,
 // RFC 3875 (CGI) for the names in environ, PEP 3333 for the rest of it.
+
 package main
 
 import (

@@ -15,6 +15,7 @@
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
+
 package main
 
 import (
@@ -554,7 +555,7 @@ func frames() string {
 		switch {
 		case frame.Function == "runtime.gopanic":
 			panicked = true
-		case ours && name == "run":
+		case ours && (name == "run" || name == "callApplication"):
 			return list.String()
 		case strings.Contains(name, "[...]"): // a generic function of the library, made for us
 		case panicked && ours && !slices.Contains(gatewayFiles, file):

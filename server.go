@@ -12,6 +12,7 @@
 // At the end stand two shorter gateways: serveCGI, which answers the one request that a web
 // server has put into this process's environment, and callApplication, which has neither
 // client nor server.
+
 package main
 
 import (

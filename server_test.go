@@ -2965,13 +2965,13 @@ func TestAddresses(t *testing.T) {
 		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
 	})
 	t.Run("Unix socket", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "s")
+		path := socketPath(t)
 		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
 		stale.SetUnlinkOnClose(false) // as if the server before had been killed
 		stale.Close()
 		s := startOn(t, "unix:"+path, environ)
 		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
-		if _, err := listen("unix:" + path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := listen("unix:" + path); !isErrno(err, syscall.EADDRINUSE, 10048) {
 			t.Errorf("a second server got %v", err)
 		}
 		s.stop()
@@ -2983,7 +2983,7 @@ func TestAddresses(t *testing.T) {
 		}
 	})
 	t.Run("a Unix socket of a newer server", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "s")
+		path := socketPath(t)
 		old := startOn(t, "unix:"+path, hello)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
@@ -3005,7 +3005,7 @@ func TestAddresses(t *testing.T) {
 		}
 	})
 	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "precious")
+		path := socketPath(t)
 		if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -3293,22 +3293,22 @@ func TestCommand(t *testing.T) {
 		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
 			`no middleware is called "nion"; there are log, onion, upper`},
 		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent, serial or prefork"},
-		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time over 0 with its unit, like 5s`},
+		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
-			busy.Addr().String() + ": bind: address already in use\nStop the program"},
+			"\nStop the program that has this address, or let -addr :0 pick a free port."},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
 			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n", ""},
 		{"send in pieces", []string{"send", "-split", "6", "-delay", "1ms", served.addr,
 			`GET / HTTP/1.0\n\x0a`}, 0, "> GET / \n> HTTP/1\n> .0\\n\n> \\n\n< HTTP/1.0 200 OK", ""},
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
-		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send too little", []string{"send", served.addr}, 2, "", "expected flags, ADDR and TEXT, in this order: rawsgi send [flags] ADDR"},
 		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
-			"flags stand before ADDR\nUsage: rawsgi send"},
+			"expected flags, ADDR and TEXT"},
 		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
 			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
@@ -3317,7 +3317,23 @@ func TestCommand(t *testing.T) {
 		{"too many programs", []string{"-programs", "9999999999999"}, 2, "", "-programs must be from 1 to 65536"},
 		{"a Unix socket where a directory is", []string{"-addr", "unix:docs"}, 1, "", "docs is there, and is not a socket"},
 		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
-		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
+		{"a time that is too short", []string{"-timeout", "1ns"}, 2, "", "a time of at least 1ms"},
+		{"a Unix socket with a long path", []string{"-addr", "unix:/" + strings.Repeat("x", 107)}, 2, "",
+			"-addr has a path of 108 bytes, and " + runtime.GOOS + " allows 10"},
+		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "write unix:./@name"},
+		{"help to call", []string{"call", "-h"}, 0, "rawsgi call [flags] '/path?query'", ""},
+		{"help to send", []string{"send", "-h"}, 0, "-half-close", ""},
+		{"call", []string{"call", "-app", "hello", "/"}, 0,
+			"200 OK\nContent-Type: text/plain; charset=utf-8\n\nHello, World!\n", ""},
+		{"call with a query", []string{"call", "/a%20b?x=%201"}, 0, "\nPATH_INFO: /a b\nQUERY_STRING: x=%201\n", ""},
+		{"call with middleware", []string{"call", "-app", "hello", "-use", "upper", "/"}, 0, "\n\nHELLO, WORLD!\n", ""},
+		{"call a wrong application", []string{"call", "-app", "helo", "/"}, 2, "",
+			`no application is called "helo"; there are hello, class, environ`},
+		{"call nothing", []string{"call"}, 2, "", "rawsgi call [flags] '/path?query'"},
+		{"call a wrong path", []string{"call", "/%zz"}, 2, "", "expected two hex digits after %"},
+		{"call an application that panics", []string{"call", "-app", "errors", "/before"}, 1, "",
+			"the application panicked: the application failed before its head was sent"},
+		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "127.0.0.1:1: connect"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -3377,7 +3393,7 @@ func TestProgram(t *testing.T) { // T06
 				}
 				busy.Close() // or the server would wait for it
 			}
-			if err := program.Wait(); err != nil {
+			if err := ended(t, program); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
@@ -3414,7 +3430,7 @@ func TestLostLog(t *testing.T) {
 				t.Errorf("got %q", reply)
 			}
 			program.Process.Signal(syscall.SIGTERM)
-			if err := program.Wait(); err != nil {
+			if err := ended(t, program); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
@@ -3435,7 +3451,7 @@ func TestStopIsTold(t *testing.T) {
 		return strings.Contains(log.String(), "waiting up to 5s for 1 request to end; press Ctrl-C again")
 	})
 	program.Process.Signal(os.Interrupt)
-	program.Wait() // the second signal, which TestProgram shows
+	ended(t, program) // the second signal, which TestProgram shows
 	busy.Close()
 }
 
@@ -3512,9 +3528,7 @@ func TestBlockedLog(t *testing.T) {
 		t.Errorf("got %q", reply)
 	}
 	busy.Close()
-	ended := make(chan bool)
-	go func() { program.Wait(); close(ended) }() // how it ends is for others
-	wait(t, "the end of the program", ended)
+	ended(t, program) // how it ends is for others
 }
 
 func TestPrintable(t *testing.T) {
@@ -4176,6 +4190,8 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+	silent := time.AfterFunc(20*time.Second, func() { program.Process.Kill() })
+	defer silent.Stop()
 	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
 	match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
 		FindStringSubmatch(banner)
@@ -4183,6 +4199,21 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 		t.Fatalf("the banner is %q", banner)
 	}
 	return program, match[1], log
+}
+
+// ended waits for the end of a program, not for ever.
+func ended(t testing.TB, program *exec.Cmd) error {
+	t.Helper()
+	end := make(chan error, 1)
+	go func() { end <- program.Wait() }()
+	return wait(t, "the end of the program", end)
+}
+
+// socketPath returns a path for a Unix socket. That of t.TempDir may be too long for one.
+func socketPath(t testing.TB) string {
+	dir := must(os.MkdirTemp("", "r"))(t)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
 }
 
 // alive reports whether a process is running. A zombie is not.
@@ -4238,7 +4269,7 @@ func TestPrefork(t *testing.T) {
 			return seen[strconv.Itoa(pids[0])] && seen[strconv.Itoa(pids[1])]
 		})
 		program.Process.Signal(syscall.SIGTERM)
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("the program ended with %v: %s", err, log)
 		}
 		if alive(pids[0]) || alive(pids[1]) {
@@ -4280,7 +4311,7 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("the log is %q", log)
 		}
 		program.Process.Signal(os.Interrupt)
-		program.Wait() // how it ends is for the case above
+		ended(t, program) // how it ends is for the case above
 		// What a worker has logged, it has answered.
 		if lines := strings.Count(log.String(), "] 127.0.0.1 - - ["); lines > int(whole.Load()) {
 			t.Errorf("%d answers, of %d that were sent", whole.Load(), lines)
@@ -4306,9 +4337,7 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 		program.Process.Signal(syscall.SIGTERM)
-		ended := make(chan bool)
-		go func() { program.Wait(); close(ended) }() // how it ends is for others
-		wait(t, "the end of the program", ended)
+		ended(t, program) // how it ends is for others
 	})
 	for stage, begun := range map[string]string{"idle": "", "in the head": "POST / HT", "in the body": post("ab", "Content-Length: 3"),
 		"in the answer": post(strings.Repeat("x", 100), "Content-Length: 101")} {
@@ -4339,7 +4368,7 @@ func TestPrefork(t *testing.T) {
 				c.Close()
 			}
 			program.Process.Signal(syscall.SIGTERM)
-			program.Wait() // how it ends is for the first case
+			ended(t, program) // how it ends is for the first case
 			// Of the one that lives, each client has its answer.
 			if lines := strings.Count(log.String(), `"POST / HTTP/1.0" 200`); answered != lines {
 				t.Errorf("%d answers, of %d that were sent", answered, lines)
@@ -4355,7 +4384,7 @@ func TestPrefork(t *testing.T) {
 		program.Process.Signal(syscall.SIGTERM)
 		eventually(t, "the end of the idle worker", func() bool { return !alive(pids[0]) || !alive(pids[1]) })
 		program.Process.Signal(syscall.SIGTERM)
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("it ended with %v", err)
 		}
 		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
@@ -4364,7 +4393,7 @@ func TestPrefork(t *testing.T) {
 		program, _, _ := startProgram(t, "-mode", "prefork")
 		pids := two(t, program)
 		program.Process.Kill()
-		program.Wait() // it was killed
+		ended(t, program) // it was killed
 		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
 	})
 	t.Run("SIGTERM lets requests end", func(t *testing.T) {
@@ -4386,7 +4415,7 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 		busy.Close() // or the server would wait for it
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("the program ended with %v", err)
 		}
 	})
@@ -4410,7 +4439,7 @@ func TestStoppedWorker(t *testing.T) {
 	worker := workersOf(t, program)[0]
 	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
 	program.Process.Signal(syscall.SIGTERM)
-	if err := program.Wait(); err != nil {
+	if err := ended(t, program); err != nil {
 		t.Errorf("the program ended with %v", err)
 	}
 	if alive(worker) {
@@ -4490,7 +4519,7 @@ func TestNothingLost(t *testing.T) {
 				program.Process.Signal(syscall.SIGTERM)
 			}
 			clients.Wait()
-			program.Wait()
+			ended(t, program)
 			if lost.Load() > 0 {
 				t.Errorf("%d of %d answers were lost, the first: %v", lost.Load(), answers.Load(),
 					first.Load())
