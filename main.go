@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -120,30 +121,27 @@ const usage = "Usage: rawsgi [flags]                      serve an application\n
 // parseFlags reads the command line. It returns flag.ErrHelp after -help.
 func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	o := &options{maxBody: 1 << 30, config: Config{Timeout: 10 * time.Second}}
-	flags := flag.NewFlagSet("rawsgi", flag.ContinueOnError)
+	flags, config := flag.NewFlagSet("rawsgi", flag.ContinueOnError), &o.config
 	call, app := !hosted() && len(args) > 0 && args[0] == "call", "gallery"
 	if call {
 		args, app = args[1:], "environ"
 	}
-	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; "+
-		"port 0 picks a free one")
-	flags.StringVar(&o.app, "app", app, "`application` to serve or call, see -list")
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; port 0 is any free")
+	flags.StringVar(&o.app, "app", app, "`application`, see -list")
 	flags.StringVar(&o.use, "use", "", "`middleware` around it, comma-separated, outermost first")
 	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, serial for one "+
 		"application call at a time, or prefork for several processes")
 	flags.IntVar(&o.workers, "workers", 2, "`number` of processes for -mode prefork")
 	flags.BoolVar(&o.cgi, "cgi", false, "answer one CGI request on standard input and output; "+
 		"on by itself when GATEWAY_INTERFACE is set")
-	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
-	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
-		"the application cgi")
-	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+	flags.StringVar(&config.Root, "root", "docs", "`directory` for the application files")
+	flags.StringVar(&config.Script, "script", "", "CGI `program` for cgi, or a directory of them")
+	flags.IntVar(&config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
 		"at once, in each process")
-	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
-		"application proxy")
+	flags.StringVar(&config.Upstream, "upstream", "", "`host:port,host:port` for proxy")
 	flags.BoolFunc("trace", "tell every step of every exchange on standard error; "+
 		"-trace=brief tells the most important ones", o.setTrace)
-	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
+	flags.BoolVar(&config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
 	flags.Func("timeout", "`time` for the whole head, for each read of the body, for each "+
@@ -152,13 +150,15 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	if err := readFlags(flags, args, stdout); err != nil {
 		return nil, err
 	}
-	// If a web server has started us, the words of a query may follow: see hasFlags.
-	if o.call = flags.Arg(0); call && (flags.NArg() != 1 || !strings.HasPrefix(o.call, "/")) {
+	switch first := flags.Arg(0); {
+	case call && (flags.NArg() != 1 || !strings.HasPrefix(first, "/")):
 		return nil, usageError{errors.New("expected flags, then a path: " +
 			"rawsgi call [flags] '/path?query'")}
-	} else if !call && o.call != "" && !hosted() {
+	case call:
+		o.call = first
+	case flags.NArg() > 0 && !hosted(): // else the words of a query may follow: see hasFlags
 		return nil, usageError{fmt.Errorf("unexpected argument %q: an application is chosen "+
-			"with -app", o.call)}
+			"with -app", first)}
 	}
 	return o, o.check()
 }
@@ -228,22 +228,21 @@ func checkAddr(name, addr string) error {
 		longest = 107
 	}
 	_, port, err := net.SplitHostPort(addr)
+	want := ""
 	switch {
 	case isUnix && file == "":
-		err = fmt.Errorf("%s needs a path after unix:, like unix:/tmp/rawsgi.sock", name)
+		want = "needs a path after unix:, like unix:/tmp/rawsgi.sock"
 	case isUnix && file[0] == '@':
-		err = fmt.Errorf("%s needs the path of a file after unix:, and %s would be an abstract "+
-			"socket, which has none; write unix:./%s", name, file, file)
+		want = "needs the path of a file: unix:./" + file + ", not an abstract socket, unix:" + file
 	case isUnix && len(file) > longest:
-		err = fmt.Errorf("%s has a path of %d bytes, and %s allows %d for a Unix socket", name,
-			len(file), runtime.GOOS, longest)
+		want = fmt.Sprintf("has a path of %d bytes, and %s allows %d for a Unix socket", len(file),
+			runtime.GOOS, longest)
 	case !isUnix && (err != nil || strings.Contains(port, "/")):
-		err = fmt.Errorf("%s is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q",
-			name, addr)
+		want = fmt.Sprintf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
 	default:
 		return nil
 	}
-	return usageError{err}
+	return usageError{errors.New(name + " " + want)}
 }
 
 // choose finds an application by its name and wraps middleware around it.
@@ -288,28 +287,21 @@ func callOnce(application Application, target string, stdout, stderr io.Writer) 
 	defer problems.Flush()
 	environ := Environ{"PATH_INFO": q.Path, "QUERY_STRING": q.Query,
 		"rawsgi.request_uri": q.Target, "wsgi.errors": problems}
-	var text []byte
 	err := errors.New("the application called runtime.Goexit")
-	untilSignal(exitFailed, func() { text, err = answerOf(application, environ) })
-	if err == nil {
-		_, err = stdout.Write(text)
-	}
-	return err
-}
-
-// answerOf returns the answer of an application, or its panic as an error.
-func answerOf(application Application, environ Environ) (text []byte, err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			err = errors.New("the application panicked: " + strings.TrimSpace(failure(reason)))
+	untilSignal(exitFailed, func() {
+		defer func() {
+			if reason := recover(); reason != nil {
+				err = errors.New("the application panicked: " + strings.TrimSpace(failure(reason)))
+			}
+		}()
+		status, headers, body := callApplication(application, environ)
+		text := status + "\n"
+		for _, header := range headers {
+			text += header.Name + ": " + header.Value + "\n"
 		}
-	}()
-	status, headers, body := callApplication(application, environ)
-	text = fmt.Appendln(text, status)
-	for _, header := range headers {
-		text = fmt.Appendf(text, "%s: %s\n", header.Name, header.Value)
-	}
-	return fmt.Appendf(text, "\n%s", body), nil
+		_, err = io.WriteString(stdout, text+"\n"+string(body))
+	})
+	return err
 }
 
 // serveHost answers the one request of a CGI program.
@@ -541,19 +533,19 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 	if err != nil {
 		return err
 	}
-	p := &parent{socket: socket, workers: map[*worker]bool{}, ended: make(chan *worker, n)}
+	replace, workers := make(chan *worker, n), map[*worker]bool{}
 	for range n {
-		p.startWorker()
+		workers[startWorker(socket, replace)] = true
 	}
 	for {
 		select {
-		case w := <-p.ended:
-			delete(p.workers, w)
+		case w := <-replace:
+			delete(workers, w)
 			errorLog.Printf("a worker has ended (%v), starting another", w.how)
-			p.startWorker()
+			workers[startWorker(socket, replace)] = true
 		case <-signals:
 			l.Close() // from here on the socket is the workers' alone
-			p.stopWorkers(signals)
+			stopWorkers(workers, signals)
 			runtime.KeepAlive(socket) // its finalizer would close the descriptor again
 			return nil
 		}
@@ -573,13 +565,6 @@ func inheritable(l net.Listener) (socket *os.File, err error) {
 	return socket, err
 }
 
-// A parent is the state of the process that starts workers.
-type parent struct {
-	socket  *os.File
-	workers map[*worker]bool
-	ended   chan *worker // to be replaced
-}
-
 // A worker is a process. Its standard input is a pipe: a byte from the parent asks it to
 // stop, as does the end of the pipe if the parent was killed. The end after a byte asks it
 // not to wait for running requests.
@@ -597,24 +582,20 @@ const (
 	workerSocket   = 3
 )
 
-// startWorker starts a worker, which is replaced when it ends. One that ends at once will do
-// so again, so there is a pause before that.
-func (p *parent) startWorker() {
-	begin, w := time.Now(), &worker{ended: make(chan bool)}
-	program, err := os.Executable()
-	if err == nil {
-		w.command = exec.Command(program, os.Args[1:]...)
-		w.command.Env = append(os.Environ(), workerVariable+"=1")
-		w.command.Stdout, w.command.Stderr = os.Stdout, os.Stderr
-		w.command.ExtraFiles = []*os.File{p.socket} // from number 3 on
-		w.pipe, err = w.command.StdinPipe()
-	}
+// startWorker starts a worker, and sends it to replace when it has ended. One that ends at
+// once will do so again, so that takes a second at least.
+func startWorker(socket *os.File, replace chan<- *worker) *worker {
+	program, _ := os.Executable() // without it, Start fails
+	w := &worker{command: exec.Command(program, os.Args[1:]...), ended: make(chan bool)}
+	w.command.Env = append(os.Environ(), workerVariable+"=1")
+	w.command.Stdout, w.command.Stderr = os.Stdout, os.Stderr
+	w.command.ExtraFiles = []*os.File{socket} // from number 3 on
+	begin := time.Now()
+	pipe, err := w.command.StdinPipe()
 	if err == nil {
 		err = w.command.Start()
 	}
-	if w.how = err; err == nil {
-		p.workers[w] = true
-	}
+	w.pipe, w.how = pipe, err
 	go func() {
 		if err == nil {
 			w.command.Wait() // its error is in the state
@@ -622,29 +603,31 @@ func (p *parent) startWorker() {
 		}
 		close(w.ended)
 		time.Sleep(time.Until(begin.Add(time.Second)))
-		p.ended <- w
+		replace <- w
 	}()
+	return w
 }
 
 // stopWorkers asks the workers to stop and waits for them. A second signal shortens the
 // wait. A worker that hangs is killed in the end.
-func (p *parent) stopWorkers(signals <-chan os.Signal) {
-	for w := range p.workers {
+func stopWorkers(workers map[*worker]bool, signals <-chan os.Signal) {
+	maps.DeleteFunc(workers, func(w *worker, _ bool) bool { return w.command.Process == nil })
+	for w := range workers {
 		io.WriteString(w.pipe, "x") // fails if it has ended
 	}
 	timer := time.AfterFunc(grace+moment, func() {
-		for w := range p.workers {
+		for w := range workers {
 			w.command.Process.Kill() // fails if it has ended
 		}
 	})
 	go func() {
 		<-signals
-		for w := range p.workers {
+		for w := range workers {
 			w.pipe.Close() // fails if it has ended
 		}
 		timer.Reset(moment)
 	}()
-	for w := range p.workers {
+	for w := range workers {
 		<-w.ended
 	}
 }

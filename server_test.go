@@ -3320,7 +3320,7 @@ func TestCommand(t *testing.T) {
 		{"a time that is too short", []string{"-timeout", "1ns"}, 2, "", "a time of at least 1ms"},
 		{"a Unix socket with a long path", []string{"-addr", "unix:/" + strings.Repeat("x", 107)}, 2, "",
 			"-addr has a path of 108 bytes, and " + runtime.GOOS + " allows 10"},
-		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "write unix:./@name"},
+		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "needs the path of a file: unix:./@name"},
 		{"help to call", []string{"call", "-h"}, 0, "rawsgi call [flags] '/path?query'", ""},
 		{"help to send", []string{"send", "-h"}, 0, "-half-close", ""},
 		{"call", []string{"call", "-app", "hello", "/"}, 0,
@@ -4428,6 +4428,107 @@ func syscallKill(pid int) {
 	}
 }
 
+// TestEarlySignal shows that a signal right after the banner ends a server properly, and that
+// the file of a Unix socket is removed.
+func TestEarlySignal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	for _, mode := range []string{"concurrent", "serial", "prefork"} {
+		for _, addr := range []string{"127.0.0.1:0", "unix:" + socketPath(t)} {
+			t.Run(mode+" "+addr[:5], func(t *testing.T) {
+				for range 50 {
+					program := exec.Command(os.Args[0], "-addr", addr, "-mode", mode)
+					program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+					stdout := must(program.StdoutPipe())(t)
+					if err := program.Start(); err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+					must(stdout.Read(make([]byte, 100)))(t)
+					program.Process.Signal(syscall.SIGTERM)
+					if err := ended(t, program); err != nil {
+						t.Fatalf("the program ended with %v", err)
+					}
+					if file, ok := strings.CutPrefix(addr, "unix:"); ok {
+						if _, err := os.Lstat(file); err == nil {
+							t.Fatal("the socket is left behind")
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestIdleWorkers shows that workers that wait for connections stop at once, at the signal
+// and at the end of their parent.
+func TestIdleWorkers(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		skip(t, "looks for processes in /proc")
+	}
+	for _, n := range []int{4, 8} {
+		for i := range 20 {
+			program, addr, _ := startProgram(t, "-mode", "prefork", "-workers", strconv.Itoa(n))
+			time.Sleep(time.Duration(i) * 5 * time.Millisecond) // any moment of their start
+			workers, begin := workersOf(t, program), time.Now()
+			if i%2 == 0 {
+				program.Process.Signal(syscall.SIGTERM)
+			} else {
+				program.Process.Kill()
+			}
+			if err := ended(t, program); err != nil && i%2 == 0 {
+				t.Errorf("the program ended with %v", err)
+			}
+			for _, worker := range workers {
+				eventually(t, "the end of a worker", func() bool { return !alive(worker) })
+			}
+			if took := time.Since(begin); took > 2*time.Second {
+				t.Errorf("%d workers took %v to stop", n, took)
+			}
+			must(listen(addr))(t).Close()
+		}
+	}
+}
+
+// TestOutputErrors shows what happens when standard output is full, or its reader has gone.
+func TestOutputErrors(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		skip(t, "needs /dev/full")
+	}
+	served := start(t, endless(make(chan bool, 10)))
+	run := func(stdout *os.File, args ...string) (string, error) {
+		program := exec.Command(os.Args[0], args...)
+		var stderr bytes.Buffer
+		program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+		program.Stdout, program.Stderr = stdout, &stderr
+		if err := program.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+		stdout.Close()
+		err := ended(t, program)
+		return stderr.String(), err
+	}
+	send := []string{"send", served.addr, get()}
+	for _, args := range [][]string{send, {"-list"}, {"-help"}, {"call", "/"}} {
+		full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
+		stderr, err := run(full, args...)
+		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 ||
+			!strings.Contains(stderr, "no space left") {
+			t.Errorf("%q >/dev/full: %v, %q", args, err, stderr)
+		}
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read.Close()
+	if _, err := run(write, send...); err == nil {
+		t.Error("send ended as if somebody had read its output")
+	}
+}
+
 // TestStoppedWorker shows that a worker that hangs does not keep its parent.
 func TestStoppedWorker(t *testing.T) {
 	long(t)
@@ -4438,9 +4539,13 @@ func TestStoppedWorker(t *testing.T) {
 	ask(t, addr, get())
 	worker := workersOf(t, program)[0]
 	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
+	begin := time.Now()
 	program.Process.Signal(syscall.SIGTERM)
 	if err := ended(t, program); err != nil {
 		t.Errorf("the program ended with %v", err)
+	}
+	if took := time.Since(begin); took > grace+time.Second {
+		t.Errorf("that took %v", took)
 	}
 	if alive(worker) {
 		t.Error("the worker is left behind")
