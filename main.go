@@ -169,11 +169,12 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 	flags.SetOutput(&help)
 	flags.Usage = func() { help.WriteString(usage + "\nFlags:\n"); flags.PrintDefaults() }
 	err := flags.Parse(args)
-	if err != nil && err != flag.ErrHelp {
+	if err == flag.ErrHelp {
+		if _, err := io.WriteString(stdout, help.String()); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return usageError{err}
-	}
-	if _, printErr := io.WriteString(stdout, help.String()); printErr != nil {
-		return printErr
 	}
 	return err
 }
@@ -285,8 +286,6 @@ func callOnce(application Application, target string, stdout, stderr io.Writer) 
 	}
 	problems := &errorStream{log: log.New(stderr, "", 0)}
 	defer problems.Flush()
-	environ := Environ{"PATH_INFO": q.Path, "QUERY_STRING": q.Query,
-		"rawsgi.request_uri": q.Target, "wsgi.errors": problems}
 	err := errors.New("the application called runtime.Goexit")
 	untilSignal(exitFailed, func() {
 		defer func() {
@@ -294,7 +293,9 @@ func callOnce(application Application, target string, stdout, stderr io.Writer) 
 				err = errors.New("the application panicked: " + strings.TrimSpace(failure(reason)))
 			}
 		}()
-		status, headers, body := callApplication(application, environ)
+		status, headers, body := callApplication(application, Environ{
+			"PATH_INFO": q.Path, "QUERY_STRING": q.Query, "rawsgi.request_uri": q.Target,
+			"wsgi.errors": problems})
 		text := status + "\n"
 		for _, header := range headers {
 			text += header.Name + ": " + header.Value + "\n"
@@ -350,7 +351,7 @@ func serve(application Application, o *options, stdout, stderr io.Writer) error 
 	if server.Worker {
 		return serveWorker(server)
 	}
-	signals := caught(endings()...) // before anything listens, which a signal has to close
+	signals := caught(endings()...) // first, so that a signal closes the listener
 	listener, err := listen(o.addr)
 	if err != nil {
 		return err
@@ -386,14 +387,19 @@ func listen(addr string) (net.Listener, error) {
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	l, err := config.Listen(context.Background(), "tcp", addr)
-	if errors.As(err, new(*net.AddrError)) {
-		return nil, usageError{err}
+	return l, withAdvice(err)
+}
+
+// withAdvice adds advice to an error of listen.
+func withAdvice(err error) error {
+	switch {
+	case errors.As(err, new(*net.AddrError)):
+		return usageError{err}
+	case isErrno(err, syscall.EADDRINUSE, 10048):
+		return fmt.Errorf("%w\nStop the program that has this address, "+
+			"or let -addr :0 pick a free port", err)
 	}
-	if isErrno(err, syscall.EADDRINUSE, 10048) {
-		return nil, fmt.Errorf("%w\nStop the program that has this address, "+
-			"or let -addr :0 pick a free port.", err)
-	}
-	return l, err
+	return err
 }
 
 // isErrno reports whether err is this error of the system. For sockets, Windows has numbers
@@ -408,40 +414,43 @@ func isErrno(err error, unix, windows syscall.Errno) bool {
 // made at the same path.
 type unixListener struct {
 	*net.UnixListener
-	path   string
+	file   string
 	socket os.FileInfo
 }
 
 // listenUnix replaces the socket that a killed server has left: one at which nobody answers.
-func listenUnix(path string) (net.Listener, error) {
-	info, err := os.Lstat(path)
+func listenUnix(file string) (net.Listener, error) {
+	info, err := os.Lstat(file)
 	if err == nil && info.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("%s is there, and is not a socket", path)
+		return nil, fmt.Errorf("%s is there, and is not a socket", file)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
+	if c, err := net.Dial("unix", file); err == nil {
 		c.Close() // another server is there: Listen will return an error
 	} else if isErrno(err, syscall.ECONNREFUSED, 10061) {
-		os.Remove(path) // if that fails, so does Listen
+		os.Remove(file) // if that fails, so does Listen
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: file, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, withAdvice(err)
 	}
 	l.SetUnlinkOnClose(false)
-	socket, err := os.Lstat(path)
+	socket, err := os.Lstat(file)
 	if err != nil {
 		l.Close()
 		return nil, err
 	}
-	return &unixListener{l, path, socket}, nil
+	return &unixListener{l, file, socket}, nil
 }
 
 // Close closes the listener.
 func (l *unixListener) Close() error {
-	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.socket) {
-		os.Remove(l.path) // if that fails, the next server replaces it
+	if err := l.UnixListener.Close(); err != nil {
+		return err // it was closed before, and the file may be another's
 	}
-	return l.UnixListener.Close()
+	if info, err := os.Lstat(l.file); err == nil && os.SameFile(info, l.socket) {
+		os.Remove(l.file) // if that fails, the next server replaces it
+	}
+	return nil
 }
 
 // announce prints where the server can be reached, and a warning if it is not only here.
@@ -507,6 +516,7 @@ func serveUntil(signals <-chan os.Signal, server *Server, listener net.Listener)
 		<-signals
 		go func() {
 			<-signals
+			listener.Close() // fails if Serve has closed it
 			endScripts()
 			os.Exit(exitOK)
 		}()
@@ -557,11 +567,10 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 // for all processes whenever a program is started with it, and nothing ends the wait in a
 // blocking Accept.
 func inheritable(l net.Listener) (socket *os.File, err error) {
-	conn, err := l.(syscall.Conn).SyscallConn() // both kinds of listener have it
-	if err != nil {
-		return nil, err
+	raw, err := l.(syscall.Conn).SyscallConn() // both kinds of listener have it
+	if err == nil {
+		err = raw.Control(func(descriptor uintptr) { socket = os.NewFile(descriptor, "socket") })
 	}
-	err = conn.Control(func(descriptor uintptr) { socket = os.NewFile(descriptor, "socket") })
 	return socket, err
 }
 
@@ -725,8 +734,8 @@ func pieces(text string, n int) (all []string) {
 	return append(all, text)
 }
 
-// converse sends the pieces, then prints the reply, line by line.
-func converse(addr string, pieces []string, delay time.Duration, half bool, out io.Writer) error {
+// converse sends pieces to addr, then prints the reply.
+func converse(addr string, all []string, delay time.Duration, half bool, out io.Writer) error {
 	network := "tcp"
 	if file, ok := strings.CutPrefix(addr, "unix:"); ok {
 		network, addr = "unix", file
@@ -737,29 +746,35 @@ func converse(addr string, pieces []string, delay time.Duration, half bool, out 
 	}
 	defer c.Close()
 	var sendErr error // the server has hung up, and may have sent the reason
-	for i := 0; i < len(pieces) && sendErr == nil; i++ {
+	for i := 0; i < len(all) && sendErr == nil; i++ {
 		if i > 0 {
 			time.Sleep(delay)
 		}
-		for line := range strings.Lines(pieces[i]) {
-			if _, err := fmt.Fprintf(out, "> %s\n", visible(line)); err != nil {
-				return err
-			}
+		if err := show(out, ">", strings.NewReader(all[i])); err != nil {
+			return err
 		}
-		_, sendErr = io.WriteString(c, pieces[i])
+		_, sendErr = io.WriteString(c, all[i])
 	}
 	if h, ok := c.(interface{ CloseWrite() error }); ok && half {
 		h.CloseWrite() // fails if the server has hung up, which the reply will show
 	}
-	for r := bufio.NewReader(c); ; {
+	if err := show(out, "<", c); err != nil {
+		return err
+	}
+	return sendErr
+}
+
+// show prints all bytes of source, line by line, with a mark before each line.
+func show(out io.Writer, mark string, source io.Reader) error {
+	for r := bufio.NewReader(source); ; {
 		line, err := r.ReadSlice('\n')
 		if len(line) > 0 {
-			if _, err := fmt.Fprintf(out, "< %s\n", visible(string(line))); err != nil {
+			if _, err := fmt.Fprintf(out, "%s %s\n", mark, visible(string(line))); err != nil {
 				return err
 			}
 		}
 		if err == io.EOF {
-			return sendErr
+			return nil
 		}
 		if err != nil && err != bufio.ErrBufferFull { // a full buffer is a long line's part
 			return err

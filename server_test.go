@@ -3299,7 +3299,7 @@ func TestCommand(t *testing.T) {
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
-			"\nStop the program that has this address, or let -addr :0 pick a free port."},
+			"\nStop the program that has this address, or let -addr :0 pick a free port"},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
 			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n", ""},
 		{"send in pieces", []string{"send", "-split", "6", "-delay", "1ms", served.addr,
@@ -4518,6 +4518,10 @@ func TestOutputErrors(t *testing.T) {
 			!strings.Contains(stderr, "no space left") {
 			t.Errorf("%q >/dev/full: %v, %q", args, err, stderr)
 		}
+	}
+	full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
+	if stderr, err := run(full, "-addr", "127.0.0.1:99999"); strings.Contains(stderr, "no space") {
+		t.Errorf("a server needs its output: %v, %q", err, stderr)
 	}
 	read, write, err := os.Pipe()
 	if err != nil {
