@@ -3634,6 +3634,7 @@ func TestCGIArguments(t *testing.T) {
 		{"%0a-app%0Denviron", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
 		{"%20%2dlist", []string{"-list"}, "Status: 400 Bad Request\r\n"},
 		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, "Status: 200 OK\r\n"},
+		{"call+/x", []string{"call", "/x"}, "Status: 200 OK\r\n"},
 		{"foo", []string{"foo"}, "Status: 200 OK\r\n"},
 		{"foo+bar", []string{"-quiet", "foo", "bar"}, "Status: 200 OK\r\n"},
 		{"", []string{""}, "Status: 200 OK\r\n"},
@@ -6276,7 +6277,7 @@ var (
 	portInFile = regexp.MustCompile(`\b[89]0\d\d\b`)
 	addrInStep = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
 	// otherThanServe finds the flags with which our program does not listen on its default port.
-	otherThanServe = regexp.MustCompile(`^ send\b| -(addr|list|help|h|cgi)\b`)
+	otherThanServe = regexp.MustCompile(`^ (?:send|call)\b| -(addr|list|help|h|cgi)\b`)
 	ownTestFlag    = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
 )
 
