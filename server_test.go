@@ -4462,6 +4462,35 @@ func TestEarlySignal(t *testing.T) {
 	}
 }
 
+// inherited is not closed by its finalizer, because its descriptor is the listener's.
+var inherited *os.File
+
+// TestInheritedSocket shows that the socket still does not block when a program has been
+// started with it: an Accept ends at its deadline.
+func TestInheritedSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "-mode prefork needs Unix")
+	}
+	l := must(listen("127.0.0.1:0"))(t)
+	defer l.Close()
+	inherited = must(inheritable(l))(t)
+	program := exec.Command(os.Args[0], "-list")
+	program.Env, program.ExtraFiles = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), []*os.File{inherited}
+	must(program.Output())(t)
+	l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Millisecond))
+	accepted := make(chan error, 1)
+	go func() { _, err := l.Accept(); accepted <- err }()
+	select {
+	case err := <-accepted:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("Accept blocks")
+		dial(t, l.Addr().String()) // ends it
+	}
+}
+
 // TestIdleWorkers shows that workers that wait for connections stop at once, at the signal
 // and at the end of their parent.
 func TestIdleWorkers(t *testing.T) {
