@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -126,7 +125,7 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	if call {
 		args, app = args[1:], "environ"
 	}
-	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; port 0 is any free")
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; port 0 picks one")
 	flags.StringVar(&o.app, "app", app, "`application`, see -list")
 	flags.StringVar(&o.use, "use", "", "`middleware` around it, comma-separated, outermost first")
 	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, serial for one "+
@@ -150,15 +149,14 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	if err := readFlags(flags, args, stdout); err != nil {
 		return nil, err
 	}
-	switch first := flags.Arg(0); {
-	case call && (flags.NArg() != 1 || !strings.HasPrefix(first, "/")):
-		return nil, usageError{errors.New("expected flags, then a path: " +
-			"rawsgi call [flags] '/path?query'")}
-	case call:
-		o.call = first
-	case flags.NArg() > 0 && !hosted(): // else the words of a query may follow: see hasFlags
+	if call {
+		o.call = flags.Arg(0)
+	} else if flags.NArg() > 0 && !hosted() { // else the words of a query may follow: see hasFlags
 		return nil, usageError{fmt.Errorf("unexpected argument %q: an application is chosen "+
-			"with -app", first)}
+			"with -app", flags.Arg(0))}
+	}
+	if call && (flags.NArg() != 1 || !strings.HasPrefix(o.call, "/")) {
+		return nil, usageError{errors.New("expected rawsgi call [flags] '/path?query'")}
 	}
 	return o, o.check()
 }
@@ -543,19 +541,21 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 	if err != nil {
 		return err
 	}
+	life, kill := context.WithCancel(context.Background())
+	defer kill()
 	replace, workers := make(chan *worker, n), map[*worker]bool{}
 	for range n {
-		workers[startWorker(socket, replace)] = true
+		workers[startWorker(life, socket, replace)] = true
 	}
 	for {
 		select {
 		case w := <-replace:
 			delete(workers, w)
 			errorLog.Printf("a worker has ended (%v), starting another", w.how)
-			workers[startWorker(socket, replace)] = true
+			workers[startWorker(life, socket, replace)] = true
 		case <-signals:
 			l.Close() // from here on the socket is the workers' alone
-			stopWorkers(workers, signals)
+			stopWorkers(workers, signals, kill)
 			runtime.KeepAlive(socket) // its finalizer would close the descriptor again
 			return nil
 		}
@@ -578,10 +578,9 @@ func inheritable(l net.Listener) (socket *os.File, err error) {
 // stop, as does the end of the pipe if the parent was killed. The end after a byte asks it
 // not to wait for running requests.
 type worker struct {
-	command *exec.Cmd
-	pipe    io.WriteCloser
-	ended   chan bool // closed when it has ended
-	how     any       // its state then, or why it could not start
+	pipe  *os.File  // its writing end, or nil
+	ended chan bool // closed when it has ended
+	how   any       // its state then, or why it could not start
 }
 
 // workerVariable marks a worker process in its environment, and workerSocket is the number
@@ -593,23 +592,26 @@ const (
 
 // startWorker starts a worker, and sends it to replace when it has ended. One that ends at
 // once will do so again, so that takes a second at least.
-func startWorker(socket *os.File, replace chan<- *worker) *worker {
+func startWorker(life context.Context, socket *os.File, replace chan<- *worker) *worker {
 	program, _ := os.Executable() // without it, Start fails
-	w := &worker{command: exec.Command(program, os.Args[1:]...), ended: make(chan bool)}
-	w.command.Env = append(os.Environ(), workerVariable+"=1")
-	w.command.Stdout, w.command.Stderr = os.Stdout, os.Stderr
-	w.command.ExtraFiles = []*os.File{socket} // from number 3 on
+	process := exec.CommandContext(life, program, os.Args[1:]...)
+	process.Env = append(os.Environ(), workerVariable+"=1")
+	process.Stdout, process.Stderr = os.Stdout, os.Stderr
+	process.ExtraFiles = []*os.File{socket} // from number 3 on
 	begin := time.Now()
-	pipe, err := w.command.StdinPipe()
+	stdin, pipe, err := os.Pipe()
 	if err == nil {
-		err = w.command.Start()
+		process.Stdin = stdin
+		err = process.Start()
+		stdin.Close() // the worker has its own
 	}
-	w.pipe, w.how = pipe, err
+	w := &worker{pipe: pipe, ended: make(chan bool), how: err}
 	go func() {
 		if err == nil {
-			w.command.Wait() // its error is in the state
-			w.how = w.command.ProcessState
+			process.Wait() // its error is in the state
+			w.how = process.ProcessState
 		}
+		pipe.Close()
 		close(w.ended)
 		time.Sleep(time.Until(begin.Add(time.Second)))
 		replace <- w
@@ -619,16 +621,11 @@ func startWorker(socket *os.File, replace chan<- *worker) *worker {
 
 // stopWorkers asks the workers to stop and waits for them. A second signal shortens the
 // wait. A worker that hangs is killed in the end.
-func stopWorkers(workers map[*worker]bool, signals <-chan os.Signal) {
-	maps.DeleteFunc(workers, func(w *worker, _ bool) bool { return w.command.Process == nil })
+func stopWorkers(workers map[*worker]bool, signals <-chan os.Signal, kill func()) {
 	for w := range workers {
 		io.WriteString(w.pipe, "x") // fails if it has ended
 	}
-	timer := time.AfterFunc(grace+moment, func() {
-		for w := range workers {
-			w.command.Process.Kill() // fails if it has ended
-		}
-	})
+	timer := time.AfterFunc(grace+moment, kill)
 	go func() {
 		<-signals
 		for w := range workers {

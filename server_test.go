@@ -4308,9 +4308,9 @@ func TestPrefork(t *testing.T) {
 			now := workersOf(t, program)
 			return len(now) == 2 && !slices.Contains(now, pids[0])
 		})
-		if !strings.Contains(log.String(), "a worker has ended (signal: killed), starting another") {
-			t.Errorf("the log is %q", log)
-		}
+		eventually(t, "its line in the log", func() bool {
+			return strings.Contains(log.String(), "a worker has ended (signal: killed), starting another")
+		})
 		program.Process.Signal(os.Interrupt)
 		ended(t, program) // how it ends is for the case above
 		// What a worker has logged, it has answered.
