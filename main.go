@@ -551,7 +551,8 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 		select {
 		case w := <-replace:
 			delete(workers, w)
-			errorLog.Printf("a worker has ended (%v), starting another", w.how)
+			// A log that nobody reads may block for ever, which must not keep us from stopping.
+			go errorLog.Printf("a worker has ended (%v), starting another", w.how)
 			workers[startWorker(life, socket, replace)] = true
 		case <-signals:
 			l.Close() // from here on the socket is the workers' alone
