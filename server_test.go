@@ -6573,6 +6573,13 @@ func excerpts(t testing.TB, path, name string) []excerpt {
 		parsed.Store(path, excerptsOf(t, path))
 	}
 	all, _ := parsed.Load(path)
+	if name == "" { // the whole file
+		whole := excerpt{text: strings.TrimSuffix(string(must(os.ReadFile(path))(t)), "\n")}
+		for _, e := range all.([]excerpt) {
+			whole.names = append(whole.names, e.names...)
+		}
+		return []excerpt{whole}
+	}
 	return slices.DeleteFunc(slices.Clone(all.([]excerpt)), func(e excerpt) bool {
 		return !slices.Contains(e.names, name)
 	})
@@ -6624,8 +6631,8 @@ func namesOf(d ast.Decl) (doc *ast.CommentGroup, names []string) {
 	return group.Doc, names
 }
 
-// placed finds a fence that shows a declaration: "go request.go#readHeader".
-var placed = regexp.MustCompile(`^go (\S+\.go)#([\w.]+)$`)
+// placed finds a fence that shows a declaration, "go request.go#readHeader", or a file.
+var placed = regexp.MustCompile(`^go (\S+\.go)(?:#([\w.]+))?$`)
 
 // TestDocsExcerpts compares the code on the pages with the source; -update refills it. A
 // line "// …" stands for lines that are left out; such an excerpt is mended by hand.
@@ -6673,11 +6680,16 @@ func courseIsWhole() bool {
 	return err == nil
 }
 
-// chapterHeadings are those of chapters 1 to 13. Chapter 0 has its own form.
-var chapterHeadings = strings.Split("What fails today,Bytes,Code,Run it,Break it,In rawsgi,Elsewhere,Exercises,Questions", ",")
+// chapterHeadings are those of chapters 1 to 8. Code and Run it may come several times, with
+// a colon and what they are about. Chapter 0 has its own form.
+var chapterHeadings = strings.Split("What fails today,Bytes,Code,Run it,Break it,In rawsgi,In Python,"+
+	"What you know now,Exercises,Questions", ",")
+
+// laterHeadings are those of chapters 9 to 13, which build nothing.
+var laterHeadings = strings.Split("What fails today,Bytes,Code,Run it,Break it,In rawsgi,Elsewhere,Exercises,Questions", ",")
 
 // chapterTime is the line below the first sentence of a chapter.
-var chapterTime = regexp.MustCompile(`(?m)^Time: (\d+) minutes\. Needs: [^.\n]+\.( Steps?: docs/steps/[\w/., -]+\.go\.)?$`)
+var chapterTime = regexp.MustCompile(`(?m)^Time: (\d+) minutes\. Needs: [^.\n]+\.( Steps?: docs/steps/[\w/., \n-]+\.go\.)?$`)
 
 // TestDocsForm holds each chapter to its form, and what it calls new or changed to its steps.
 func TestDocsForm(t *testing.T) {
@@ -6698,12 +6710,8 @@ func TestDocsForm(t *testing.T) {
 		if !strings.HasPrefix(text, title) {
 			t.Errorf("%s: expected a title that begins with %q", page, title)
 		}
-		var headings []string
-		for _, heading := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(prose, -1) {
-			headings = append(headings, heading[1])
-		}
-		if !slices.Equal(headings, chapterHeadings) {
-			t.Errorf("%s: expected the headings\n\t%q, got\n\t%q", page, chapterHeadings, headings)
+		if got := headingsOf(prose); !slices.Equal(got, chapterHeadings) && (chapter < 9 || !slices.Equal(got, laterHeadings)) {
+			t.Errorf("%s: expected the headings\n\t%q, got\n\t%q", page, chapterHeadings, got)
 		}
 		intro, _, _ := strings.Cut(prose, "\n## ")
 		line := chapterTime.FindString(intro)
@@ -6720,8 +6728,20 @@ func TestDocsForm(t *testing.T) {
 			strings.Count(questions, "</details>") != 3 {
 			t.Errorf("%s: expected three questions, each in <details><summary>question</summary> answer </details>", page)
 		}
+		runsOften(t, page, text)
 		return changesOf(t, page, text, steps, before)
 	})
+}
+
+// headingsOf returns the headings of a chapter. A pair of Code and Run it counts once.
+func headingsOf(prose string) (headings []string) {
+	for _, heading := range regexp.MustCompile(`(?m)^## ([^:\n]*)(: .*)?$`).FindAllStringSubmatch(prose, -1) {
+		headings = append(headings, heading[1])
+		if n := len(headings); n >= 4 && slices.Equal(headings[n-4:n-2], headings[n-2:]) {
+			headings = headings[:n-2]
+		}
+	}
+	return headings
 }
 
 // proseOf is a page without what stands between fences.
@@ -6730,21 +6750,48 @@ func proseOf(text string) string {
 }
 
 // stepsOfChapter returns the chapter's programs, and the one before them, or "".
-func stepsOfChapter(t *testing.T, chapter int) (steps []string, before string) {
-	for _, path := range must(filepath.Glob("docs/steps/*.go"))(t) {
-		path = filepath.ToSlash(path)
-		switch prefix := fmt.Sprintf("docs/steps/%02d", chapter); {
-		case strings.HasPrefix(path, prefix):
-			steps = append(steps, path)
-		case path < prefix:
-			before = path
+func stepsOfChapter(t *testing.T, chapter int) (chapterSteps []string, before string) {
+	for _, s := range steps {
+		switch prefix := fmt.Sprintf("%02d", chapter); {
+		case strings.HasPrefix(s.name, prefix):
+			chapterSteps = append(chapterSteps, s.path())
+		case s.name < prefix:
+			before = s.path()
 		}
 	}
-	return steps, before
+	return chapterSteps, before
 }
 
-// changesOf holds the paragraphs that begin with "New:" and "Changed:" to the steps, one
-// after the other, and returns the page with the right ones. What they name has to be shown.
+// runsOften holds a chapter to something to run after at most 100 new lines of code.
+func runsOften(t *testing.T, page, text string) {
+	lines := 0
+	for _, b := range blocksOf(text) {
+		if strings.HasPrefix(b.info, "console") && strings.Contains(strings.Join(b.lines, "\n"), "$ go run docs/steps/") {
+			lines = 0
+		}
+		place := placed.FindStringSubmatch(b.info)
+		if place == nil || !strings.HasPrefix(place[1], "docs/steps/") {
+			continue
+		}
+		i := slices.IndexFunc(steps, func(s step) bool { return s.path() == place[1] })
+		before := ""
+		if i > 0 {
+			before = string(must(os.ReadFile(steps[i-1].path()))(t))
+		}
+		for _, line := range b.lines {
+			code := strings.TrimSpace(line)
+			if code != "" && !strings.HasPrefix(code, "//") && !strings.Contains(before, "\n"+line+"\n") {
+				lines++
+			}
+		}
+		if lines > 100 {
+			t.Errorf("%s:%d: %d new lines of code since the last run, expected at most 100", page, b.first, lines)
+		}
+	}
+}
+
+// changesOf holds the paragraphs that begin with "Import:", "New:" and "Changed:" to the steps,
+// one after the other, and returns the page with the right ones. What they name has to be shown.
 func changesOf(t *testing.T, page, text string, steps []string, before string) string {
 	shown := map[string]bool{}
 	for _, b := range blocksOf(text) {
@@ -6759,25 +6806,25 @@ func changesOf(t *testing.T, page, text string, steps []string, before string) s
 	var want, missing []string
 	for _, step := range steps {
 		added, changed := stepChanges(t, before, step)
-		before = step
 		for _, list := range []struct {
 			title string
 			names []string
-		}{{"New:", added}, {"Changed:", changed}} {
+		}{{"Import:", newImports(t, before, step)}, {"New:", added}, {"Changed:", changed}} {
 			if len(list.names) > 0 {
 				want = append(want, wrapped(list.title+" `"+strings.Join(list.names, "`, `")+"`"))
 			}
 			for _, name := range list.names {
-				if name != "_" && !shown[step+"#"+name] {
+				if list.title != "Import:" && !shown[step+"#"+name] {
 					missing = append(missing, step+"#"+name)
 				}
 			}
 		}
+		before = step
 	}
 	if missing != nil {
 		t.Errorf("%s does not show what is new or changed:\n\t%s", page, strings.Join(missing, "\n\t"))
 	}
-	found := regexp.MustCompile("(?m)^(New|Changed):( `.*\n| *$\n?)(`.*\n)*").FindAllStringIndex(text, -1)
+	found := regexp.MustCompile("(?m)^(Import|New|Changed):( `.*\n| *$\n?)(`.*\n)*").FindAllStringIndex(text, -1)
 	if len(found) != len(want) {
 		t.Errorf("%s: expected the %d paragraphs\n%s\ngot %d", page, len(want), strings.Join(want, ""), len(found))
 		return text
@@ -6791,6 +6838,24 @@ func changesOf(t *testing.T, page, text string, steps []string, before string) s
 		}
 	}
 	return text
+}
+
+// newImports returns the packages that the second of two Go files imports and the first does
+// not; there may be no first.
+func newImports(t *testing.T, before, after string) (paths []string) {
+	imports := func(path string) (list []string) {
+		if path == "" {
+			return nil
+		}
+		for _, spec := range must(parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly))(t).Imports {
+			list = append(list, spec.Path.Value)
+		}
+		return list
+	}
+	if before == "" {
+		return nil // the page shows the whole file
+	}
+	return slices.DeleteFunc(imports(after), func(path string) bool { return slices.Contains(imports(before), path) })
 }
 
 // wrapped breaks a paragraph into lines.
