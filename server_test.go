@@ -6660,6 +6660,9 @@ func TestDocsExcerpts(t *testing.T) {
 					shown[i], whole = "...", false
 				}
 			}
+			if !whole && !strings.HasPrefix(shown[0], "//") {
+				shown = append([]string{"..."}, shown...) // its comment is left out, too
+			}
 			if _, ok := matchLines(shown, source, true); ok {
 				continue
 			}
