@@ -285,14 +285,14 @@ func parseField(line string) (Header, error) {
 // checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
 // RFC 9110 §5.3)
 func (q *Request) checkHeader() error {
-	for _, name := range []string{"Host", "Content-Length", "Content-Type"} {
+	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
+			"none)", n)
+	}
+	for _, name := range []string{"Content-Length", "Content-Type"} {
 		if _, n := lookup(q.Header, name); n > 1 {
 			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
 		}
-	}
-	if _, n := lookup(q.Header, "Host"); n == 0 && q.Version == "HTTP/1.1" {
-		return refuse(badRequest, "RFC 9112 §3.2", "expected a Host: HTTP/1.1 needs one, "+
-			"HTTP/1.0 does not")
 	}
 	return nil
 }

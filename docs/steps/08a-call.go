@@ -383,18 +383,18 @@ func (q *Request) checkHeader() error {
 		return refuse(notImplemented, "RFC 9112 §6.1", "expected a Content-Length instead of "+
 			"Transfer-Encoding: this server speaks HTTP/1.0")
 	}
-	for _, name := range []string{"Host", "Content-Length", "Content-Type"} {
-		if _, n := lookup(q.Header, name); n > 1 {
-			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
-		}
-	}
-	if _, n := lookup(q.Header, "Host"); n == 0 && q.Version == "HTTP/1.1" {
-		return refuse(badRequest, "RFC 9112 §3.2", "expected a Host: HTTP/1.1 needs one, "+
-			"HTTP/1.0 does not")
+	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
+			"none)", n)
 	}
 	if host, _ := lookup(q.Header, "Host"); !isHost(host) {
 		return refuse(badRequest, "RFC 9112 §3.2", "expected Host: name or Host: name:port, "+
 			"got %.80q", host)
+	}
+	for _, name := range []string{"Content-Length", "Content-Type"} {
+		if _, n := lookup(q.Header, name); n > 1 {
+			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
+		}
 	}
 	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
 		return q.setLength(value)
