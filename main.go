@@ -448,7 +448,7 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 		<-stop
 		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
 			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
-				"press Ctrl-C again to stop at once", grace, count(n, "request"))
+				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}
 		server.Shutdown(grace)
 		close(stopped)

@@ -195,6 +195,9 @@ func (h *headReader) line(tooLong string) (string, error) {
 	h.size += len(raw)
 	switch {
 	case len(raw) > maxLine:
+		if tooLong == targetTooLong && !strings.Contains(string(raw), " ") {
+			tooLong = badRequest // no target has come
+		}
 		return "", refuse(tooLong, "RFC 9112 §3", "expected lines of %d bytes at most", maxLine)
 	case err != nil && len(raw) == 0 && h.end == "":
 		return "", err // nothing was asked, so nothing is answered
