@@ -50,7 +50,7 @@ func serveConn(c net.Conn) {
 	case path == "/empty":
 		answer(c, method, "204 No Content", "", "")
 	default:
-		answer(c, method, "404 Not Found", "404 Not Found\n", "")
+		answer(c, method, "404 Not Found", "404 Not Found: "+path+"\n", "")
 	}
 }
 
