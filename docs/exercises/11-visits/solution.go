@@ -18,11 +18,11 @@ func visits(environ Environ, startResponse StartResponse) Body {
 }
 
 // earlierVisits returns the number in the cookie "visits", or 0.
-func earlierVisits(cookies string) int {
+func earlierVisits(cookies string) uint64 {
 	for _, pair := range strings.Split(cookies, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
-		n, err := strconv.Atoi(value)
-		if name == "visits" && err == nil && 0 <= n && n <= 999999 {
+		n, err := strconv.ParseUint(value, 10, 32) // no sign
+		if name == "visits" && err == nil && n <= 999999 {
 			return n
 		}
 	}
