@@ -104,16 +104,16 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333, chapter 8", "curl -i URL/before URL/after URL/excinfo", failing,
 			"Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "the cgi module, chapter 10", "curl -F name=value -F file=@README.md URL", form,
+		{"form", "the cgi module, chapter 11", "curl -F name=value -F file=@README.md URL", form,
 			"Takes a form and an upload apart and shows the fields."},
-		{"files", "RFC 1945, chapter 10", "curl -i URL/", newFiles(c.Root),
+		{"files", "RFC 1945, chapter 11", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
-		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 10", "curl URL/a/x URL/b/x",
+		{"mount", "mod_wsgi's WSGIScriptAlias, chapter 11", "curl URL/a/x URL/b/x",
 			mount(map[string]Application{"/a": environ, "/b": hello}, environ),
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
-		{"proxy", "RFC 9110, chapter 13", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
+		{"proxy", "RFC 9110, chapter 14", "curl -i URL/", newProxy(c.Upstream, c.Timeout),
 			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
-		{"cgi", "RFC 3875, chapter 11", "curl -i URL",
+		{"cgi", "RFC 3875, chapter 12", "curl -i URL",
 			newCGI(c.Script, c.Timeout, c.Programs), "Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own, chapter 0", "open URL in a browser",
@@ -381,8 +381,8 @@ var headings = map[string]string{"hello": "The interface", "form": "What web app
 
 // chapters are the pages of the course in docs that show an application, by their number.
 var chapters = map[string]string{"0": "00-map.md", "5": "05-body.md", "7": "07-environ.md",
-	"8": "08-start-response.md", "10": "10-middleware.md", "11": "11-cgi.md",
-	"13": "13-in-front-and-behind.md"}
+	"8": "08-start-response.md", "11": "11-middleware.md", "12": "12-cgi.md",
+	"14": "14-in-front-and-behind.md"}
 
 // An indexItem is an application on the index. Page is its chapter, shown by files.
 type indexItem struct{ Heading, Link, Name, From, Chapter, Page, About, Try, Lab string }
