@@ -376,6 +376,15 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
+// cut closes the connection. An answer that is under way must not look whole: a reset ends
+// it, which a client can tell from an end.
+func (c *conn) cut(answering bool) {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok && answering {
+		tcp.SetLinger(0) // fails if it is closed already
+	}
+	c.Close() // fails if it is closed already
+}
+
 // A connState tells Shutdown whether to wait for a connection.
 type connState int
 
@@ -510,7 +519,7 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		go c.Close() // with a trace it may wait for a log that nobody reads
+		go c.cut(c.state == answering) // with a trace it may wait for a log that nobody reads
 	}
 }
 

@@ -2141,6 +2141,23 @@ func TestShutdown(t *testing.T) { // T06
 		}
 		wait(t, "Shutdown", stopped)
 	})
+	t.Run("an answer that is cut does not look whole", func(t *testing.T) {
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return Stream(func(yield func([]byte) bool) {
+				for yield([]byte("x")) {
+					time.Sleep(time.Millisecond)
+				}
+			})
+		})
+		busy := dial(t, s.addr)
+		io.WriteString(busy, get())
+		must(io.ReadFull(busy, make([]byte, 1)))(t)
+		s.Shutdown(time.Millisecond)
+		if n, err := io.Copy(io.Discard, busy); !isReset(err) {
+			t.Errorf("the client got %d bytes and then %v, expected a reset", n, err)
+		}
+	})
 	t.Run("Close is called before it returns", func(t *testing.T) {
 		p := &probe{}
 		s := start(t, func(environ Environ, startResponse StartResponse) Body {
