@@ -6245,13 +6245,10 @@ func TestDocsExcerpts(t *testing.T) {
 	})
 }
 
-// chapterHeadings are those of chapters 1 to 8. Code and Run it may come several times, with
+// chapterHeadings are those of each chapter. Code and Run it may come several times, with
 // a colon and what they are about. Chapter 0 has its own form.
 var chapterHeadings = strings.Split("What fails today,Bytes,Code,Run it,Break it,In rawsgi,In Python,"+
 	"What you know now,Exercises,Questions", ",")
-
-// laterHeadings are those of chapters 9 to 13, which build nothing.
-var laterHeadings = strings.Split("What fails today,Bytes,Code,Run it,Break it,In rawsgi,Elsewhere,Exercises,Questions", ",")
 
 // chapterTime is the line below the first sentence of a chapter.
 var chapterTime = regexp.MustCompile(`(?m)^Time: (\d+) minutes\. Needs: [^.\n]+\.( Steps?: docs/steps/[\w/., \n-]+\.go\.)?$`)
@@ -6275,7 +6272,7 @@ func TestDocsForm(t *testing.T) {
 		if !strings.HasPrefix(text, title) {
 			t.Errorf("%s: expected a title that begins with %q", page, title)
 		}
-		if got := headingsOf(prose); !slices.Equal(got, chapterHeadings) && (chapter < 9 || !slices.Equal(got, laterHeadings)) {
+		if got := headingsOf(prose); !slices.Equal(got, chapterHeadings) {
 			t.Errorf("%s: expected the headings\n\t%q, got\n\t%q", page, chapterHeadings, got)
 		}
 		intro, _, _ := strings.Cut(prose, "\n## ")
@@ -6293,10 +6290,8 @@ func TestDocsForm(t *testing.T) {
 			strings.Count(questions, "</details>") != 3 {
 			t.Errorf("%s: expected three questions, each in <details><summary>question</summary> answer </details>", page)
 		}
-		if chapter <= 8 {
-			namesTerminals(t, page, text)
-			runsOften(t, page, text)
-		}
+		namesTerminals(t, page, text)
+		runsOften(t, page, text)
 		return changesOf(t, page, text, steps, before)
 	})
 }
