@@ -5243,6 +5243,9 @@ const mayStayUnreplayed = 12
 //	                  still runs in this terminal
 //	...               any lines
 //	^C                SIGINT for the program that runs; what it has printed before may be left out
+//
+// A command that is followed by ^C or by more output in its terminal, and one that says
+// "Serving HTTP", runs on. Any other has to end, and to print nothing else.
 func TestDocsTranscripts(t *testing.T) {
 	t.Parallel()
 	longer(t)
@@ -5316,14 +5319,13 @@ ended
 ` + "```\n```console" + `
 $ sleep 1000 & echo "pid $!"
 pid 99999
-$ kill 99999; wait; echo it is gone
+$ kill 99999 && echo it is gone
 it is gone
 ` + "```\n```console 3" + `
 $ (trap "echo caught; n=1" INT; echo ready; until [ $n ]; do sleep 0.1; done; sleep 0.1; echo done)
 ready
 ^C
 caught
-` + "```\n```console 3" + `
 done
 ` + "```\n```text\nnot run\n```\n"
 	self := built(t)
@@ -5341,21 +5343,6 @@ done
 	}
 }
 
-// replayed runs the commands of a page and returns the page as it should be.
-func replayed(t *testing.T, page, text string, self func() string, updating bool) string {
-	r := &replay{T: t, page: page, updating: updating, self: self, dir: t.TempDir(), ports: map[string]string{},
-		pids: map[string]string{}, programs: map[string]string{}, terminals: map[string]*terminal{}}
-	defer r.stop()
-	blocks, fresh := blocksOf(text), map[int][]string{}
-	for _, turn := range turnsOf(blocks) {
-		if t.Failed() && !updating {
-			break // what follows would fail for the same reason
-		}
-		fresh[turn.block] = append(append(fresh[turn.block], turn.typed...), r.terminal(turn.terminal).do(turn)...)
-	}
-	return refill(text, blocks, fresh)
-}
-
 // A turn is a command of a page, "^C", or "" where the page goes on with a program's output.
 type turn struct {
 	block    int // the index of its block
@@ -5364,7 +5351,7 @@ type turn struct {
 	typed    []string // the lines of the command, as they are on the page
 	command  string
 	want     []string // the output
-	goesOn   bool     // its program has a next turn
+	runsOn   bool
 }
 
 // turnsOf cuts the blocks marked "console" into turns.
@@ -5374,23 +5361,18 @@ func turnsOf(blocks []block) (turns []turn) {
 		if terminal = strings.TrimSpace(terminal); !ok || terminal == "unreplayed" {
 			continue
 		}
-		for j := 0; j < len(b.lines); j++ {
-			line := b.lines[j]
-			s := turn{block: i, line: b.first + j + 1, terminal: terminal}
+		typing := false // the command goes on in the next line
+		for j, line := range b.lines {
 			command, typed := strings.CutPrefix(line, "$ ")
-			switch {
-			case typed || line == "^C":
-				s.command, s.typed = command, []string{line}
-				for strings.HasSuffix(b.lines[j], `\`) && j+1 < len(b.lines) {
-					j++
-					s.command, s.typed = s.command+"\n"+b.lines[j], append(s.typed, b.lines[j])
-				}
-				turns = append(turns, s)
-			case j == 0:
-				turns = append(turns, s)
-				fallthrough
-			default:
-				last := &turns[len(turns)-1]
+			if typed || line == "^C" || j == 0 {
+				turns = append(turns, turn{block: i, line: b.first + j + 1, terminal: terminal})
+			}
+			last := &turns[len(turns)-1]
+			if typed || line == "^C" || typing {
+				last.typed = append(last.typed, line)
+				last.command = strings.TrimPrefix(last.command+"\n"+command, "\n")
+				typing = strings.HasSuffix(line, `\`)
+			} else {
 				last.want = append(last.want, line)
 			}
 		}
@@ -5398,10 +5380,75 @@ func turnsOf(blocks []block) (turns []turn) {
 	next := map[string]string{}
 	for i := len(turns) - 1; i >= 0; i-- {
 		command, ok := next[turns[i].terminal]
-		turns[i].goesOn = ok && (command == "" || command == "^C")
+		turns[i].runsOn = ok && (command == "" || command == "^C") || turns[i].command == "" ||
+			strings.Contains(strings.Join(turns[i].want, "\n"), "Serving HTTP")
 		next[turns[i].terminal] = turns[i].command
 	}
 	return turns
+}
+
+// replayed runs the commands of a page and returns the page as it should be.
+func replayed(t *testing.T, page, text string, self func() string, updating bool) string {
+	r := &replay{T: t, page: page, updating: updating, self: self, dir: t.TempDir(),
+		here: map[string]string{}, terminals: map[string]*terminal{}}
+	for _, port := range []string{"8000", "8001", "8002", "8080", "9000"} {
+		r.here[port] = freePort(t)
+	}
+	defer func() {
+		for _, terminal := range r.terminals {
+			terminal.stop()
+		}
+	}()
+	blocks, fresh := blocksOf(text), map[int][]string{}
+	for _, turn := range turnsOf(blocks) {
+		if t.Failed() && !updating {
+			break // what follows would fail for the same reason
+		}
+		lines := r.terminal(turn.terminal).do(turn)
+		fresh[turn.block] = slices.Concat(fresh[turn.block], turn.typed, lines)
+	}
+	return refill(text, blocks, fresh)
+}
+
+// freePort returns a port that no other page gets, with four digits as those of the pages:
+// lengths stay the same.
+func freePort(t *testing.T) string {
+	for {
+		port := fmt.Sprint(2000 + ports.Add(1)%6000)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// A replay is one page whose commands are run.
+type replay struct {
+	*testing.T
+	page      string
+	updating  bool              // wrong output is replaced, not reported
+	dir       string            // takes the place of /tmp, and of mine
+	here      map[string]string // ports and numbers of processes: on the page → on this machine
+	self      func() string     // builds our own program, and returns its path
+	terminals map[string]*terminal
+}
+
+// command makes a command of the page one for this machine, and onPage is the opposite.
+func (r *replay) command(text string) string {
+	text = regexp.MustCompile(`(^|[\s=:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
+	text = regexp.MustCompile(`(^|[\s='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine")
+	return regexp.MustCompile(`\b\d{4,}\b`).ReplaceAllStringFunc(text, func(number string) string {
+		return cmp.Or(r.here[number], number)
+	})
+}
+
+func (r *replay) onPage(line string) string {
+	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
+	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
+	for onPage, here := range r.here {
+		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
+	}
+	return line
 }
 
 // normal are the rules that make two runs of a command comparable.
@@ -5416,200 +5463,64 @@ var normal = []struct {
 	{regexp.MustCompile(`(/environ[^"]*" 200) \d+`), "$1 SIZE"}, // in the access log
 	{regexp.MustCompile(`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`), "${1}PORT"},
 	{regexp.MustCompile(`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`), "$1${2}VERSION"},
-	{pids, "${1}PID"},
+	{processes, "${1}PID"},
 	{regexp.MustCompile(`(?m) +$`), ""},
 }
 
-// pids finds the numbers of processes.
-var pids = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))\d+\b`)
+// processes finds the numbers of processes.
+var processes = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))(\d+)\b`)
 
-// varies reports whether the length of a body depends on curl's version or a client's port.
-func varies(lines []string) bool {
-	return slices.ContainsFunc(lines, func(line string) bool {
-		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT: ")
+// comparable returns the lines of a page and those that came after the rules. A page with a
+// version of curl or with a client's port has no fixed length.
+func comparable(want, came []string) (normalWant, normalCame []string) {
+	varies := slices.ContainsFunc(came, func(line string) bool {
+		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT")
 	})
+	normalised := func(lines []string) (result []string) {
+		text := strings.Join(lines, "\n")
+		for _, rule := range normal {
+			text = rule.pattern.ReplaceAllString(text, rule.with)
+		}
+		if varies {
+			text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
+		}
+		return strings.Split(text, "\n")[:len(lines)]
+	}
+	return normalised(want), normalised(came)
 }
 
-// normalised applies the rules, and if lengths is true, hides Content-Length, too.
-func normalised(lines []string, lengths bool) []string {
-	if len(lines) == 0 {
-		return nil
-	}
-	text := strings.Join(lines, "\n")
-	for _, rule := range normal {
-		text = rule.pattern.ReplaceAllString(text, rule.with)
-	}
-	if lengths {
-		text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
-	}
-	return strings.Split(text, "\n")
-}
-
-// matchLines finds the lines of a page in those that came, and returns the index of each,
-// -1 for "...". If whole, nothing else may have come.
-func matchLines(want, came []string, whole bool) (at []int, ok bool) {
+// matchLines matches the lines of a page with the first of those that came, in which "..." are
+// any lines, and returns how many are used. If whole, that has to be all.
+func matchLines(want, came []string, whole bool) (used int, ok bool) {
 	if len(want) == 0 {
-		return nil, !whole || len(came) == 0
+		return 0, !whole || len(came) == 0
 	}
 	if want[0] == "..." {
-		for i := range len(came) + 1 {
-			if rest, ok := matchLines(want[1:], came[i:], whole); ok {
-				return append([]int{-1}, shifted(rest, i)...), true
+		for skip := range len(came) + 1 {
+			if n, ok := matchLines(want[1:], came[skip:], whole); ok {
+				return skip + n, true
 			}
 		}
-		return nil, false
+		return 0, false
 	}
 	if len(came) == 0 || want[0] != came[0] {
-		return nil, false
+		return 0, false
 	}
-	rest, ok := matchLines(want[1:], came[1:], whole)
-	return append([]int{0}, shifted(rest, 1)...), ok
+	n, ok := matchLines(want[1:], came[1:], whole)
+	return n + 1, ok
 }
 
-func shifted(at []int, by int) (result []int) {
-	for _, i := range at {
-		if i >= 0 {
-			i += by
-		}
-		result = append(result, i)
+// difference shows where the lines that came begin to differ from those of the page.
+func difference(want, came []string) string {
+	normalWant, normalCame := comparable(want, came)
+	same := 0
+	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
+		same++
 	}
-	return result
-}
-
-// A replay is one page whose commands are run.
-type replay struct {
-	*testing.T
-	page      string
-	updating  bool              // wrong output is replaced, not reported
-	dir       string            // takes the place of /tmp, and of mine
-	ports     map[string]string // on the page → on this machine
-	pids      map[string]string // the same
-	self      func() string     // builds our own program, and returns its path
-	ours      []string          // where the page has built it
-	programs  map[string]string // the text of a program → its path, built
-	terminals map[string]*terminal
-}
-
-// stop ends all programs.
-func (r *replay) stop() {
-	for _, terminal := range r.terminals {
-		terminal.stop()
+	show := func(lines []string) string {
+		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
 	}
-}
-
-// port returns the port of this machine that stands for one of the page. It has four
-// digits, too, so that lengths stay the same, and no other page has it.
-func (r *replay) port(onPage string) string {
-	for r.ports[onPage] == "" {
-		port := fmt.Sprint(2000 + ports.Add(1)%6000)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			r.ports[onPage] = port
-		}
-	}
-	return r.ports[onPage]
-}
-
-var (
-	portOnPage = regexp.MustCompile(`Content-Length: *\d+|(^|[ :=])[89]0\d\d\b`)
-	goRun      = regexp.MustCompile(`\bgo run (\.|[\w./-]+\.go)( [^|&;\n]*)?`)
-	goBuild    = regexp.MustCompile(`\bgo build -o (\S+) \.(?:\s|$)`)
-	goTest     = regexp.MustCompile(`\bgo test( [^|&;\n]*)?`)
-	fileOnPage = regexp.MustCompile(`\bdocs/[\w./-]+\.(py|js|conf)\b`)
-	portInFile = regexp.MustCompile(`\b[89]0\d\d\b`)
-	addrInStep = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
-	// otherThanServe finds the flags with which our program does not listen on its default port.
-	otherThanServe = regexp.MustCompile(`^ send\b| -(addr|list|help|h|cgi)\b`)
-	ownTestFlag    = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
-)
-
-// command makes a command of the page one for this machine: other ports, another /tmp, and
-// programs that are built once and not by each "go run".
-func (r *replay) command(text string) string {
-	for _, build := range goBuild.FindAllStringSubmatch(text, -1) {
-		r.ours = append(r.ours, build[1])
-	}
-	for _, program := range append([]string{"go run ."}, r.ours...) {
-		called := regexp.MustCompile(`(?m)(^|[;&|] *|\w=\S* )` + regexp.QuoteMeta(program) + `( [^|&;\n]*)?`)
-		text = called.ReplaceAllStringFunc(text, func(match string) string {
-			before, flags, _ := strings.Cut(match, program)
-			if strings.HasPrefix(flags, ".") || otherThanServe.MatchString(flags) {
-				return match
-			}
-			return before + program + " -addr 127.0.0.1:8000" + flags // the default, which is mapped, too
-		})
-	}
-	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
-		if strings.HasPrefix(match, "Content-Length") || r.pids[match[len(match)-4:]] != "" {
-			return match
-		}
-		return match[:len(match)-4] + r.port(match[len(match)-4:])
-	})
-	text = regexp.MustCompile(`(^|[ =:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
-	text = regexp.MustCompile(`(^|[ ='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine") // it is the reader's
-	text = fileOnPage.ReplaceAllStringFunc(text, r.copied)
-	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
-		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
-	})
-	for onPage, here := range r.pids {
-		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
-	}
-	inBackground := strings.HasSuffix(text, " &")
-	return goRun.ReplaceAllStringFunc(text, func(match string) string {
-		part := goRun.FindStringSubmatch(match)
-		program, flags := r.program(part[1]), part[2]
-		if inBackground { // so that "kill %1" is for the program
-			return program + flags
-		}
-		return "go_run " + program + flags
-	})
-}
-
-// onPage is the opposite, for output.
-func (r *replay) onPage(line string) string {
-	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
-	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
-	for onPage, here := range r.ports {
-		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
-	}
-	return line
-}
-
-// copied makes a copy of a file with this machine's ports.
-func (r *replay) copied(path string) string {
-	content, err := os.ReadFile(path)
-	changed := portInFile.ReplaceAllFunc(content, func(port []byte) []byte { return []byte(r.port(string(port))) })
-	if err != nil || bytes.Equal(changed, content) {
-		return path
-	}
-	copied := filepath.Join(r.dir, filepath.Base(path))
-	if err := os.WriteFile(copied, changed, 0o600); err != nil {
-		r.Fatal(err)
-	}
-	return copied
-}
-
-// program builds a program and returns its path: ours, or a single file with an address of
-// this machine.
-func (r *replay) program(source string) string {
-	if source == "." {
-		return r.self()
-	}
-	content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
-		return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
-	})
-	if r.programs[content] == "" {
-		path := filepath.Join(r.dir, fmt.Sprint("program", len(r.programs)))
-		if err := os.WriteFile(path+".go", []byte(content), 0o600); err != nil {
-			r.Fatal(err)
-		}
-		build := exec.Command("go", "build", "-o", path, path+".go")
-		if out, err := build.CombinedOutput(); err != nil {
-			r.Fatalf("%s: %v\n%s", source, err, out)
-		}
-		r.programs[content] = path
-	}
-	return r.programs[content]
+	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
 }
 
 // A terminal is a bash that reads commands from file 3, while its standard input stays
@@ -5619,31 +5530,43 @@ type terminal struct {
 	bash     *exec.Cmd
 	commands *os.File
 	screen   *os.File
+	silent   *os.File
 	came     chan string // what is printed, in pieces
 	text     string      // what has come and is not yet shown on the page
-	running  string      // the command that has not ended
-	hidden   bool        // the page shows the rest of the output as "..."
-	forks    bool        // there are programs in the background
+	running  bool
+	skips    bool // the page shows the rest of the output as "..."
 }
 
 // bashLoop is the terminal's program. curl would show a progress meter and hold its output
-// back, because it does not write to a terminal, and go run reports how a program ended.
+// back, because it does not write to a terminal. "go run" runs what is built already or has
+// other ports, and reports how it ended.
 const bashLoop = `
 curl() { command curl --no-progress-meter -N "$@"; }
-go_run() {
-	"$@"; local s=$?
-	case $s in
-	0) ;;
-	130) echo "signal: interrupt" >&2;;
-	137) echo "signal: killed" >&2;;
-	143) echo "signal: terminated" >&2;;
-	*) echo "exit status $s" >&2;;
+go() {
+	local built=$DIR/$RANDOM$RANDOM
+	case "$1 $2" in
+	"run .") ours "$RAWSGI" "${@:3}" ;;
+	"run -overlay") command go build -overlay "$3" -o $built . && ours $built "${@:5}" ;;
+	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go && report $built "${@:3}" ;;
+	*) command go "$@" ;;
 	esac
-	return $((s > 0))
 }
-go_test() {
-	if "$RAWSGI_TEST" "$@"; then printf 'ok  \trawsgi\t0.1s\n'; return 0; fi
-	printf 'exit status 1\nFAIL\trawsgi\t0.1s\n'; return 1
+ours() {
+	case "$* " in
+	*" send "*|*" call "*|*" -addr "*|*" -cgi "*|*" -list "*|*" -h "*|*" -help "*) report "$@" ;;
+	*) report "$1" -addr 127.0.0.1:$PORT "${@:2}" ;;
+	esac
+}
+report() {
+	"$@"; local status=$?
+	case $status in
+	0) ;;
+	130) echo "signal: interrupt" >&2 ;;
+	137) echo "signal: killed" >&2 ;;
+	143) echo "signal: terminated" >&2 ;;
+	*) echo "exit status $status" >&2 ;;
+	esac
+	return $((status > 0))
 }
 trap : INT
 while IFS= read -r -d '' command <&3; do eval "$command" 3<&-; printf '\036'; done`
@@ -5656,26 +5579,29 @@ func (r *replay) terminal(name string) *terminal {
 	x := &terminal{replay: r, came: make(chan string, 100)}
 	fromUs, toBash, err := os.Pipe()
 	screen, toScreen, err2 := os.Pipe()
-	silent, never, err3 := os.Pipe()
+	silence, silent, err3 := os.Pipe()
 	if err := errors.Join(err, err2, err3); err != nil {
 		r.Fatal(err)
 	}
-	x.commands, x.screen = toBash, screen
+	x.commands, x.screen, x.silent = toBash, screen, silent
+	mapped := ""
+	for onPage, here := range r.here {
+		mapped += "s/127\\.0\\.0\\.1:" + onPage + "/127.0.0.1:" + here + "/g;"
+	}
 	x.bash = exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
-	x.bash.Stdin, x.bash.Stdout, x.bash.Stderr = silent, toScreen, toScreen
+	x.bash.Stdin, x.bash.Stdout, x.bash.Stderr = silence, toScreen, toScreen
 	x.bash.ExtraFiles = []*os.File{fromUs}
 	x.bash.SysProcAttr = ownGroup()
-	x.bash.Env = append(os.Environ(), "RAWSGI_TEST="+must(filepath.Abs(os.Args[0]))(r.T), "PYTHONUNBUFFERED=1",
-		"PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8", "http_proxy=", "GORACE=atexit_sleep_ms=0")
+	x.bash.Env = append(os.Environ(), "RAWSGI="+r.self(), "DIR="+r.dir, "PORT="+r.here["8000"], "PORTS="+mapped,
+		"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8", "http_proxy=", "GORACE=atexit_sleep_ms=0")
 	if err := x.bash.Start(); err != nil {
 		r.Fatal(err)
 	}
-	for _, file := range []*os.File{fromUs, toScreen, silent} {
+	for _, file := range []*os.File{fromUs, toScreen, silence} {
 		file.Close() // bash has its own
 	}
 	go func() {
 		defer close(x.came)
-		defer never.Close()
 		buffer := make([]byte, 1<<16)
 		for {
 			n, err := screen.Read(buffer)
@@ -5708,231 +5634,107 @@ func (x *terminal) stop() {
 	patience.Stop()
 	x.bash.Wait() // says that it was ended
 	x.screen.Close()
+	x.silent.Close()
 }
 
 // do gives the terminal a command, ^C, or nothing, and returns the output that the page
 // should show: the turn's, if that is right.
-func (x *terminal) do(s turn) []string {
+func (x *terminal) do(turn turn) []string {
 	x.Helper()
-	var before []string // what has come before ^C
-	switch {
-	case s.command == "^C" && x.running == "":
-		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
-	case s.command == "^C":
+	want := turn.want
+	if turn.command == "^C" || turn.command == "" && x.skips {
+		want = append([]string{"..."}, want...) // a log need not be shown before it ends
+	}
+	switch turn.command {
+	case "": // its program goes on
+	case "^C":
 		if x.updating {
-			before, _ = x.quiet(true) // is not what comes after it
+			x.until(time.Second, func([]string, bool) bool { return false })
+			x.text = "" // is not what comes after it
 		}
 		x.signal(os.Interrupt)
-	case s.command != "":
-		x.finish(s)
-		x.running, x.forks = s.command, x.forks || strings.HasSuffix(s.command, " &")
-		if _, err := io.WriteString(x.commands, x.command(s.command)+"\x00"); err != nil {
-			x.Fatalf("%s:%d: %v", x.page, s.line, err)
+	default:
+		if !x.until(30*time.Second, func(_ []string, ended bool) bool { return ended }) {
+			x.Fatalf("%s:%d: a program still runs in this terminal: end it with ^C, or use another", x.page, turn.line)
+		}
+		x.text, x.running = "", true
+		if _, err := io.WriteString(x.commands, x.command(turn.command)+"\x00"); err != nil {
+			x.Fatalf("%s:%d: %v", x.page, turn.line, err)
 		}
 	}
-	want := withoutNoise(s.want)
-	if x.hidden && s.command == "" || s.command == "^C" { // a log need not be shown before it ends
-		want = append([]string{"..."}, want...)
+	x.skips = len(want) > 0 && want[len(want)-1] == "..."
+	patience := 30 * time.Second
+	if x.updating && turn.runsOn {
+		patience = 3 * time.Second
 	}
-	x.hidden = len(want) > 0 && want[len(want)-1] == "..."
-	came, ok := x.await(s, want)
-	if ok {
-		return s.want
+	used, right := 0, false
+	x.until(patience, func(came []string, ended bool) bool {
+		normalWant, normalCame := comparable(want, came)
+		used, right = matchLines(normalWant, normalCame, ended)
+		return ended || right && turn.runsOn
+	})
+	came, ended := x.lines()
+	right = right && (ended || turn.runsOn)
+	if !right {
+		used = len(came)
 	}
-	came = came[min(len(before), len(came)):]
+	x.learn(want, came[:used])
+	x.forget(used, ended)
+	if right {
+		return turn.want
+	}
 	if !x.updating {
-		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
+		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, turn.line, turn.command, difference(turn.want, came))
 	}
 	return came
 }
 
-// await reads until the output is as it should be, or cannot be any more. A program that
-// runs on may print more; one that has ended may not.
-func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
-	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
-	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
-	for {
-		lines, ended := x.lines()
-		whole := ended && !inBackground
-		lengths := varies(lines)
-		normalWant, normalCame := normalised(want, lengths), normalised(lines, lengths)
-		at, matches := matchLines(normalWant, normalCame, whole)
-		waits := ends && !ended || len(want) == 0 && x.serves() && (!ended || inBackground)
-		killed := ended && s.command == "^C" && len(s.want) == 0 && len(lines) > 0 &&
-			strings.HasPrefix(lines[len(lines)-1], "signal: ")
-		switch {
-		case killed: // go run says so, and the page should, too
-			x.consume(len(lines), nil, true)
-			return lines[len(lines)-1:], false
-		case matches && !waits:
-			x.learn(want, lines, at)
-			x.consume(len(lines), at, ended)
-			return nil, true
-		case ended && !inBackground:
-			x.consume(len(lines), nil, true)
-			return lines, false
-		case !ends && (len(want) == 0 && len(lines) > 0 || contradicts(normalWant, normalCame)):
-			return x.settle(s.goesOn), false
-		}
+// until reads what the terminal prints until done says so, or for so long without a word, and
+// reports whether done did.
+func (x *terminal) until(silence time.Duration, done func(lines []string, ended bool) bool) bool {
+	for !done(x.lines()) {
 		select {
-		case text, ok := <-x.came:
-			if x.text += text; !ok {
-				x.Fatalf("%s:%d: the terminal is closed; what came is %q", x.page, s.line, x.text)
+		case text, open := <-x.came:
+			if x.text += text; !open {
+				x.Fatalf("%s: the terminal is closed; what came is %q", x.page, x.text)
 			}
-		case <-deadline:
-			if !x.updating {
-				x.Errorf("%s:%d: waited 30s for what the page shows, or for the program to end", x.page, s.line)
-			}
-			return x.settle(s.goesOn), false
-		}
-	}
-}
-
-// difference shows where the lines that came begin to differ from those of the page.
-func difference(want, came []string) string {
-	lengths := varies(came)
-	normalWant, normalCame := normalised(want, lengths), normalised(came, lengths)
-	same := 0
-	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
-		same++
-	}
-	show := func(lines []string) string {
-		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
-	}
-	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
-}
-
-// contradicts reports whether lines that came cannot become those of the page any more.
-func contradicts(want, came []string) bool {
-	for i := range min(len(want), len(came)) {
-		if want[i] == "..." {
+		case <-time.After(silence):
 			return false
 		}
-		if want[i] != came[i] {
-			return true
-		}
 	}
-	return false
-}
-
-// serves reports whether the command is one of our programs that run on, or in the
-// background.
-func (x *terminal) serves() bool {
-	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, " -addr ") ||
-		strings.Contains(x.running, "python3 docs/") ||
-		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
-}
-
-// settle takes what has come when the page is wrong or written anew.
-func (x *terminal) settle(goesOn bool) []string {
-	lines, ended := x.quiet(goesOn)
-	x.consume(len(lines), nil, ended)
-	return lines
-}
-
-// quiet waits for all that a command prints, or for all that a server prints before it is
-// silent for a moment.
-func (x *terminal) quiet(goesOn bool) (lines []string, ended bool) {
-	for {
-		lines, ended = x.lines()
-		silence := 10 * time.Second
-		if ended || goesOn || x.serves() {
-			silence = 300 * time.Millisecond
-		}
-		if ended && !x.forks {
-			silence = 0
-		}
-		select {
-		case text := <-x.came:
-			x.text += text
-		case <-time.After(silence):
-			return lines, ended
-		}
-	}
+	return true
 }
 
 // lines returns the whole lines that have come, the last one, too, if the command has ended.
 func (x *terminal) lines() (lines []string, ended bool) {
 	text, rest, ended := strings.Cut(x.text, "\x1e")
 	text += rest
-	if whole := strings.LastIndex(text, "\n"); !ended {
-		text = text[:whole+1]
+	if ended = ended || !x.running; !ended {
+		text = text[:strings.LastIndex(text, "\n")+1]
 	}
 	for line := range strings.Lines(text) {
 		lines = append(lines, x.onPage(strings.TrimSuffix(line, "\n")))
 	}
-	return withoutNoise(lines), ended || x.running == ""
+	return lines, ended
 }
 
-// noise is what curl tells of itself with -v, in other words with each version, and bash of
-// programs that it has ended.
-var noise = regexp.MustCompile(`^(\* |[{}] \[\d+ bytes data\]|(bash|.*): line \d+: +\d+ (Terminated|Killed|Interrupt))`)
-
-func withoutNoise(lines []string) []string {
-	return slices.DeleteFunc(slices.Clone(lines), noise.MatchString)
-}
-
-// consume forgets the lines that the page shows: up to the last that matches, or all.
-func (x *terminal) consume(n int, at []int, ended bool) {
-	if ended {
-		x.running = ""
-	}
-	used := n
-	if at != nil && !ended {
-		used = 0
-		for _, i := range at {
-			used = max(used, i+1)
-		}
-	}
+// forget removes lines that the page shows.
+func (x *terminal) forget(lines int, ended bool) {
+	x.running = x.running && !ended
 	x.text = strings.Replace(x.text, "\x1e", "", 1)
-	for range used {
-		for {
-			line, rest, _ := strings.Cut(x.text, "\n")
-			if x.text = rest; !noise.MatchString(line) {
-				break
-			}
-		}
+	for range lines {
+		_, x.text, _ = strings.Cut(x.text, "\n")
 	}
 }
 
 // learn remembers which numbers the processes of the page have here.
-func (x *terminal) learn(want, came []string, at []int) {
-	for i, j := range at {
-		if j < 0 {
-			continue
+func (x *terminal) learn(want, came []string) {
+	onPage := processes.FindAllStringSubmatch(strings.Join(want, "\n"), -1)
+	here := processes.FindAllStringSubmatch(strings.Join(came, "\n"), -1)
+	for i := range min(len(onPage), len(here)) {
+		if number := onPage[i][2]; len(number) >= 4 && x.here[number] == "" { // else it is a date's day
+			x.here[onPage[i][2]] = here[i][2]
 		}
-		onPage, here := pids.FindAllString(want[i], -1), pids.FindAllString(came[j], -1)
-		for k := range min(len(onPage), len(here)) {
-			digits := regexp.MustCompile(`\d+`)
-			x.pids[digits.FindString(onPage[k])] = digits.FindString(here[k])
-		}
-	}
-}
-
-// finish waits until the terminal is free for the next command.
-func (x *terminal) finish(s turn) {
-	deadline := time.After(30 * time.Second)
-	for x.running != "" {
-		lines, ended := x.lines()
-		if ended {
-			if len(lines) > 0 && !x.hidden && !x.forks {
-				x.Errorf("%s:%d: before it, %q prints more than the page shows:\n\t%s", x.page, s.line,
-					x.running, strings.Join(lines, "\n\t"))
-			}
-			x.consume(len(lines), nil, true)
-			return
-		}
-		select {
-		case text := <-x.came:
-			x.text += text
-		case <-deadline:
-			x.Fatalf("%s:%d: %q still runs in this terminal: end it with ^C, or use another", x.page,
-				s.line, x.running)
-		}
-	}
-	if x.forks {
-		x.text = "" // what programs in the background print is shown where it comes, or not
 	}
 }
 
