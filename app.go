@@ -15,6 +15,7 @@
 //	Validate       the middleware that checks both sides against PEP 3333
 //	Watching       the recorder, and the narrator of -trace
 //	Lab            a page that shows what becomes of each byte
+
 package main
 
 import (

@@ -549,7 +549,7 @@ func frames() (list string) {
 	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
 	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
 		file, _, _ := strings.Cut(f[2], ":")
-		if f[1] == "run" {
+		if f[1] == "run" || f[1] == "callApplication" {
 			break
 		}
 		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) &&

@@ -2484,13 +2484,13 @@ func TestAddresses(t *testing.T) {
 		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
 	})
 	t.Run("Unix socket", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "s")
+		path := socketPath(t)
 		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
 		stale.SetUnlinkOnClose(false) // as if the server before had been killed
 		stale.Close()
 		s := startOn(t, "unix:"+path, environ)
 		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
-		if _, err := listen("unix:" + path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := listen("unix:" + path); !isErrno(err, syscall.EADDRINUSE, 10048) {
 			t.Errorf("a second server got %v", err)
 		}
 		s.stop()
@@ -2502,7 +2502,7 @@ func TestAddresses(t *testing.T) {
 		}
 	})
 	t.Run("a Unix socket of a newer server", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "s")
+		path := socketPath(t)
 		old := startOn(t, "unix:"+path, hello)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
@@ -2524,7 +2524,7 @@ func TestAddresses(t *testing.T) {
 		}
 	})
 	t.Run("a file in the way of a Unix socket", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "precious")
+		path := socketPath(t)
 		if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -2813,22 +2813,22 @@ func TestCommand(t *testing.T) {
 		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
 			`no middleware is called "nion"; there are log, onion, upper`},
 		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent, serial or prefork"},
-		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time over 0 with its unit, like 5s`},
+		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
-			busy.Addr().String() + ": bind: address already in use\nStop the program"},
+			"\nStop the program that has this address, or let -addr :0 pick a free port"},
 		{"send", []string{"send", "-half-close", served.addr, `GET / HTTP/1.0\r\n\r\n`}, 0,
 			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n", ""},
 		{"send in pieces", []string{"send", "-split", "6", "-delay", "1ms", served.addr,
 			`GET / HTTP/1.0\n\x0a`}, 0, "> GET / \n> HTTP/1\n> .0\\n\n> \\n\n< HTTP/1.0 200 OK", ""},
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
-		{"send too little", []string{"send", served.addr}, 2, "", "Usage: rawsgi send"},
+		{"send too little", []string{"send", served.addr}, 2, "", "expected flags, ADDR and TEXT, in this order: rawsgi send [flags] ADDR"},
 		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
-			"flags stand before ADDR\nUsage: rawsgi send"},
+			"expected flags, ADDR and TEXT"},
 		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
 			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
@@ -2837,7 +2837,23 @@ func TestCommand(t *testing.T) {
 		{"too many programs", []string{"-programs", "9999999999999"}, 2, "", "-programs must be from 1 to 65536"},
 		{"a Unix socket where a directory is", []string{"-addr", "unix:docs"}, 1, "", "docs is there, and is not a socket"},
 		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
-		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "connection refused"},
+		{"a time that is too short", []string{"-timeout", "1ns"}, 2, "", "a time of at least 1ms"},
+		{"a Unix socket with a long path", []string{"-addr", "unix:/" + strings.Repeat("x", 107)}, 2, "",
+			"-addr has a path of 108 bytes, and " + runtime.GOOS + " allows 10"},
+		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "needs the path of a file: unix:./@name"},
+		{"help to call", []string{"call", "-h"}, 0, "rawsgi call [flags] '/path?query'", ""},
+		{"help to send", []string{"send", "-h"}, 0, "-half-close", ""},
+		{"call", []string{"call", "-app", "hello", "/"}, 0,
+			"200 OK\nContent-Type: text/plain; charset=utf-8\nContent-Length: 14\n\nHello, World!\n", ""},
+		{"call with a query", []string{"call", "/a%20b?x=%201"}, 0, "\nPATH_INFO: /a b\nQUERY_STRING: x=%201\n", ""},
+		{"call with middleware", []string{"call", "-app", "hello", "-use", "upper", "/"}, 0, "\n\nHELLO, WORLD!\n", ""},
+		{"call a wrong application", []string{"call", "-app", "helo", "/"}, 2, "",
+			`no application is called "helo"; there are hello, class, environ`},
+		{"call nothing", []string{"call"}, 2, "", "rawsgi call [flags] '/path?query'"},
+		{"call a wrong path", []string{"call", "/%zz"}, 2, "", "expected two hex digits after %"},
+		{"call an application that panics", []string{"call", "-app", "errors", "/before"}, 1, "",
+			"the application panicked: the application failed before its head was sent"},
+		{"send to nobody", []string{"send", "127.0.0.1:1", "x"}, 1, "", "127.0.0.1:1: connect"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -2897,7 +2913,7 @@ func TestProgram(t *testing.T) { // T06
 				}
 				busy.Close() // or the server would wait for it
 			}
-			if err := program.Wait(); err != nil {
+			if err := ended(t, program); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
@@ -2934,7 +2950,7 @@ func TestLostLog(t *testing.T) {
 				t.Errorf("got %q", reply)
 			}
 			program.Process.Signal(syscall.SIGTERM)
-			if err := program.Wait(); err != nil {
+			if err := ended(t, program); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
 		})
@@ -2955,7 +2971,7 @@ func TestStopIsTold(t *testing.T) {
 		return strings.Contains(log.String(), "waiting up to 5s for 1 request to end; press Ctrl-C again")
 	})
 	program.Process.Signal(os.Interrupt)
-	program.Wait() // the second signal, which TestProgram shows
+	ended(t, program) // the second signal, which TestProgram shows
 	busy.Close()
 }
 
@@ -3032,9 +3048,7 @@ func TestBlockedLog(t *testing.T) {
 		t.Errorf("got %q", reply)
 	}
 	busy.Close()
-	ended := make(chan bool)
-	go func() { program.Wait(); close(ended) }() // how it ends is for others
-	wait(t, "the end of the program", ended)
+	ended(t, program) // how it ends is for others
 }
 
 func TestPrintable(t *testing.T) {
@@ -3140,6 +3154,7 @@ func TestCGIArguments(t *testing.T) {
 		{"%0a-app%0Denviron", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
 		{"%20%2dlist", []string{"-list"}, "Status: 400 Bad Request\r\n"},
 		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, "Status: 200 OK\r\n"},
+		{"call+/x", []string{"call", "/x"}, "Status: 200 OK\r\n"},
 		{"foo", []string{"foo"}, "Status: 200 OK\r\n"},
 		{"foo+bar", []string{"-quiet", "foo", "bar"}, "Status: 200 OK\r\n"},
 		{"", []string{""}, "Status: 200 OK\r\n"},
@@ -3700,6 +3715,8 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+	silent := time.AfterFunc(20*time.Second, func() { program.Process.Kill() })
+	defer silent.Stop()
 	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
 	match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
 		FindStringSubmatch(banner)
@@ -3707,6 +3724,21 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 		t.Fatalf("the banner is %q", banner)
 	}
 	return program, match[1], log
+}
+
+// ended waits for the end of a program, not for ever.
+func ended(t testing.TB, program *exec.Cmd) error {
+	t.Helper()
+	end := make(chan error, 1)
+	go func() { end <- program.Wait() }()
+	return wait(t, "the end of the program", end)
+}
+
+// socketPath returns a path for a Unix socket. That of t.TempDir may be too long for one.
+func socketPath(t testing.TB) string {
+	dir := must(os.MkdirTemp("", "r"))(t)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
 }
 
 // alive reports whether a process is running. A zombie is not.
@@ -3762,7 +3794,7 @@ func TestPrefork(t *testing.T) {
 			return seen[strconv.Itoa(pids[0])] && seen[strconv.Itoa(pids[1])]
 		})
 		program.Process.Signal(syscall.SIGTERM)
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("the program ended with %v: %s", err, log)
 		}
 		if alive(pids[0]) || alive(pids[1]) {
@@ -3800,11 +3832,11 @@ func TestPrefork(t *testing.T) {
 			now := workersOf(t, program)
 			return len(now) == 2 && !slices.Contains(now, pids[0])
 		})
-		if !strings.Contains(log.String(), "a worker has ended (signal: killed), starting another") {
-			t.Errorf("the log is %q", log)
-		}
+		eventually(t, "its line in the log", func() bool {
+			return strings.Contains(log.String(), "a worker has ended (signal: killed), starting another")
+		})
 		program.Process.Signal(os.Interrupt)
-		program.Wait() // how it ends is for the case above
+		ended(t, program) // how it ends is for the case above
 		// What a worker has logged, it has answered.
 		if lines := strings.Count(log.String(), "] 127.0.0.1 - - ["); lines > int(whole.Load()) {
 			t.Errorf("%d answers, of %d that were sent", whole.Load(), lines)
@@ -3830,9 +3862,7 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 		program.Process.Signal(syscall.SIGTERM)
-		ended := make(chan bool)
-		go func() { program.Wait(); close(ended) }() // how it ends is for others
-		wait(t, "the end of the program", ended)
+		ended(t, program) // how it ends is for others
 	})
 	for stage, begun := range map[string]string{"idle": "", "in the head": "POST / HT", "in the body": post("ab", "Content-Length: 3"),
 		"in the answer": post(strings.Repeat("x", 100), "Content-Length: 101")} {
@@ -3863,7 +3893,7 @@ func TestPrefork(t *testing.T) {
 				c.Close()
 			}
 			program.Process.Signal(syscall.SIGTERM)
-			program.Wait() // how it ends is for the first case
+			ended(t, program) // how it ends is for the first case
 			// Of the one that lives, each client has its answer.
 			if lines := strings.Count(log.String(), `"POST / HTTP/1.0" 200`); answered != lines {
 				t.Errorf("%d answers, of %d that were sent", answered, lines)
@@ -3879,7 +3909,7 @@ func TestPrefork(t *testing.T) {
 		program.Process.Signal(syscall.SIGTERM)
 		eventually(t, "the end of the idle worker", func() bool { return !alive(pids[0]) || !alive(pids[1]) })
 		program.Process.Signal(syscall.SIGTERM)
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("it ended with %v", err)
 		}
 		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
@@ -3888,7 +3918,7 @@ func TestPrefork(t *testing.T) {
 		program, _, _ := startProgram(t, "-mode", "prefork")
 		pids := two(t, program)
 		program.Process.Kill()
-		program.Wait() // it was killed
+		ended(t, program) // it was killed
 		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
 	})
 	t.Run("SIGTERM lets requests end", func(t *testing.T) {
@@ -3910,7 +3940,7 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("got %q", reply)
 		}
 		busy.Close() // or the server would wait for it
-		if err := program.Wait(); err != nil {
+		if err := ended(t, program); err != nil {
 			t.Errorf("the program ended with %v", err)
 		}
 	})
@@ -3920,6 +3950,144 @@ func TestPrefork(t *testing.T) {
 func syscallKill(pid int) {
 	if p, err := os.FindProcess(pid); err == nil {
 		p.Kill() // fails if it has ended
+	}
+}
+
+// TestEarlySignal shows that a signal right after the banner ends a server properly, and that
+// the file of a Unix socket is removed.
+func TestEarlySignal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	times := 50
+	if !*all {
+		times = 8
+	}
+	for _, mode := range []string{"concurrent", "serial", "prefork"} {
+		for _, addr := range []string{"127.0.0.1:0", "unix:" + socketPath(t)} {
+			t.Run(mode+" "+addr[:5], func(t *testing.T) {
+				for range times {
+					program := exec.Command(os.Args[0], "-addr", addr, "-mode", mode)
+					program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+					stdout := must(program.StdoutPipe())(t)
+					if err := program.Start(); err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+					must(stdout.Read(make([]byte, 100)))(t)
+					program.Process.Signal(syscall.SIGTERM)
+					if err := ended(t, program); err != nil {
+						t.Fatalf("the program ended with %v", err)
+					}
+					if file, ok := strings.CutPrefix(addr, "unix:"); ok {
+						if _, err := os.Lstat(file); err == nil {
+							t.Fatal("the socket is left behind")
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// inherited is not closed by its finalizer, because its descriptor is the listener's.
+var inherited *os.File
+
+// TestInheritedSocket shows that the socket still does not block when a program has been
+// started with it: an Accept ends at its deadline.
+func TestInheritedSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "-mode prefork needs Unix")
+	}
+	l := must(listen("127.0.0.1:0"))(t)
+	defer l.Close()
+	inherited = must(inheritable(l))(t)
+	program := exec.Command(os.Args[0], "-list")
+	program.Env, program.ExtraFiles = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), []*os.File{inherited}
+	must(program.Output())(t)
+	l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Millisecond))
+	accepted := make(chan error, 1)
+	go func() { _, err := l.Accept(); accepted <- err }()
+	select {
+	case err := <-accepted:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("Accept blocks")
+		dial(t, l.Addr().String()) // ends it
+	}
+}
+
+// TestIdleWorkers shows that workers that wait for connections stop at once, at the signal
+// and at the end of their parent.
+func TestIdleWorkers(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		skip(t, "looks for processes in /proc")
+	}
+	for _, n := range []int{4, 8} {
+		for i := range 20 {
+			program, addr, _ := startProgram(t, "-mode", "prefork", "-workers", strconv.Itoa(n))
+			time.Sleep(time.Duration(i) * 5 * time.Millisecond) // any moment of their start
+			workers, begin := workersOf(t, program), time.Now()
+			if i%2 == 0 {
+				program.Process.Signal(syscall.SIGTERM)
+			} else {
+				program.Process.Kill()
+			}
+			if err := ended(t, program); err != nil && i%2 == 0 {
+				t.Errorf("the program ended with %v", err)
+			}
+			for _, worker := range workers {
+				eventually(t, "the end of a worker", func() bool { return !alive(worker) })
+			}
+			if took := time.Since(begin); took > 2*time.Second {
+				t.Errorf("%d workers took %v to stop", n, took)
+			}
+			must(listen(addr))(t).Close()
+		}
+	}
+}
+
+// TestOutputErrors shows what happens when standard output is full, or its reader has gone.
+func TestOutputErrors(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		skip(t, "needs /dev/full")
+	}
+	served := start(t, endless(make(chan bool, 10)))
+	run := func(stdout *os.File, args ...string) (string, error) {
+		program := exec.Command(os.Args[0], args...)
+		var stderr bytes.Buffer
+		program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+		program.Stdout, program.Stderr = stdout, &stderr
+		if err := program.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+		stdout.Close()
+		err := ended(t, program)
+		return stderr.String(), err
+	}
+	send := []string{"send", served.addr, get()}
+	for _, args := range [][]string{send, {"-list"}, {"-help"}, {"call", "/"}} {
+		full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
+		stderr, err := run(full, args...)
+		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 ||
+			!strings.Contains(stderr, "no space left") {
+			t.Errorf("%q >/dev/full: %v, %q", args, err, stderr)
+		}
+	}
+	full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
+	if stderr, err := run(full, "-addr", "127.0.0.1:99999"); strings.Contains(stderr, "no space") {
+		t.Errorf("a server needs its output: %v, %q", err, stderr)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read.Close()
+	if _, err := run(write, send...); err == nil {
+		t.Error("send ended as if somebody had read its output")
 	}
 }
 
@@ -3933,9 +4101,13 @@ func TestStoppedWorker(t *testing.T) {
 	ask(t, addr, get())
 	worker := workersOf(t, program)[0]
 	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
+	begin := time.Now()
 	program.Process.Signal(syscall.SIGTERM)
-	if err := program.Wait(); err != nil {
+	if err := ended(t, program); err != nil {
 		t.Errorf("the program ended with %v", err)
+	}
+	if took := time.Since(begin); took > grace+time.Second {
+		t.Errorf("that took %v", took)
 	}
 	if alive(worker) {
 		t.Error("the worker is left behind")
@@ -4014,7 +4186,7 @@ func TestNothingLost(t *testing.T) {
 				program.Process.Signal(syscall.SIGTERM)
 			}
 			clients.Wait()
-			program.Wait()
+			ended(t, program)
 			if lost.Load() > 0 {
 				t.Errorf("%d of %d answers were lost, the first: %v", lost.Load(), answers.Load(),
 					first.Load())
