@@ -11,12 +11,14 @@
 //	go run docs/check.go server ADDR [3|3-5|R04]     grade any server by docs/conformance.md
 //	go run docs/check.go hunt 3                 serve a program with a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
-//	go run docs/check.go author 07              hold the exercise itself to its wrong answers
+//	go run docs/check.go author 07              hold an exercise to its solution and wrong answers
 //
-// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage. Nothing in this file knows
-// what an exercise is about: the tables in docs/exercises/*/README.md and docs/conformance.md are
-// the checks, and this program is their interpreter. It is in the order of a check: tables, bytes,
-// a program, a client, a verdict; then what is built on that: servers, exercises, hunts, a class.
+// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage.
+//
+// Nothing here knows what an exercise is about. The tables in docs/exercises/*/README.md and
+// docs/conformance.md are the checks, and this program is their interpreter. It is in the order
+// of a check: bytes, a program, a client, a verdict; then what is made of that: any server,
+// exercises, hunts, a class.
 package main
 
 import (
@@ -64,32 +66,30 @@ const (
 
 var (
 	hintAsked = flag.Int("hint", 0, "show hint 1, 2 or 3")
-	serving   = flag.Bool("serve", false, "serve the program on 127.0.0.1:8000 instead of checking it")
+	serving   = flag.Bool("serve", false, "serve the program instead of checking it")
 	watching  = flag.Bool("watch", false, "check again after each save")
-	answer    = flag.String("answer", "", "the id of the row that a hunt's program breaks, like R05")
-	output    = flag.String("o", "", "hunt: build the program here; class: the directory of the report")
-	jobs      = flag.Int("jobs", 0, "how many at once (default: server 1, class 2)")
-	asJSON    = flag.Bool("json", false, "print results for a program, not for a reader")
-	strict    = flag.Bool("strict", false, "server: no row may differ; each head is held to all rules")
+	answer    = flag.String("answer", "", "the id of the row that a hunt breaks, like R05")
+	output    = flag.String("o", "", "class: the directory of the report")
+	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 2")
+	asJSON    = flag.Bool("json", false, "print results for a program")
+	strict    = flag.Bool("strict", false, "server: no row may differ, nor any head")
 	bytewise  = flag.Bool("bytewise", false, "server: send each byte by itself")
 	times     = flag.Int("times", 1, "author: how often the solution must pass")
 )
 
-const self = "go run docs/check.go" // as it is shown in messages
+const self = "go run docs/check.go" // as messages show it
 
 func main() {
-	flag.Usage = func() { usage(os.Stderr) }
-	args := positional(os.Args[1:])
-	if len(args) > 1 && (args[0] == "class" || !slices.Contains([]string{"server", "hunt", "author"}, args[0])) {
-		if path, err := filepath.Abs(args[1]); err == nil {
+	flag.Usage = usage
+	args := append(positional(os.Args[1:]), "", "", "")
+	if path, err := filepath.Abs(args[1]); err == nil && args[1] != "" {
+		if _, missing := os.Stat(path); missing == nil {
 			args[1] = path // the working directory changes now
 		}
 	}
-	if err := findRoot(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(wrongUsage)
-	}
-	os.Exit(command(args))
+	findRoot()
+	status := command(args[0], args[1], slices.DeleteFunc(args[2:], func(a string) bool { return a == "" }))
+	os.Exit(status)
 }
 
 // positional parses flags wherever they are, and returns the other arguments.
@@ -103,215 +103,151 @@ func positional(args []string) (rest []string) {
 	}
 }
 
-func usage(w io.Writer) {
-	source, err := os.ReadFile("docs/check.go")
-	_, text, _ := strings.Cut(string(source), "back.\n//\n")
-	text, _, _ = strings.Cut(text, "//\n//")
-	if err != nil || text == "" {
-		text = "see docs/exercises/README.md\n"
+// command runs what the arguments ask for, and returns the exit status.
+func command(verb, object string, rest []string) int {
+	switch {
+	case verb == "":
+		return overview()
+	case verb == "rows":
+		return printJSON(readRows())
+	case verb == "server" && object != "":
+		return gradeServer(object, strings.Join(rest, ""))
+	case verb == "hunt":
+		return hunt(object)
+	case verb == "class" && object != "":
+		return checkClass(object, rest)
+	case verb == "author" && object != "":
+		return author(object, rest)
 	}
-	fmt.Fprint(w, "usage:\n", strings.ReplaceAll(text, "//\t", "  "))
+	if x := exerciseNamed(verb); x != nil {
+		return x.work(object)
+	}
+	fmt.Fprintf(os.Stderr, "there is no exercise %q, and no such command\n", verb)
+	usage()
+	return wrongUsage
 }
 
-// findRoot changes to the repository's root, upwards from the working directory.
-func findRoot() error {
-	start, err := os.Getwd()
-	for dir := start; err == nil; dir = filepath.Dir(dir) {
-		_, noModule := os.Stat(filepath.Join(dir, "go.mod"))
-		_, noTable := os.Stat(filepath.Join(dir, "docs", "conformance.md"))
-		if noModule == nil && noTable == nil {
-			return os.Chdir(dir)
+func usage() {
+	_, text, _ := strings.Cut(page("docs/check.go"), "back.\n//\n")
+	text, _, _ = strings.Cut(text, "//\n//")
+	fmt.Fprint(os.Stderr, "usage:\n", strings.ReplaceAll(text, "//\t", "  "))
+}
+
+// findRoot changes to the root of the repository, upwards from the working directory.
+func findRoot() {
+	begin, err := os.Getwd()
+	for dir := begin; err == nil; dir = filepath.Dir(dir) {
+		_, module := os.Stat(filepath.Join(dir, "go.mod"))
+		_, table := os.Stat(filepath.Join(dir, "docs", "conformance.md"))
+		if module == nil && table == nil {
+			err = os.Chdir(dir)
+			break
 		}
 		if dir == filepath.Dir(dir) {
-			return fmt.Errorf("%s is not in the course: expected a directory, here or above, "+
-				"with go.mod and docs/conformance.md", start)
+			err = errors.New(begin + " is not in the course: expected a directory, here or above, " +
+				"with go.mod and docs/conformance.md")
 		}
 	}
-	return err
+	die(err)
 }
 
-func command(args []string) (status int) {
-	first := append(args, "")[0]
-	switch {
-	case first == "":
-		return overview()
-	case first == "server" && (len(args) == 2 || len(args) == 3):
-		return gradeServer(args[1], append(args, "")[2])
-	case first == "rows" && *asJSON:
-		return printJSON(readRows())
-	case first == "hunt" && len(args) <= 2:
-		return hunt(append(args, "")[1])
-	case first == "class" && len(args) >= 2:
-		return checkClass(args[1], args[2:])
-	case first == "author" && len(args) >= 2:
-		return author(args[1], args[2:])
-	}
-	x := exerciseNamed(first)
-	if x == nil || len(args) > 2 {
-		fmt.Fprintf(os.Stderr, "there is no exercise %q and no such command\n", strings.Join(args, " "))
-		usage(os.Stderr)
-		return wrongUsage
-	}
-	return x.work(append(args, "")[1])
-}
-
-func printJSON(value any) int {
-	encoder := json.NewEncoder(os.Stdout)
-	if err := encoder.Encode(value); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return notYet
-	}
-	return solved
-}
-
-// ---------------------------------------------------------------- The table
-//
-// docs/conformance.md is read here and nowhere else; its section "How to read a row" is the
-// specification of this part.
-
-// A row is one rule, shown by bytes alone: what is sent to a server that runs the environ
-// application, and what must come back.
-type row struct {
-	Chapter int
-	Name    string   // "R05 an absolute target"
-	Level   string   // M, S or P; with a star if others may differ
-	Source  string   // "RFC 1945 5.1"
-	Send    []byte   // the exact bytes
-	Want    string   // a status code; "body" for a body without a head; "nothing"
-	Has     [][]byte // lines that the answer's body must have
-	Not     [][]byte // beginnings of lines that it must not have
-	How     string   // "then end" our half, "byte by byte", or "+": more is sent than is read
-	Empty   bool     // the answer has no body, whatever its Content-Length
-}
-
-var spans = regexp.MustCompile("(not )?`([^`]*)`")
-
-// readRows returns the rows of the chapters, in the order of the page.
-func readRows() (rows []row) {
-	chapter := 0
-	for line := range strings.Lines(page("docs/conformance.md")) {
-		line = strings.TrimSpace(line)
-		if heading, ok := strings.CutPrefix(line, "## "); ok {
-			chapter = 0 // Sscanf leaves it so if this is no chapter
-			fmt.Sscanf(heading, "Chapter %d:", &chapter)
-		}
-		cells := strings.Split(strings.Trim(line, "| "), " | ")
-		if chapter > 0 && len(cells) == 6 && regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
-			rows = append(rows, newRow(chapter, cells))
-		}
-	}
-	return rows
-}
-
-// newRow reads one line of a table: id, level, rule, source, sent, expected.
-func newRow(chapter int, cells []string) row {
-	r := row{Chapter: chapter, Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3],
-		Want: strings.Trim(strings.Fields(cells[5])[0], "`"), Empty: strings.Contains(cells[5], "no body")}
-	if sent := spans.FindStringSubmatch(cells[4]); sent != nil {
-		r.Send = []byte(expand(sent[2], nil))
-	}
-	for _, how := range []string{"then end", "byte by byte", "+"} {
-		if strings.HasSuffix(cells[4], " "+how) {
-			r.How = how
-		}
-	}
-	for i, match := range spans.FindAllStringSubmatch(cells[5], -1) {
-		text := []byte(expand(match[2], nil))
-		if match[1] != "" {
-			r.Not = append(r.Not, text)
-		} else if i > 0 || r.Want == "body" {
-			r.Has = append(r.Has, text)
-		}
-	}
-	return r
-}
-
-// id is the first of the row's ids; "E04 E06 E08 a path ..." has three.
-func (r row) id() string { return r.Name[:3] }
-
-// rule is the row's name without its own case.
-func (r row) rule() string {
-	rule, _, _ := strings.Cut(r.Name, ": ")
-	return rule
-}
-
-// hintFor returns the line about an id in the page's table of hints.
-func hintFor(id string) string {
-	_, hints, _ := strings.Cut(page("docs/conformance.md"), "\n## Hints\n")
-	hint := regexp.MustCompile(`(?m)^\| ` + id + ` \| (.*) \|$`).FindStringSubmatch(hints)
-	return append(hint, "", "")[1]
-}
-
-// page returns a file of the repository; without it nothing can be checked.
-func page(path string) string {
-	content, err := os.ReadFile(path)
+// die ends the program if there is an error that is not the student's.
+func die(err error) {
 	if err != nil {
+		stopAll()
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(wrongUsage)
 	}
+}
+
+// page returns a file of the repository.
+func page(path string) string {
+	content, err := os.ReadFile(path)
+	die(err)
 	return string(content)
 }
 
-// chapterPage is the page to read, "docs/03-request-line.md".
-func chapterPage(chapter int) string {
-	pages, _ := filepath.Glob(fmt.Sprintf("docs/%02d-*.md", chapter)) // the pattern is right
-	return filepath.ToSlash(append(pages, fmt.Sprintf("chapter %d", chapter))[0])
+func write(path, content string) {
+	die(os.MkdirAll(filepath.Dir(path), 0o755))
+	die(os.WriteFile(path, []byte(content), 0o644))
+}
+
+func printJSON(value any) int {
+	die(json.NewEncoder(os.Stdout).Encode(value))
+	return solved
+}
+
+// several calls do(0) to do(n-1), so many at a time.
+func several(atATime, n int, do func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(atATime, n) {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
+			}
+		}()
+	}
+	all.Wait()
 }
 
 // ---------------------------------------------------------------- Bytes
 //
-// A cell has bytes as in a Go string, \r\n and \x00, and in << >> what is repeated or drawn at
-// random: docs/exercises/README.md has the list.
+// A cell of a table has bytes as in a Go string, \r\n and \x00, and between << and >> what is
+// repeated or drawn at random: docs/exercises/README.md has the list.
+
+// Drawn has the random values of one check by their names.
+type drawn map[string]string
 
 var special = regexp.MustCompile(`<<\?([a-z]+)(?::([^>]*))?>>|<<=([a-z]+)([+-]\d+)>>|` +
 	`<<(x?)#([a-z]+)>>|<<(.*?)\*(\w+)>>`)
 
-// expand returns the bytes of a cell. Values drawn before are in drawn; others are added.
-func expand(cell string, drawn map[string]string) string {
-	cell = special.ReplaceAllStringFunc(cell, func(text string) string {
+// expand returns the bytes of a cell.
+func (d drawn) expand(cell string) string {
+	return unescape(special.ReplaceAllStringFunc(cell, func(text string) string {
 		m := special.FindStringSubmatch(text)
 		switch {
 		case m[1] != "":
-			if drawn[m[1]] == "" {
-				drawn[m[1]] = draw(m[2])
+			if d[m[1]] == "" {
+				d[m[1]] = draw(m[2])
 			}
-			return drawn[m[1]]
+			return d[m[1]]
 		case m[3] != "":
-			return strconv.Itoa(number(drawn[m[3]]) + number(m[4]))
+			return strconv.Itoa(number(d[m[3]]) + number(m[4]))
+		case m[5] != "":
+			return strconv.FormatInt(int64(len(d[m[6]])), 16)
 		case m[6] != "":
-			return fmt.Sprintf(map[string]string{"": "%d", "x": "%x"}[m[5]], len(drawn[m[6]]))
+			return strconv.Itoa(len(d[m[6]]))
 		}
 		unit := strings.NewReplacer("[[", "<<", "]]", ">>").Replace(m[7])
 		if inner := special.FindString(unit); inner != "" {
-			unit = strings.Replace(unit, inner, expand(inner, drawn), 1)
+			unit = strings.Replace(unit, inner, d.expand(inner), 1)
 		}
-		return strings.Repeat(unit, number(cmp.Or(drawn[m[8]], m[8])))
-	})
-	return unescape(cell)
+		return strings.Repeat(unit, number(cmp.Or(d[m[8]], m[8])))
+	}))
 }
 
-// draw returns a random value of a kind: a word, "300-999", "date" or "hex".
+// draw returns a random value: "300-999", a date, hex digits, or a word.
 func draw(kind string) string {
-	letters := func(from string, n int) string {
-		text := make([]byte, n)
-		for i := range text {
-			text[i] = from[rand.IntN(len(from))]
-		}
-		return string(text)
-	}
-	low, high, isRange := strings.Cut(kind, "-")
-	switch {
-	case isRange:
+	letters, n := "abcdefghijklmnopqrstuvwxyz", 5+rand.IntN(5)
+	if low, high, ok := strings.Cut(kind, "-"); ok {
 		return strconv.Itoa(number(low) + rand.IntN(number(high)-number(low)+1))
-	case kind == "date":
-		from := time.Date(1995, 1, 1, 0, 0, 0, 0, time.UTC)
-		return from.Add(time.Duration(rand.IntN(25*365*86400)) * time.Second).Format(http.TimeFormat)
-	case kind == "hex":
-		return letters("0123456789abcdef", 20+rand.IntN(41))
+	} else if kind == "date" {
+		seconds := time.Duration(rand.IntN(25*365*24*3600)) * time.Second
+		return time.Date(1995, 1, 1, 0, 0, 0, 0, time.UTC).Add(seconds).Format(http.TimeFormat)
+	} else if kind == "hex" {
+		letters, n = "0123456789abcdef", 20+rand.IntN(41)
 	}
-	return letters("abcdefghijklmnopqrstuvwxyz", 5+rand.IntN(5))
+	text := make([]byte, n)
+	for i := range text {
+		text[i] = letters[rand.IntN(len(letters))]
+	}
+	return string(text)
 }
 
+// number and unescape panic: a mistake in a table is its author's.
 func number(digits string) int {
 	n, err := strconv.Atoi(digits)
 	if err != nil {
@@ -331,7 +267,7 @@ func unescape(text string) string {
 		}
 		char, multibyte, rest, err := strconv.UnquoteChar(text, 0)
 		if err != nil {
-			panic(fmt.Sprintf(`a table of checks needs escapes like \r \n \\ \x00, not %q`, text))
+			panic(fmt.Sprintf(`a table of checks has %q, expected escapes like \r \\ \x00`, text))
 		}
 		if text = rest; multibyte {
 			b.WriteRune(char)
@@ -343,10 +279,10 @@ func unescape(text string) string {
 }
 
 // visible shows bytes on one line of ASCII, as in a Go string.
-func visible(text string) string {
+func visible[T ~string | ~[]byte](text T) string {
 	var b strings.Builder
 	for i := range len(text) {
-		quoted := strconv.Quote(text[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
+		quoted := strconv.Quote(string(text[i : i+1])) // alone, a byte beyond ASCII is not UTF-8
 		b.WriteString(strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`))
 	}
 	return b.String()
@@ -354,12 +290,9 @@ func visible(text string) string {
 
 // window shows 72 bytes of a text around byte at, and returns the column of that byte.
 func window(text string, at int) (shown string, column int) {
-	from := max(0, at-48)
+	from := min(max(0, at-48), len(text))
 	to := min(len(text), from+72)
-	if from > len(text) {
-		return "(nothing)", 0
-	}
-	shown, column = visible(text[from:to]), len(visible(text[from:min(at, to)]))
+	shown, column = visible(text[from:to]), len(visible(text[from:min(max(at, from), to)]))
 	if from > 0 {
 		shown, column = "... "+shown, column+4
 	}
@@ -371,17 +304,18 @@ func window(text string, at int) (shown string, column int) {
 
 // ---------------------------------------------------------------- A program
 //
-// A program under test is started in an empty directory and in a process group of its own,
-// and ended together with all that it has started.
+// A program under test runs in an empty directory and a process group of its own. It is ended
+// together with all that it has started.
 
 // A child is a program while it runs.
 type child struct {
 	addr    string
+	stdin   io.WriteCloser
+	stdout  limitedBuffer // of a program that reads standard input
 	printed limitedBuffer
-	secret  string        // marks the lines of our own probes, and the process with its children
+	secret  string        // marks the lines of our probes, and the processes
 	ended   chan struct{} // closed when it has ended
 	process *os.Process
-	stdin   io.WriteCloser
 }
 
 // A limitedBuffer keeps the first 64 KiB of what a program prints, which may be endless.
@@ -403,25 +337,20 @@ func (l *limitedBuffer) String() string {
 	return l.b.String()
 }
 
-// start runs a command whose last argument is the port that it serves. If it reads standard
-// input instead, stdout collects what it prints.
-func start(command []string, stdout io.Writer) (*child, error) {
-	p := &child{addr: "127.0.0.1:" + command[len(command)-1], ended: make(chan struct{}),
-		secret: fmt.Sprintf("#%08x", rand.Uint32())}
+// start runs a command that will listen on addr, or read standard input if addr is "".
+func start(addr string, command ...string) (*child, error) {
 	dir, err := os.MkdirTemp("", "check-empty-")
-	if err != nil {
-		return nil, err
-	}
+	die(err)
+	p := &child{addr: addr, ended: make(chan struct{}), secret: fmt.Sprintf("#%08x", rand.Uint32())}
 	program := exec.Command(command[0], command[1:]...)
 	program.Dir, program.Stdout, program.Stderr = dir, &p.printed, &p.printed
 	program.WaitDelay, program.SysProcAttr = time.Second, ownGroup()
 	program.Env = append(os.Environ(), "PROBE_SECRET="+p.secret, "GORACE=atexit_sleep_ms=0",
 		"PYTHONDONTWRITEBYTECODE=1")
-	if stdout != nil {
-		program.Stdout = stdout
-		if p.stdin, err = program.StdinPipe(); err != nil {
-			return nil, err
-		}
+	if addr == "" {
+		program.Stdout = &p.stdout
+		p.stdin, err = program.StdinPipe()
+		die(err)
 	}
 	if err := program.Start(); err != nil {
 		os.RemoveAll(dir)
@@ -438,8 +367,8 @@ func start(command []string, stdout io.Writer) (*child, error) {
 	return p, nil
 }
 
-// ownGroup asks for a process group of its own, where there are process groups. The field is
-// looked up by name because Windows' SysProcAttr has none.
+// ownGroup asks for a process group, where there are any. The field is looked up by name
+// because Windows' SysProcAttr has none.
 func ownGroup() *syscall.SysProcAttr {
 	attributes := &syscall.SysProcAttr{}
 	if field := reflect.ValueOf(attributes).Elem().FieldByName("Setpgid"); field.IsValid() {
@@ -448,58 +377,51 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// running has the programs that Ctrl-C must end: being in other groups, they do not get it.
+// running has the programs that Ctrl-C must end: in other groups, they do not get it.
 var running sync.Map
+
+func stopAll() {
+	running.Range(func(p, _ any) bool { p.(*child).stop(); return true })
+}
 
 func init() {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupted
-		running.Range(func(p, _ any) bool { p.(*child).stop(); return true })
+		stopAll()
 		os.Exit(notYet)
 	}()
 }
 
-// stop kills the program with its children, and reports whether it had ended by itself.
+// stop kills the program with its children, and reports whether it had ended by itself. A
+// child that has left the group is found by the secret in its environment, on Linux.
 func (p *child) stop() (died bool) {
-	select {
-	case <-p.ended:
-		died = true
-	default:
-		if runtime.GOOS == "windows" {
-			exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(p.process.Pid)).Run()
+	if died = p.endsWithin(0); !died && runtime.GOOS == "windows" {
+		exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(p.process.Pid)).Run()
+	}
+	pids := []int{p.process.Pid}
+	if runtime.GOOS != "windows" {
+		pids = append(pids, -p.process.Pid) // the group
+	}
+	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is right
+	for _, file := range files {
+		environ, err := os.ReadFile(file) // fails for another user's
+		if err == nil && bytes.Contains(environ, []byte("PROBE_SECRET="+p.secret)) {
+			pids = append(pids, number(strings.Split(file, "/")[2]))
 		}
-		p.process.Kill() // fails if it has ended meanwhile
 	}
-	if group, err := os.FindProcess(-p.process.Pid); err == nil && runtime.GOOS != "windows" {
-		group.Kill() // fails if all have ended, as they should
-	}
-	for _, stray := range p.strays() {
-		stray.Kill() // fails if it has ended meanwhile
+	for _, pid := range pids {
+		if process, err := os.FindProcess(pid); err == nil {
+			process.Kill() // fails if it has ended, as it should
+		}
 	}
 	<-p.ended
 	return died
 }
 
-// strays finds children that have left the group, by the secret in their environment. Only
-// Linux shows that to everyone.
-func (p *child) strays() (list []*os.Process) {
-	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is right
-	for _, file := range files {
-		environ, err := os.ReadFile(file)
-		if err != nil || !bytes.Contains(environ, []byte("PROBE_SECRET="+p.secret)) {
-			continue // e.g. another user's
-		}
-		if stray, err := os.FindProcess(number(strings.Split(file, "/")[2])); err == nil {
-			list = append(list, stray)
-		}
-	}
-	return list
-}
-
-// mayEnd gives the program a moment to end by itself, and reports whether it did.
-func (p *child) mayEnd(patience time.Duration) bool {
+// endsWithin gives the program time to end by itself, and reports whether it did.
+func (p *child) endsWithin(patience time.Duration) bool {
 	select {
 	case <-p.ended:
 		return true
@@ -508,25 +430,25 @@ func (p *child) mayEnd(patience time.Duration) bool {
 	}
 }
 
+var errDeaf = errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+
 // dial waits until the program listens, or has ended.
 func (p *child) dial() (*net.TCPConn, error) {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		if c, err := net.Dial("tcp", p.addr); err == nil {
 			return c.(*net.TCPConn), nil
 		}
-		if p.mayEnd(5 * time.Millisecond) {
+		if p.endsWithin(5 * time.Millisecond) {
 			return nil, errors.New("the program has ended")
 		}
 	}
 	return nil, errDeaf
 }
 
-var errDeaf = errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
-
 // log returns what the program has printed. Lines of our probes lose their secret; a line that
 // only looks like one of them is left out.
 func (p *child) log() string {
-	imitations := regexp.MustCompile(`(?m)^(called|closed|in|out) \d+\n`)
+	imitations := regexp.MustCompile(`(?m)^(called|closed|in|out|seen) \S+\n`)
 	return strings.ReplaceAll(imitations.ReplaceAllString(p.printed.String(), ""), p.secret+" ", "")
 }
 
@@ -549,11 +471,11 @@ func freePort() string {
 // What a client does is a script: bytes, with words between them.
 
 const (
-	atOnce = time.Second     // what need not wait is over by then: shorter than any time-out of 2 s
-	atMost = 4 * time.Second // longer than any time-out of 2 s
+	atOnce = time.Second     // what need not wait is over: shorter than any time-out of 2 s
+	atMost = 4 * time.Second // longer than those
 )
 
-// An exchange is what came of a script: the last reply, and how it ended.
+// An exchange is the last reply to a script, and how it ended.
 type exchange struct {
 	reply string
 	after time.Duration // from the last byte sent to the end of the reply
@@ -563,63 +485,49 @@ type exchange struct {
 // A client talks to a program.
 type client struct {
 	*net.TCPConn        // nil before the first byte and after the last
-	exchange            // of the connection before
-	got          []byte // of this connection
-	last         string // the bytes that were sent last
-	slowly, more bool   // see do
-	late         bool
-	stayed       []net.Conn
+	exchange            // on the connection before
+	got          []byte // on this connection
+	last         string // the bytes sent last
+	late, more   bool   // see do
+	slowly       bool
+	opened       []net.Conn
 }
 
 var scriptWords = regexp.MustCompile("`[^`]*`|[a-z]+")
 
-// talk plays a script and returns how its last exchange went.
-func talk(p *child, script string, drawn map[string]string, patient bool) exchange {
+// talk plays a script. A patient client waits for any answer as long as for a late one.
+func (p *child) talk(script string, d drawn, patient bool) exchange {
 	words := scriptWords.FindAllString(script, -1)
-	c := &client{more: slices.Contains(words, "more") || slices.Contains(words, "close"),
-		late: patient || slices.Contains(words, "late")}
+	has := func(word string) bool { return slices.Contains(words, word) }
+	c := &client{late: patient || has("late"), more: has("more") || has("close")}
 	defer func() {
-		for _, connection := range c.stayed {
+		for _, connection := range c.opened {
 			connection.Close() // most are closed already
 		}
 	}()
 	for _, word := range words {
-		if slices.Contains([]string{"again", "more", "late", "soon", "fresh"}, word) {
-			if word == "again" {
-				c.finish()
+		switch word {
+		case "again":
+			c.finish()
+		case "late", "more", "fresh", "soon":
+		default:
+			if c.TCPConn == nil {
+				connection, err := p.dial()
+				if err != nil {
+					return exchange{err: err}
+				}
+				c.TCPConn, c.opened = connection, append(c.opened, connection)
+				c.SetDeadline(time.Now().Add(atMost))
 			}
-			continue
+			c.do(word, d)
 		}
-		if c.TCPConn == nil {
-			connection, err := p.dial()
-			if err != nil {
-				return exchange{err: err}
-			}
-			c.TCPConn, c.stayed = connection, append(c.stayed, connection)
-			c.SetDeadline(time.Now().Add(atMost))
-		}
-		c.do(word, drawn)
 	}
 	c.finish()
 	return c.exchange
 }
 
-// do is for one word of a script.
-//
-//	`bytes`   are sent
-//	pause     the server has time to read what was sent so far
-//	slowly    the bytes that follow come one at a time
-//	answered  the client goes on when an answer has begun
-//	close     then it sends the last bytes once more: there must be no second answer
-//	drip      it sends one byte after the other until the server closes the connection
-//	end       the client ends its half of the connection
-//	leave     it ends, and the server is done with it; the next bytes are another client's
-//	vanish    it is gone, with a reset; the next bytes are another client's
-//	stay      it keeps its connection and says no more; the next bytes are another client's
-//	again     it reads its answer; the next bytes are another client's
-//	more      more is sent than is read: a reset after the answer is no fault
-//	late      the answer may take as long as time-outs do
-func (c *client) do(word string, drawn map[string]string) {
+// do is for one word of a script; docs/exercises/README.md says what they mean.
+func (c *client) do(word string, d drawn) {
 	switch word {
 	case "pause": // a server that answers early ends it
 		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -648,7 +556,7 @@ func (c *client) do(word string, drawn map[string]string) {
 		c.finish()
 		c.err = nil
 	case "vanish":
-		c.SetLinger(0)
+		c.SetLinger(0) // with a reset
 		c.Close()
 		c.TCPConn = nil
 	case "stay":
@@ -657,7 +565,7 @@ func (c *client) do(word string, drawn map[string]string) {
 		if word[0] != '`' {
 			panic("a table of checks has an unknown word: " + word)
 		}
-		c.send(expand(strings.Trim(word, "`"), drawn))
+		c.send(d.expand(strings.Trim(word, "`")))
 	}
 }
 
@@ -670,10 +578,9 @@ func (c *client) readByte() error {
 }
 
 func (c *client) send(text string) {
-	c.last = text
 	size := 1 << 20
 	if c.slowly {
-		size, c.slowly = 1, false
+		size = 1
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
 		if _, err := c.Write(piece); err != nil && !c.more {
@@ -684,6 +591,7 @@ func (c *client) send(text string) {
 			time.Sleep(time.Millisecond) // or the system would put the bytes together
 		}
 	}
+	c.last, c.slowly = text, false
 }
 
 // finish reads the answer to its end.
@@ -696,27 +604,38 @@ func (c *client) finish() {
 	c.SetDeadline(begin.Add(atMost))
 	rest, err := io.ReadAll(io.LimitReader(c, endless))
 	c.after = time.Since(begin)
-	c.got = append(c.got, rest...)
+	c.reply = string(append(c.got, rest...))
 	switch {
 	case len(rest) == endless:
 		c.err = errors.New("the answer has no end")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.err = fmt.Errorf("after %v the server has not closed the connection", atMost)
-	case err != nil && !(c.more && len(c.got) > 0):
+	case err != nil && !(c.more && c.reply != ""):
 		c.err = fmt.Errorf("the connection broke: %w", err)
 	case c.after > atOnce && !c.late && c.err == nil:
-		c.err = errLate{c.after}
+		c.err = errLate
 	}
 	c.Close()
-	c.reply, c.got, c.TCPConn = string(c.got), nil, nil
+	c.got, c.TCPConn = nil, nil
 }
 
-// errLate is an answer that came well, but not at once.
-type errLate struct{ after time.Duration }
+var errLate = errors.New("what can be answered at once must be, and the connection closed")
 
-func (e errLate) Error() string {
-	return fmt.Sprintf("it was over only after %.1f s: what can be answered at once must be, "+
-		"and the connection closed", e.after.Seconds())
+// feed runs a script for a program that reads standard input.
+func (p *child) feed(script string, d drawn) (e exchange) {
+	for _, word := range scriptWords.FindAllString(script, -1) {
+		if word == "pause" {
+			time.Sleep(100 * time.Millisecond)
+		} else if word[0] == '`' {
+			io.WriteString(p.stdin, d.expand(strings.Trim(word, "`"))) // it may have read enough
+		}
+	}
+	p.stdin.Close()
+	if !p.endsWithin(atMost) {
+		e.err = fmt.Errorf("after %v the program has not ended", atMost)
+	}
+	e.reply = p.stdout.String()
+	return e
 }
 
 // ---------------------------------------------------------------- A verdict
@@ -725,40 +644,47 @@ func (e errLate) Error() string {
 type mismatch struct {
 	expected, came string
 	at             int      // offset in both of the first wrong byte
-	cause          string   // a usual one, or what is certain
-	notes          []string // what else is known: how the connection or the program ended
+	notes          []string // causes, and what else is known
 	printed        string   // by the program
+	late           bool     // all is well but the time
+}
+
+// differ is a mismatch at the first byte in which two texts differ.
+func differ(expected, came string, notes ...string) *mismatch {
+	m := &mismatch{expected: expected, came: came, notes: notes}
+	for m.at < min(len(expected), len(came)) && expected[m.at] == came[m.at] {
+		m.at++
+	}
+	return m
 }
 
 var expectation = regexp.MustCompile("([a-z ]*)`([^`]*)`")
 
-// judge compares a reply and a log with what is expected: words, each before a span. The first
-// span is a status, in which a point is any digit. See match for the words.
-func judge(expected string, drawn map[string]string, reply, log string) *mismatch {
-	if expected == "nothing" && reply != "" {
-		return &mismatch{expected: "no answer", came: reply}
+// judge compares an exchange and a log with what is expected: words, each before a span.
+func judge(expected string, d drawn, e exchange, log string) *mismatch {
+	if expected == "nothing" && e.reply != "" {
+		return &mismatch{expected: "no answer", came: e.reply}
 	}
 	for _, span := range expectation.FindAllStringSubmatch(expected, -1) {
-		if m := match(strings.TrimSpace(span[1]), expand(span[2], drawn), reply, log); m != nil {
+		if m := match(strings.TrimSpace(span[1]), d.expand(span[2]), e.reply, log); m != nil {
 			return m
 		}
+	}
+	switch {
+	case e.err == errLate:
+		return &mismatch{expected: fmt.Sprintf("the end of the connection within %.0f s", atOnce.Seconds()),
+			came: fmt.Sprintf("it after %.1f s", e.after.Seconds()), late: true}
+	case e.err != nil:
+		return &mismatch{expected: "an answer, then the end of the connection", came: e.reply, at: len(e.reply)}
 	}
 	return nil
 }
 
-// match holds a reply to one expectation.
-//
-//	status `200`                    also without the word
-//	header `A: b`, no header `A`    a field of the head; no such name
-//	member `A: b`                   b is a member of the field's list
-//	body `b`, prints `b`            the whole body; all that was printed but for white space
-//	chunks `b`, unzipped `b`        the body, decoded
-//	has `b`, not `b`                some part of the reply
-//	log `b`, no log `b`             some part of what the program printed
-//	cgi ...                         the same of the CGI document that the reply is or has
+// match holds a reply, or a log, to one expectation; docs/exercises/README.md says what the
+// words mean.
 func match(about, text, reply, log string) *mismatch {
 	if rest, ok := strings.CutPrefix(about, "cgi "); ok {
-		return match(rest, text, fromCGI(reply), log)
+		about, reply = rest, fromCGI(reply)
 	}
 	head, content, whole := strings.Cut(reply, "\r\n\r\n")
 	came, ok := reply, false
@@ -766,16 +692,27 @@ func match(about, text, reply, log string) *mismatch {
 	case "", "status":
 		text, came = "HTTP/1.0 "+text, head
 		ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text[9:] + `[ \r]`).MatchString(reply)
-	case "header", "no header", "member":
+	case "header", "member":
 		came = headerLine(head, text)
-		ok = about == "no header" && came == "" || about != "no header" && sameHeader(text, came, about == "member")
+		ok = sameHeader(text, came, about == "member")
+	case "no header":
+		came = headerLine(head, text)
+		ok = came == ""
+	case "date":
+		text, came = "Date: "+time.Now().UTC().Format(http.TimeFormat), headerLine(head, "Date")
+		date, err := time.Parse(http.TimeFormat, strings.TrimPrefix(came, "Date: "))
+		ok = err == nil && time.Since(date).Abs() < 5*time.Second &&
+			came == "Date: "+date.Format(http.TimeFormat)
 	case "body":
 		came, ok = content, content == text
 	case "prints":
 		text, came = trimLines(text), trimLines(reply)
 		ok = came == text
-	case "chunks", "unzipped":
-		came = map[string]func(string) string{"chunks": dechunk, "unzipped": gunzip}[about](content)
+	case "chunks":
+		came = dechunk(content)
+		ok = came == text
+	case "unzipped":
+		came = gunzip(content)
 		ok = came == text
 	case "has", "not":
 		ok = strings.Contains(reply, text) == (about == "has")
@@ -784,40 +721,28 @@ func match(about, text, reply, log string) *mismatch {
 	default:
 		panic("a table of checks has an unknown expectation: " + about)
 	}
-	if ok {
+	switch {
+	case ok:
 		return nil
+	case about == "has" || about == "log":
+		return likeliest(about+" ", text, came)
+	case about == "not" || about == "no log" || about == "no header":
+		return &mismatch{expected: about + " " + text, came: came, at: max(0, strings.Index(came, text))}
+	case !whole && reply != "" && about != "" && about != "prints":
+		return differ(text, came, "the head has no end: an empty line is missing")
 	}
-	m := &mismatch{expected: text, came: came}
-	switch about {
-	case "has", "log":
-		m.expected = about + " " + text
-		m.came, m.at = likeliest(text, came)
-		if m.at > 0 {
-			m.expected = text
-		}
-	case "not", "no log", "no header":
-		m.expected, m.at = about+" "+text, max(0, strings.Index(came, text))
-	default:
-		for m.at < min(len(text), len(came)) && text[m.at] == came[m.at] {
-			m.at++
-		}
-		if !whole && reply != "" && about != "" && about != "prints" {
-			m.notes = []string{"the head has no end: an empty line is missing"}
-		}
-	}
-	return m
+	return differ(text, came)
 }
 
-// likeliest returns a text from the place where it is most like one that is missing in it, and
-// where the two begin to differ.
-func likeliest(missing, text string) (from string, at int) {
+// likeliest shows a text from the place where it is most like one that is missing in it.
+func likeliest(about, missing, text string) *mismatch {
 	const few = 4 // equal bytes: less is chance
 	for n := len(missing) - 1; n >= few; n-- {
 		if i := strings.Index(text, missing[:n]); i >= 0 {
-			return text[i:], n
+			return differ(missing, text[i:])
 		}
 	}
-	return text, 0
+	return &mismatch{expected: about + missing, came: text}
 }
 
 // headerLine returns the fields of a head with a header's name, each on its line.
@@ -832,41 +757,42 @@ func headerLine(head, header string) string {
 	return strings.Join(found, "\r\n")
 }
 
-// sameHeader compares fields by their meaning: lists in any order, on one line or several.
+// sameHeader compares fields by their meaning: as lists, on one line or several.
 func sameHeader(want, came string, member bool) bool {
 	name, value, _ := strings.Cut(want, ": ")
-	var values []string
-	for line := range strings.SplitSeq(came, "\r\n") {
-		if v, ok := strings.CutPrefix(line, name+": "); ok {
-			values = append(values, v)
-		}
-	}
+	lines := strings.Split(came, "\r\n")
 	if strings.EqualFold(name, "Set-Cookie") {
-		return slices.Contains(values, value)
+		return slices.Contains(lines, want)
 	}
-	wanted, have := members(name, value), members(name, strings.Join(values, ","))
+	for i := range lines {
+		lines[i] = strings.TrimPrefix(lines[i], name+": ")
+	}
+	wanted, have := members(name, value), members(name, strings.Join(lines, ","))
 	if member {
-		return slices.Contains(have, append(wanted, "")[0])
+		return slices.Contains(have, strings.Join(wanted, ""))
 	}
-	return values != nil && slices.Equal(wanted, have)
+	return came != "" && slices.Equal(wanted, have)
 }
 
 var caseless = regexp.MustCompile(
 	`(?i)^(Content-Type|Content-Encoding|Transfer-Encoding|Connection|Vary|Accept-Ranges)$`)
 
+// members takes a list apart; their order and the white space around them mean nothing.
 func members(name, value string) (list []string) {
 	if caseless.MatchString(name) {
 		value = strings.ReplaceAll(strings.ToLower(value), `"`, "")
 	}
 	for member := range strings.SplitSeq(value, ",") {
-		list = append(list, regexp.MustCompile(`\s*;\s*`).ReplaceAllString(strings.TrimSpace(member), "; "))
+		if member = strings.TrimSpace(member); member != "" {
+			list = append(list, regexp.MustCompile(`\s*;\s*`).ReplaceAllString(member, "; "))
+		}
 	}
 	slices.Sort(list)
-	return slices.DeleteFunc(list, func(s string) bool { return s == "" && value != "" })
+	return list
 }
 
-// fromCGI turns a CGI document into the answer in HTTP that it asks for. It is the reply itself
-// or, if that is HTTP already, its body.
+// fromCGI turns a CGI document into the answer in HTTP that it asks for. It is the reply or, if
+// that is HTTP already, its body.
 func fromCGI(reply string) string {
 	if strings.HasPrefix(reply, "HTTP/") {
 		_, reply, _ = strings.Cut(reply, "\r\n\r\n")
@@ -891,18 +817,16 @@ func trimLines(text string) string {
 	return strings.TrimSpace(regexp.MustCompile(`[ \t\r]*\n`).ReplaceAllString(text, "\n"))
 }
 
-// dechunk returns what chunks hold, or what is wrong with them.
+// dechunk and gunzip return what was coded, or what is wrong with it.
 func dechunk(content string) string {
-	const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-	r := bufio.NewReader(strings.NewReader(head + content))
-	reply, err := http.ReadResponse(r, nil)
+	head := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+	reply, err := http.ReadResponse(bufio.NewReader(strings.NewReader(head+content)), nil)
 	if err != nil {
 		return err.Error()
 	}
 	return readOrSay(reply.Body)
 }
 
-// gunzip returns what a gzip stream holds, or what is wrong with it.
 func gunzip(content string) string {
 	r, err := gzip.NewReader(strings.NewReader(content))
 	if err != nil {
@@ -913,47 +837,41 @@ func gunzip(content string) string {
 
 func readOrSay(r io.Reader) string {
 	plain, err := io.ReadAll(r)
-	return strings.TrimSuffix(fmt.Sprintf("%s (and then %v)", plain, err), " (and then <nil>)")
+	if err != nil {
+		return fmt.Sprintf("%s (and then: %v)", plain, err)
+	}
+	return string(plain)
 }
 
 // explain prints a mismatch in ASCII, so that any terminal can show it: expected and came are
 // cut in the same window, and the caret is under the first wrong byte.
-func explain(w io.Writer, sent string, m *mismatch, rule string) {
+func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	line := func(name, text string) {
-		for _, part := range wrap(text, 68) {
-			fmt.Fprintf(w, "       %-9s %s\n", name, part)
-			name = ""
+		for text != "" {
+			cut := len(text)
+			if cut > 68 {
+				cut = cmp.Or(max(0, strings.LastIndexByte(text[:68], ' ')), 68)
+			}
+			fmt.Fprintf(w, "       %-9s %s\n", name, text[:cut])
+			name, text = "", strings.TrimPrefix(text[cut:], " ")
 		}
 	}
 	expected, _ := window(m.expected, m.at)
 	came, column := window(m.came, m.at)
 	fmt.Fprintf(w, "       sent      %.120s\n       expected  %s\n       came      %s\n", sent, expected, came)
-	fmt.Fprintf(w, "       %-9s %s^ %s\n", "", strings.Repeat(" ", column), m.cause)
-	for _, note := range m.notes {
+	notes := append(slices.Clone(m.notes), "")
+	fmt.Fprintf(w, "       %-9s %s^ %s\n", "", strings.Repeat(" ", column), notes[0])
+	for _, note := range notes[1:] {
 		line("", note)
 	}
-	if text := mainLine(m.printed); text != "" {
-		line("printed", visible(text))
-	}
+	line("printed", visible(mainLine(m.printed)))
 	line("rule", rule)
 }
 
-// wrap cuts a text into lines of at most so many bytes, between words where it can.
-func wrap(text string, width int) (lines []string) {
-	for len(text) > width {
-		cut := strings.LastIndexByte(text[:width], ' ')
-		if cut <= 0 {
-			cut = width
-		}
-		lines, text = append(lines, text[:cut]), strings.TrimPrefix(text[cut:], " ")
-	}
-	return append(lines, text)
-}
-
 // mainLine returns the line of a program's output that says most: the error with which it has
-// ended, or a failure in its log, or else the first line that is not the starter's own.
+// ended, a failure in its log, or else the first line that is not the starter's own.
 func mainLine(printed string) string {
-	for _, pattern := range []string{`(?m)^(panic|fatal error): .*`, `(?m)^\S*(Error|Exception): .*`,
+	for _, pattern := range []string{`(?m)^(panic|fatal error): .*`, `(?m)^\w*(Error|Exception)\b.*`,
 		`(?m)^.*the application failed: .*`} {
 		if found := regexp.MustCompile(pattern).FindString(printed); found != "" {
 			return found
@@ -967,106 +885,176 @@ func mainLine(printed string) string {
 	return ""
 }
 
-// ---------------------------------------------------------------- Any server
+// ---------------------------------------------------------------- The table
 //
-// A server that is not ours may differ where a row has a star or the level P, refuse with
-// another status, speak HTTP/1.1, and show any text until chapter 7. With -strict it may not.
+// docs/conformance.md is read here and nowhere else; its section "How to read a row" is the
+// specification of this part.
 
-// A result is how one row went: it "passes", "fails", "differs" where it may, "hung up" in
-// place of a refusal, or is "unseen": right as far as a page shows that is not environ. It is
-// "untried" when the server answers no more.
-type result struct {
-	row
-	Outcome string
-	Fault   string // in a line
-	Reply   []byte
-	m       *mismatch
+// A row is one rule, shown by bytes alone: what is sent to a server that runs the environ
+// application, and what must come back.
+type row struct {
+	Chapter int
+	Name    string   // "R05 an absolute target"
+	Level   string   // M, S or P; with a star if others may differ
+	Source  string   // "RFC 1945 5.1"
+	Send    []byte   // the exact bytes
+	Want    string   // a status code; "body" for a body without a head; "nothing"
+	Has     [][]byte // lines that the answer's body must have
+	Not     [][]byte // beginnings of lines that it must not have
+	How     string   // "then end" our half, "byte by byte", or "+": more is sent than is read
+	Empty   bool     // the answer has no body, whatever its Content-Length
 }
 
-// A grading is a server under test.
-type grading struct {
-	addr     string
-	environ  bool          // its page is that of the environ application
-	patience time.Duration // for an answer
-	stalls   atomic.Int64  // rows without one
-	gone     atomic.Bool   // it answers no more
-}
-
-var plainRow = row{Name: "R01 ", Send: []byte("GET / HTTP/1.0\r\n\r\n"), Want: "200"}
-
-func gradeServer(addr, which string) int {
-	rows := chosenRows(which)
-	if rows == nil {
-		fmt.Fprintf(os.Stderr, "%q chooses no row of docs/conformance.md: say 3, 3-5 or R04\n", which)
-		return wrongUsage
-	}
-	g := &grading{addr: addr, patience: 3 * time.Second}
-	if *strict {
-		g.patience = 20 * time.Second
-	}
-	reply, err := plainRow.ask(addr, g.patience)
-	if reply == "" {
-		fmt.Println(noAnswer(addr, err))
-		return notYet
-	}
-	g.environ = strings.Contains(reply, "REQUEST_METHOD: GET")
-	results := make([]result, len(rows))
-	several(max(1, *jobs), len(rows), func(i int) { results[i] = g.try(rows[i]) })
-	if *asJSON {
-		return printJSON(results)
-	}
-	return g.report(results, which)
-}
-
-// several calls do(0) to do(n-1), so many at a time.
-func several(atATime, n int, do func(i int)) {
-	var next atomic.Int64
-	var all sync.WaitGroup
-	for range min(atATime, n) {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				do(i)
-			}
-		}()
-	}
-	all.Wait()
-}
-
-// chosenRows returns the rows of a chapter, of several, 3-5, or of a rule, R04.
-func chosenRows(which string) (rows []row) {
-	low, high, isRange := strings.Cut(which, "-")
-	if !isRange {
-		high = low
-	}
-	for _, r := range readRows() {
-		chapter := fmt.Sprint(r.Chapter)
-		ids := regexp.MustCompile(`^([A-Z]\d\d )*`).FindString(r.Name)
-		if which == "" || low <= chapter && chapter <= high || strings.Contains(ids, which+" ") {
-			rows = append(rows, r)
+// readRows returns the rows of the chapters, in the order of the page.
+func readRows() (rows []row) {
+	chapter := 0
+	for line := range strings.Lines(page("docs/conformance.md")) {
+		if heading, ok := strings.CutPrefix(line, "## "); ok {
+			chapter = 0
+			fmt.Sscanf(heading, "Chapter %d:", &chapter) // leaves 0 for another heading
+		}
+		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+		if chapter > 0 && len(cells) == 6 && regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
+			rows = append(rows, newRow(chapter, cells))
 		}
 	}
 	return rows
 }
 
-// noAnswer explains what may be wrong with a server that answers nothing at all.
-func noAnswer(addr string, err error) string {
-	var wrong *net.AddrError
-	next := "give it an answer (" + chapterPage(2) + ")"
-	text := addr + " closes the connection without an answer to GET / HTTP/1.0.\nThat is chapter 1. " +
-		"No row can pass before there is an answer."
-	switch {
-	case errors.As(err, &wrong):
-		text, next = fmt.Sprintf("expected host:port, not %q: %v", addr, err), "say "+self+" server 127.0.0.1:8000"
-	case isRefused(err):
-		text = fmt.Sprintf("Nobody listens on %s: %v", addr, err)
-		next = "start your server, and look at the address that it prints (" + chapterPage(1) + ")"
-	case err != nil && !isReset(err):
-		text = fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v", addr, err)
-		next = "answer when the empty line has come; do not wait for more (" + chapterPage(2) + ")"
+// newRow reads one line of a table: id, level, rule, source, sent, expected.
+func newRow(chapter int, cells []string) row {
+	spans := regexp.MustCompile("(not )?`([^`]*)`")
+	r := row{Chapter: chapter, Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3],
+		Want:  strings.Trim(strings.Fields(cells[5])[0], "`"),
+		Empty: strings.Contains(cells[5], "no body"),
+		How:   regexp.MustCompile(`(then end|byte by byte|\+)?$`).FindString(cells[4])}
+	if sent := spans.FindStringSubmatch(cells[4]); sent != nil {
+		r.Send = []byte(drawn{}.expand(sent[2]))
 	}
-	return text + "\nnext: " + next
+	for i, match := range spans.FindAllStringSubmatch(cells[5], -1) {
+		text := []byte(drawn{}.expand(match[2]))
+		if match[1] != "" {
+			r.Not = append(r.Not, text)
+		} else if i > 0 || r.Want == "body" {
+			r.Has = append(r.Has, text)
+		}
+	}
+	return r
+}
+
+// id is the first of the row's ids; "E04 E06 E08 a path ..." has three.
+func (r row) id() string { return r.Name[:3] }
+
+func (r row) ids() []string {
+	return strings.Fields(regexp.MustCompile(`^([A-Z]\d\d )*`).FindString(r.Name))
+}
+
+// rule is the row's name without its own case.
+func (r row) rule() string {
+	rule, _, _ := strings.Cut(r.Name, ": ")
+	return rule
+}
+
+// hint is what the page says about mistakes that many make.
+func (r row) hint() string {
+	_, hints, _ := strings.Cut(page("docs/conformance.md"), "\n## Hints\n")
+	hint := regexp.MustCompile(`(?m)^\| ` + r.id() + ` \| (.*) \|$`).FindStringSubmatch(hints)
+	return strings.Join(hint[min(1, len(hint)):], "")
+}
+
+// chapterPage is the page to read, "docs/03-request-line.md".
+func chapterPage(chapter int) string {
+	pages, _ := filepath.Glob(fmt.Sprintf("docs/%02d-*.md", chapter)) // the pattern is right
+	return filepath.ToSlash(append(pages, fmt.Sprintf("chapter %d", chapter))[0])
+}
+
+// ask sends the row's bytes and returns what comes back, at most 1 MiB of it. Reading goes on
+// while it sends: a server may refuse a row before it has read it all.
+func (r row) ask(addr string, patience time.Duration) (reply string, err error) {
+	connection, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return "", err
+	}
+	c := connection.(*net.TCPConn)
+	c.SetDeadline(time.Now().Add(patience))
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		size := 1 << 20
+		if r.How == "byte by byte" || *bytewise && len(r.Send) < 70000 {
+			size = 1
+		}
+		for piece := range slices.Chunk(r.Send, size) {
+			c.Write(piece) // fails if the server has answered already
+			if r.How == "byte by byte" {
+				time.Sleep(time.Millisecond) // or the system would put the bytes together
+			}
+		}
+		if r.How == "then end" {
+			c.CloseWrite()
+		}
+	}()
+	const endless = 1 << 20
+	var raw bytes.Buffer
+	in := bufio.NewReader(io.TeeReader(io.LimitReader(c, endless), &raw))
+	reply, err = r.readAnswer(c, in)
+	c.Close()
+	<-sent
+	switch {
+	case raw.Len() == endless:
+		err = errors.New("the answer has no end")
+	case r.How == "+" && raw.Len() > 0 && isReset(err):
+		err = nil // bytes that arrive when all is over are answered by a reset
+	}
+	return cmp.Or(reply, raw.String()), err
+}
+
+var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
+	"the server closes it after its answer (in Python, also each file made from the socket)")
+
+// readAnswer reads what belongs to one answer. An answer in HTTP/1.1, after which the connection
+// may stay, is returned as it would be in HTTP/1.0; any other ends with the connection. Only R01
+// waits for that end: one fault is told once.
+func (r row) readAnswer(c net.Conn, in *bufio.Reader) (reply string, err error) {
+	method, _, _ := strings.Cut(string(r.Send), " ")
+	for !*strict {
+		answer, err := http.ReadResponse(in, &http.Request{Method: method})
+		if err != nil {
+			break
+		}
+		if answer.StatusCode == http.StatusContinue {
+			continue
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err == nil && !answer.Close {
+			return inHTTP10(answer, body), nil
+		}
+		if whole := err == nil && answer.ContentLength >= 0; whole && r.id() != "R01" {
+			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // if too much is sent
+			if _, err = io.Copy(io.Discard, in); errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil
+			}
+		} else if _, err = io.Copy(io.Discard, in); whole && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errStaysOpen
+		}
+		return "", err
+	}
+	_, err = io.Copy(io.Discard, in) // what net/http cannot read is shown all the same
+	return "", err
+}
+
+// inHTTP10 writes an answer as a server of HTTP/1.0 would.
+func inHTTP10(answer *http.Response, body []byte) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP/1.0 %s\r\n", answer.Status)
+	for _, name := range []string{"Connection", "Keep-Alive"} {
+		answer.Header.Del(name)
+	}
+	if answer.TransferEncoding != nil {
+		answer.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+	answer.Header.Write(&b) // to memory: cannot fail
+	return b.String() + "\r\n" + string(body)
 }
 
 // isRefused reports that nobody listens: a dial on this machine fails for no other reason.
@@ -1078,43 +1066,213 @@ func isRefused(err error) bool {
 // isReset reports a reset, also by Windows' numbers, WSAECONNRESET and WSAECONNABORTED.
 func isReset(err error) bool {
 	var number syscall.Errno
-	return errors.Is(err, syscall.ECONNRESET) || errors.As(err, &number) && (number == 10054 || number == 10053)
+	return errors.Is(err, syscall.ECONNRESET) ||
+		errors.As(err, &number) && (number == 10054 || number == 10053)
 }
 
-// try sends a row. A server that is silent five times is waited for less long; one that does not
-// answer a plain request afterwards has not survived the row.
-func (g *grading) try(r row) result {
+// verdict compares a reply with what the row wants; nil if it is that. Lines of environ are
+// looked for only if the server shows environ.
+func (r row) verdict(reply string, err error, environ bool) *mismatch {
+	text := reply
+	switch _, isStatus := strconv.Atoi(r.Want); {
+	case err != nil:
+		return &mismatch{expected: "an answer, then the end of the connection", came: reply,
+			at: len(reply), notes: []string{"the exchange did not end well: " + err.Error()}}
+	case r.Want == "nothing" && reply != "":
+		return &mismatch{expected: "no answer", came: reply}
+	case r.Want == "body" && (reply == "" || strings.HasPrefix(reply, "HTTP/")):
+		return &mismatch{expected: "a body without a head", came: reply}
+	case isStatus == nil:
+		if m := cmp.Or(match("status", r.Want, reply, ""), r.framing(reply)); m != nil {
+			return m
+		}
+		_, text, _ = strings.Cut(reply, "\r\n\r\n")
+	}
+	if !environ {
+		return nil
+	}
+	lines := strings.Split(text, "\n")
+	begins := func(with string) int {
+		return slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, with) })
+	}
+	for _, line := range r.Has {
+		key, _, _ := strings.Cut(string(line), ": ")
+		if i := begins(key + ": "); !slices.Contains(lines, string(line)) {
+			return differ(string(line), append(lines, "(no such line)")[(i+len(lines)+1)%(len(lines)+1)])
+		}
+	}
+	for _, beginning := range append(r.Not, []byte("<script")) {
+		if i := begins(string(beginning)); i >= 0 {
+			return &mismatch{expected: "no line that begins with " + string(beginning), came: lines[i]}
+		}
+	}
+	return nil
+}
+
+// framing holds a head to what a client relies on, RFC 1945 §6. In the answer to S17, or with
+// -strict in each, four headers must be there.
+func (r row) framing(reply string) *mismatch {
+	head, content, whole := strings.Cut(reply, "\r\n\r\n")
+	bare := strings.ReplaceAll(head, "\r\n", "")
+	length := headerLine(head, "Content-Length")
+	right := fmt.Sprintf("Content-Length: %d", len(content))
+	empty := r.Empty || bytes.HasPrefix(r.Send, []byte("HEAD "))
+	switch {
+	case !whole || !strings.HasPrefix(head, "HTTP/1.0 ") || strings.ContainsAny(bare, "\r\n\x00"):
+		return differ("HTTP/1.0 "+r.Want+" ..., lines that end in CR LF, an empty line", head)
+	case r.Empty && content != "":
+		return &mismatch{expected: "no body", came: content}
+	case !empty && length != "" && length != right:
+		return differ(right, length)
+	}
+	for _, name := range []string{"Date", "Server", "Content-Type", "Content-Length"} {
+		came := headerLine(head, name)
+		optional := !*strict && r.id() != "S17" || empty && name == "Content-Length"
+		if strings.Contains(came, "\r\n") || came == "" && !optional {
+			return &mismatch{expected: "one " + name, came: cmp.Or(came, "none")}
+		}
+	}
+	date := headerLine(head, "Date")
+	if _, err := time.Parse("Date: "+http.TimeFormat, date); date != "" && err != nil {
+		return differ("Date: "+http.TimeFormat, date)
+	}
+	came := headerLine(head, "Transfer-Encoding")
+	if *strict {
+		came += headerLine(head, "Connection")
+	}
+	if came != "" {
+		return &mismatch{expected: "no field that HTTP/1.0 has not", came: came}
+	}
+	return nil
+}
+
+// brief is a mismatch in a line.
+func (m *mismatch) brief() string {
+	if m.notes != nil {
+		return m.notes[0]
+	}
+	line, _, _ := strings.Cut(m.came, "\n")
+	got := cmp.Or(visible(strings.TrimSpace(line)), "nothing")
+	return fmt.Sprintf("expected %.60s, got %.60s", visible(m.expected), got)
+}
+
+// ---------------------------------------------------------------- Any server
+//
+// A server that is not ours may differ where a row has a star or the level P, refuse with
+// another status, speak HTTP/1.1, and show any page until chapter 7. With -strict it may not.
+
+// A result is how one row went: it "passes", "fails", "differs" where it may, has "hung up"
+// instead of a refusal, or is "unseen": right as far as a page shows that is not environ. It is
+// "untried" when the server answers no more.
+type result struct {
+	row
+	Outcome string
+	Fault   string // in a line
+	m       *mismatch
+}
+
+// A grading is a server under test.
+type grading struct {
+	addr     string
+	environ  bool          // its page is that of the environ application
+	patience time.Duration // for an answer
+	silent   atomic.Int64  // rows without one
+	gone     atomic.Bool   // it answers no more
+}
+
+var plainRow = row{Name: "R01", Send: []byte("GET / HTTP/1.0\r\n\r\n"), Want: "200"}
+
+func gradeServer(addr, which string) int {
+	rows := chosenRows(which)
+	if len(rows) == 0 {
+		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: say 3, 3-5 or R04\n", which)
+		return wrongUsage
+	}
+	g := &grading{addr: addr, patience: 3 * time.Second}
+	if *strict {
+		g.patience = 20 * time.Second
+	}
+	reply, err := plainRow.ask(addr, g.patience)
+	g.gone.Store(reply == "")
+	if reply == "" && !*asJSON {
+		fmt.Println(noAnswer(addr, err))
+		return notYet
+	}
+	g.environ = strings.Contains(reply, "REQUEST_METHOD: GET")
+	results := g.try(rows)
+	if *asJSON {
+		return printJSON(results)
+	}
+	return g.report(results, regexp.MustCompile(`^[A-Z]`).MatchString(which))
+}
+
+// chosenRows returns the rows of a chapter, 3, of several, 3-5, or of a rule, R04.
+func chosenRows(which string) []row {
+	low, high, _ := strings.Cut(which, "-")
+	return slices.DeleteFunc(readRows(), func(r row) bool {
+		chapter := strconv.Itoa(r.Chapter)
+		return which != "" && (chapter < low || chapter > cmp.Or(high, low)) &&
+			!slices.Contains(r.ids(), which)
+	})
+}
+
+// noAnswer explains what may be wrong with a server that answers nothing at all.
+func noAnswer(addr string, err error) string {
+	var wrong *net.AddrError
+	switch {
+	case errors.As(err, &wrong):
+		return fmt.Sprintf("expected host:port, not %q: %v\nnext: %s server 127.0.0.1:8000", addr, err, self)
+	case isRefused(err):
+		return fmt.Sprintf("Nobody listens on %s: %v\nnext: start your server, and look at the address "+
+			"that it prints (%s)", addr, err, chapterPage(1))
+	case err == nil || isReset(err):
+		return fmt.Sprintf("%s closes the connection without an answer to GET / HTTP/1.0.\nThat is "+
+			"chapter 1. No row can pass before there is an answer.\nnext: give it one (%s)", addr, chapterPage(2))
+	}
+	return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty line has "+
+		"come; do not wait for more (%s)", addr, err, chapterPage(2))
+}
+
+// try sends the rows.
+func (g *grading) try(rows []row) []result {
+	results := make([]result, len(rows))
+	several(max(1, *jobs), len(rows), func(i int) { results[i] = g.tryRow(rows[i]) })
+	return results
+}
+
+// tryRow sends a row. After five rows without an answer it waits less long for one. A server
+// that does not answer a plain request afterwards has not survived the row.
+func (g *grading) tryRow(r row) result {
 	if g.gone.Load() {
 		return result{row: r, Outcome: "untried"}
 	}
 	patience := g.patience
-	if g.stalls.Load() >= 5 {
+	if g.silent.Load() >= 5 {
 		patience = min(patience, 500*time.Millisecond)
 	}
 	reply, err := r.ask(g.addr, patience)
-	end := result{row: r, Reply: []byte(reply), Outcome: "passes"}
-	if end.m = r.verdict(reply, err, g.environ); end.m == nil {
-		if !g.environ && len(r.Has)+len(r.Not) > 0 {
-			end.Outcome = "unseen"
-		}
-		return end
-	}
-	end.Fault = end.m.brief()
-	end.Outcome = r.outcome(reply, err)
+	m := r.verdict(reply, err, g.environ)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		g.stalls.Add(1)
+		g.silent.Add(1)
 	}
-	if reply == "" && !*strict {
-		if plain, err := plainRow.ask(g.addr, patience); plain == "" && !g.gone.Swap(true) {
-			end.Outcome = "fails"
-			end.Fault = "after this row the server answers nothing, not even GET / HTTP/1.0: is it in a loop?"
+	if m != nil && reply == "" && !*strict {
+		plain, err := plainRow.ask(g.addr, patience)
+		if plain == "" && !g.gone.Swap(true) {
+			m.notes = []string{"since this row the server answers nothing, not even GET / HTTP/1.0: " +
+				"is it in a loop?"}
 			if isRefused(err) {
-				end.Fault = "the server has ended here: its terminal says why, perhaps an error that nothing caught"
+				m.notes = []string{"the server has ended here: its terminal says why"}
 			}
-			end.m.notes = append(end.m.notes, end.Fault)
+			return result{r, "fails", m.brief(), m}
 		}
 	}
-	return end
+	switch {
+	case m != nil:
+		return result{r, r.outcome(reply, err), m.brief(), m}
+	case !g.environ && len(r.Has)+len(r.Not) > 0:
+		return result{row: r, Outcome: "unseen"}
+	}
+	return result{row: r, Outcome: "passes"}
 }
 
 // outcome says what it means that a reply is not the one expected.
@@ -1132,256 +1290,62 @@ func (r row) outcome(reply string, err error) string {
 	return "fails"
 }
 
-// ask sends the row's bytes and returns what comes back, at most 1 MiB of it.
-func (r row) ask(addr string, patience time.Duration) (reply string, err error) {
-	connection, err := net.DialTimeout("tcp", addr, patience)
-	if err != nil {
-		return "", err
-	}
-	c := connection.(*net.TCPConn)
-	c.SetDeadline(time.Now().Add(patience))
-	size := 1 << 20
-	if r.How == "byte by byte" || *bytewise && len(r.Send) < 70000 {
-		size = 1
-	}
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		for piece := range slices.Chunk(r.Send, size) {
-			if _, err := c.Write(piece); err != nil {
-				return // the server has answered without waiting for the rest
-			}
-			if r.How == "byte by byte" {
-				time.Sleep(time.Millisecond) // or the system would put the bytes together
-			}
-		}
-		if r.How == "then end" {
-			c.CloseWrite()
-		}
-	}()
-	var raw bytes.Buffer
-	const endless = 1 << 20
-	limited := io.TeeReader(io.LimitReader(c, endless), &raw)
-	if *strict {
-		_, err = io.Copy(io.Discard, limited)
-	} else {
-		err = r.readAnswer(c, bufio.NewReader(limited))
-	}
-	c.Close()
-	<-sent
-	if raw.Len() == endless {
-		err = errors.New("the answer has no end")
-	}
-	if r.How == "+" && raw.Len() > 0 && isReset(err) {
-		err = nil // bytes that arrive when all is over are answered by a reset
-	}
-	if !*strict {
-		return inHTTP10(raw.String(), string(r.Send)), err
-	}
-	return raw.String(), err
-}
-
-var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
-	"the server closes it after its answer (in Python, also each file made from the socket)")
-
-// readAnswer reads what belongs to one answer: in HTTP/1.1 the connection may stay. In HTTP/1.0
-// it may not; R01 is held to that, and others are read on for a moment, if too much is sent.
-func (r row) readAnswer(c net.Conn, in *bufio.Reader) error {
-	method, _, _ := strings.Cut(string(r.Send), " ")
-	reply, err := http.ReadResponse(in, &http.Request{Method: method})
-	for err == nil && reply.StatusCode == http.StatusContinue {
-		reply, err = http.ReadResponse(in, &http.Request{Method: method})
-	}
-	whole := false
-	if err == nil {
-		_, err = io.Copy(io.Discard, reply.Body)
-		whole = err == nil && reply.ContentLength >= 0
-		if err == nil && !reply.Close {
-			return nil
-		}
-	}
-	if whole && r.id() != "R01" {
-		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-	}
-	_, err = io.Copy(io.Discard, in) // what net/http cannot read is shown all the same
-	if whole && errors.Is(err, os.ErrDeadlineExceeded) {
-		if err = nil; r.id() == "R01" {
-			err = errStaysOpen
-		}
-	}
-	return err
-}
-
-// inHTTP10 returns an answer in HTTP/1.1 as it would be in HTTP/1.0.
-func inHTTP10(reply, request string) string {
-	head, content, _ := strings.Cut(reply, "\r\n\r\n")
-	if !strings.HasPrefix(head, "HTTP/") {
-		return reply
-	}
-	head = strings.Replace(head, "HTTP/1.1 ", "HTTP/1.0 ", 1)
-	head = regexp.MustCompile(`(?i)\r\n(connection|keep-alive):[^\r]*`).ReplaceAllString(head, "")
-	chunked := regexp.MustCompile(`(?i)\r\ntransfer-encoding: *chunked`)
-	if chunked.MatchString(head) && strings.Contains(request, "HTTP/1.1\r\n") {
-		content = dechunk(content)
-		head = chunked.ReplaceAllString(head, fmt.Sprintf("\r\nContent-Length: %d", len(content)))
-	}
-	return head + "\r\n\r\n" + content
-}
-
-// verdict compares a reply with what the row wants; nil if it is that. Lines of environ are
-// looked for only if the server shows environ.
-func (r row) verdict(reply string, err error, environ bool) *mismatch {
-	if err != nil {
-		return &mismatch{expected: "an answer, then the end of the connection", came: reply,
-			at: len(reply), notes: []string{"the exchange did not end well: " + err.Error()}}
-	}
-	text := reply
-	switch r.Want {
-	case "nothing":
-		if reply != "" {
-			return &mismatch{expected: "no answer", came: reply}
-		}
-		return nil
-	case "body":
-		if strings.HasPrefix(reply, "HTTP/") || reply == "" {
-			return &mismatch{expected: "a body without a head", came: reply}
-		}
-	default:
-		if m := match("status", r.Want, reply, ""); m != nil {
-			return m
-		}
-		if m := r.framing(reply); m != nil {
-			return m
-		}
-		_, text, _ = strings.Cut(reply, "\r\n\r\n")
-	}
-	if r.Empty && text != "" {
-		return &mismatch{expected: "no body", came: text}
-	}
-	lines := strings.Split(text, "\n")
-	for _, line := range r.Has {
-		if environ && !slices.Contains(lines, string(line)) {
-			return nearest(string(line), lines)
-		}
-	}
-	for _, prefix := range append(r.Not, []byte("<script")) {
-		for _, line := range lines {
-			if environ && strings.HasPrefix(line, string(prefix)) {
-				return &mismatch{expected: "no line that begins with " + string(prefix), came: line}
-			}
-		}
-	}
-	return nil
-}
-
-// nearest compares a line that is missing with the one of the same key.
-func nearest(want string, lines []string) *mismatch {
-	m := &mismatch{expected: want, came: "no such line"}
-	key, _, _ := strings.Cut(want, ": ")
-	for _, line := range lines {
-		if strings.HasPrefix(line, key+": ") {
-			for m.came = line; m.at < min(len(want), len(line)) && want[m.at] == line[m.at]; {
-				m.at++
-			}
-		}
-	}
-	return m
-}
-
-// framing holds a head to what a client relies on: RFC 1945 §6. In the answer to S17, or with
-// -strict in each, four headers must be there.
-func (r row) framing(reply string) *mismatch {
-	head, content, whole := strings.Cut(reply, "\r\n\r\n")
-	lines := strings.Split(head, "\r\n")
-	if !whole || !strings.HasPrefix(head, "HTTP/1.0 ") || strings.ContainsAny(strings.Join(lines, ""), "\r\n\x00") {
-		return &mismatch{expected: "a head of HTTP/1.0, lines that end in CR LF, an empty line", came: head}
-	}
-	empty := r.Empty || bytes.HasPrefix(r.Send, []byte("HEAD "))
-	if came, _ := strings.CutPrefix(headerLine(head, "Content-Length"), "Content-Length: "); came != "" &&
-		!empty && came != strconv.Itoa(len(content)) {
-		return &mismatch{expected: fmt.Sprintf("Content-Length: %d", len(content)), came: "Content-Length: " + came, at: 16}
-	}
-	if empty && content != "" {
-		return &mismatch{expected: "no body", came: content}
-	}
-	for _, name := range []string{"Date", "Server", "Content-Type", "Content-Length"} {
-		came := headerLine(head, name)
-		optional := !*strict && r.id() != "S17" || empty && name == "Content-Length"
-		if strings.Contains(came, "\r\n") || came == "" && !optional {
-			return &mismatch{expected: "one " + name, came: cmp.Or(came, "none in: "+head)}
-		}
-		if _, err := time.Parse("Date: "+http.TimeFormat, came); name == "Date" && came != "" && err != nil {
-			return &mismatch{expected: "Date: " + http.TimeFormat, came: came}
-		}
-	}
-	if came := headerLine(head, "Transfer-Encoding") + headerLine(head, "Connection"); came != "" {
-		return &mismatch{expected: "a head of HTTP/1.0, which has no such field", came: came}
-	}
-	return nil
-}
-
-// brief is a mismatch in a line.
-func (m *mismatch) brief() string {
-	if m.notes != nil {
-		return m.notes[0]
-	}
-	line, _, _ := strings.Cut(m.came, "\n")
-	return fmt.Sprintf("expected %.60s, got %.60s", visible(m.expected), cmp.Or(visible(strings.TrimSpace(line)), "nothing"))
-}
-
 // report has a line for each rule that is broken, explains the first row that fails, or three
-// of a rule that was asked for, and counts by chapter.
-func (g *grading) report(results []result, which string) int {
+// of the one rule that was asked for, and counts by chapter.
+func (g *grading) report(results []result, one bool) int {
 	var failed *result
 	broken, all := map[string]int{}, map[string]int{}
-	for _, r := range results {
-		all[r.rule()]++
-		if r.Outcome == "fails" {
+	for i, r := range results {
+		if all[r.rule()]++; r.Outcome == "fails" {
 			broken[r.rule()]++
+			failed = cmp.Or(failed, &results[i])
 		}
 	}
 	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(results))
-	for i, r := range results {
-		if r.Outcome == "fails" && broken[r.rule()] > 0 {
-			fmt.Printf("NO  chapter %d  %s (%d of %d rows): %s\n", r.Chapter, r.rule(), broken[r.rule()], all[r.rule()], r.Fault)
+	for _, r := range results {
+		if n := broken[r.rule()]; r.Outcome == "fails" && n > 0 {
+			fmt.Printf("NO  chapter %d  %s (%d of %d rows): %s\n", r.Chapter, r.rule(), n, all[r.rule()], r.Fault)
 			broken[r.rule()] = 0
 		}
-		if r.Outcome == "fails" && failed == nil {
-			failed = &results[i]
-		}
 	}
-	one := regexp.MustCompile(`^[A-Z]`).MatchString(which)
 	explained := 0
 	for i := range results {
 		if r := &results[i]; r == failed || one && r.m != nil && explained < 3 {
 			fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
-			r.m.cause = hintFor(r.id())
-			explain(os.Stdout, visible(string(r.Send)), r.m, r.Source+"; level "+r.Level+"; "+chapterPage(r.Chapter))
+			r.m.notes = append([]string{r.hint()}, r.m.notes...)
+			r.m.explain(os.Stdout, visible(r.Send), r.Source+"; level "+r.Level+"; "+chapterPage(r.Chapter))
 			explained++
 		}
 	}
-	g.total(results, failed, which)
-	if failed != nil {
-		return notYet
+	fmt.Println()
+	unseen := g.total(results)
+	last := results[len(results)-1].Chapter
+	next := fmt.Sprintf("%s, then %s server %s 3-%d", chapterPage(last+1), self, g.addr, last+1)
+	switch {
+	case failed != nil:
+		fmt.Printf("the first row that fails: %s\n", failed.Name)
+		next = fmt.Sprintf("%s server %s %s", self, g.addr, failed.id())
+		if g.gone.Load() {
+			next = "start it again, then " + next
+		}
+	case one:
+		next = fmt.Sprintf("%s server %s %d", self, g.addr, last)
+	case last == 7 && unseen:
+		next = "answer with environ, a line like REQUEST_METHOD: GET for each key (docs/conformance.md)"
+	case last == 7:
+		next = chapterPage(8)
 	}
-	return solved
+	fmt.Println("next:", next)
+	return map[bool]int{true: solved, false: notYet}[failed == nil]
 }
 
-// total counts by chapter, and says what to do next.
-func (g *grading) total(results []result, failed *result, which string) {
-	fmt.Println()
-	last := results[len(results)-1].Chapter
-	unseen := 0
-	for chapter := results[0].Chapter; chapter <= last; chapter++ {
-		n := map[string]int{}
-		for _, r := range results {
-			if r.Chapter == chapter {
-				n[r.Outcome]++
-				n["all"]++
-			}
-		}
-		if n["all"] == 0 {
-			continue
+// total counts by chapter, and reports whether something could not be judged.
+func (g *grading) total(results []result) (unseen bool) {
+	for rest := results; len(rest) > 0; {
+		chapter, n := rest[0].Chapter, map[string]int{}
+		for ; len(rest) > 0 && rest[0].Chapter == chapter; rest = rest[1:] {
+			n[rest[0].Outcome]++
+			n["all"]++
 		}
 		fmt.Printf("chapter %d  %3d of %3d rows pass", chapter, n["passes"], n["all"])
 		for _, other := range [][2]string{{"fails", "fail"}, {"differs", "differ where they may"},
@@ -1391,27 +1355,12 @@ func (g *grading) total(results []result, failed *result, which string) {
 			}
 		}
 		fmt.Printf("  (%s)\n", chapterPage(chapter))
-		unseen += n["unseen"]
+		unseen = unseen || n["unseen"] > 0
 	}
-	if unseen > 0 {
+	if unseen {
 		fmt.Println("What cannot be judged has the right status, but the page does not show environ.")
 	}
-	next := chapterPage(last+1) + fmt.Sprintf(", then %s server %s 3-%d", self, g.addr, last+1)
-	switch {
-	case g.gone.Load():
-		fmt.Printf("the row that the server did not survive: %s\n", failed.Name)
-		next = fmt.Sprintf("start it again, then %s server %s %s", self, g.addr, failed.id())
-	case failed != nil:
-		fmt.Printf("the first row that fails: %s\n", failed.Name)
-		next = fmt.Sprintf("%s server %s %s", self, g.addr, failed.id())
-	case regexp.MustCompile(`^[A-Z]`).MatchString(which):
-		next = fmt.Sprintf("%s server %s %d", self, g.addr, last)
-	case last == 7 && unseen > 0:
-		next = "answer with environ, a line like REQUEST_METHOD: GET for each key (docs/conformance.md)"
-	case last == 7:
-		next = chapterPage(8)
-	}
-	fmt.Println("next:", next)
+	return unseen
 }
 
 // ---------------------------------------------------------------- Exercises
@@ -1423,25 +1372,21 @@ type exercise struct {
 	dir    string // docs/exercises/07-body
 	title  string // "A body may come in pieces"
 	served string // inside rawsgi, what is served: "gzipped(probes)"; otherwise ""
-	stdin  bool   // it reads standard input and prints
+	stdin  bool   // it reads standard input
+	staged bool   // its checks are stages: after the first that fails, there is no next
 	checks []check
 	hints  []string
 }
 
-// A check is a line of an exercise's table: what is sent, in the words of do; what must hold, in
-// the words of match; its rule and chapter; and a usual cause.
+// A check is a line of an exercise's table; the cause is a usual one if it fails.
 type check struct{ name, sent, expected, rule, cause string }
-
-// onceMore is the check after all others: the table again, in one process.
-const onceMore = "once more"
 
 // exercises reads docs/exercises.
 var exercises = sync.OnceValue(func() (all []*exercise) {
 	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]*-*") // the pattern is right
 	for _, dir := range dirs {
-		name := filepath.Base(dir)
-		number, _, _ := strings.Cut(name, "-")
-		x := &exercise{name: name, number: number, dir: filepath.ToSlash(dir)}
+		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir)}
+		x.number, _, _ = strings.Cut(x.name, "-")
 		x.read(page(filepath.Join(dir, "README.md")))
 		for _, hint := range strings.Split(page(filepath.Join(dir, "hints.md")), "\n## ")[1:] {
 			_, text, _ := strings.Cut(hint, "\n")
@@ -1456,31 +1401,31 @@ var exercises = sync.OnceValue(func() (all []*exercise) {
 func (x *exercise) read(text string) {
 	heading, _, _ := strings.Cut(text, "\n")
 	_, x.title, _ = strings.Cut(heading, ". ")
-	kind := regexp.MustCompile(`(?m)^Kind: .*`).FindString(text)
-	x.served = append(regexp.MustCompile("served as `(.*)`").FindStringSubmatch(kind), "", "")[1]
-	x.stdin = strings.Contains(kind, "standard input")
+	kind := regexp.MustCompile("(?m)^Kind: .*?(standard input.*|served as `(.*)`.*)?$").FindStringSubmatch(text)
+	if kind != nil {
+		x.served, x.stdin = kind[2], strings.HasPrefix(kind[1], "standard input")
+	}
+	causes := map[string]string{}
+	for _, cause := range regexp.MustCompile("(?m)^- `(.*?)`: (.*)$").FindAllStringSubmatch(text, -1) {
+		causes[cause[1]] = cause[2]
+	}
 	for line := range strings.Lines(text) {
 		cells := strings.Split(strings.Trim(line, "|\n "), " | ")
 		if len(cells) >= 4 && cells[0] != "check" {
-			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], append(cells, "")[4]})
-		}
-	}
-	for _, cause := range regexp.MustCompile("(?m)^- `(.*?)`: (.*)$").FindAllStringSubmatch(text, -1) {
-		for i := range x.checks {
-			if x.checks[i].name == cause[1] {
-				x.checks[i].cause = cause[2]
-			}
+			cause := strings.Join(append(cells[4:], causes[cells[0]]), "")
+			x.checks = append(x.checks, check{cells[0], cells[1], cells[2], cells[3], cause})
+			x.staged = x.staged || strings.HasPrefix(cells[1], "rows ")
 		}
 	}
 }
 
-// exerciseNamed finds an exercise by number, 7 or 07 or 00a, or by its name or a part of it.
+// exerciseNamed finds an exercise: 7, 07, 00a, teapot.
 func exerciseNamed(which string) *exercise {
 	if n, err := strconv.Atoi(which); err == nil {
 		which = fmt.Sprintf("%02d", n)
 	}
 	for _, x := range exercises() {
-		if x.number == which || x.name == which || len(which) > 3 && strings.Contains(x.name, which) {
+		if x.number == which || len(which) > 3 && strings.Contains(x.name, which) {
 			return x
 		}
 	}
@@ -1490,14 +1435,15 @@ func exerciseNamed(which string) *exercise {
 // overview lists the exercises and what is passed.
 func overview() int {
 	for _, x := range exercises() {
-		mark := "    "
-		if file, content := x.find("mine"); file != "" {
-			mark = map[bool]string{true: "ok  ", false: "... "}[x.passed(content)]
+		mark := ""
+		if file, content := x.find("mine"); x.passed(content) {
+			mark = "ok"
+		} else if file != "" {
+			mark = "..."
 		}
-		fmt.Printf("  %s %-3s %s\n", mark, x.number, x.title)
+		fmt.Printf("  %-3s  %-3s  %s\n", mark, x.number, x.title)
 	}
-	fmt.Printf("also: %d hunts (%s hunt 1), any server (%s server ADDR), a class (%s class DIR)\n",
-		len(hunts()), self, self, self)
+	fmt.Printf("also      %d hunts: %s hunt 1; any server: %s server ADDR\n", len(hunts()), self, self)
 	progress()
 	return solved
 }
@@ -1510,15 +1456,17 @@ func (x *exercise) work(file string) int {
 	}
 	switch {
 	case *hintAsked > 0:
-		hint := x.hints[min(*hintAsked, len(x.hints))-1]
-		fmt.Printf("Hint %d of %d for exercise %s\n\n%s\n", min(*hintAsked, len(x.hints)), len(x.hints), x.number, hint)
+		n := min(*hintAsked, len(x.hints))
+		fmt.Printf("Hint %d of %d for exercise %s\n\n%s\n", n, len(x.hints), x.number, x.hints[n-1])
 		return solved
 	case file == "":
 		fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      %s %s\n",
 			x.number, x.title, strings.Join(x.begin(), " or "), x.dir, self, x.number)
 		return notYet
 	case *serving:
-		return x.serve(file)
+		command, dir, err := x.build(file, "8000")
+		defer os.RemoveAll(dir)
+		return serveByHand(command, err)
 	}
 	for {
 		before := stamp(file)
@@ -1543,15 +1491,11 @@ func stamp(file string) string {
 }
 
 func (x *exercise) checkFile(file string, own bool) int {
-	content, err := readSource(file)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return wrongUsage
-	}
+	content, _ := readSource(file) // attempt says what is wrong with it
 	a := x.attempt(os.Stdout, file, false)
 	if a.ok() {
 		solutions, _ := filepath.Glob(x.dir + "/solution.*") // the pattern is right
-		fmt.Printf("solved; a solution: %s\n", strings.Join(solutions, ", "))
+		fmt.Printf("solved    another solution: %s\n", strings.Join(solutions, ", "))
 	}
 	if own {
 		x.note(content, a.ok())
@@ -1565,19 +1509,12 @@ func (x *exercise) checkFile(file string, own bool) int {
 func (x *exercise) begin() (files []string) {
 	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
 	for _, starter := range starters {
-		files = append(files, "mine/"+x.name+filepath.Ext(starter))
-		write(files[len(files)-1], page(starter))
+		file := "mine/" + x.name + filepath.Ext(starter)
+		write(file, page(starter))
+		files = append(files, file)
 	}
 	write("mine/go.mod", "module mine\n")
 	return files
-}
-
-func write(path, content string) {
-	err := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err := cmp.Or(err, os.WriteFile(path, []byte(content), 0o644)); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(wrongUsage)
-	}
 }
 
 // find returns the student's file in a directory, "" if there is none. Of several, in different
@@ -1591,7 +1528,7 @@ func (x *exercise) find(dir string) (file string, content []byte) {
 		file = candidate
 		starter, _ := os.ReadFile(x.dir + "/starter" + extension) // none: all differs
 		if content, _ = readSource(file); !bytes.Equal(starter, content) {
-			break // without content, prepare says why
+			break // without content, build says why
 		}
 	}
 	return file, content
@@ -1610,16 +1547,8 @@ func readSource(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// note writes down in mine/passed.txt whether a file passes; a later change makes it count no more.
-func (x *exercise) note(content []byte, passes bool) {
-	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
-	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
-	if passes {
-		text += x.passedLine(content)
-	}
-	write("mine/passed.txt", text)
-}
-
+// passedLine is the line of mine/passed.txt about a file that passes: a change of it makes that
+// untrue.
 func (x *exercise) passedLine(content []byte) string {
 	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
 }
@@ -1629,35 +1558,34 @@ func (x *exercise) passed(content []byte) bool {
 	return strings.Contains(string(list), x.passedLine(content))
 }
 
+// note writes down whether a file passes.
+func (x *exercise) note(content []byte, passes bool) {
+	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
+	text := regexp.MustCompile("(?m)^"+x.name+" .*\n").ReplaceAllString(string(list), "")
+	if passes {
+		text += x.passedLine(content)
+	}
+	write("mine/passed.txt", text)
+}
+
 // progress prints how many exercises pass, and which is the next.
 func progress() {
 	done, next := 0, ""
 	for _, x := range exercises() {
 		if _, content := x.find("mine"); x.passed(content) {
 			done++
-		} else {
-			next = cmp.Or(next, x.number)
+		} else if next == "" {
+			next = x.number
+			fmt.Printf("next      %s %s\n", self, next)
 		}
 	}
 	n := len(exercises())
-	if next != "" {
-		fmt.Printf("next      %s %s\n", self, next)
-	}
 	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
 }
 
-// serve runs the program on the terminal until Ctrl-C.
-func (x *exercise) serve(file string) int {
-	built, err := x.build(file, "8000")
-	if err != nil {
-		fmt.Println(err)
-		return notYet
-	}
-	defer built.remove()
-	return runByHand(built.command)
-}
-
-func runByHand(command []string) int {
+// serveByHand runs a program on the terminal until Ctrl-C.
+func serveByHand(command []string, err error) int {
+	die(err)
 	signal.Ignore(os.Interrupt) // it is for the program
 	program := exec.Command(command[0], command[1:]...)
 	program.Stdin, program.Stdout, program.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -1668,83 +1596,62 @@ func runByHand(command []string) int {
 
 // ---------------------------------------------------------------- From a file to a program
 
-// A built is a program that can be started, and its directory.
-type built struct {
-	command []string
-	dir     string
-}
-
-func (b built) remove() { os.RemoveAll(b.dir) }
-
-// interpreters run an exercise's file that is not Go.
-var interpreters = map[string]string{".py": "python3", ".js": "node"}
-
 // build makes a program of a student's file that serves on a port. A file for rawsgi is compiled
-// together with its sources and the probes, through an overlay.
-func (x *exercise) build(file, port string, flags ...string) (b built, err error) {
+// together with its sources and the probes. The caller removes the directory.
+func (x *exercise) build(file, port string, flags ...string) (command []string, dir string, err error) {
 	source, err := readSource(file)
 	if err != nil {
-		return b, err
+		return nil, "", err
 	}
+	interpreters := map[string]string{".py": "python3", ".js": "node"}
 	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
 		path, err := filepath.Abs(file)
-		return built{command: []string{interpreter, path, port}}, err
+		return []string{interpreter, path, port}, "", err
 	}
-	files := map[string]string{}
 	text := strings.ReplaceAll(string(source), "127.0.0.1:8000", "127.0.0.1:"+port)
+	files := map[string]string{"student.go": positioned(file, text)}
 	if x.served != "" {
 		own := declares(text)
-		tools := setAside(page("docs/exercises/probes.go"), own)
-		files["served.go"] = positioned(x.dir+"/README.md",
-			"package main\nfunc init() { serveExercise("+x.served+") }\n")
-		files["probes.go"] = positioned("docs/exercises/probes.go", tools)
+		files["served.go"] = "package main\nfunc init() { serveExercise(" + x.served + ") }\n"
+		const probes = "docs/exercises/probes.go"
+		tools := setAside(page(probes), own)
+		files["probes.go"] = positioned(probes, tools)
 		maps.Copy(own, declares(tools))
 		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
 			files[name] = positioned(name, setAside(page(name), own))
 		}
 	}
-	files["student.go"] = positioned(file, text)
-	return compile(files, x.served != "", port, flags...)
+	return compile(files, port, flags...)
 }
 
-// compile builds a package of one file, student.go, or rawsgi with files put in its place.
-func compile(files map[string]string, inside bool, port string, flags ...string) (b built, err error) {
-	if b.dir, err = os.MkdirTemp("", "check-"); err != nil {
-		return b, err
+// compile builds student.go, or rawsgi if there are other files, which then are put in the place
+// of its own.
+func compile(files map[string]string, port string, flags ...string) (command []string, dir string, err error) {
+	dir, err = os.MkdirTemp("", "check-")
+	die(err)
+	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
+	overlay, what := filepath.Join(dir, "overlay.json"), "."
+	if len(files) == 1 && files["student.go"] != "" {
+		what = filepath.Join(dir, "student.go")
 	}
-	program := filepath.Join(b.dir, "program.exe") // a name that runs everywhere
-	args := slices.Concat([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-o", program}, flags)
 	replace := map[string]string{}
 	for name, content := range files {
 		original, err := filepath.Abs(name)
-		if err != nil {
-			return b, err
-		}
-		replace[original] = filepath.Join(b.dir, name)
+		die(err)
+		replace[original] = filepath.Join(dir, name)
 		write(replace[original], content)
 	}
-	overlay, err := json.Marshal(map[string]any{"Replace": replace})
-	if err != nil {
-		return b, err
-	}
-	write(filepath.Join(b.dir, "overlay.json"), string(overlay))
-	if inside {
-		args = append(args, "-overlay", filepath.Join(b.dir, "overlay.json"), ".")
-	} else {
-		args = append(args, filepath.Join(b.dir, "student.go"))
-	}
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	die(err)
+	write(overlay, string(list))
+	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-overlay", overlay,
+		"-o", program}, append(flags, what)...)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput()
-	if ctx.Err() != nil {
-		out = append(out, "the compiler has not come to an end in 3 minutes"...)
+	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+		return nil, dir, fmt.Errorf("%s%v", out, cmp.Or(ctx.Err(), err))
 	}
-	if err != nil {
-		b.remove()
-		return b, errors.New(cmp.Or(strings.TrimSpace(string(out)), err.Error()))
-	}
-	b.command = []string{program, port}
-	return b, nil
+	return []string{program, port}, dir, nil
 }
 
 // raceFlags are those of a build with the race detector, where there is a C compiler.
@@ -1760,15 +1667,9 @@ var raceFlags = sync.OnceValue(func() (flags []string) {
 // positioned returns a source that says where it is from, so that the compiler's errors name the
 // file that the student knows. Its build constraint is gone.
 func positioned(file, source string) string {
-	text, line := source, 1
-	if strings.HasPrefix(source, "//go:build ignore") {
-		_, text, _ = strings.Cut(source, "\n")
-		line = 2
-	}
-	if path, err := filepath.Abs(file); err == nil {
-		file = path
-	}
-	return fmt.Sprintf("//line %s:%d\n%s", file, line, text)
+	path, err := filepath.Abs(file)
+	die(err)
+	return fmt.Sprintf("//line %s:1\n%s", path, strings.Replace(source, "//go:build ignore\n", "\n", 1))
 }
 
 // declares returns the names that a source declares for its package.
@@ -1782,21 +1683,27 @@ func declares(source string) map[string]*ast.Object {
 func setAside(source string, names map[string]*ast.Object) string {
 	var out strings.Builder
 	last := 0
-	eachToken(source, func(offset int, kind token.Token, text string) {
-		if kind == token.IDENT && names[text] != nil {
-			out.WriteString(source[last:offset+len(text)] + "_")
-			last = offset + len(text)
+	for offset, name := range tokens(source) {
+		if names[name] != nil {
+			out.WriteString(source[last:offset+len(name)] + "_")
+			last = offset + len(name)
 		}
-	})
+	}
 	return out.String() + source[last:]
 }
 
-func eachToken(source string, do func(offset int, kind token.Token, text string)) {
-	var s scanner.Scanner
-	file := token.NewFileSet().AddFile("", -1, len(source))
-	s.Init(file, []byte(source), func(token.Position, string) {}, 0)
-	for position, kind, text := s.Scan(); kind != token.EOF; position, kind, text = s.Scan() {
-		do(file.Offset(position), kind, text)
+// tokens yields what a Go source is made of, without white space and comments.
+func tokens(source string) func(yield func(offset int, text string) bool) {
+	return func(yield func(int, string) bool) {
+		var s scanner.Scanner
+		file := token.NewFileSet().AddFile("", -1, len(source))
+		s.Init(file, []byte(source), func(token.Position, string) {}, 0)
+		for {
+			position, kind, text := s.Scan()
+			if kind == token.EOF || !yield(file.Offset(position), cmp.Or(text, kind.String())) {
+				return
+			}
+		}
 	}
 }
 
@@ -1811,22 +1718,27 @@ type attempt struct {
 
 func (a attempt) ok() bool { return a.broken == "" && a.failed == nil }
 
-// attempt builds a file, runs all checks, and reports them as they are done; only the first
-// that fails is explained. When all pass, they run once more, with the race detector, which
-// takes long to build with; raced has it built in from the beginning.
+// onceMore is the check after all others: the table again, in one process.
+const onceMore = "once more"
+
+// attempt builds a file, runs all checks or some, and reports them as they are done; the first
+// that fails is explained. When all pass, they run once more, with the race detector. To build
+// with that takes long; it is done at once if raced.
 func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) (a attempt) {
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
+	wanted := func(name string) bool { return only == nil || slices.Contains(only, name) }
 	var flags []string
 	if raced {
 		flags = raceFlags()
 	}
-	program, err := x.build(file, freePort(), flags...)
+	port := freePort()
+	command, dir, err := x.build(file, port, flags...)
+	defer os.RemoveAll(dir)
 	if err != nil {
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
 		return attempt{broken: err.Error()}
 	}
-	defer program.remove()
-	done := func(c check, m *mismatch) {
+	report := func(c check, m *mismatch) {
 		if m == nil {
 			a.passed++
 			fmt.Fprintf(w, "  ok   %s\n", c.name)
@@ -1834,283 +1746,218 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		}
 		fmt.Fprintf(w, "  NO   %s\n", c.name)
 		if a.failed = append(a.failed, c.name); len(a.failed) == 1 {
-			explain(w, withoutQuotes(c.sent), m, c.rule)
+			m.explain(w, strings.ReplaceAll(c.sent, "`", ""), c.rule)
 			fmt.Fprintf(w, "       next      %s -hint 1 %s\n", self, x.number)
 		}
 	}
 	for _, c := range x.checks {
-		if only != nil && !slices.Contains(only, c.name) {
+		if !wanted(c.name) {
 			continue
 		}
 		waiting := time.AfterFunc(3*time.Second, func() { fmt.Fprintf(os.Stderr, "  ...  waiting: %s\n", c.name) })
-		m := x.run(c, program.command)
+		m := x.run(c, port, command)
 		waiting.Stop()
-		done(c, m)
-		if m != nil && slices.Contains(m.notes, errDeaf.Error()) || a.failed != nil && x.staged() {
-			break // no other check waits for that again
+		report(c, m)
+		if m != nil && (x.staged || slices.Contains(m.notes, errDeaf.Error())) {
+			break // none of the others could pass
 		}
 	}
-	if a.failed == nil && !x.stdin && !x.staged() && (only == nil || slices.Contains(only, onceMore)) {
+	all := len(x.checks)
+	if !x.stdin && !x.staged {
+		all++
+	}
+	if all > len(x.checks) && a.failed == nil && wanted(onceMore) {
 		if flags == nil && raceFlags() != nil {
-			program.remove()
-			if program, err = x.build(file, freePort(), raceFlags()...); err != nil {
-				return attempt{broken: err.Error()} // e.g. without the race detector's library
-			}
+			command, dir, err = x.build(file, port, raceFlags()...)
+			defer os.RemoveAll(dir)
+			die(err) // it has compiled before
 		}
-		done(x.again(program.command))
+		report(x.again(port, command))
 	}
-	fmt.Fprintf(w, "%d of %d pass\n", a.passed, len(x.checks)+1)
+	fmt.Fprintf(w, "%d of %d pass\n", a.passed, all)
 	return a
 }
 
-func withoutQuotes(sent string) string { return strings.ReplaceAll(sent, "`", "") }
-
-// staged is an exercise whose checks are stages: after the first that fails, there is no next.
-func (x *exercise) staged() bool {
-	return slices.ContainsFunc(x.checks, func(c check) bool { return strings.HasPrefix(c.sent, "rows ") })
-}
-
-// run tries one check with a new process. Being late is looked at twice: the machine may be busy.
-func (x *exercise) run(c check, command []string) *mismatch {
-	m, late := x.try(c, command)
-	if late {
-		m, _ = x.try(c, command)
+// run tries a check with a new process. Being late is looked at twice: the machine may be busy.
+func (x *exercise) run(c check, port string, command []string) *mismatch {
+	m := x.try(c, port, command)
+	if m != nil && m.late {
+		m = x.try(c, port, command)
 	}
 	return m
 }
 
-func (x *exercise) try(c check, command []string) (m *mismatch, late bool) {
+func (x *exercise) try(c check, port string, command []string) (m *mismatch) {
+	addr := "127.0.0.1:" + port
 	if x.stdin {
-		return feed(c, command), false
+		addr = ""
 	}
-	p, err := start(command, nil)
+	p, err := start(addr, command...)
 	if err != nil {
-		return &mismatch{expected: "a program that starts", came: err.Error()}, false
+		return &mismatch{expected: "a program that starts", came: err.Error()}
 	}
 	defer p.stop()
-	drawn := map[string]string{}
 	var e exchange
-	if kind, which, special := strings.Cut(c.sent, " "); special && (kind == "rows" || kind == "with") {
-		if kind == "rows" {
-			m = p.rows(number(strings.TrimPrefix(which, "ch")))
-		} else {
-			e.reply, e.err = askWith(which, p)
-		}
-		if kind == "with" && e.err == nil {
-			m = judge(c.expected, drawn, e.reply, "")
-		}
-		if m == nil && e.err == nil {
-			return nil, false
-		}
-	} else {
-		e = talk(p, c.sent, drawn, false)
-		if e.reply == "" {
-			p.mayEnd(200 * time.Millisecond)
-		}
-		m = judge(c.expected, drawn, e.reply, p.log())
+	d := drawn{}
+	kind, which, _ := strings.Cut(c.sent, " ")
+	switch {
+	case kind == "rows":
+		m = p.rows(number(strings.TrimPrefix(which, "ch")))
+	case kind == "with":
+		e.reply, e.err = p.askWith(which)
+	case x.stdin:
+		e = p.feed(c.sent, d)
+	default:
+		e = p.talk(c.sent, d, false)
 	}
-	if m == nil && e.err == nil {
+	if e.reply == "" {
+		p.endsWithin(200 * time.Millisecond) // it may be about to
+	}
+	if strings.Contains(c.expected, "no log `") {
+		time.Sleep(50 * time.Millisecond) // a log may be later than the answer
+	}
+	for end := time.Now().Add(time.Second); m == nil; time.Sleep(5 * time.Millisecond) {
+		log := p.log()
+		m = judge(c.expected, d, e, log)
+		if m == nil || time.Now().After(end) || !strings.HasSuffix(log, m.came) {
+			break
+		}
+		m = nil // what is missing in the log may come
+	}
+	if m == nil && !x.stdin {
 		m = x.stillAnswers(p)
 	}
-	if m == nil && e.err == nil {
-		return nil, false
+	if m != nil {
+		m.conclude(c.cause, e, p)
 	}
-	if m == nil {
-		m = &mismatch{expected: "an answer, then the end of the connection", came: e.reply, at: len(e.reply)}
-	} else if m.cause == "" {
-		m.cause = c.cause
-	}
-	m.finish(p, e)
-	_, late = e.err.(errLate)
-	return m, late
+	return m
 }
 
-// finish adds to a mismatch how the connection and the program have ended.
-func (m *mismatch) finish(p *child, e exchange) {
-	if m.came == "" && e.after > 0 && e.reply == "" {
+// conclude adds to a mismatch the usual cause, and how the connection and the program have ended.
+func (m *mismatch) conclude(cause string, e exchange, p *child) {
+	m.notes = append([]string{cause}, m.notes...)
+	if m.came == "" && e.reply == "" && e.after > 0 {
 		m.came = fmt.Sprintf("(nothing: hung up after %.1f s)", e.after.Seconds())
 	}
 	if e.err != nil {
 		m.notes = append(m.notes, e.err.Error())
 	}
-	if p.stop() {
+	if p.endsWithin(0) && p.addr != "" {
 		m.notes = append(m.notes, "the program has ended")
 	}
-	m.printed = p.printed.String()
+	m.printed = p.log()
 }
 
-// stillAnswers sends the first check's bytes: any answer will do.
+// stillAnswers sends the bytes of the first check. Any answer will do, but it must not be the
+// program's last.
 func (x *exercise) stillAnswers(p *child) *mismatch {
 	first := x.checks[0]
 	if first.expected == "nothing" {
 		return nil
 	}
-	e := talk(p, first.sent, map[string]string{}, true)
-	if e.reply != "" && !p.mayEnd(0) {
+	e := p.talk(first.sent, drawn{}, true)
+	if e.reply != "" && !p.endsWithin(0) {
 		return nil
 	}
 	m := &mismatch{expected: "an answer also to the next client", came: e.reply,
-		cause: "this check went well, but not what came after it"}
+		notes: []string{"this check went well, but not what came after it"}}
 	if e.err != nil {
-		m.notes = []string{e.err.Error()}
+		m.notes = append(m.notes, e.err.Error())
 	}
 	return m
 }
 
-// again sends all rows once more to one process, four at a time: what one client leaves behind
-// must not reach another.
-func (x *exercise) again(command []string) (check, *mismatch) {
-	c := check{name: onceMore, sent: "all of the table, four at a time, to one process", rule: "docs/09-many-at-once.md"}
-	p, err := start(command, nil)
+// again sends the table once more, to one process, four rows at a time: what one client leaves
+// behind must not reach another.
+func (x *exercise) again(port string, command []string) (c check, m *mismatch) {
+	c = check{name: onceMore, sent: "all of the table, four rows at a time, to one process",
+		rule: "docs/09-many-at-once.md"}
+	p, err := start("127.0.0.1:"+port, command...)
 	if err != nil {
 		return c, &mismatch{expected: "a program that starts", came: err.Error()}
 	}
 	defer p.stop()
 	mismatches := make([]*mismatch, len(x.checks))
-	noLog := regexp.MustCompile("(no )?log `[^`]*`")
+	logs := regexp.MustCompile("(no )?log `[^`]*`")
 	several(4, len(x.checks), func(i int) {
-		if regexp.MustCompile(`\b(fresh|rows|with)\b`).MatchString(withoutBytes(x.checks[i].sent)) {
+		sent, d := x.checks[i].sent, drawn{}
+		if slices.Contains(scriptWords.FindAllString(sent, -1), "fresh") {
 			return
 		}
-		drawn := map[string]string{}
-		e := talk(p, x.checks[i].sent, drawn, true)
-		m := judge(noLog.ReplaceAllString(x.checks[i].expected, ""), drawn, e.reply, "")
-		if m == nil && e.err != nil {
-			m = &mismatch{expected: "an answer, then the end of the connection", came: e.reply, at: len(e.reply)}
-		}
-		if m != nil {
-			m.cause = "by itself, this check passes: does one client meet another's data?"
-			m.finish(&child{ended: p.ended, process: p.process}, e)
-		}
-		mismatches[i] = m
-	})
-	m := x.stillAnswers(p)
-	for i := len(mismatches) - 1; i >= 0; i-- {
+		e := p.talk(sent, d, true)
+		mismatches[i] = judge(logs.ReplaceAllString(x.checks[i].expected, ""), d, e, "")
 		if mismatches[i] != nil {
-			m = mismatches[i]
-			c.sent, c.rule = x.checks[i].sent+"  (the check: "+x.checks[i].name+")", x.checks[i].rule
+			mismatches[i].conclude("by itself, this check passes: does one client meet another's data?", e, p)
+		}
+	})
+	m = x.stillAnswers(p)
+	for i, found := range slices.Backward(mismatches) {
+		if found != nil {
+			m, c.rule = found, x.checks[i].rule
+			c.sent = x.checks[i].sent + " (as in " + x.checks[i].name + ")"
 		}
 	}
 	if _, race, found := strings.Cut(p.printed.String(), "WARNING: DATA RACE\n"); found && m == nil {
-		m = &mismatch{expected: "no data race", came: race, cause: "two goroutines use the same data without a lock"}
-		for _, place := range regexp.MustCompile(`\S*mine/\S+:\d+|\S*`+x.name+`\S*:\d+`).FindAllString(race, 3) {
-			m.notes = append(m.notes, place)
-		}
+		m = &mismatch{expected: "no data race", came: race,
+			notes: []string{"two goroutines use the same data without a lock"}}
+		places := regexp.MustCompile(`[^/\s]*` + x.name + `\S*:\d+|\S*(starter|solution).go:\d+`)
+		m.notes = append(m.notes, places.FindAllString(race, 3)...)
 	}
 	return c, m
 }
 
-func withoutBytes(script string) string {
-	return regexp.MustCompile("`[^`]*`").ReplaceAllString(script, "")
-}
-
-// feed runs a program that reads standard input.
-func feed(c check, command []string) *mismatch {
-	var printed limitedBuffer
-	p, err := start(command, &printed)
-	if err != nil {
-		return &mismatch{expected: "a program that starts", came: err.Error()}
+// rows sends the rows that a source demands of everyone, and returns the first that fails.
+func (p *child) rows(chapter int) *mismatch {
+	if c, err := p.dial(); err != nil {
+		return &mismatch{expected: "a server", notes: []string{err.Error()}}
+	} else {
+		c.Close()
 	}
-	defer p.stop()
-	drawn := map[string]string{}
-	for _, word := range scriptWords.FindAllString(c.sent, -1) {
-		switch {
-		case word == "pause":
-			time.Sleep(100 * time.Millisecond)
-		case word[0] == '`':
-			io.WriteString(p.stdin, expand(strings.Trim(word, "`"), drawn)) // it may have read enough
-		}
-	}
-	p.stdin.Close()
-	e := exchange{}
-	if !p.mayEnd(atMost) {
-		e.err = fmt.Errorf("after %v the program has not ended", atMost)
-	}
-	e.reply = printed.String()
-	m := judge(c.expected, drawn, e.reply, p.log())
-	if m == nil && e.err == nil {
+	rows := slices.DeleteFunc(readRows(), func(r row) bool { return r.Chapter != chapter || r.Level != "M" })
+	g := &grading{addr: p.addr, environ: true, patience: atMost}
+	results := g.try(rows)
+	first := slices.IndexFunc(results, func(r result) bool { return r.m != nil })
+	if first < 0 {
 		return nil
 	}
-	m = cmp.Or(m, &mismatch{expected: "the end of the program", came: e.reply, at: len(e.reply)})
-	m.cause = c.cause
-	if e.err != nil {
-		m.notes = append(m.notes, e.err.Error())
-	}
-	p.stop()
-	m.printed = p.printed.String()
+	m := results[first].m
+	m.notes = append(m.notes, "row "+rows[first].Name+", "+rows[first].Source,
+		"sent "+visible(rows[first].Send), rows[first].hint())
 	return m
 }
 
-// rows sends the rows that a source demands of everyone, and returns the first that fails.
-func (p *child) rows(chapter int) (m *mismatch) {
-	first, err := p.dial()
-	if err != nil {
-		return &mismatch{expected: "a server", notes: []string{err.Error()}}
-	}
-	first.Close()
-	passed, failed := 0, 0
-	for _, r := range readRows() {
-		if r.Chapter != chapter || r.Level != "M" || failed == 10 {
-			continue
-		}
-		reply, err := r.ask(p.addr, atMost)
-		fault := r.verdict(reply, err, true)
-		if fault == nil {
-			passed++
-			continue
-		}
-		if failed++; m == nil {
-			m = fault
-			m.cause = hintFor(r.id())
-			m.notes = append(m.notes, "row "+r.Name+", "+r.Source, "sent "+visible(string(r.Send)))
-		}
-	}
-	if m != nil {
-		m.notes = append(m.notes, fmt.Sprintf("%d rows pass, %d fail", passed, failed))
-	}
-	return m
-}
-
-// askWith has another program talk to a server: curl, chromium, or nginx in front of it. If the
-// program is not here, that counts as passed and is said.
-func askWith(name string, p *child) (reply string, err error) {
+// askWith has curl, chromium, or nginx in front of it, talk to a server. If that program is not
+// here, it counts as passed.
+func (p *child) askWith(name string) (reply string, err error) {
 	if _, err := exec.LookPath(name); err != nil {
 		fmt.Fprintf(os.Stderr, "  ...  not tried: there is no %s here\n", name)
 		return "HTTP/1.0 200 OK\r\n\r\nREQUEST_METHOD: GET\n", nil
 	}
-	c, err := p.dial()
+	args, front := []string{"curl", "-sSi", "--max-time", "5"}, p
+	switch name {
+	case "chromium":
+		args = []string{name, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
+	case "nginx":
+		dir, err := os.MkdirTemp("", "check-nginx-")
+		die(err)
+		defer os.RemoveAll(dir)
+		addr, conf := "127.0.0.1:"+freePort(), filepath.Join(dir, "conf")
+		write(conf, "daemon off; error_log stderr; pid "+dir+"/pid; events {}\nhttp { access_log off; "+
+			"server { listen "+addr+"; location / { proxy_pass http://"+p.addr+"; } } }\n")
+		if front, err = start(addr, name, "-p", dir, "-c", conf); err != nil {
+			return "", err
+		}
+		defer front.stop()
+	}
+	c, err := front.dial()
 	if err != nil {
-		return "", err
+		return front.printed.String(), err
 	}
 	c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	addr := p.addr
-	args := []string{"-sSi", "--max-time", "5"}
-	switch name {
-	case "chromium":
-		args = []string{"--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
-	case "nginx":
-		dir, err := os.MkdirTemp("", "check-nginx-")
-		if err != nil {
-			return "", err
-		}
-		defer os.RemoveAll(dir)
-		addr = "127.0.0.1:" + freePort()
-		write(filepath.Join(dir, "conf"), "daemon off; error_log stderr; pid "+dir+"/pid; events {}\n"+
-			"http { access_log off; server { listen "+addr+"; location / { proxy_pass http://"+p.addr+"; } } }\n")
-		front, err := start([]string{"nginx", "-p", dir, "-c", filepath.Join(dir, "conf"), "-g", "", addr[10:]}, nil)
-		if err != nil {
-			return "", err
-		}
-		defer front.stop()
-		if c, err = front.dial(); err != nil {
-			return front.printed.String(), err
-		}
-		c.Close()
-		name = "curl"
-	}
-	out, err := exec.CommandContext(ctx, name, append(args, "http://"+addr+"/a%20b?x=1")...).CombinedOutput()
+	args = append(args, "http://"+front.addr+"/a%20b?x=1")
+	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	return string(out), err
 }
 
@@ -2120,32 +1967,30 @@ func askWith(name string, p *child) (reply string, err error) {
 
 type mistake struct {
 	name     string
-	caughtBy string // the check, or the row's id
-	why      string
-	file     string // of rawsgi, for a hunt
-	changes  [][2]string
-	program  string // instead of changes
+	caughtBy string      // the check, or the row's id
+	file     string      // of rawsgi, for a hunt
+	changes  [][2]string // old and new
+	program  string      // instead of changes
 }
 
 // mistakes reads a page of them: for each a heading, a line "Refused by `check`: why", and pairs
 // of code blocks, "was" and "is".
 func mistakes(path string) (list []mistake) {
-	block := regexp.MustCompile("(?ms)^```(\\w+) (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
-	for _, section := range strings.Split("\n"+page(path), "\n## ")[1:] {
+	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
+	for _, section := range strings.Split(page(path), "\n## ")[1:] {
 		name, text, _ := strings.Cut(section, "\n")
 		m := mistake{name: strings.TrimSpace(name)}
-		refused := regexp.MustCompile("(?s)Refused by `(.*?)`: (.*?)\n\n").FindStringSubmatch(text + "\n\n")
-		refused = append(refused, "", "", "")
-		m.caughtBy, m.why = refused[1], refused[2]
+		if refused := regexp.MustCompile("Refused by `(.*?)`").FindStringSubmatch(text); refused != nil {
+			m.caughtBy = refused[1]
+		}
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
-			m.file = cmp.Or(m.file, b[2])
-			switch b[3] {
+			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
-				m.changes = append(m.changes, [2]string{b[4]})
+				m.changes = append(m.changes, [2]string{b[3]})
 			case "is":
-				m.changes[len(m.changes)-1][1] = b[4]
+				m.changes[len(m.changes)-1][1] = b[3]
 			case "program":
-				m.program = b[4]
+				m.program = b[3]
 			}
 		}
 		list = append(list, m)
@@ -2159,31 +2004,32 @@ func (m mistake) apply(source string) (string, error) {
 		return m.program, nil
 	}
 	for _, change := range m.changes {
-		if strings.Count(source, change[0]) != 1 { // a part of a line
-			change[0], change[1] = strings.TrimSuffix(change[0], "\n"), strings.TrimSuffix(change[1], "\n")
+		old, new := change[0], change[1]
+		if strings.Count(source, old) != 1 { // it may be a part of a line
+			old, new = strings.TrimSuffix(old, "\n"), strings.TrimSuffix(new, "\n")
 		}
-		if n := strings.Count(source, change[0]); n != 1 {
-			return "", fmt.Errorf("%s: expected once, found %d times:\n%s", m.name, n, change[0])
+		if n := strings.Count(source, old); n != 1 {
+			return "", fmt.Errorf("%s: expected once, found %d times:\n%s", m.name, n, old)
 		}
-		source = strings.Replace(source, change[0], change[1], 1)
+		source = strings.Replace(source, old, new, 1)
 	}
 	return source, nil
 }
 
-// hunts are rawsgi with one mistake each, in the order of the page.
+// hunts are rawsgi with one mistake each.
 var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hunts.md") })
 
-// program builds rawsgi with the mistake.
-func (m mistake) build(port string) (built, error) {
+// build makes a program of rawsgi with the mistake.
+func (m mistake) build(port string) (command []string, dir string, err error) {
 	source, err := m.apply(page(m.file))
 	if err != nil {
-		return built{}, err
+		return nil, "", err
 	}
-	b, err := compile(map[string]string{m.file: source}, true, port)
+	command, dir, err = compile(map[string]string{m.file: source}, port)
 	if err == nil {
-		b.command = []string{b.command[0], "-quiet", "-app", "environ", "-timeout", "2s", "-addr", "127.0.0.1:" + port}
+		command = []string{command[0], "-quiet", "-app", "environ", "-timeout", "2s", "-addr", "127.0.0.1:" + port}
 	}
-	return b, err
+	return command, dir, err
 }
 
 // hunt builds and serves a hunt's program, gives a hint, or takes the answer.
@@ -2199,8 +2045,8 @@ func hunt(which string) int {
 		"The rule comes from " + rows[0].Source + ".", "One of these shows it:"}
 	var ids []string // of its rows: each is a right answer
 	for _, r := range rows {
-		ids = append(ids, regexp.MustCompile(`\b[A-Z]\d\d\b`).FindAllString(strings.SplitN(r.Name, "a", 2)[0], -1)...)
-		clues[2] += fmt.Sprintf("\n  %.200s", visible(string(r.Send)))
+		ids = append(ids, r.ids()...)
+		clues[2] += fmt.Sprintf("\n  %.200s", visible(r.Send))
 	}
 	given := strings.ToUpper(*answer)
 	switch {
@@ -2214,84 +2060,75 @@ func hunt(which string) int {
 		fmt.Printf("It is not %s. %s For more: %s -hint 2 hunt %d\n", given, clues[0], self, n)
 		return notYet
 	}
-	b, err := m.build("8000")
-	if err != nil {
-		fmt.Println(err)
-		return wrongUsage
-	}
-	defer b.remove()
 	fmt.Printf("Hunt %d: this program breaks one row of docs/conformance.md. Send it bytes, then\n"+
 		"  %s hunt %d -answer ID\n", n, self, n)
-	return runByHand(b.command)
+	command, dir, err := m.build("8000")
+	defer os.RemoveAll(dir)
+	return serveByHand(command, err)
 }
 
 // author holds an exercise to itself: the starter fails, the solution passes, each wrong answer
-// is refused by its check. It does the same for the hunts and their rows.
+// is refused by its check; and the hunts to their rows.
 func author(which string, names []string) int {
 	status := solved
-	say := func(name, problem string) {
-		if problem == "" {
-			fmt.Printf("  ok   %s\n", name)
+	hold := func(name string, problem func() string) {
+		if len(names) > 0 && !slices.Contains(names, filepath.Base(name)) {
 			return
 		}
-		fmt.Printf("  NO   %s: %s\n", name, problem)
-		status = notYet
+		if text := problem(); text != "" {
+			fmt.Printf("  NO   %s: %s\n", name, text)
+			status = notYet
+			return
+		}
+		fmt.Printf("  ok   %s\n", name)
 	}
-	chosen := func(name string) bool { return len(names) == 0 || slices.Contains(names, name) }
 	if which == "hunts" {
-		for i, m := range hunts() {
-			if chosen(m.name) || chosen(strconv.Itoa(i+1)) {
-				say(m.name, m.unseen())
-			}
+		for _, m := range hunts() {
+			hold(m.name, m.unseen)
 		}
 		return status
 	}
 	x := exerciseNamed(which)
 	if x == nil {
-		fmt.Fprintln(os.Stderr, "there is no exercise "+which)
-		return wrongUsage
+		die(errors.New("there is no exercise " + which))
 	}
-	ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
-	for _, file := range ours {
-		switch starter := strings.HasPrefix(filepath.Base(file), "starter"); {
-		case !chosen(filepath.Base(file)):
-		case starter && x.attempt(io.Discard, file, false).ok():
-			say(file, "the starter passes")
-		case starter:
-			say(file, "")
-		default:
-			problem := ""
-			for n := 0; n < *times && problem == ""; n++ {
+	starters, _ := filepath.Glob(x.dir + "/starter.*")   // the patterns are right
+	solutions, _ := filepath.Glob(x.dir + "/solution.*") // and so is this
+	for _, file := range starters {
+		hold(file, func() string {
+			return map[bool]string{true: "the starter passes"}[x.attempt(io.Discard, file, false).ok()]
+		})
+	}
+	for _, file := range solutions {
+		hold(file, func() string {
+			for n := range *times {
 				var report strings.Builder
-				if a := x.attempt(&report, file, n > 0); !a.ok() {
-					problem = fmt.Sprintf("fails, the time number %d\n%s", n+1, report.String())
+				if !x.attempt(&report, file, n > 0).ok() {
+					return fmt.Sprintf("fails, the time number %d\n%s", n+1, report.String())
 				}
 			}
-			say(file, problem)
-		}
+			return ""
+		})
 	}
 	for _, m := range mistakes(x.dir + "/wrong.md") {
-		if chosen(m.name) {
-			say(m.name, x.accepts(m))
-		}
+		hold(m.name, func() string { return x.accepts(m, solutions[0]) })
 	}
 	return status
 }
 
 // accepts says why a wrong answer is not refused as it should be.
-func (x *exercise) accepts(m mistake) (problem string) {
-	solution, _ := filepath.Glob(x.dir + "/solution.*") // the pattern is right
-	source, err := m.apply(page(append(solution, x.dir+"/solution.go")[0]))
-	dir, failed := os.MkdirTemp("", "check-wrong-")
-	if err := cmp.Or(err, failed); err != nil {
+func (x *exercise) accepts(m mistake, solution string) (problem string) {
+	source, err := m.apply(page(solution))
+	if err != nil {
 		return err.Error()
 	}
+	dir, err := os.MkdirTemp("", "check-wrong-")
+	die(err)
 	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, x.name+filepath.Ext(solution[0]))
+	file := filepath.Join(dir, x.name+filepath.Ext(solution))
 	write(file, source)
 	var report strings.Builder
-	a := x.attempt(&report, file, m.caughtBy == onceMore, m.caughtBy)
-	if !slices.Contains(a.failed, m.caughtBy) {
+	if a := x.attempt(&report, file, m.caughtBy == onceMore, m.caughtBy); !slices.Contains(a.failed, m.caughtBy) {
 		return fmt.Sprintf("expected the check %q to refuse it\n%s", m.caughtBy, report.String())
 	}
 	return ""
@@ -2299,34 +2136,29 @@ func (x *exercise) accepts(m mistake) (problem string) {
 
 // unseen says why a hunt is not refused by its row, and few others.
 func (m mistake) unseen() string {
-	b, err := m.build(freePort())
+	port := freePort()
+	command, dir, err := m.build(port)
+	defer os.RemoveAll(dir)
 	if err != nil {
 		return err.Error()
 	}
-	defer b.remove()
-	p, err := start(append(b.command, b.command[len(b.command)-1][10:])[:len(b.command)], nil)
-	if err != nil {
-		return err.Error()
-	}
+	p, err := start("127.0.0.1:"+port, command...)
+	die(err)
 	defer p.stop()
-	p.addr = b.command[len(b.command)-1]
-	if c, err := p.dial(); err != nil {
-		return err.Error()
-	} else {
-		c.Close()
-	}
-	caught := map[string]bool{}
+	c, err := p.dial()
+	die(err)
+	c.Close()
 	*strict = true
-	for _, r := range readRows() {
-		if len(r.Send) < 1<<17 { // longer ones take long, and are about limits
-			reply, err := r.ask(p.addr, 5*time.Second)
-			if r.verdict(reply, err, true) != nil {
-				caught[r.id()] = true
-			}
+	caught := map[string]bool{}
+	rows := slices.DeleteFunc(readRows(), func(r row) bool { return len(r.Send) > 1<<17 }) // about limits
+	for _, r := range (&grading{addr: p.addr, environ: true, patience: 5 * time.Second}).try(rows) {
+		if r.m != nil {
+			caught[r.id()] = true
 		}
 	}
 	if !caught[m.caughtBy] || len(caught) > 6 {
-		return fmt.Sprintf("expected %s and few others to refuse it, got %q", m.caughtBy, slices.Sorted(maps.Keys(caught)))
+		return fmt.Sprintf("expected %s and few others to refuse it, got %q", m.caughtBy,
+			slices.Sorted(maps.Keys(caught)))
 	}
 	return ""
 }
@@ -2335,24 +2167,21 @@ func (m mistake) unseen() string {
 
 // A student is a directory of a class, and what came of it.
 type student struct {
-	name    string
-	dir     string
-	cells   []string // for each exercise
-	lines   []string // for class.csv
-	failing []string // "07 cut short": the check that fails first, of programs that compile
-	unknown []string // files that belong to no exercise
+	name, dir string
+	cells     []string // for the table, one for each exercise
+	lines     []string // for class.csv
+	failing   []string // "07 cut short": the first that fails, in programs that compile
+	unknown   []string // files that belong to no exercise
 }
 
-// checkClass checks the files of all students, two students at a time. It prints a table and
-// writes a directory with class.csv and a file of feedback for each student.
+// checkClass checks the files of all students, two students at a time. It prints a table, and
+// writes class.csv and a file of feedback for each student.
 func checkClass(dir string, which []string) int {
-	var chosen []*exercise
-	for _, x := range exercises() {
-		if len(which) == 0 || slices.ContainsFunc(which, func(w string) bool { return exerciseNamed(w) == x }) {
-			chosen = append(chosen, x)
-		}
-	}
+	chosen := slices.DeleteFunc(slices.Clone(exercises()), func(x *exercise) bool {
+		return len(which) > 0 && !slices.ContainsFunc(which, func(w string) bool { return exerciseNamed(w) == x })
+	})
 	entries, err := os.ReadDir(dir)
+	die(err)
 	var students []*student
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
@@ -2360,22 +2189,20 @@ func checkClass(dir string, which []string) int {
 			students = append(students, &student{name: entry.Name(), dir: path})
 		}
 	}
-	if err != nil || len(chosen) == 0 || students == nil {
-		fmt.Fprintf(os.Stderr, "%s: expected a directory with one for each student, and exercises (%v)\n", dir, err)
-		return wrongUsage
+	if len(chosen) == 0 || students == nil {
+		die(fmt.Errorf("%s: expected a directory for each student, and numbers of exercises", dir))
 	}
 	report := cmp.Or(*output, filepath.Clean(dir)+"-report")
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
 		"container without network, or under an account of its own.")
-	owners := fingerprints(students, chosen)
-	writeCSV(report, students, false)
+	owners := owners(students, chosen)
 	var mu sync.Mutex
+	writeCSV(report, students, false)
 	several(cmp.Or(*jobs, 2), len(students), func(i int) {
 		students[i].check(chosen, owners, report)
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Fprintf(os.Stderr, "done: %s\n", visible(students[i].name))
-		writeCSV(report, students, false) // now: somebody may stop it
+		fmt.Fprintf(os.Stderr, "checked: %s\n", visible(students[i].name))
 	})
 	writeCSV(report, students, true)
 	printClass(students, chosen)
@@ -2392,29 +2219,32 @@ func (s *student) source(x *exercise) (string, []byte) {
 	return file, content
 }
 
-// fingerprints are who has which program, without its comments and white space.
-func fingerprints(students []*student, chosen []*exercise) map[string][]string {
+// fingerprint is a program without its comments and white space.
+func (x *exercise) fingerprint(source []byte) string {
+	words := []string{x.number}
+	for _, text := range tokens(string(source)) {
+		words = append(words, strings.TrimSpace(text))
+	}
+	return strings.Join(words, " ")
+}
+
+// owners says who has which program: starters, solutions and students.
+func owners(students []*student, chosen []*exercise) map[string][]string {
 	owners := map[string][]string{}
 	for _, x := range chosen {
 		ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
 		for _, file := range ours {
-			key := x.number + fingerprint(page(file))
-			owners[key] = append(owners[key], "the "+strings.TrimSuffix(filepath.Base(file), filepath.Ext(file)))
+			key := x.fingerprint([]byte(page(file)))
+			owners[key] = append(owners[key], "the "+filepath.Base(file))
 		}
 		for _, s := range students {
 			if _, content := s.source(x); content != nil {
-				key := x.number + fingerprint(string(content))
+				key := x.fingerprint(content)
 				owners[key] = append(owners[key], s.name)
 			}
 		}
 	}
 	return owners
-}
-
-func fingerprint(source string) string {
-	var b strings.Builder
-	eachToken(source, func(_ int, _ token.Token, text string) { b.WriteString(strings.TrimSpace(text) + " ") })
-	return b.String()
 }
 
 // check checks a student's files, and writes the feedback.
@@ -2425,78 +2255,66 @@ func (s *student) check(chosen []*exercise, owners map[string][]string, report s
 		file, content := s.source(x)
 		if file == "" {
 			s.cells = append(s.cells, "-")
-			s.lines = append(s.lines, fmt.Sprintf("%s,%s,0,%d,0,,not handed in", csvText(s.name), x.name, len(x.checks)+1))
+			s.lines = append(s.lines, csvLine(s.name, x.name, "0", "0", "", "not handed in"))
 			continue
 		}
 		a := x.attempt(&feedback, file, true)
-		others := slices.DeleteFunc(slices.Clone(owners[x.number+fingerprint(string(content))]),
-			func(owner string) bool { return owner == s.name })
-		cell, first := fmt.Sprintf("%d/%d", a.passed, len(x.checks)+1), append(a.failed, "")[0]
-		points := 10 * a.passed / (len(x.checks) + 1)
-		remark := ""
-		if others != nil {
-			remark = "equal to " + strings.Join(others, ", ")
+		first, remark, all := append(a.failed, "")[0], "", len(x.checks)+1
+		cell, points := fmt.Sprintf("%d/%d", a.passed, all), 10*a.passed/all
+		for _, owner := range owners[x.fingerprint(content)] {
+			if owner != s.name {
+				remark += "; equal to " + owner
+				cell = strings.TrimSuffix(cell, "=") + "="
+			}
 		}
-		switch {
+		switch starter := strings.Contains(remark, "the starter."); {
 		case a.broken != "":
 			first = "does not compile"
 		case a.ok():
-			cell, points = "ok", 10
-		case !slices.Contains(others, "the starter"):
+			cell, points = strings.Replace(cell, fmt.Sprintf("%d/%d", a.passed, all), "ok", 1), 10
+		case starter:
+			points = 0
+		default:
 			s.failing = append(s.failing, x.number+" "+first)
 		}
-		if slices.Contains(others, "the starter") {
-			points = 0
-		}
-		if others != nil {
-			cell += "="
-		}
 		s.cells = append(s.cells, cell)
-		s.lines = append(s.lines, fmt.Sprintf("%s,%s,%d,%d,%d,%s,%s", csvText(s.name), x.name, a.passed,
-			len(x.checks)+1, points, csvText(first), csvText(remark)))
+		s.lines = append(s.lines, csvLine(s.name, x.name, strconv.Itoa(points), strconv.Itoa(a.passed),
+			first, strings.TrimPrefix(remark, "; ")))
 	}
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, "mine")} {
-		files, _ := filepath.Glob(escapeGlob(dir) + "/*.[gpj][oys]") // the pattern is right
-		for _, file := range files {
-			name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
-			if !slices.ContainsFunc(exercises(), func(x *exercise) bool { return x.name == name }) {
-				s.unknown = append(s.unknown, filepath.Base(file))
-				fmt.Fprintf(&feedback, "\nnot recognised: %s; names are those that the checker gives, like %s.go\n",
-					visible(filepath.Base(file)), exercises()[0].name)
+		entries, _ := os.ReadDir(dir) // there may be no mine/
+		for _, entry := range entries {
+			name := strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name()))
+			if x := exerciseNamed(name); regexp.MustCompile(`\.(go|py|js)$`).MatchString(entry.Name()) &&
+				(x == nil || x.name != name) {
+				s.unknown = append(s.unknown, entry.Name())
+				s.lines = append(s.lines, csvLine(s.name, "", "", "", "", "not recognised: "+entry.Name()))
+				fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, like %s.go\n",
+					visible(entry.Name()), exercises()[0].name)
 			}
 		}
 	}
-	write(filepath.Join(report, fileName(s.name)+".txt"), feedback.String())
+	name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(s.name, "_")
+	write(filepath.Join(report, name+".txt"), feedback.String())
 }
 
-func escapeGlob(dir string) string {
-	return regexp.MustCompile(`[*?\[\\]`).ReplaceAllString(dir, `[$0]`)
-}
-
-func fileName(name string) string {
-	return regexp.MustCompile(`[^\w.-]`).ReplaceAllString(name, "_")
-}
-
-// writeCSV writes what is known; its last line says whether that is all.
+// writeCSV writes class.csv; its last line says whether that is all.
 func writeCSV(report string, students []*student, complete bool) {
-	text := "student,exercise,passed,checks,points,first failing check,remark\n"
+	text := "student,exercise,points,checks passed,first failing check,remark\n"
 	for _, s := range students {
-		text += strings.Join(append(s.lines, ""), "\n")
-		for _, name := range s.unknown {
-			text += fmt.Sprintf("%s,,,,,,%s\n", csvText(s.name), csvText("not recognised: "+name))
-		}
+		text += strings.Join(s.lines, "")
 	}
-	text += map[bool]string{true: "complete\n", false: "INCOMPLETE: the check is not over\n"}[complete]
+	text += map[bool]string{true: "complete\n", false: "INCOMPLETE: the class is being checked, or was not to the end\n"}[complete]
 	write(filepath.Join(report, "class.csv"), text)
 }
 
-// csvText puts a text into quotes. A spreadsheet would compute one that begins with "=".
-func csvText(text string) string {
-	text = strings.ReplaceAll(visible(text), `"`, `""`)
-	if text != "" && strings.Contains("=+-@", text[:1]) {
-		text = "'" + text
+// csvLine puts texts into quotes. A spreadsheet would compute one that begins with "=".
+func csvLine(cells ...string) string {
+	for i, cell := range cells {
+		cell = strings.ReplaceAll(visible(cell), `"`, `""`)
+		cells[i] = `"` + regexp.MustCompile(`^[=+@-]`).ReplaceAllString(cell, "'$0") + `"`
 	}
-	return `"` + text + `"`
+	return strings.Join(cells, ",") + "\n"
 }
 
 func printClass(students []*student, chosen []*exercise) {
@@ -2517,12 +2335,11 @@ func printClass(students []*student, chosen []*exercise) {
 			failing[check]++
 		}
 	}
-	fmt.Println("\n\n= is equal to the starter, the solution or another's\nchecks that fail first:")
-	for i, name := range slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
+	fmt.Println("\n\n= is equal to the starter, the solution or another's. Checks that fail first:")
+	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
-	}) {
-		if i < 10 {
-			fmt.Printf("  %d of %d students: %s\n", failing[name], len(students), name)
-		}
+	})
+	for _, name := range most[:min(10, len(most))] {
+		fmt.Printf("  %d of %d students: %s\n", failing[name], len(students), name)
 	}
 }
