@@ -59,7 +59,7 @@ def serve(application, connection, client):
         except (Refusal, TimeoutError) as error:
             response.refuse(error)
         except (OSError, ClientLeft):
-            return  # nobody is there to be told
+            return  # the client has left
         print(f"{client[0]} {request.line!r} {response.status}", file=sys.stderr)
         try:
             hang_up(connection)
