@@ -43,7 +43,11 @@ def run_wsgi_server(application, host="127.0.0.1", port=8000):
     listener = socket.create_server((host, port), backlog=100)
     print(f"Serving on http://{host}:{port} ...", flush=True)
     while True:
-        connection, client = listener.accept()
+        try:
+            connection, client = listener.accept()
+        except OSError:
+            time.sleep(0.1)  # e.g. out of descriptors: wait for some to be closed
+            continue
         threading.Thread(target=serve, args=(application, connection, client), daemon=True).start()
 
 
@@ -53,18 +57,17 @@ def serve(application, connection, client):
         request = Request(connection)
         response = Response(connection, request)
         try:
-            if not request.read_head():
-                return  # nothing was asked
-            run(application, request.environ(connection.getsockname(), client), response)
-        except (Refusal, TimeoutError) as error:
-            response.refuse(error)
-        except (OSError, ClientLeft):
-            return  # nobody is there to be told
-        print(f"{client[0]} {request.line!r} {response.status}", file=sys.stderr)
-        try:
+            try:
+                if not request.read_head():
+                    return  # nothing was asked
+                run(application, request.environ(connection.getsockname(), client), response)
+            except Refusal as refusal:
+                response.refuse(refusal)
             hang_up(connection)
-        except OSError:
-            pass  # the client was faster
+        except (ClientLeft, OSError):
+            pass  # this client has left; others have not
+        line = request.line.decode("latin-1")
+        print(f"{client[0]} {line!r} {response.status}", file=sys.stderr)
 
 
 def run(application, environ, response):
@@ -76,7 +79,7 @@ def run(application, environ, response):
         for block in body:
             response.write(block, written=False)
         response.send_head()
-    except (Refusal, TimeoutError, ClientLeft):
+    except (Refusal, ClientLeft):
         raise
     except Exception:
         traceback.print_exc()
@@ -96,8 +99,13 @@ class Wire(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
-        self.connection.settimeout(max(0.001, self.deadline - time.monotonic()))
-        return self.connection.recv_into(buffer)
+        try:
+            self.connection.settimeout(max(0.001, self.deadline - time.monotonic()))
+            return self.connection.recv_into(buffer)
+        except TimeoutError:
+            raise Refusal("408 Request Timeout", f"waited {TIMEOUT} s for the client")
+        except OSError as error:
+            raise ClientLeft from error
 
 
 class Input(io.RawIOBase):
@@ -135,7 +143,11 @@ class Request:
 
     def read_head(self):
         """Read the request line and the fields. Return False if nothing was asked."""
-        if self.reader.peek(1)[:1] == b"\x16":
+        try:
+            first = self.reader.peek(1)[:1]
+        except Refusal:
+            return False  # a client that says nothing gets no answer
+        if first == b"\x16":
             raise Refusal("400 Bad Request", "this is TLS: use http:// instead of https://")
         line = self.read_line("414 URI Too Long")
         if line == b"":  # old clients send one after a body
@@ -305,6 +317,8 @@ class Response:
         """Send a block: write() of the application, and each block of its body."""
         if written:
             self.blocks = None  # there may be more
+        if not isinstance(block, bytes):
+            raise AssertionError(f"expected bytes, got {type(block).__name__}")
         if not block:
             return
         self.send_head(len(block))
@@ -347,13 +361,12 @@ class Response:
         except OSError as error:
             raise ClientLeft from error
 
-    def refuse(self, error):
+    def refuse(self, refusal):
         """Answer with an error, if the head has not been sent; else the answer ends here."""
         if self.head_sent:
             return
-        status = getattr(error, "status", "408 Request Timeout")
-        page = f"{status}\n\n{error}\n".encode()
-        self.status, self.headers, self.blocks = status, [("Content-Type", "text/plain")], 1
+        page = f"{refusal.status}\n\n{refusal}\n".encode()
+        self.status, self.headers, self.blocks = refusal.status, [("Content-Type", "text/plain")], 1
         self.write(page, written=False)
 
 
