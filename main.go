@@ -236,9 +236,9 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 	var application Application
 	var names []string
 	for _, entry := range entries {
-		names = append(names, entry.name)
-		if entry.name == app {
-			application = entry.app
+		names = append(names, entry.Name)
+		if entry.Name == app {
+			application = entry.App
 		}
 	}
 	if application == nil {
@@ -252,7 +252,7 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 func list(stdout io.Writer) {
 	fmt.Fprintln(stdout, "Applications (-app name):")
 	for _, entry := range applications(Config{}) {
-		fmt.Fprintf(stdout, "  %-10s%s\n", entry.name, entry.about)
+		fmt.Fprintf(stdout, "  %-10s%s\n", entry.Name, entry.About)
 	}
 	fmt.Fprintln(stdout, "\nMiddleware (-use name,name, outermost first):")
 	for _, middleware := range middlewares {

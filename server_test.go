@@ -359,9 +359,9 @@ func TestConformance(t *testing.T) {
 	}
 	modes := map[string]string{}
 	for _, mode := range []string{"serial", "concurrent"} {
-		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
+		modes[mode] = start(t, showEnviron, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
-	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
+	modes["traced"] = start(t, watched("environ", showEnviron), func(s *Server) {
 		s.ErrorLog = log.New(io.Discard, "", 0)
 		narrate(s, false)
 	}).addr
@@ -1527,15 +1527,15 @@ func TestURLScheme(t *testing.T) { // E17
 		}
 	}
 	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
 		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
 		t.Errorf("got %q", reply)
 	}
 	t.Setenv("HTTPS", "on")
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
 		t.Errorf("got %q", reply)
 	}
-	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
+	if reply := ask(t, start(t, showEnviron).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
 }
@@ -2055,10 +2055,6 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
 // runOn runs an application against a wire, without any server.
 func runOn(w *wire, application Application) (*Response, string) {
 	var errors bytes.Buffer
@@ -2201,7 +2197,7 @@ func TestFileWrapper(t *testing.T) {
 		}
 		file := must(os.Open(path))(t)
 		var log bytes.Buffer
-		r := newResponse(writerFunc(func(p []byte) (int, error) {
+		r := newResponse(writeFunc(func(p []byte) (int, error) {
 			file.Close() // when the head is sent
 			return len(p), nil
 		}), httpLine, "GET", &log)
@@ -2432,7 +2428,7 @@ func TestDeadlines(t *testing.T) {
 		app  Application
 		want string
 	}{
-		{"a body", environ, reads + "drdrdrDW"},
+		{"a body", showEnviron, reads + "drdrdrDW"},
 		{"a long block", func(environ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
 			return Blocks{make([]byte, 2*pieceSize+1)}
@@ -2529,7 +2525,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 			"expected 12 body bytes, got 3: waited 100ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := start(t, environ, short)
+			s := start(t, showEnviron, short)
 			reply := ask(t, s.addr, c.send)
 			if c.want == "" && reply == "" {
 				return
@@ -2541,7 +2537,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 		})
 	}
 	t.Run("T03 one byte at a time for ever", func(t *testing.T) {
-		s := start(t, environ, short)
+		s := start(t, showEnviron, short)
 		c := dial(t, s.addr)
 		go func() {
 			for { // each byte comes in time, the head does not
@@ -2853,7 +2849,7 @@ func TestUnreadBody(t *testing.T) {
 func TestTrailingLineEnd(t *testing.T) {
 	for _, n := range []int{3, 100000} {
 		for range 5 {
-			s := start(t, environ)
+			s := start(t, showEnviron)
 			c := dial(t, s.addr)
 			must(io.WriteString(c, post(strings.Repeat("x", n)+"\r\n", "Content-Length: "+strconv.Itoa(n))))(t)
 			if reply := must(io.ReadAll(c))(t); !bytes.Contains(reply, []byte(fmt.Sprintf("BODY-LENGTH: %d\n", n))) {
@@ -2869,7 +2865,7 @@ func TestTrailingLineEnd(t *testing.T) {
 // that waits for it, and not after the answer has begun.
 func TestContinue(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
-	s := start(t, environ)
+	s := start(t, showEnviron)
 	c := dial(t, s.addr)
 	io.WriteString(c, head)
 	r := bufio.NewReader(c)
@@ -2943,13 +2939,13 @@ func TestAddresses(t *testing.T) {
 	}
 	for _, addr := range []string{"127.0.0.1:0", ":0"} {
 		t.Run("listening on "+addr, func(t *testing.T) {
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			_, port, _ := net.SplitHostPort(s.addr)
 			check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port, "REMOTE_ADDR: 127.0.0.1")
 		})
 	}
 	t.Run("listening on every address", func(t *testing.T) {
-		s := startOn(t, "0.0.0.0:0", environ)
+		s := startOn(t, "0.0.0.0:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		s.addr = "127.0.0.1:" + port
 		check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port)
@@ -2960,7 +2956,7 @@ func TestAddresses(t *testing.T) {
 		} else {
 			l.Close()
 		}
-		s := startOn(t, "[::1]:0", environ)
+		s := startOn(t, "[::1]:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
 	})
@@ -2969,7 +2965,7 @@ func TestAddresses(t *testing.T) {
 		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
 		stale.SetUnlinkOnClose(false) // as if the server before had been killed
 		stale.Close()
-		s := startOn(t, "unix:"+path, environ)
+		s := startOn(t, "unix:"+path, showEnviron)
 		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
 		if _, err := listen("unix:" + path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("a second server got %v", err)
@@ -2988,7 +2984,7 @@ func TestAddresses(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		startOn(t, "unix:"+path, environ)
+		startOn(t, "unix:"+path, showEnviron)
 		old.stop()
 		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
 			t.Errorf("got %q", reply)
@@ -3169,26 +3165,24 @@ func TestIndex(t *testing.T) {
 		t.Errorf("Content-Type: %s", value)
 	}
 	for _, entry := range applications(Config{}) {
-		if entry.name == "gallery" {
+		if entry.Name == "gallery" {
 			continue
 		}
-		if link := `<a href="/a%20b/` + entry.name + `">`; !strings.Contains(page, link) {
+		if link := `<a href="/a%20b/` + entry.Name + `">`; !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
 		}
-		if _, number, ok := strings.Cut(entry.from, ", chapter "); ok {
-			_, err := os.Stat("docs/" + chapters[number])
-			link := `<a href="/a%20b/files/` + chapters[number] + `">chapter ` + number + `</a>`
-			if chapters[number] == "" || err != nil || !strings.Contains(page, link) {
-				t.Errorf("no %s in %s: %v", link, page, err)
-			}
+		_, err := os.Stat("docs/" + entry.Chapter + ".md")
+		link := `<a href="/a%20b/files/` + entry.Chapter + `.md">chapter ` + entry.Chapter[:2] + `</a>`
+		if err != nil || !strings.Contains(page, link) {
+			t.Errorf("no %s in %s: %v", link, page, err)
 		}
-		if entry.name == "clock" {
+		if entry.Name == "clock" {
 			continue // it takes ten seconds
 		}
-		status, headers, _ := call("gallery", "/"+entry.name, Environ{"PATH_INFO": "/" + entry.name})
+		status, headers, _ := call("gallery", "/"+entry.Name, Environ{"PATH_INFO": "/" + entry.Name})
 		kind, _ := lookup(headers, "Content-Type")
 		if status != "200 OK" && status != "301 Moved Permanently" || !strings.HasPrefix(kind, "text/") {
-			t.Errorf("the link to %s leads to %s, %s", entry.name, status, kind)
+			t.Errorf("the link to %s leads to %s, %s", entry.Name, status, kind)
 		}
 	}
 	if strings.Contains(page, "<script") ||
@@ -3558,7 +3552,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 E17 E18 E21 the environment is environ", func(t *testing.T) {
-		out, _ := gatewayOut(validate(environ), strings.NewReader(""), "REQUEST_METHOD=PUT",
+		out, _ := gatewayOut(validate(showEnviron), strings.NewReader(""), "REQUEST_METHOD=PUT",
 			"X=a=\xff", "HTTPS=on", "SERVER_PORT=443", "PATH_INFO=/a b", "HTTP_X_A=1")
 		for _, want := range []string{"REQUEST_METHOD: PUT", "X: a=\xff", "PATH_INFO: /a b",
 			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
@@ -3569,7 +3563,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 H17 what a server should not have set", func(t *testing.T) {
-		out, log := gatewayOut(validate(environ), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
+		out, log := gatewayOut(validate(showEnviron), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
 			"HTTP_CONTENT_LENGTH=3", "HTTP_CONTENT_TYPE=a/b", "HTTP_PROXY=evil", "HTTP_A=1")
 		if log != "" || strings.Contains(out, "HTTP_CONTENT") || strings.Contains(out, "evil") || !strings.Contains(out, "\nHTTP_A: 1\n") {
 			t.Errorf("got %q, log %q", out, log)
@@ -3583,7 +3577,7 @@ func TestCGIGateway(t *testing.T) {
 	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
 		open, w := io.Pipe() // it never ends
 		go io.WriteString(w, "0123456789")
-		out, _ := gatewayOut(environ, open, "CONTENT_LENGTH=3")
+		out, _ := gatewayOut(showEnviron, open, "CONTENT_LENGTH=3")
 		if !strings.Contains(out, "BODY-LENGTH: 3\n") {
 			t.Errorf("got %q", out)
 		}
@@ -3941,7 +3935,7 @@ func TestCGIHost(t *testing.T) {
 		must(io.ReadAll(c))(t)
 	})
 	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
+		s := start(t, mount(map[string]Application{"/cgi": host}, showEnviron))
 		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
 		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
 			not: []string{"CONTENT_"}}).check(t, reply)
@@ -3959,7 +3953,7 @@ func TestCGIHost(t *testing.T) {
 	}
 	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		var out, log lockedBuffer
-		slow := writerFunc(func(p []byte) (int, error) {
+		slow := writeFunc(func(p []byte) (int, error) {
 			time.Sleep(400 * time.Millisecond) // with the program's 200, longer than it may be silent
 			return out.Write(p)
 		})
@@ -4078,7 +4072,7 @@ func TestCGIHost(t *testing.T) {
 		got := cgiVariables("/dir/p", environ)
 		slices.Sort(got)
 		want := []string{"HTTP_A=1", "PATH=" + os.Getenv("PATH"), "PATH_INFO=/x", "PATH_TRANSLATED=" + filepath.FromSlash("/dir/x"),
-			"REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
+			"REMOTE_HOST=", "REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
@@ -4093,14 +4087,12 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
 		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
 		h.slots <- true
-		input := must(os.Open(os.DevNull))(t)
-		defer input.Close()
-		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
-		defer s.stop(0)
-		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
+		defer p.end(0)
+		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Read says %v", err)
 		}
-		wait(t, "its end", s.ended)
+		wait(t, "its end", p.ended)
 	})
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
@@ -4128,9 +4120,9 @@ func TestCGIHost(t *testing.T) {
 			}
 		}
 		eventually(t, "the end of all programs", func() bool {
-			count := 0
-			scripts.Range(func(any, any) bool { count++; return true })
-			return count == 0
+			n := 0
+			programs.Range(func(any, any) bool { n++; return true })
+			return n == 0
 		})
 	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
@@ -4544,7 +4536,7 @@ func TestProxy(t *testing.T) {
 		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
 	}
 	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
+		s := through(t, start(t, showEnviron).addr)
 		c := dial(t, s.addr)
 		io.WriteString(c, strings.Replace(post("", "Content-Length: 6"), " / ", " /p ", 1))
 		for range 6 {
@@ -4564,7 +4556,7 @@ func TestProxy(t *testing.T) {
 		}
 	})
 	t.Run("Connection may not list what frames a message", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
+		s := through(t, start(t, showEnviron).addr)
 		reply := ask(t, s.addr, strings.Replace(post("hello", "Connection: content-length, X-Drop, Content-Type, Host",
 			"Content-Type: a/b", "Host: h", "X-Drop: 1", "Proxy-Connection: keep-alive", "Content-Length: 5"), " / ", " /p ", 1))
 		(row{want: "200", has: append(body("hello"), "CONTENT_TYPE: a/b", "HTTP_HOST: h"),
@@ -4636,7 +4628,8 @@ func TestProxy(t *testing.T) {
 		}
 	})
 	for raw, want := range map[string]string{"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/p/%61": "/%61", "/p": "/", "/p?x": "/?x", "/p/": "/", "/p//a": "//a",
-		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a/b", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a/b", "/p/a#b": "/a", "/p/%25": "/%25"} {
+		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a%2Fb", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a%2Fb", "/p?": "/?", "/p/a?": "/a?", "/p/a?b?": "/a?b?",
+		"http://h/p?": "/?", "http://u@h/%70/%2f%2F?": "/%2f%2F?", "http://h/p/?a#b": "/?a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "/p/a#b": "/a", "/p/%25": "/%25"} {
 		t.Run("the target "+raw, func(t *testing.T) {
 			addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
 			ask(t, through(t, addr).addr, "GET "+raw+" HTTP/1.0\r\n\r\n")
@@ -4739,7 +4732,7 @@ func TestForm(t *testing.T) {
 	for _, c := range []struct{ name, send, want, has string }{
 		{"nothing", get(), "200", "</th></tr>\n</table>"},
 		{"a query", "GET /?b=2&a=%3Cb%3E&a=+ HTTP/1.0\r\n\r\n", "200",
-			"<td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td></tr>\n<tr><td>query</td><td>b</td>"},
+			"<td>query</td><td>b</td><td>2</td></tr>\n<tr><td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td>"},
 		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
 		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
 		{"another charset", post("x=%E9", "Content-Length: 5", "Content-Type: application/x-www-form-urlencoded; charset=latin1"),
@@ -4748,7 +4741,7 @@ func TestForm(t *testing.T) {
 			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
 		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
 			"the head of a part may have 8192 bytes"},
-		{"long names", multi(slices.Repeat([]string{"Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead/2) + "\"\r\n\r\n1"}, 2*nameBytes/partHead)...), "413",
+		{"long names", multi(slices.Repeat([]string{"Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead/2) + "\"\r\n\r\n1"}, 2*nameBytes/partHead+1)...), "413",
 			"the names in a form may have 65536 bytes"},
 		{"10,001 fields", coded(strings.Repeat("a&", formFields) + "a"), "413", "a form may have 10000 fields"},
 		{"10,000 fields", coded(strings.Repeat("a&", formFields-1) + "a"), "200", "<td>a</td>"},
@@ -5156,7 +5149,7 @@ func TestCatch(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
-	s := start(t, auth(environ))
+	s := start(t, auth(showEnviron))
 	for header, want := range map[string]string{
 		"":                                       "401",
 		"Authorization: Basic cmVhZGVyOndzZ2k=":  "200", // reader:wsgi
@@ -5282,7 +5275,7 @@ func TestValidateEverything(t *testing.T) {
 	s := start(t, validate(func(e Environ, startResponse StartResponse) Body {
 		var status string
 		var headers []Header
-		blocks := environ(e, func(s string, h []Header, _ ...error) io.Writer {
+		blocks := showEnviron(e, func(s string, h []Header, _ ...error) io.Writer {
 			status, headers = s, h
 			return io.Discard
 		}).(Blocks)
@@ -5301,11 +5294,11 @@ func TestValidateEverything(t *testing.T) {
 		}
 	})
 	for _, entry := range applications(Config{Root: "docs"}) {
-		t.Run(entry.name, func(t *testing.T) {
-			if entry.name == "clock" {
-				entry.app = newClock(2, time.Millisecond)
+		t.Run(entry.Name, func(t *testing.T) {
+			if entry.Name == "clock" {
+				entry.App = newClock(2, time.Millisecond)
 			}
-			s := start(t, validate(entry.app))
+			s := start(t, validate(entry.App))
 			for _, row := range allRows() {
 				if len(row.send) < 70000 {
 					exchangeWith(t, s.addr, row, len(row.send)+1) // what comes back is the application's own matter
@@ -5339,7 +5332,7 @@ func TestNginxInFront(t *testing.T) {
 			if network == "unix" {
 				addr, pass = "unix:"+dir+"/s", "http://unix:"
 			}
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			text := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr).Replace(config)
 			path := filepath.Join(dir, "nginx.conf")
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -5473,11 +5466,11 @@ func TestGrade(t *testing.T) {
 		if asked.Add(1) > 3 {
 			time.Sleep(4 * time.Second) // longer than a row is waited for
 		}
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	wrong := start(t, func(e Environ, startResponse StartResponse) Body {
 		e["PATH_INFO"] = e.Get("PATH_INFO") + "?" + e.Get("QUERY_STRING")
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
 		"Content-Length: 2\r\n"
@@ -5524,9 +5517,9 @@ func TestGrade(t *testing.T) {
 		want             []string
 		not              string
 	}{
-		{"ours", start(t, environ).addr, "Conformance", []string{"chapter 3   86 of  86 rows pass  (",
+		{"ours", start(t, showEnviron).addr, "Conformance", []string{"chapter 3   86 of  86 rows pass  (",
 			"chapter 7   50 of  50 rows pass  (", "\nPASS\n"}, "NO  "},
-		{"a chapter", start(t, environ).addr, "Conformance/ch04", []string{"chapter 4   43 of  43 rows pass  ("}, "chapter 3"},
+		{"a chapter", start(t, showEnviron).addr, "Conformance/ch04", []string{"chapter 4   43 of  43 rows pass  ("}, "chapter 3"},
 		{"a URL", "http://127.0.0.1:8000", "Conformance", []string{`-target is host:port, not "http://127.0.0.1:8000"`}, "empty line"},
 		{"nobody", freeAddr(t), "Conformance", []string{"Nobody listens on ", "connection refused"}, "rows pass"},
 		{"one that is silent", silent.Addr().String(), "Conformance", []string{" does not answer GET / HTTP/1.0: "}, "rows pass"},
@@ -5549,7 +5542,7 @@ func TestGrade(t *testing.T) {
 			"\nrow that the server did not survive: R20 a target has no control characters: but bytes beyond ASCII, "}, "\nPASS\n"},
 		{"fixed text, when environ is due", start(t, hello).addr, "Conformance/ch07", []string{
 			"chapter 7   18 of  50 rows pass, 32 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08"},
-		{"a rule that holds", start(t, environ).addr, "Conformance/ch03/R04", []string{
+		{"a rule that holds", start(t, showEnviron).addr, "Conformance/ch03/R04", []string{
 			"chapter 3    6 of   6 rows pass  (", "\nnext: go test -run Conformance/ch03 -v -target "}, "docs/04"},
 		{"fixed text, a chapter", hi, "Conformance/ch06", []string{"NO  ch06  W11 HEAD has the head of GET and no body: expected no body, got 2 bytes"},
 			"NO  ch06  S17"},
@@ -5563,7 +5556,7 @@ func TestGrade(t *testing.T) {
 			"chapter 3    0 of   2 rows pass, 2 fail"}, "\x1b"},
 		{"interim answers without end", forever("HTTP/1.1 100 Continue\r\n\r\n"), "Conformance/ch03/R01",
 			[]string{errEndless.Error(), "chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b"},
-		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "Conformance/ch0[34]", []string{
+		{"one that hangs up on what it refuses", refusesSilently(t, start(t, showEnviron).addr), "Conformance/ch0[34]", []string{
 			"chapter 3   15 of  86 rows pass, 71 differ where they may  (", "chapter 4   "}, "NO  "},
 		{"a query left in PATH_INFO", wrong.addr, "Conformance/ch07/E09", []string{
 			"NO  ch07  E09 the query is raw, from the first ? on (4 of 4 rows): expected PATH_INFO: /p, got PATH_INFO: /p?",
@@ -6931,7 +6924,7 @@ func TestDocsMap(t *testing.T) {
 		t.Fatalf("%s no longer follows its 82 bytes", page)
 	}
 	// Its answer, when the server's port has four digits and the client's five.
-	s := start(t, mount(map[string]Application{"/environ": environ}, hello))
+	s := start(t, mount(map[string]Application{"/environ": showEnviron}, hello))
 	c := dial(t, s.addr)
 	io.WriteString(c, must(unescape(request))(t))
 	_, _, content := splitReply(t, string(must(io.ReadAll(c))(t)))
@@ -7169,7 +7162,7 @@ func TestServers(t *testing.T) {
 func startOther(t *testing.T, name string, command []string) string {
 	switch name {
 	case "rawsgi":
-		return start(t, environ).addr
+		return start(t, showEnviron).addr
 	case "net/http":
 		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 		server := &http.Server{Handler: http.HandlerFunc(environHandler), ErrorLog: log.New(io.Discard, "", 0)}
@@ -7218,7 +7211,7 @@ func environHandler(w http.ResponseWriter, r *http.Request) {
 	e["wsgi.input"] = bytes.NewReader(content)
 	headers := w.Header()
 	headers.Set("Server", "net/http")
-	environ(e, func(status string, fields []Header, excInfo ...error) io.Writer {
+	showEnviron(e, func(status string, fields []Header, excInfo ...error) io.Writer {
 		for _, field := range fields {
 			headers.Set(field.Name, field.Value)
 		}
@@ -7627,7 +7620,7 @@ func TestRecord(t *testing.T) {
 			continue // more than is told
 		}
 		t.Run(row.name, func(t *testing.T) {
-			events := told(environ, row.send, row.how == "then end")
+			events := told(showEnviron, row.send, row.how == "then end")
 			checkEvents(t, row.send, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
@@ -7663,7 +7656,7 @@ func TestBadByte(t *testing.T) {
 		if strings.HasPrefix(request, "GET /%41%4‸") {
 			want = len("GET /%41")
 		}
-		refused := ofKind(told(environ, sent, true), "refused")
+		refused := ofKind(told(showEnviron, sent, true), "refused")
 		if len(refused) != 1 || refused[0].From != int64(want) {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
 		}
@@ -7693,9 +7686,9 @@ func TestRecordTells(t *testing.T) {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
 		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
+		{"100 Continue", "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", showEnviron,
 			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"a Content-Length of 0: no body",
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", showEnviron, []string{"a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7787,7 +7780,7 @@ func TestNarration(t *testing.T) {
 #1   │ startResponse("200 OK") with 1 header: Content-Type
 #1 = the gateway stores the status and 1 header; 0 bytes have been sent
 #1   │ └ returns Blocks
-#1   └ returns mappedBody
+#1   └ returns changedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
 #1   the answer has no Content-Length: nobody knows how long the body will be,
@@ -7974,7 +7967,7 @@ func TestTraceOneWrite(t *testing.T) {
 func TestTraceCutShort(t *testing.T) {
 	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
 	for _, ends := range []bool{true, false} { // the client leaves, or is silent
-		events := told(environ, request, ends)
+		events := told(showEnviron, request, ends)
 		out, refused := ofKind(events, "out"), ofKind(events, "refused")
 		if len(refused) != 1 || refused[0].From != int64(len(request)) || len(ofKind(events, "log")) > 0 ||
 			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
@@ -8233,16 +8226,16 @@ func TestPlaces(t *testing.T) {
 	}
 	for _, row := range allRows() {
 		if len(row.send) <= labData {
-			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+			check(watch(watched("environ", showEnviron), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
 				end: time.Now().Add(time.Minute)}))
 		}
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
-		if entry.name == "clock" {
-			entry.app = newClock(3, 0)
+		if entry.Name == "clock" {
+			entry.App = newClock(3, 0)
 		}
 		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+			check(watch(watched(entry.Name, entry.App), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
 		}
 	}
 }
@@ -8266,11 +8259,11 @@ func declaredNames(declaration ast.Decl) (names []string) {
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
 	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
-	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
+	lab := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
-	}}, {name: "echo", app: echo}}, false)
+	}}, {Name: "echo", App: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
 	for range 30 { // a class presses Run
@@ -9530,7 +9523,7 @@ func (a *troubled) app(environ Environ, startResponse StartResponse) Body {
 }
 
 // hashing is environ, by a name that a variable of that name does not hide.
-var hashing Application = environ
+var hashing Application = showEnviron
 
 // A leaky body would leave a goroutine and a file behind if nobody closed it.
 type leaky struct {
@@ -9692,7 +9685,7 @@ func TestFilesAreClosed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	up := start(t, environ)
+	up := start(t, showEnviron)
 	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond, 0), "/form": form,
 		"/p": newProxy(up.addr, time.Second)}, hello))
 	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
