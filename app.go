@@ -1293,8 +1293,23 @@ type proxy struct {
 // newProxy makes the application; upstreams is a list of host:port with commas between.
 func newProxy(upstreams string, timeout time.Duration) Application {
 	p := &proxy{timeout: timeout, name: "rawsgi-" + rand.Text()}
-	p.servers = strings.FieldsFunc(upstreams, func(r rune) bool { return r == ',' })
+	if upstreams != "" {
+		p.servers = strings.Split(upstreams, ",")
+	}
 	return p.app
+}
+
+// checkUpstreams returns an error for a list that newProxy cannot use.
+func checkUpstreams(upstreams string) error {
+	for upstream := range strings.SplitSeq(upstreams, ",") {
+		host, port, err := net.SplitHostPort(upstream)
+		_, badPort := strconv.ParseUint(port, 10, 16)
+		if upstreams != "" && (err != nil || badPort != nil || strings.ContainsAny(host, " /@")) {
+			return fmt.Errorf("is host:port, like 127.0.0.1:9000, or several of them with "+
+				"commas and no spaces between, not %q", upstreams)
+		}
+	}
+	return nil
 }
 
 // app forwards a request, unless it may go no further, or has come here before: the server

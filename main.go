@@ -201,6 +201,9 @@ func (o *options) check() error {
 	if err := checkAddr(o.addr); err != nil {
 		return fmt.Errorf("-addr %w", err)
 	}
+	if err := checkUpstreams(o.config.Upstream); err != nil {
+		return fmt.Errorf("-upstream %w", err)
+	}
 	if !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode) {
 		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
 	}

@@ -3290,6 +3290,11 @@ func TestCommand(t *testing.T) {
 		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time over 0 with its unit, like 5s`},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
+		{"an upstream that is a URL", []string{"-upstream", "http://h:1"}, 2, "", `-upstream is host:port, like 127.0.0.1:9000, or several`},
+		{"upstreams with a space", []string{"-upstream", "h:1, h:2"}, 2, "", `commas and no spaces between, not "h:1, h:2"`},
+		{"an upstream without a port", []string{"-upstream", "h:1,h"}, 2, "", "-upstream is host:port"},
+		{"an upstream with a large port", []string{"-upstream", "h:65536"}, 2, "", "-upstream is host:port"},
+		{"an empty upstream", []string{"-upstream", "h:1,"}, 2, "", "-upstream is host:port"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
@@ -3981,7 +3986,7 @@ func TestCGIHost(t *testing.T) {
 		for _, want := range []string{"GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING=q", "REMOTE_ADDR=127.0.0.1",
 			"REQUEST_METHOD=POST", "SCRIPT_NAME=/cgi/env", "PATH_INFO=/a b", "SERVER_NAME=127.0.0.1",
 			"SERVER_PROTOCOL=HTTP/1.0", "SERVER_SOFTWARE=" + software, "CONTENT_LENGTH=3", "HTTP_X_A=1",
-			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc"} {
+			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc", "REQUEST_URI=/cgi/env/a%20b?q", "REMOTE_HOST=127.0.0.1"} {
 			if !slices.Contains(lines, want) {
 				t.Errorf("no %q", want)
 			}
@@ -4094,6 +4099,76 @@ func TestCGIHost(t *testing.T) {
 		}
 		wait(t, "its end", p.ended)
 	})
+	t.Run("X12 a head that comes a byte at a time", func(t *testing.T) {
+		t.Parallel()
+		drips := writeScript(t, t.TempDir(), "drips", `printf 'X: '; while sleep 0.1; do printf x; done`)
+		s := start(t, newCGI(drips, 500*time.Millisecond, 0))
+		(row{chapter: "ch11", want: "504"}).check(t, ask(t, s.addr, get()))
+		if s.stop(); !strings.Contains(s.errors.String(), "waited 500ms") {
+			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("X12 a process that has left the group", func(t *testing.T) {
+		if _, err := exec.LookPath("setsid"); err != nil {
+			skip(t, "needs setsid")
+		}
+		t.Parallel()
+		pid := filepath.Join(t.TempDir(), "pid")
+		leaves := writeScript(t, t.TempDir(), "leaves", `setsid sh -c 'echo $$ > `+pid+`; while sleep 0.1; do echo x; done' 2>/dev/null &
+while [ ! -s `+pid+` ]; do sleep 0.01; done; printf 'Content-Type: text/plain\n\nhi'`)
+		s := start(t, newCGI(leaves, 500*time.Millisecond, 0))
+		reply := ask(t, s.addr, get()) // has an end
+		if p, err := os.FindProcess(must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(pid))(t)))))(t)); err == nil {
+			p.Kill()
+		}
+		if s.stop(); !strings.Contains(reply, "\r\n\r\nhi") || !strings.Contains(s.errors.String(), "the answer broke off") {
+			t.Errorf("got %q, the log is %q", reply, s.errors)
+		}
+	})
+	t.Run("X12 no body is read for a program that cannot run", func(t *testing.T) {
+		h := &cgiHost{script: filepath.Join(dir, "lf"), timeout: time.Second, slots: make(chan bool)} // no slot is free
+		status, _, _ := callApplication(h.app, Environ{"CONTENT_LENGTH": "3", "wsgi.input": readerFunc(func([]byte) (int, error) {
+			t.Error("the body is read")
+			return 0, io.EOF
+		})})
+		if status != "503 Service Unavailable" {
+			t.Errorf("got %s", status)
+		}
+	})
+	t.Run("X12 a body that does not arrive whole keeps no slot", func(t *testing.T) {
+		s := start(t, newCGI(filepath.Join(dir, "lf"), time.Second, 1))
+		for range 2 {
+			reply := exchangeWith(t, s.addr, row{how: "then end", send: post("a", "Content-Length: 3")}, 1<<10)
+			(row{chapter: "ch11", want: "400"}).check(t, reply)
+		}
+		if reply := ask(t, s.addr, get()); !strings.HasPrefix(reply, ok200) {
+			t.Errorf("got %q", reply)
+		}
+	})
+	for name, c := range map[string]struct{ text, status, hint string }{
+		"X08 line ends of Windows":       {"#!/bin/sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 the same, with env":         {"#!/usr/bin/env sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 no interpreter":             {"echo hi\n", "502", "does not name an interpreter, like #!/bin/sh"},
+		"X08 an interpreter that is not": {"#!/bin/nosuch\necho hi\n", "502", "does not exist: \"#!/bin/nosuch\""},
+		"X08 an HTTP status line":        {"#!/bin/sh\nprintf 'HTTP/1.0 200 OK\\n\\nhi'\n", "502", "print Status: 200 OK instead of"},
+		"X08 output before the head":     {"#!/bin/sh\necho hi\n", "502", "print a head, like Content-Type: text/plain, then an empty"},
+		"X08 no empty line":              {"#!/bin/sh\nprintf 'Content-Type: text/html\\n<p>\\n'\n", "502", "then an empty line"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				skip(t, "the scripts are for a Unix shell")
+			}
+			file := filepath.Join(t.TempDir(), "program")
+			if err := os.WriteFile(file, []byte(c.text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s := start(t, newCGI(file, 10*time.Second, 0))
+			(row{chapter: "ch11", want: c.status}).check(t, ask(t, s.addr, get()))
+			if s.stop(); !strings.Contains(s.errors.String(), "hint for "+file+": ") || !strings.Contains(s.errors.String(), c.hint) {
+				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
@@ -4658,6 +4733,25 @@ func TestProxy(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a head that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nX: ", func(c net.Conn) {
+			for err := error(nil); err == nil; time.Sleep(50 * time.Millisecond) {
+				_, err = c.Write([]byte("x"))
+			}
+		})
+		(row{chapter: "ch13", want: "504"}).check(t, ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("a body that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n", func(c net.Conn) {
+			for range 10 { // longer than any of its pieces may take
+				time.Sleep(50 * time.Millisecond)
+				c.Write([]byte("x"))
+			}
+		})
+		if reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "\r\n\r\nxxxxxxxxxx") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("it stalls in its body", func(t *testing.T) {
 		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabc", func(c net.Conn) { io.Copy(io.Discard, c) })
 		s := through(t, addr)
@@ -4714,6 +4808,124 @@ func TestProxy(t *testing.T) {
 	})
 }
 
+// An edge is a row of the tables for applications, CGI hosts and proxies: what is given to
+// one, and what must come out on the other side.
+type edge struct {
+	name, given string
+	first       string // the beginning of the first line; "" if nothing must arrive
+	has, not    []string
+	body, page  []string // at most one
+}
+
+// edges reads the table under a heading of docs/conformance.md.
+func edges(t *testing.T, heading string) (rows []edge) {
+	_, section, _ := strings.Cut(string(must(os.ReadFile("docs/conformance.md"))(t)), "\n### "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	span := regexp.MustCompile("(not |body |page )?`([^`]*)`")
+	for _, line := range regexp.MustCompile(`(?m)^\| ([A-Z]\d\d) \| [MSP] \| (.*) \|$`).FindAllStringSubmatch(section, -1) {
+		cells := strings.Split(line[2], " | ")
+		if len(cells) != 4 {
+			t.Fatalf("not four cells after the level: %s", line[0])
+		}
+		row := edge{name: line[1] + " " + cells[0]}
+		if given := span.FindStringSubmatch(cells[2]); given != nil {
+			row.given = expand(given[2])
+		}
+		for i, match := range span.FindAllStringSubmatch(cells[3], -1) {
+			list := map[string]*[]string{"": &row.has, "not ": &row.not, "body ": &row.body, "page ": &row.page}[match[1]]
+			if text := expand(match[2]); i == 0 {
+				row.first = text
+			} else {
+				*list = append(*list, text)
+			}
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		t.Fatalf("no rows under %s", heading)
+	}
+	return rows
+}
+
+// check compares a message with the row. A version at its beginning does not count.
+func (e edge) check(t *testing.T, message string) {
+	t.Helper()
+	head, body, _ := strings.Cut(message, "\r\n\r\n")
+	lines := strings.Split(regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, ""), "\r\n")
+	begins := func(text string) bool {
+		return slices.ContainsFunc(lines, func(line string) bool {
+			return len(line) >= len(text) && strings.EqualFold(line[:len(text)], text)
+		})
+	}
+	bad := !strings.HasPrefix(lines[0], e.first) || e.first == "" && message != ""
+	bad = bad || slices.ContainsFunc(e.not, begins) || e.body != nil && body != e.body[0]
+	bad = bad || e.page != nil && !strings.Contains(body, e.page[0])
+	for _, line := range e.has {
+		bad = bad || !begins(line)
+	}
+	if bad {
+		t.Errorf("given %q\nexpected %q, lines %q, not %q, body %q, page %q\ngot %q", e.given, e.first, e.has, e.not, e.body,
+			e.page, message)
+	}
+}
+
+// TestApplicationRows, TestHostRows and TestProxyRows hold ours to the last tables of
+// docs/conformance.md.
+func TestApplicationRows(t *testing.T) {
+	addr := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t)).addr
+	for _, row := range edges(t, "Applications") {
+		t.Run(row.name, func(t *testing.T) {
+			head, body, _ := strings.Cut(row.given, "\r\n\r\n")
+			if length := fmt.Sprint("Content-Length: ", len(body)); body != "" && !strings.Contains(head, length+"\r\n") &&
+				!strings.HasSuffix(head, length) {
+				t.Fatalf("the row should have %s", length)
+			}
+			row.check(t, ask(t, addr, row.given))
+		})
+	}
+}
+
+func TestHostRows(t *testing.T) {
+	dir := t.TempDir()
+	addr := start(t, newCGI(dir, 10*time.Second, 0)).addr
+	for i, row := range edges(t, "CGI hosts") {
+		t.Run(row.name, func(t *testing.T) {
+			name := fmt.Sprint("row", i)
+			if err := os.WriteFile(filepath.Join(dir, name+".out"), []byte(row.given), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			writeScript(t, dir, name, `cat "$0.out"`)
+			row.check(t, ask(t, addr, getPath("/"+name)))
+		})
+	}
+}
+
+func TestProxyRows(t *testing.T) {
+	const answer = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+	for _, row := range edges(t, "Proxies: what is forwarded") {
+		t.Run(row.name, func(t *testing.T) {
+			var got lockedBuffer
+			addr := accepts(t, func(c net.Conn) {
+				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				r := bufio.NewReader(io.TeeReader(c, &got))
+				request, err := http.ReadRequest(r)
+				if err == nil {
+					io.Copy(io.Discard, request.Body) // an error leaves it short, and the row says so
+				}
+				io.WriteString(c, answer)
+			})
+			ask(t, start(t, newProxy(addr, 10*time.Second)).addr, row.given)
+			row.check(t, got.String())
+		})
+	}
+	for _, row := range edges(t, "Proxies: what is answered") {
+		t.Run(row.name, func(t *testing.T) {
+			addr, _ := fake(t, row.given, nil)
+			row.check(t, ask(t, start(t, newProxy(addr, 10*time.Second)).addr, get()))
+		})
+	}
+}
+
 // TestForm shows what becomes of query strings, bodies and files, whole and broken.
 func TestForm(t *testing.T) {
 	s := start(t, form)
@@ -4766,6 +4978,23 @@ func TestForm(t *testing.T) {
 			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
 		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
 		{"another kind of body", post("x", "Content-Type: text/plain", "Content-Length: 1"), "200", "</th></tr>\n</table>"},
+		{"semicolons", coded("a;b=c;d&&;&=e"), "200", "<td>a;b</td><td>c;d</td></tr>\n<tr><td>body</td><td>;</td><td></td></tr>\n" +
+			"<tr><td>body</td><td></td><td>e</td>"},
+		{"a type that cannot be read", post("x", "Content-Type: multipart/", "Content-Length: 1"), "400", "expected a Content-Type like"},
+		{"a type with a parameter that cannot be read", post("a=b", "Content-Type: application/x-www-form-urlencoded; charset", "Content-Length: 3"), "400", "expected a Content-Type like"},
+		{"a part without a name", multi("Content-Disposition: form-data\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with an empty name", multi("Content-Disposition: form-data; name=\"\"\r\n\r\nx"), "200", "<td></td><td>x</td>"},
+		{"a part that is an attachment", multi("Content-Disposition: attachment; name=\"n\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two names", multi("Content-Disposition: form-data; name=\"n\"; name=\"m\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two dispositions", multi("Content-Disposition: form-data; name=\"n\"\r\n" + name + "x"), "400", "expected one Content-Disposition"},
+		{"a part with name* alone", multi("Content-Disposition: form-data; name*=UTF-8''n\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"filename* first", multi("Content-Disposition: form-data; filename*=UTF-8''evil; name=\"n\"; filename=\"a\"\r\n\r\nx"), "200", "the file a, 1 bytes"},
+		{"filename* alone", multi("Content-Disposition: form-data; name=\"n\"; FileName*0*=UTF-8''evil\r\n\r\nx"), "200", "<td>n</td><td>x</td>"},
+		{"filename* inside a name", multi("Content-Disposition: form-data; name=\"a;filename*=\\\"b\"; filename=\"c\"\r\n\r\nx"), "200",
+			"<td>a;filename*=&#34;b</td><td>the file c, 1 bytes"},
+		{"a part in base64", multi("Content-Transfer-Encoding: base64\r\n" + name + "eA=="), "200", "<td>eA==</td>"},
+		{"a part in quoted-printable", multi("Content-Transfer-Encoding: quoted-printable\r\n" + name + "=41="), "200", "<td>=41=</td>"},
+		{"the closing delimiter alone", post("--B--", "Content-Type: multipart/form-data; boundary=B", "Content-Length: 5"), "400", "a part cannot be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
@@ -4815,6 +5044,21 @@ func TestForm(t *testing.T) {
 			all.Wait()
 		})
 	}
+	t.Run("a form that ends anywhere before its closing delimiter", func(t *testing.T) {
+		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n" +
+			"Content-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
+		for n := range len(whole) + 1 {
+			func() {
+				defer func() {
+					refusal, _ := recover().(*Refusal)
+					if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
+						t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
+					}
+				}()
+				callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B", "wsgi.input": strings.NewReader(whole[:n])})
+			}()
+		}
+	})
 	t.Run("a part cut short", func(t *testing.T) {
 		reply := exchangeWith(t, s.addr, row{how: "then end", send: post("--B\r\n"+name+"v",
 			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
