@@ -5165,6 +5165,71 @@ func TestFiles(t *testing.T) {
 			t.Errorf("the list has %s", got)
 		}
 	})
+	t.Run("a pipe in place of a file", func(t *testing.T) { // which it becomes after it has been looked at
+		pipes := t.TempDir()
+		if err := exec.Command("mkfifo", filepath.Join(pipes, "p"), filepath.Join(pipes, "index.html")).Run(); err != nil {
+			skip(t, "this system has no mkfifo")
+		}
+		root := must(os.OpenRoot(pipes))(t)
+		defer root.Close()
+		opened := make(chan error)
+		go func() {
+			_, _, err := openFile(root, "p")
+			opened <- err
+		}()
+		if err := wait(t, "a pipe that nobody writes to", opened); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+		addr := start(t, newFiles(pipes)).addr
+		(row{chapter: "ch10", want: "404"}).check(t, ask(t, addr, getPath("/p")))
+		if reply := ask(t, addr, get()); !strings.Contains(reply, "<ul>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("a directory that is removed while it is listed", func(t *testing.T) {
+		gone := filepath.Join(t.TempDir(), "gone")
+		if err := os.Mkdir(gone, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		root := must(os.OpenRoot(gone))(t)
+		defer root.Close()
+		directory := must(root.Open("."))(t)
+		defer directory.Close()
+		if os.Remove(gone) != nil || runtime.GOOS != "linux" {
+			skip(t, "an open directory cannot be removed here, or is empty then")
+		}
+		if _, err := listDirectory(root, ".", directory, Environ{}, nil); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("names with control characters", func(t *testing.T) {
+		odd := t.TempDir()
+		for _, name := range []string{"a\nb", "c\x7f", "d\te", "ok"} {
+			if err := os.WriteFile(filepath.Join(odd, name), nil, 0o600); err != nil {
+				skip(t, fmt.Sprint("no such name here: ", err))
+			}
+		}
+		reply := ask(t, start(t, newFiles(odd)).addr, get())
+		if !strings.Contains(reply, "<ul>\n<li><a href=\"./ok\">ok</a></li>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("years of two digits", func(t *testing.T) {
+		for year := range 100 {
+			date, err := parseDate(fmt.Sprintf("Monday, 03-Feb-%02d 04:05:06 GMT", year))
+			limit := time.Now().AddDate(50, 0, 0)
+			if err != nil || date.Year()%100 != year || date.After(limit) || !date.AddDate(100, 0, 0).After(limit) {
+				t.Errorf("%02d is %v, %v", year, date, err)
+			}
+		}
+	})
+	for query, want := range map[string]string{"": "", "?": "", "?a=b&c": "?a=b&c", "?\x80\"": "?%80%22", "?%": "?%25",
+		"?%4": "?%254", "?%41": "?%41", "?[|]": "?%5B%7C%5D", "?a?b/c:d@e": "?a?b/c:d@e"} {
+		reply := ask(t, s.addr, "GET /f/sub"+query+" HTTP/1.0\r\nHost: h\r\n\r\n")
+		if !strings.Contains(reply, "\r\nLocation: http://h/f/sub/"+want+"\r\n") {
+			t.Errorf("%s: got %q", query, reply)
+		}
+	}
 	t.Run("a name in Latin-1", func(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700); err != nil {
 			t.Skip("this file system wants UTF-8: ", err)
@@ -5200,6 +5265,16 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("the rule of an answer that breaks off", func(t *testing.T) {
+		for err, want := range map[error]string{os.ErrDeadlineExceeded: "504 Gateway Timeout\n\nthe answer broke off: i/o timeout\nRFC 9110 §15.6.5\n",
+			incomplete(io.EOF, "", "expected 3 body bytes, got 1"): "502 Bad Gateway\n\nthe answer broke off: " +
+				"expected 3 body bytes, got 1: unexpected EOF (RFC 9112 §8)\nRFC 9110 §15.6.3\n"} {
+			_, err := (upstreamBody{Reader: readerFunc(func([]byte) (int, error) { return 0, err })}).Read(nil)
+			if got := string(err.(*Refusal).page()); got != want {
+				t.Errorf("expected %q, got %q", want, got)
+			}
+		}
 	})
 	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
 		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
@@ -5386,6 +5461,18 @@ func TestCatch(t *testing.T) {
 			break
 		}
 	})
+	for name, app := range map[string]Application{"in the call": write, "in the body": func(_ Environ, startResponse StartResponse) Body {
+		out := startResponse("200 OK", textPlain)
+		return Stream(func(func([]byte) bool) {
+			if _, err := io.WriteString(out, "x"); err != nil {
+				panic(fmt.Errorf("cannot go on: %w", err))
+			}
+		})
+	}} {
+		if _, log := runOn(&wire{fail: errors.New("the client has left")}, catch(app)); log != "" {
+			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, log)
+		}
+	}
 	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
 	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
 		t.Errorf("a block without startResponse: the log is %s", log)
@@ -5447,6 +5534,15 @@ func TestValidate(t *testing.T) {
 		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
 		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
 		{"a type with 204", returns("204 No Content", html, Blocks{}), "application breaks a rule: 204 No Content has no Content-Type"},
+		{"a type with 205", returns("205 Reset Content", html, Blocks{}), "application breaks a rule: 205 Reset Content has no Content-Type"},
+		{"205", returns("205 Reset Content", nil, Blocks{}), ""},
+		{"a body with 205", returns("205 Reset Content", nil, stream("", "x")), "application breaks a rule: 205 Reset Content has no body"},
+		{"a body with 304", returns("304 Not Modified", nil, ok), "application breaks a rule: 304 Not Modified has no body"},
+		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
+		{"a body written with 204", func(_ *probe, _ Environ, startResponse StartResponse) Body {
+			io.WriteString(startResponse("204 No Content", nil), "x")
+			return Blocks{}
+		}, "application breaks a rule: 204 No Content has no body"},
 		{"an underscore", returns("200 OK", []Header{{"Content_Type", "a/b"}}, ok), "application breaks a rule: a header name with _"},
 		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "application breaks a rule: the value of X"},
 		{"no body", returns("200 OK", html, nil), "application breaks a rule: it returns an iterable"},
