@@ -684,15 +684,16 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 	return file, stat, err
 }
 
-// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, otherwise 404, so that nobody learns which files exist
-// outside the directory.
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503 if
+// too many files are open, which is nobody else's fault, otherwise 404, so that nobody
+// learns which files exist outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
 	case outOfFiles(err):
-		return tooManyFiles(environ, startResponse, err)
+		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
+		return unavailable(startResponse, "Too many files are open: try again.")
 	}
 	return notFound(startResponse, "No file has this name.")
 }
@@ -700,12 +701,6 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 // outOfFiles reports whether this process, or the whole system, has too many open files.
 func outOfFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
-}
-
-// tooManyFiles logs that and answers 503: nobody else is at fault.
-func tooManyFiles(environ Environ, startResponse StartResponse, err error) Body {
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-	return unavailable(startResponse, "Too many files are open: try again.")
 }
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -778,36 +773,29 @@ func modifiedSince(modified time.Time, environ Environ) bool {
 		modified.After(since) || since.After(time.Now())
 }
 
-// A listing is the page of a directory. Its links are relative and escaped.
-type listing struct {
-	Path  string
-	Items []struct{ Link, Name string }
-}
-
-// listDirectory sends a list of the files and directories in a directory. The list leaves
-// out what is always refused: names with control characters, links that lead out or
-// nowhere, pipes and devices.
+// listDirectory sends a list of the files and directories in a directory, whose links are
+// relative and escaped. The list leaves out what is always refused: names with control
+// characters, links that lead out or nowhere, pipes and devices.
 func listDirectory(root *os.Root, name string, directory *os.File, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	names, err := directory.Readdirnames(-1)
 	if err != nil {
 		return nil, err // e.g. it has been removed
 	}
-	slices.Sort(names)
-	list := listing{Path: environ.Get("PATH_INFO")}
+	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		if err != nil || !stat.IsDir() && !stat.Mode().IsRegular() || indexControl(item) >= 0 {
+		if err != nil || indexControl(item) >= 0 {
 			continue
 		}
-		slash := ""
 		if stat.IsDir() {
-			slash = "/"
+			links[item+"/"] = url.PathEscape(item) + "/"
+		} else if stat.Mode().IsRegular() {
+			links[item] = url.PathEscape(item)
 		}
-		list.Items = append(list.Items, struct{ Link, Name string }{
-			url.PathEscape(item) + slash, item + slash})
 	}
-	return htmlPage(startResponse, "listing", list), nil
+	return htmlPage(startResponse, "listing", map[string]any{"Links": links,
+		"Path": environ.Get("PATH_INFO")}), nil
 }
 
 // ---------------------------------------------------------------- CGI host
@@ -1215,7 +1203,7 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case outOfFiles(err):
-		return tooManyFiles(environ, startResponse, err)
+		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
 		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields are "+
 			"the program's environment, and larger than this system allows"))
@@ -1414,15 +1402,15 @@ func (p *proxy) requestHead(environ Environ) string {
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
 	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ))
-	clients := addItem(environ.Get("HTTP_X_FORWARDED_FOR"), client)
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", clients)
+	more := func(key, item string) string { // a list with one more item
+		return strings.TrimLeft(environ.Get(key)+", "+item, ", ")
+	}
+	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", more("HTTP_X_FORWARDED_FOR", client))
 	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
-	fmt.Fprintf(&b, "Via: %s\r\n", addItem(environ.Get("HTTP_VIA"), version+" "+p.name))
+	fmt.Fprintf(&b, "Via: %s\r\n", more("HTTP_VIA", version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		name, ok := strings.CutPrefix(key, "HTTP_")
-		if (key == "CONTENT_TYPE" || key == "CONTENT_LENGTH") && environ.Get(key) != "" {
-			name, ok = key, true
-		}
+		ok = ok || listed("CONTENT_TYPE,CONTENT_LENGTH", key) && environ.Get(key) != ""
 		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 		if ok && isEndToEnd(environ.Get("HTTP_CONNECTION"), name) &&
 			!listed("Expect,X-Forwarded-For,X-Forwarded-Proto,Via", name) {
@@ -1430,14 +1418,6 @@ func (p *proxy) requestHead(environ Environ) string {
 		}
 	}
 	return b.String() + "\r\n"
-}
-
-// addItem appends an item to a comma-separated list, which may be empty.
-func addItem(items, item string) string {
-	if items == "" {
-		return item
-	}
-	return items + ", " + item
 }
 
 // upstreamTarget returns the target for upstream: the bytes below SCRIPT_NAME as the
@@ -1478,12 +1458,20 @@ func originForm(target string) string {
 }
 
 // readAnswer reads the head of an upstream's answer. It skips the heads of interim answers,
-// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked.
-// (RFC 9110 §15.2)
+// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked. The
+// version of the status line is HTTP/1 and a digit. (RFC 9110 §15.2; RFC 9112 §4)
+//
+//	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
 	for range 11 {
-		if status, err = readStatusLine(h); err != nil {
+		line, err := h.line(headTooLarge)
+		if err != nil {
 			return "", nil, err
+		}
+		version, status, _ := strings.Cut(line, " ")
+		minor, ok := strings.CutPrefix(version, "HTTP/1.")
+		if !ok || len(minor) != 1 || !isDigit(minor[0]) {
+			return "", nil, fmt.Errorf("expected a status line, got %s", quote(line))
 		}
 		fields, err := readHeader(h)
 		if err != nil {
@@ -1496,26 +1484,9 @@ func readAnswer(h *headReader) (status string, headers []Header, err error) {
 			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
 				"Transfer-Encoding: %s", quote(coding))
 		}
-		return status, endToEnd(fields), nil
+		return tidyStatus(status), endToEnd(fields), nil
 	}
 	return "", nil, errors.New("upstream sends more than 10 interim answers")
-}
-
-// readStatusLine reads the first line of an answer: HTTP/1 and a digit, a status. (RFC 9112
-// §4)
-//
-//	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
-func readStatusLine(h *headReader) (status string, err error) {
-	line, err := h.line(headTooLarge)
-	if err != nil {
-		return "", err
-	}
-	version, status, _ := strings.Cut(line, " ")
-	minor, ok := strings.CutPrefix(version, "HTTP/1.")
-	if !ok || len(minor) != 1 || !isDigit(minor[0]) {
-		return "", fmt.Errorf("expected a status line, got %s", quote(line))
-	}
-	return tidyStatus(status), nil
 }
 
 // ---------------------------------------------------------------- Middleware
@@ -1739,14 +1710,15 @@ func checkEnviron(environ Environ) {
 	for _, key := range []string{"CONTENT_TYPE", "CONTENT_LENGTH"} {
 		gateway(environ["HTTP_"+key] == nil, "HTTP_"+key+" is called "+key)
 	}
-	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
-	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
-	gateway(name == "" || name[0] == '/', "SCRIPT_NAME begins with /")
-	gateway(info == "" || info[0] == '/', "PATH_INFO begins with /")
-	gateway(name != "" || info != "", "SCRIPT_NAME or PATH_INFO is there")
 	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
 		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
 	}
+	for _, key := range []string{"SCRIPT_NAME", "PATH_INFO"} {
+		gateway(strings.HasPrefix(environ.Get(key)+"/", "/"), key+" begins with /")
+	}
+	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
+	gateway(name+info != "", "SCRIPT_NAME or PATH_INFO is there")
 	gateway(indexNonToken(environ.Get("REQUEST_METHOD")) < 0, "REQUEST_METHOD is a token")
 	gateway(environ["wsgi.version"] == [2]int{1, 0}, "wsgi.version is (1, 0)")
 	for _, key := range []string{"wsgi.multithread", "wsgi.multiprocess", "wsgi.run_once"} {

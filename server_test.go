@@ -3818,7 +3818,6 @@ func TestCGIHost(t *testing.T) {
 	for name, commands := range map[string]string{
 		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
 		"lf":     `printf 'Content-Type: text/plain\n\nhi'`,
-		"crlf":   `printf 'Content-Type: text/plain\r\nStatus: 404 Nope\r\n\r\nhi'`,
 		"away":   `printf 'Location: http://h/x\n\n'`,
 		"moved":  `printf 'Status: 301 Gone\nLocation: http://h/x\n\nbody'`,
 		"local":  `printf 'Location: /other?x=1\n\n'`,
@@ -3830,8 +3829,6 @@ func TestCGIHost(t *testing.T) {
 		"fold":   `printf 'Content-Type: text/plain\n x\n\nhi'`,
 		"plain":  `printf 'X: y\n\nhi'`,
 		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
-		"hop":    `printf 'Content-Type: text/plain\nConnection: keep-alive\nKeep-Alive: 5\n\nhi'`,
-		"tab":    `printf 'Content-Type: text/plain\nX: a\tb\n\nhi'`,
 		"hang":   `sleep 1000`,
 		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
 		"die":    `echo oops >&2; exit 3`,
@@ -3864,8 +3861,6 @@ func TestCGIHost(t *testing.T) {
 		want       string // the reply without Date and Server, or the status code
 		log        string
 	}{
-		{"X04 LF", "/lf", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X04 CRLF and Status", "/crlf", "HTTP/1.0 404 Nope\r\nContent-Type: text/plain\r\n\r\nhi", ""},
 		{"X05 a local redirect", "/local", length3[:len(ok200)] + "Content-Length: 11\r\n\r\n/other ?x=1", ""},
 		{"X05 a local redirect to nowhere", "/astray", "502", "cannot follow the local redirect to \"/a%zz\""},
 		{"X05 a loop of them", "/loop", "502", "after 10 others"},
@@ -3881,8 +3876,6 @@ func TestCGIHost(t *testing.T) {
 		{"X08 a folded header", "/fold", "502", "expected a header line that does not begin with a space"},
 		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
 		{"X08 a control character", "/evil", "502", "control character"},
-		{"X08 headers of the connection", "/hop", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X08 a tab", "/tab", ok200 + "Content-Type: text/plain\r\nX: a b\r\n\r\nhi", ""},
 		{"X11 missing", "/nothing", "404", ""},
 		{"X11 a directory", "/dir", "403", ""},
 		{"X11 not executable", "/data", "403", ""},
@@ -4620,16 +4613,6 @@ func TestProxy(t *testing.T) {
 		}
 		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
 	})
-	t.Run("any reason", func(t *testing.T) {
-		for line, want := range map[string]string{"HTTP/1.0 200 OK ": "200 OK", "HTTP/1.1 200 A\tB": "200 A B", "HTTP/1.1 200": "200 ",
-			"HTTP/1.1 200 ": "200 ", "HTTP/1.1 200 A\xff": "200 A\xff"} {
-			addr, _ := fake(t, line+"\r\nContent-Length: 2\r\n\r\nhi", nil)
-			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-			if !strings.HasPrefix(reply, "HTTP/1.0 "+want+"\r\n") {
-				t.Errorf("%q: got %q", line, reply)
-			}
-		}
-	})
 	t.Run("Connection may not list what frames a message", func(t *testing.T) {
 		s := through(t, start(t, showEnviron).addr)
 		reply := ask(t, s.addr, strings.Replace(post("hello", "Connection: content-length, X-Drop, Content-Type, Host",
@@ -4661,15 +4644,9 @@ func TestProxy(t *testing.T) {
 		{"no answer", "", "502", "expected a head, got nothing"},
 		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
 		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
-		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
-		{"100 and 103 first", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-			ok200 + "Content-Length: 2\r\n\r\nhi", ""},
 		{"nothing but 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 11), "502", "more than 10 interim answers"},
-		{"101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "502", "expected a status like"},
 		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "does not begin with a space"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
-		{"two lengths", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "502", "one Content-Length"},
-		{"more than its length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc", ok200 + "Content-Length: 2\r\n\r\nab", ""},
 		{"nothing of its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "502", "the answer broke off"},
 		{"less than its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nab", ok200 + "Content-Length: 5\r\n\r\nab", "the answer broke off"},
 		{"304", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""},
@@ -7325,7 +7302,7 @@ func TestDocsRules(t *testing.T) {
 	}
 	rules := 0
 	for letter, n := range map[string]int{"R": 24, "H": 23, "B": 15, "E": 22, "I": 8, "S": 18, "W": 17,
-		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 12} {
+		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 18, "A": 7, "P": 11} {
 		for i := 1; i <= n; i++ {
 			if id := fmt.Sprintf("%s%02d", letter, i); !seen[id] {
 				t.Errorf("%s is not on the page", id)
@@ -7333,7 +7310,7 @@ func TestDocsRules(t *testing.T) {
 			rules++
 		}
 	}
-	if rules != 174 || len(allRows()) < 200 {
+	if rules != 198 || len(allRows()) < 200 {
 		t.Errorf("%d rules, %d rows", rules, len(allRows()))
 	}
 }
