@@ -619,15 +619,12 @@ func newFiles(directory string) Application {
 			return plainly(startResponse, "405 Method Not Allowed",
 				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
+		var body Body
 		root, err := os.OpenRoot(directory)
-		if errors.Is(err, os.ErrNotExist) {
-			return notFound(startResponse, "The server's -root does not exist.")
+		if err == nil {
+			defer root.Close() // files opened below stay open
+			body, err = servePath(root, environ, startResponse)
 		}
-		if err != nil {
-			return cannotServe(environ, startResponse, err)
-		}
-		defer root.Close() // files opened below stay open
-		body, err := servePath(root, environ, startResponse)
 		if err != nil {
 			return cannotServe(environ, startResponse, err)
 		}
@@ -738,12 +735,10 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 
 // contentType guesses the type of a file from its name.
 func contentType(name string) string {
-	switch extension := path.Ext(name); extension {
-	case ".md", ".go":
-		return textPlain[0].Value // so that browsers show them
-	default:
+	if extension := path.Ext(name); !listed(".md,.go", extension) {
 		return cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
 	}
+	return textPlain[0].Value // so that browsers show them
 }
 
 // httpDate is the form of dates that HTTP prefers.
@@ -846,10 +841,10 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 // find returns the path of the program. In a directory of them, the first segment of
 // PATH_INFO is its name, and moves to SCRIPT_NAME. A link could lead out of there.
 func (h *cgiHost) find(environ Environ) (file string, stat os.FileInfo, err error) {
-	if file, err = filepath.Abs(h.script); err != nil {
-		return "", nil, err
+	if file, err = filepath.Abs(h.script); err == nil {
+		stat, err = os.Stat(file)
 	}
-	if stat, err = os.Stat(file); err != nil || !stat.IsDir() {
+	if err != nil || !stat.IsDir() {
 		return file, stat, err
 	}
 	info := environ.Get("PATH_INFO")
@@ -1161,10 +1156,8 @@ func localRedirect(location string, environ Environ,
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
-	if followed == 10 {
-		err = errors.New("it comes after 10 others")
-	} else if !ok {
-		err = errors.New("the gateway does not name its application")
+	if followed == 10 || !ok {
+		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
