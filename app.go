@@ -189,8 +189,8 @@ func findMiddleware(name string) (Middleware, error) {
 
 // ---------------------------------------------------------------- Applications
 
-// textPlain is the header of a plain text. A browser first waits for enough bytes to guess
-// the type; nosniff tells it to show each block as it comes, and never to guess.
+// textPlain is the header of a plain text. A browser first waits for enough bytes to
+// guess the type; nosniff tells it to show each block as it comes, and never to guess.
 var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
@@ -380,20 +380,13 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// An index is the page of the gallery.
-type index struct {
-	Mounted string // where the gallery is, as in a URL
-	Base    string // the front of the URL
-	Entries []entry
+// Command returns the command to try an application that is mounted at a URL.
+func (e entry) Command(mounted string) string {
+	return strings.ReplaceAll(e.Try, "URL", mounted+"/"+e.Name)
 }
 
-// Command returns the command to try an application.
-func (x index) Command(e entry) string {
-	return strings.ReplaceAll(e.Try, "URL", x.Base+x.Mounted+"/"+e.Name)
-}
-
-// Lab returns a link to an experiment with an application, "" if there is none.
-func (x index) Lab(e entry) string { return labLink(x.Mounted+"/lab", e.Name) }
+// Lab returns a link to an experiment with it in the lab at place, "" if there is none.
+func (e entry) Lab(place string) string { return labLink(place, e.Name) }
 
 // newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
@@ -402,7 +395,8 @@ func newIndex(entries []entry) Application {
 		if info := environ.Get("PATH_INFO"); info != "/" && info != "" {
 			return notFound(startResponse, "The index is at "+mounted+"/")
 		}
-		return htmlPage(startResponse, "index", index{mounted, baseURL(environ), entries})
+		return htmlPage(startResponse, "index", map[string]any{"Entries": entries,
+			"Mounted": mounted, "URL": baseURL(environ) + mounted, "Lab": mounted + "/lab"})
 	}
 }
 
@@ -439,7 +433,8 @@ func escapeURI(s string) string {
 
 // form shows the fields that a browser makes of a form: the query string, a body in the
 // coding of query strings, or a body of parts with files in it. What is broken or too
-// large is refused, by a panic with a *Refusal, which the gateway answers with its status.
+// large is refused, by a panic with a *Refusal, which the gateway answers with its
+// status.
 func form(environ Environ, startResponse StartResponse) Body {
 	return htmlPage(startResponse, "form", readForm(environ))
 }
@@ -452,9 +447,8 @@ const (
 	formBytes  = 1 << 20 // in an urlencoded body, which is held in memory
 	formFields = 10000   // in a query string or an urlencoded body
 	formParts  = 1000    // in a body of parts
-	partHead   = 1 << 13 // bytes in the head of one part
+	partHead   = 2048    // bytes in the head of one part: its name is held in memory
 	partBytes  = 1000    // of each part are shown
-	nameBytes  = 1 << 16 // in the names of all parts, of files and of types
 )
 
 // readForm takes the query string and the body apart.
@@ -495,8 +489,8 @@ func allowSize(holds bool, format string, limit int) {
 	allow(holds, tooLarge, "RFC 9110 §15.5.14", format, limit)
 }
 
-// allowPart panics with a 400 for an error of mime/multipart, or with the *Refusal in it, if
-// the body did not arrive whole or the head of a part is too large.
+// allowPart panics with a 400 for an error of mime/multipart, or with the *Refusal in it,
+// if the body did not arrive whole or the head of a part is too large.
 func allowPart(err error) {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -532,7 +526,7 @@ func readQuery(from, text string) (fields []formField) {
 func readParts(input io.Reader, boundary string) (fields []formField) {
 	// The line end after the closing delimiter is optional, but mime/multipart needs it.
 	limited := &headLimit{Reader: io.MultiReader(input, strings.NewReader("\r\n"))}
-	parts, names := multipart.NewReader(limited, boundary), 0
+	parts := multipart.NewReader(limited, boundary)
 	for {
 		limited.inHead, limited.allowed = true, partHead
 		part, err := parts.NextRawPart() // a part has no coding of its own (RFC 7578 §4.7)
@@ -543,18 +537,15 @@ func readParts(input io.Reader, boundary string) (fields []formField) {
 		allowPart(err) // with io.EOF, a form without a part
 		allowSize(len(fields) < formParts, "a form may have %d parts", formParts)
 		name, file := disposition(part.Header["Content-Disposition"])
-		kind := part.Header.Get("Content-Type")
-		names += len(name) + len(file) + len(kind)
-		allowSize(names <= nameBytes, "the names in a form may have %d bytes", nameBytes)
-		fields = append(fields, formField{"part", name, readPart(part, file, kind)})
+		fields = append(fields, formField{"part", name, readPart(part, file)})
 	}
 }
 
 // extended matches a parameter like filename*=UTF-8”x, and each quoted string as a whole.
 var extended = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|;[^"=;]*\*[ \t]*=[^";]*`)
 
-// disposition returns the name of a part, and that of the file in it, "" if there is none.
-// filename* must not be used. (RFC 7578 §4.2)
+// disposition returns the name of a part, and that of the file in it, "" if there is
+// none. filename* must not be used. (RFC 7578 §4.2)
 //
 //	form-data; name="a"; filename="b.txt"; filename*=UTF-8''c → "a", "b.txt"
 func disposition(values []string) (name, file string) {
@@ -574,14 +565,15 @@ func disposition(values []string) (name, file string) {
 }
 
 // readPart returns the beginning of a field, or says how large a file is.
-func readPart(part io.Reader, file, kind string) string {
+func readPart(part *multipart.Part, file string) string {
 	start, err := io.ReadAll(io.LimitReader(part, partBytes))
 	allowPart(err)
 	rest, err := io.Copy(io.Discard, part)
 	allowPart(err)
 	switch {
 	case file != "":
-		return fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest, kind)
+		return fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
+			part.Header.Get("Content-Type"))
 	case rest > 0:
 		return string(start) + "…"
 	}
@@ -590,8 +582,8 @@ func readPart(part io.Reader, file, kind string) string {
 
 // A headLimit limits the head of each part of a body, of which mime/multipart alone would
 // hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
-// between the end of one part and the end of the next head. It does not read to the end of
-// a form that is whole.
+// between the end of one part and the end of the next head. It does not read to the end
+// of a form that is whole.
 type headLimit struct {
 	io.Reader
 	inHead  bool
@@ -681,8 +673,8 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 	return file, stat, err
 }
 
-// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503 if
-// too many files are open, which is nobody else's fault, otherwise 404, so that nobody
+// cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
+// if too many files are open, which is nobody else's fault, otherwise 404, so that nobody
 // learns which files exist outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
@@ -819,7 +811,7 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	case err != nil:
 		return cannotServe(environ, startResponse, err)
 	case !stat.Mode().IsRegular() || runtime.GOOS != "windows" && stat.Mode()&0o111 == 0:
-		return plainly(startResponse, "403 Forbidden", "This is not a program.")
+		return plainly(startResponse, "403 Forbidden", "This is not a program: see chmod +x.")
 	}
 	select {
 	case h.slots <- true: // until the program has ended
@@ -922,9 +914,9 @@ func endScripts() {
 	})
 }
 
-// spool writes the body of the request to a file, nil if there is none: a program can then
-// read it or not, in its own time, and gets its end when it has read CONTENT_LENGTH bytes.
-// (RFC 3875 §4.2)
+// spool writes the body of the request to a file, nil if there is none: a program can
+// then read it or not, in its own time, and gets its end when it has read CONTENT_LENGTH
+// bytes. (RFC 3875 §4.2)
 func spool(environ Environ) (file *os.File, err error) {
 	if length := environ.Get("CONTENT_LENGTH"); length == "" || length == "0" {
 		return nil, nil
@@ -976,8 +968,8 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// killGroup ends the program and its child processes. A negative number is a group, as for
-// kill(2); Windows has none.
+// killGroup ends the program and its child processes. A negative number is a group, as
+// for kill(2); Windows has none.
 func (p *program) killGroup() error {
 	if runtime.GOOS == "windows" {
 		return p.Process.Kill()
@@ -989,10 +981,10 @@ func (p *program) killGroup() error {
 	return group.Kill()
 }
 
-// Read reads the program's output, and kills a program that keeps it waiting for too long.
-// The whole head has one timeout, each later read its own. After the program's end there is
-// one for the rest: a process that has left the group may keep the output open. (Not on
-// Windows, where pipes have no deadlines.)
+// Read reads the program's output, and kills a program that keeps it waiting for too
+// long. The whole head has one timeout, each later read its own. After the program's end
+// there is one for the rest: a process that has left the group may keep the output open.
+// (Not on Windows, where pipes have no deadlines.)
 func (p *program) Read(b []byte) (int, error) {
 	begin, hasEnded := time.Now(), false
 	p.output.SetReadDeadline(begin.Add(p.patience)) // fails if closed, and so will Read
@@ -1148,8 +1140,8 @@ func logHint(environ Environ, file string, err error) {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "hint for %s: %s\n", file, hint)
 }
 
-// localRedirect answers with another path of this server, as if the client had asked for it.
-// It follows at most 10 redirects. (RFC 3875 §6.2.2)
+// localRedirect answers with another path of this server, as if the client had asked for
+// it. It follows at most 10 redirects. (RFC 3875 §6.2.2)
 func localRedirect(location string, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	followed, _ := environ["rawsgi.redirects"].(int)
@@ -1192,14 +1184,15 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 
 // badGateway answers in place of a program or server that did not: 504 if it took too
 // long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it. If the system has too little for a program or connection, nobody was asked.
+// replaces it. If the system has too little for a program or connection, nobody was
+// asked.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case outOfFiles(err):
 		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
-		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields are "+
-			"the program's environment, and larger than this system allows"))
+		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
+			"are the program's environment, and larger than this system allows"))
 	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status, _ := gatewayStatus(err)
@@ -1225,7 +1218,8 @@ func tidyStatus(status string) string {
 	return code + " " + strings.Trim(reason, " ")
 }
 
-// endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse refuses.
+// endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
+// refuses.
 func endToEnd(fields []Header) (kept []Header) {
 	connection := ""
 	for _, field := range fields {
@@ -1244,8 +1238,8 @@ func endToEnd(fields []Header) (kept []Header) {
 
 // isEndToEnd reports whether a field is end-to-end, not hop-by-hop: those that no
 // application may use, those that Connection lists, and Proxy-Connection, which is in no
-// RFC. Connection may not list the first three: without its length, a body would be read as
-// a request of its own. (RFC 9110 §7.6.1)
+// RFC. Connection may not list the first three: without its length, a body would be read
+// as a request of its own. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
 		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) &&
@@ -1285,7 +1279,8 @@ func checkUpstreams(upstreams string) error {
 	for upstream := range strings.SplitSeq(upstreams, ",") {
 		host, port, err := net.SplitHostPort(upstream)
 		_, badPort := strconv.ParseUint(port, 10, 16)
-		if upstreams != "" && (err != nil || badPort != nil || strings.ContainsAny(host, " /@")) {
+		bad := err != nil || badPort != nil || strings.ContainsAny(host, " \t/@")
+		if bad && upstreams != "" {
 			return fmt.Errorf("is host:port, like 127.0.0.1:9000, or several of them with "+
 				"commas and no spaces between, not %q", upstreams)
 		}
@@ -1293,8 +1288,8 @@ func checkUpstreams(upstreams string) error {
 	return nil
 }
 
-// app forwards a request, unless it may go no further, or has come here before: the server
-// that it goes to would send it here again, without end. (RFC 9110 §7.6.2, §7.6.3)
+// app forwards a request, unless it may go no further, or has come here before: the
+// server that it goes to would send it here again, without end. (RFC 9110 §7.6.2, §7.6.3)
 func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	switch {
 	case len(p.servers) == 0:
@@ -1321,7 +1316,8 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 // than these two, or if it is not a number, it is passed on as it is. (RFC 9110 §7.6.2)
 func mayForward(environ Environ) bool {
 	n, err := strconv.ParseUint(environ.Get("HTTP_MAX_FORWARDS"), 10, 63)
-	if !listed("TRACE,OPTIONS", environ.Get("REQUEST_METHOD")) || errors.Is(err, strconv.ErrSyntax) {
+	counts := listed("TRACE,OPTIONS", environ.Get("REQUEST_METHOD"))
+	if !counts || errors.Is(err, strconv.ErrSyntax) {
 		return true
 	}
 	environ["HTTP_MAX_FORWARDS"] = fmt.Sprint(max(n, 1) - 1)
@@ -1374,8 +1370,8 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	return newFileWrapper(upstreamBody{content, upstream}, pieceSize), nil
 }
 
-// send sends the request. Write has a deadline for each piece of the body; the struct hides
-// ReadFrom, which has one for all of it and which io.Copy would call.
+// send sends the request. Write has a deadline for each piece of the body; the struct
+// hides ReadFrom, which has one for all of it and which io.Copy would call.
 func (p *proxy) send(environ Environ, upstream *conn) error {
 	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
 		return err
@@ -1394,7 +1390,8 @@ func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
 	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
 	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ))
+	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
 	more := func(key, item string) string { // a list with one more item
 		return strings.TrimLeft(environ.Get(key)+", "+item, ", ")
 	}
@@ -1414,8 +1411,8 @@ func (p *proxy) requestHead(environ Environ) string {
 }
 
 // upstreamTarget returns the target for upstream: the bytes below SCRIPT_NAME as the
-// client sent them, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same to
-// upstream. If middleware has changed the path or the query, it is made of environ.
+// client sent them, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same
+// to upstream. If middleware has changed the path or the query, it is made of environ.
 func upstreamTarget(environ Environ) string {
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	sent, query, asks := strings.Cut(originForm(environ.Get("rawsgi.request_uri")), "?")
@@ -1450,9 +1447,10 @@ func originForm(target string) string {
 	return target
 }
 
-// readAnswer reads the head of an upstream's answer. It skips the heads of interim answers,
-// such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has asked. The
-// version of the status line is HTTP/1 and a digit. (RFC 9110 §15.2; RFC 9112 §4)
+// readAnswer reads the head of an upstream's answer. It skips the heads of interim
+// answers, such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has
+// asked. The version of the status line is HTTP/1 and a digit. (RFC 9110 §15.2; RFC 9112
+// §4)
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 func readAnswer(h *headReader) (status string, headers []Header, err error) {
@@ -1623,8 +1621,9 @@ func catch(application Application) Application {
 }
 
 // failurePage starts the answer anew after a panic, logs it, and returns its only block.
-// If the head has been sent, startResponse panics with the error, and the gateway logs it,
-// unless it is only that the client has left. The stack is for a client on this machine.
+// If the head has been sent, startResponse panics with the error, and the gateway logs
+// it, unless it is only that the client has left. The stack is for a client on this
+// machine.
 func failurePage(environ Environ, startResponse StartResponse, reason any) []byte {
 	err, ok := reason.(error)
 	if !ok {
