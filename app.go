@@ -15,6 +15,7 @@
 //	Validate       the middleware that checks both sides against PEP 3333
 //	Watching       the recorder, and the narrator of -trace
 //	Lab            a page that shows what becomes of each byte
+
 package main
 
 import (
@@ -235,7 +236,7 @@ func showEnviron(environ Environ, startResponse StartResponse) Body {
 	var page bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
-		case *recorder: // of the lab or -trace: hides its own key
+		case *layer: // of the lab or -trace: hides its own key
 		case string, bool, [2]int:
 			fmt.Fprintf(&page, "%s: %v\n", key, value)
 		default: // the type of wsgi.input says more than its address
@@ -1246,13 +1247,6 @@ func isEndToEnd(connection, name string) bool {
 			!listed("Proxy-Connection,"+connection, name)
 }
 
-// listed reports whether name is in a comma-separated list; case does not matter.
-func listed(list, name string) bool {
-	return slices.ContainsFunc(strings.Split(list, ","), func(item string) bool {
-		return strings.EqualFold(strings.Trim(item, " \t"), name)
-	})
-}
-
 // ---------------------------------------------------------------- Proxy
 
 // A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
@@ -1281,7 +1275,7 @@ func checkUpstreams(upstreams string) error {
 		_, badPort := strconv.ParseUint(port, 10, 16)
 		bad := err != nil || badPort != nil || strings.ContainsAny(host, " \t/@")
 		if bad && upstreams != "" {
-			return fmt.Errorf("is host:port, like 127.0.0.1:9000, or several of them with "+
+			return fmt.Errorf("-upstream is host:port, like 127.0.0.1:9000, or several with "+
 				"commas and no spaces between, not %q", upstreams)
 		}
 	}
@@ -1363,7 +1357,7 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	if length >= 0 {
 		content = &Input{r: h.r, length: length}
 	}
-	if environ.Get("REQUEST_METHOD") == "HEAD" || !hasBody(status) {
+	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
 		content = strings.NewReader("") // whatever its Content-Length says
 	}
 	startResponse(status, headers)
@@ -1751,8 +1745,8 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 				"a header name with _ is a mistake for -: "+header.Name)
 		}
 		_, types := lookup(headers, "Content-Type")
-		application(hasBody(status) || types == 0, status+" has no Content-Type")
-		application(!hasBody(status) || types > 0, status+" has a Content-Type")
+		application(!bodyless(status) || types == 0, status+" has no Content-Type")
+		application(bodyless(status) || types > 0, status+" has a Content-Type")
 		v.status = status
 		out := startResponse(status, headers, excInfo...)
 		expect("gateway", out != nil, "startResponse returns write()", "The write() Callable")
@@ -1769,7 +1763,7 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 func (v *validator) checkBlock(block []byte) {
 	expect("application", v.status != "" || len(block) == 0,
 		"startResponse is called before the first block", "The start_response() Callable")
-	expect("application", len(block) == 0 || hasBody(v.status), v.status+" has no body",
+	expect("application", len(block) == 0 || !bodyless(v.status), v.status+" has no body",
 		"The Server/Gateway Side")
 }
 
@@ -1801,648 +1795,480 @@ func (v *validator) Close() error {
 	return closeBody(v.body)
 }
 
-// hasBody reports whether an answer with this status has a body. (RFC 9110 §15.3.5,
-// §15.3.6, §15.4.5)
-func hasBody(status string) bool { return !listed("204,205,304", status[:3]) }
-
 // ---------------------------------------------------------------- Watching
 //
-// A gateway has two openings: the connection, and the call of the application. A recorder
-// stands in both, and the gateway does not know. What the parser made of a head, the
-// recorder finds by calling the parser again on the bytes that it saw.
+// A recorder watches one exchange in three places: the connection, the result of the parser
+// and the call of the application. It makes events of what it sees. The narrator of -trace
+// prints them, and the lab's page draws them.
 
-// An event is one step of an exchange, for -trace and for the lab's page.
+// An event is one step of an exchange.
 type event struct {
-	At   int64  `json:"at"`   // microseconds since the connection was accepted
-	Kind string `json:"kind"` // "in", "key", "call", …, as below
-	Text string `json:"text"` // a sentence, in printable characters
-
-	// The bytes of the request that it is about, the first and the one after the last.
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
-
-	Place   string `json:"place"`             // where the code is: "request.go#parseTarget"
-	Chapter int    `json:"chapter,omitempty"` // of the course, about the rule of a refusal
-
-	Layer string `json:"layer,omitempty"` // the application or middleware that acts
-	Depth int    `json:"depth,omitempty"` // 1 is called by the gateway, 2 by that one
-
-	Key     string            `json:"key,omitempty"`     // what bytes become in environ
-	Value   string            `json:"value,omitempty"`   // its value, or a status
+	At      int64             `json:"at"`                // microseconds since the beginning
+	Pause   time.Duration     `json:"-"`                 // since the event before
+	Kind    string            `json:"kind"`              // one of those in sentences
+	Text    string            `json:"text"`              // its sentence
+	From    int               `json:"from"`              // the first byte of the request that
+	To      int               `json:"to"`                // it is about, and the one after
+	Layer   string            `json:"layer,omitempty"`   // the application or middleware
+	Depth   int               `json:"depth,omitempty"`   // 1 is called by the gateway
+	Key     string            `json:"key,omitempty"`     // of environ
+	Value   string            `json:"value,omitempty"`   // of the key; a status, type or line
+	Note    string            `json:"note,omitempty"`    // more about the value
+	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
+	Chapter int               `json:"chapter,omitempty"` // of the course, about a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
-	Size    int               `json:"size,omitempty"`    // bytes in a block
+	Size    int               `json:"size,omitempty"`    // of Data, which may be cut
 	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
-	Data    []byte            `json:"data,omitempty"`    // bytes that come or go
-	Environ map[string]string `json:"environ,omitempty"` // all of it, when it is complete
+	Data    []byte            `json:"data,omitempty"`    // bytes that come, leave or are given
+	Environ map[string]string `json:"environ,omitempty"` // all of it
 }
 
-// A recorder records one exchange, event by event.
-type recorder struct {
-	emit      func(event)
-	now       func() time.Time
-	begin     time.Time
-	server    *Server // whose connection it is; nil for the CGI gateway
-	client    string  // its address
-	keepsLogs bool    // wsgi.errors is told as events and need not go to the log as well
-
-	mu       sync.Mutex // an application may read its input in a goroutine of its own
-	received []byte     // until the head is understood
-	count    int64      // bytes received
-	err      error      // what the connection gave with the last read
-	request  *Request   // the head, once it is understood
-	headSize int64      // bytes in it
-	refusal  *Refusal   // the one that has been told
-	environ  map[string]string
-	depth    int    // of the layer that runs
-	caller   string // its name
-	status   string // stored by startResponse, as are the headers
-	headers  []Header
-	drains   bool // our half is closed: nobody reads what comes now
-	headSent bool
-	sent     int64 // bytes to the client
-	body     int64 // those of the body
-	answer   string
-	inStack  bool // the log is in the middle of a panic's stack
+// sentences describe the kinds of events.
+var sentences = map[string]string{
+	"accept":   "a connection{note} is accepted",
+	"in":       "{size} received, from byte {from} on",
+	"eof":      "the client has ended its half of the connection",
+	"timeout":  "{note} ends: {value}",
+	"broken":   "{note} ends: {value}",
+	"silent":   "nothing was asked: there will be no answer",
+	"key":      "{key} is {quoted}{note}",
+	"dropped":  "{value} is {note}",
+	"body":     "the body of the request begins: {value}, says Content-Length",
+	"no body":  "the request has {note}: no body",
+	"refused":  "{value}: {note}",
+	"environ":  "environ is complete: {keys}",
+	"changed":  "{layer} sets {key} to {quoted}; it was {was}",
+	"call":     "{note} calls the {value} {layer}",
+	"start":    "{layer} calls startResponse({quoted}) with {headers}{note}",
+	"stored":   "the gateway {note} the status and {headers}; {size} sent so far",
+	"started":  "startResponse returns write() to {layer}",
+	"return":   "{layer} returns a body, {value}",
+	"file":     "the body of {layer} is a file: the gateway reads, sends and closes it",
+	"write":    "{layer} calls write() with {size}",
+	"block":    "{layer} gives a block of {size}",
+	"enough":   "{layer} {note}",
+	"closed":   "Close is called on the body of {layer}",
+	"panic":    "{note}{layer} panics",
+	"log":      "{note}: {value}",
+	"length":   "the answer {note}",
+	"head":     "the head leaves, in one write with {body} of the body",
+	"out":      "{size} of the body leave",
+	"continue": "{size} leave: the client may send the body",
+	"sendfile": "{size} of the file leave by sendfile(2): they never enter this program",
+	"drain":    "the gateway ends its half, and reads on until the client closes",
+	"drained":  "{size} more, which nobody reads",
+	"close":    "the gateway closes the connection",
+	"limit":    "the rest is not shown",
 }
 
-func newRecorder(s *Server, now func() time.Time, emit func(event)) *recorder {
-	return &recorder{server: s, emit: emit, now: now, begin: now(), caller: "the gateway"}
+// sentence puts the fields of an event into the sentence of its kind.
+func (e event) sentence() string {
+	return strings.NewReplacer("{layer}", e.Layer, "{key}", e.Key, "{value}", e.Value,
+		"{note}", e.Note, "{quoted}", inQuotes(e.Value), "{was}", inQuotes(e.Note),
+		"{size}", plural(e.Size, "byte"), "{body}", plural(e.Size-e.Head, "byte"),
+		"{headers}", plural(len(e.Headers), "header"), "{keys}", plural(len(e.Environ), "key"),
+		"{from}", strconv.Itoa(e.From)).Replace(sentences[e.Kind])
 }
 
-// watch stands in both openings of a server's exchange.
-func (t *recorder) watch(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
-	from := "" // a client on a Unix socket has no address
-	host, port := hostPort(c.RemoteAddr())
-	if t.client = host; host != "" {
-		from = " from " + net.JoinHostPort(host, port)
+// plural returns "1 byte" or "2 bytes".
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	t.say("accept", "a connection%s is accepted", from)
-	return &watchedConn{c, t}, t.gateway(application), func(*Request, error) {}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// watchCGI does the same for the CGI gateway, whose connection is two streams.
-func (t *recorder) watchCGI(stdin io.Reader, stdout io.Writer, application Application) (
-	io.Reader, io.Writer, Application) {
-	return watchedReader{stdin, t}, watchedWriter{stdout, t}, t.gateway(application)
+// cut shortens a text to n characters, and shows that.
+func cut(text string, n int) string {
+	if utf8.RuneCountInString(text) <= n {
+		return text
+	}
+	return string([]rune(text)[:max(0, n-1)]) + "…"
 }
 
-// add records an event.
+// inQuotes returns the beginning of a text that is printable already.
+func inQuotes(text string) string { return `"` + cut(text, 80) + `"` }
+
+// A recorder makes the events of one exchange.
+type recorder struct {
+	mu       sync.Mutex // an application may have goroutines
+	emit     func(event)
+	now      func() time.Time
+	begin    time.Time
+	last     int64             // when the last event was
+	logs     bool              // lines of the log are events, too
+	head     []byte            // bytes received, until they are parsed
+	received int               // bytes in all
+	parsed   bool              // the head
+	refused  bool              // the request
+	drains   bool              // our half is closed: nobody reads what comes
+	environ  map[string]string // as it was seen last
+	status   string            // stored by startResponse
+	headers  []Header          // as well
+	headSent bool
+	sent     int // bytes
+}
+
+func newRecorder(now func() time.Time, emit func(event)) *recorder {
+	return &recorder{emit: emit, now: now, begin: now()}
+}
+
+// add completes an event and emits it.
 func (t *recorder) add(e event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.put(e)
+}
+
+// put is add for those that hold t.mu.
+func (t *recorder) put(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
-	e.Place = place(e)
+	e.Pause, t.last = time.Duration(e.At-t.last)*time.Microsecond, e.At
+	e.Value, e.Note = cut(e.Value, longValue), cut(e.Note, longValue)
+	e.Text = cut(printable(e.sentence()), longText)
 	t.emit(e)
 }
 
-// places says which declaration does what an event records: of each kind of event, of some
-// keys, and of the refusals by each rule, those of which a chapter of the course is about.
-var places = map[string]string{
-	"accept": "server.go#serveConn", "in": "server.go#Read", "key": "request.go#addHeader",
-	"dropped": "request.go#environKey", "body": "request.go#setLength",
-	"environ": "request.go#newEnviron", "call": "response.go#run",
-	"changed": "app.go#mount",
-	"stored":  "response.go#startResponse", "started": "response.go#startResponse",
-	"return": "response.go#sendBody", "length": "response.go#inferLength",
-	"out": "response.go#Write", "file": "response.go#sendFile",
-	"sendfile": "response.go#sendFile", "enough": "response.go#sendBody",
-	"closed": "response.go#close", "panic": "response.go#fail",
-	"log": "server.go#errorStream", "refused": "request.go#refuse", "eof": "server.go#Read",
-	"drain": "server.go#hangUp", "drained": "server.go#hangUp",
-	"close": "server.go#hangUp", "enough of it": "app.go#eventLog",
-
-	"REQUEST_METHOD": "request.go#parseLine", "SERVER_PROTOCOL": "request.go#checkVersion",
-	"PATH_INFO": "request.go#parseTarget", "QUERY_STRING": "request.go#parseTarget",
-	"wsgi.input": "request.go#Input",
-
-	"errors": "app.go#failing", "files": "app.go#newFiles", "clock": "app.go#newClock",
-	"gallery": "app.go#mount", "cgi": "app.go#newCGI", "proxy": "app.go#newProxy",
-	"lab": "app.go#newLab",
+// watch is a Server's Watch.
+func (t *recorder) watch(c net.Conn, application Application) (
+	net.Conn, Application, func(*Request, error)) {
+	from := "" // a client on a Unix socket has no address
+	if host, port := hostPort(c.RemoteAddr()); host != "" {
+		from = " from " + net.JoinHostPort(host, port)
+	}
+	t.add(event{Kind: "accept", Note: from})
+	return &tap{c, c, c, t}, watchedGateway(t, application), t.onHead
 }
 
-// rules says where the refusals by a rule are made, and which chapter is about it.
-var rules = map[string]struct {
-	place   string
-	chapter int
-}{
-	"RFC 9112 §3":       {"request.go#refuseTLS", 3},
-	"RFC 9112 §2.2":     {"request.go#line", 3},
-	"RFC 9110 §15.5.15": {"request.go#line", 3},
-	"RFC 9110 §15.5.9":  {"request.go#incomplete", 2},
-	"RFC 9110 §15.6.4":  {"server.go#readRequest", 9},
-	"RFC 1945 §5.1":     {"request.go#parseLine", 3},
-	"RFC 9110 §5.6.2":   {"request.go#parseLine", 3},
-	"RFC 9112 §2.3":     {"request.go#checkVersion", 3},
-	"RFC 9110 §15.6.6":  {"request.go#checkVersion", 3},
-	"RFC 9112 §3.2":     {"request.go#parseTarget", 3},
-	"RFC 3986 §2.1":     {"request.go#parseTarget", 3},
-	"RFC 3875 §4.1.5":   {"request.go#parseTarget", 3},
-	"RFC 9110 §7.4":     {"server.go#readRequest", 7},
-	"RFC 6585 §5":       {"request.go#readHeader", 4},
-	"RFC 9112 §5.2":     {"request.go#parseField", 4},
-	"RFC 9112 §5.1":     {"request.go#parseField", 4},
-	"RFC 9110 §5.5":     {"request.go#parseField", 4},
-	"RFC 9110 §5.3":     {"request.go#checkHeader", 4},
-	"RFC 9112 §6.1":     {"request.go#checkHeader", 5},
-	"RFC 9110 §8.6":     {"request.go#setLength", 5},
-	"RFC 9110 §15.5.14": {"request.go#setLength", 5},
-	"RFC 9112 §8":       {"request.go#Read", 5},
-}
-
-// place returns where the code is that does what an event records.
-func place(e event) string {
-	if rule, ok := rules[e.Rule]; ok {
-		return rule.place
-	}
-	if at, ok := places[e.Key]; ok && e.Kind == "key" {
-		return at
-	}
-	acts := []string{"start", "write", "block", "panic"}
-	if e.Layer == "" || !slices.Contains(acts, e.Kind) {
-		return places[e.Kind]
-	}
-	if at, ok := places[e.Layer]; ok && e.Layer != "log" { // which is a kind of event, too
-		return at
-	}
-	return "app.go#" + strings.Replace(e.Layer, "log", "logging", 1)
-}
-
-func (t *recorder) say(kind, format string, args ...any) {
-	t.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
-}
-
-// A watchedConn tells what passes through a connection.
-type watchedConn struct {
+// A tap records what passes through a connection, or through the two streams of a CGI
+// program, which has no Conn.
+type tap struct {
 	net.Conn
-	trace *recorder
+	in  io.Reader
+	out io.Writer
+	*recorder
 }
 
-func (c *watchedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.trace.onRead(p[:n], err)
+func (c *tap) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	if n > 0 {
+		c.onRead(p[:n])
+	}
+	if err != io.EOF || c.Conn != nil {
+		c.onError("reading", err)
+	}
 	return n, err
 }
 
-func (c *watchedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.trace.onWrite(p[:n], err)
+func (c *tap) Write(p []byte) (int, error) {
+	n, err := c.out.Write(p)
+	if n > 0 {
+		c.onWrite(p[:n])
+	}
+	c.onError("writing", err)
 	return n, err
 }
 
-// ReadFrom leaves sendfile(2) what it is: of a file, only the size is seen.
-func (c *watchedConn) ReadFrom(source io.Reader) (int64, error) {
-	to, ok := c.Conn.(io.ReaderFrom)
+// ReadFrom leaves a file to sendfile(2): only its size is seen.
+func (c *tap) ReadFrom(source io.Reader) (int64, error) {
+	direct, ok := c.out.(io.ReaderFrom)
 	if !ok {
 		return io.Copy(struct{ io.Writer }{c}, source)
 	}
-	n, err := to.ReadFrom(source)
-	c.trace.onFile(n, err)
+	n, err := direct.ReadFrom(source)
+	c.add(event{Kind: "sendfile", Size: int(n)})
+	c.onError("writing", err)
 	return n, err
 }
 
 // CloseWrite ends our half, if such a connection has halves.
-func (c *watchedConn) CloseWrite() error {
+func (c *tap) CloseWrite() error {
 	half, ok := c.Conn.(interface{ CloseWrite() error })
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	c.trace.onCloseWrite()
+	c.add(event{Kind: "drain"})
+	c.mu.Lock()
+	c.drains = true
+	c.mu.Unlock()
 	return half.CloseWrite()
 }
 
-func (c *watchedConn) Close() error {
-	c.trace.onClose()
+// SetLinger asks for a reset in place of an end, where there are resets.
+func (c *tap) SetLinger(seconds int) error {
+	tcp, ok := c.Conn.(interface{ SetLinger(int) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return tcp.SetLinger(seconds)
+}
+
+func (c *tap) Close() error {
+	c.add(event{Kind: "close"})
 	return c.Conn.Close()
 }
 
-// A watchedReader tells what passes through standard input.
-type watchedReader struct {
-	io.Reader
-	trace *recorder
+// onError records how reading or writing has failed, if it has.
+func (t *recorder) onError(what string, err error) {
+	switch {
+	case err == io.EOF:
+		t.add(event{Kind: "eof"})
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		t.add(event{Kind: "timeout", Note: what, Value: err.Error()})
+	case err != nil:
+		t.add(event{Kind: "broken", Note: what, Value: err.Error()})
+	}
 }
 
-func (r watchedReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	r.trace.onRead(p[:n], err)
-	return n, err
-}
-
-// A watchedWriter tells what passes through standard output.
-type watchedWriter struct {
-	io.Writer
-	trace *recorder
-}
-
-func (w watchedWriter) Write(p []byte) (int, error) {
-	n, err := w.Writer.Write(p)
-	w.trace.onWrite(p[:n], err)
-	return n, err
-}
-
-// onRead records bytes from the client, or of their end.
-func (t *recorder) onRead(p []byte, err error) {
+// onRead records bytes from the client.
+func (t *recorder) onRead(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case len(p) > 0 && t.drains:
-		t.count += int64(len(p))
-		t.say("drained", "%s more, which nobody reads", count(len(p), "byte"))
-	case len(p) > 0:
-		t.onBytes(p)
+	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
+	t.received = e.To
+	if t.drains {
+		e.Kind = "drained"
+	} else {
+		e.Data = bytes.Clone(p)
 	}
-	t.err = err
-	switch {
-	case err == io.EOF && t.server != nil:
-		t.say("eof", "the client has ended its half of the connection")
-	case err != nil && err != io.EOF:
-		t.say("eof", "reading ends: %v", err)
+	if !t.parsed {
+		t.head = append(t.head, p...)
 	}
-}
-
-// onBytes records bytes of the request.
-func (t *recorder) onBytes(p []byte) {
-	from := t.count
-	t.count += int64(len(p))
-	if t.request == nil { // otherwise it is body by now
-		t.received = append(t.received, p...)
-	}
-	text := fmt.Sprintf("%d bytes come: %d to %d", len(p), from, t.count-1)
-	if len(p) == 1 {
-		text = fmt.Sprintf("1 byte comes: %d", from)
-	}
-	t.add(event{Kind: "in", From: from, To: t.count, Data: bytes.Clone(p), Text: text})
+	t.put(e)
 }
 
 // onWrite records bytes to the client: first the head, and why it has a Content-Length.
-func (t *recorder) onWrite(p []byte, err error) {
+func (t *recorder) onWrite(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.understand()
-	if len(p) > 0 {
-		t.onAnswer(p)
-	}
-	if err != nil {
-		t.say("eof", "writing ends: %v", err)
-	}
-}
-
-func (t *recorder) onAnswer(p []byte) {
-	t.sent += int64(len(p))
-	e := event{Kind: "out", Data: bytes.Clone(p)}
-	switch {
-	case t.headSent || t.request != nil && t.request.Version == "HTTP/0.9":
+	e := event{Kind: "out", Size: len(p), Data: bytes.Clone(p)}
+	if head, _, _ := strings.Cut(string(p), "\r\n\r\n"); t.headSent {
+	} else if strings.HasPrefix(head, "HTTP/1.1 100 ") {
+		e.Kind = "continue"
+	} else {
+		e.Kind, e.Head = "head", min(len(head)+len("\r\n\r\n"), len(p))
 		t.headSent = true
-		t.body += int64(len(p))
-		e.Text = count(len(p), "byte") + " of the body leave"
-	case bytes.HasPrefix(p, []byte("HTTP/1.1 100")):
-		e.Text = fmt.Sprintf("%d bytes leave: the client may send the body", len(p))
-	default:
-		t.headSent = true
-		e.Head, e.Text = t.onHead(p)
-		t.body += int64(len(p) - e.Head)
+		t.put(event{Kind: "length", Note: t.lengthReason(head)})
 	}
-	t.add(e)
+	t.sent += len(p)
+	t.put(e)
 }
 
-// onHead records what the head in p holds, and returns its size and a sentence.
-func (t *recorder) onHead(p []byte) (size int, text string) {
-	head, _, whole := bytes.Cut(p, []byte("\r\n\r\n"))
-	if size = len(head); whole { // otherwise the client has left in the middle of it
-		size += len("\r\n\r\n")
-	}
-	first, rest, _ := strings.Cut(string(head), "\r\n")
-	_, t.answer, _ = strings.Cut(first, " ")
-	if r := t.cutShort(); r != nil && r.Status == t.answer {
-		t.onRefusal(r, t.count, t.count)
-	}
-	t.say("length", "%s", t.lengthReason(rest))
-	text = fmt.Sprintf("the head leaves, %s", count(size, "byte"))
-	if more := len(p) - size; more > 0 {
-		text += fmt.Sprintf(", in one write with %s of the body", count(more, "byte"))
-	}
-	return size, text
-}
-
-// lengthReason says why an answer has the Content-Length that it has.
+// lengthReason says why a head has a Content-Length, or has none.
 func (t *recorder) lengthReason(head string) string {
-	var fields []Header
-	for line := range strings.Lines(head) {
-		name, value, _ := strings.Cut(strings.TrimRight(line, "\r\n"), ": ")
-		fields = append(fields, Header{name, value})
-	}
-	length, given := lookup(fields, "Content-Length")
-	_, own := lookup(t.headers, "Content-Length")
-	switch {
-	case t.answer != t.status && given > 0:
-		return "the answer is the gateway's own: its Content-Length is " + length
-	case strings.HasPrefix(t.answer, "204") || strings.HasPrefix(t.answer, "304"):
-		return "the answer gets no Content-Length: " + visible(t.answer) + " has no body"
+	first, _, _ := strings.Cut(head, "\r\n")
+	_, status, _ := strings.Cut(first, " ")
+	_, after, given := strings.Cut(head, "\r\nContent-Length: ")
+	length, _, _ := strings.Cut(after, "\r\n")
+	switch _, own := lookup(t.headers, "Content-Length"); {
+	case status != t.status:
+		return "is the gateway's own: its Content-Length is " + length
+	case strings.HasPrefix(status, "204") || strings.HasPrefix(status, "304"):
+		return "gets no Content-Length: " + status + " has no body"
 	case own > 0:
-		return "the answer has the Content-Length that the application has given"
-	case given > 0:
-		return "the answer gets a Content-Length of " + length + ": the whole body is known"
+		return "has the Content-Length that the application has given"
+	case given:
+		return "gets a Content-Length of " + length + ": the whole body is known"
 	}
-	return "the answer has no Content-Length: nobody knows how long the body will be, " +
-		"so the end of the connection ends it"
+	return "has no Content-Length: nobody knows how long the body will be, so the end of " +
+		"the connection ends it"
 }
 
-// onFile records bytes of a file, which the operating system has sent.
-func (t *recorder) onFile(n int64, err error) {
+// onHead records what the parser has made of a head: which bytes became which key, and
+// where the body begins or which byte was refused.
+func (t *recorder) onHead(q *Request, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sent, t.body = t.sent+n, t.body+n
-	if n > 0 {
-		t.say("sendfile", "%d bytes of the file leave: sendfile(2) sends them, they never "+
-			"enter this program", n)
+	t.parsed, t.headSent = true, q.Version == "HTTP/0.9" // whose answer has no head
+	head := string(t.head)
+	lines := lineSpans(head)
+	if q.Version != "" { // otherwise the request line is refused
+		t.putLine(q, lines[0].from)
 	}
-	if err != nil {
-		t.say("eof", "writing ends: %v", err)
+	for i := range q.Header {
+		t.putField(q, i, lines[i+1])
 	}
-}
-
-func (t *recorder) onCloseWrite() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.drains = true
-	t.say("drain", "the gateway ends its half, and reads on until the client has read "+
-		"the answer")
-}
-
-func (t *recorder) onClose() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.understand()
-	t.say("close", "the gateway closes the connection")
-}
-
-// accessLine is the line of the access log.
-func (t *recorder) accessLine() string {
-	return accessLine(t.client, time.Now(), t.request.Line, t.answer, t.body)
-}
-
-// onLog records a line that the gateway logs. A refusal is told already.
-func (t *recorder) onLog(line string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.understand()
-	if r := t.cutShort(); r != nil && line == r.Status+": "+r.Error() {
-		t.onRefusal(r, t.count, t.count)
-	}
-	told := t.refusal != nil && line == t.refusal.Status+": "+t.refusal.Error()
-	t.inStack = t.inStack || strings.HasPrefix(line, "goroutine ")
-	if !told && !t.inStack && !ownFrame.MatchString(line) {
-		line = printable(line)
-		t.add(event{Kind: "log", Value: line, Text: "the gateway logs: " + line})
+	refusal, refused := err.(*Refusal)
+	length, n := lookup(q.Header, "Content-Length")
+	switch {
+	case refused:
+		from := badByte(q, refusal, head, lines)
+		t.refuse(refusal, from, from+max(0, len(refusal.Line)-refusal.Offset))
+	case err != nil:
+		t.put(event{Kind: "silent"})
+	case q.Length > 0:
+		from := lines[len(q.Header)+1].next
+		t.put(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
+			Value: length + " bytes"})
+	case n > 0:
+		t.put(event{Kind: "no body", Note: "a Content-Length of 0"})
+	default:
+		t.put(event{Kind: "no body", Note: "no Content-Length"})
 	}
 }
 
-// ownFrame matches a line about a function of this part in the log of a panic.
-var ownFrame = regexp.MustCompile(`^\t\S+ \(?\*?(layer|watched|recorder)`)
+// A span is a line: its first byte, the one after its text, and the next line's first.
+type span struct{ from, to, next int }
 
-// onErrors records what the application writes to wsgi.errors.
-func (t *recorder) onErrors(p []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for line := range strings.Lines(string(p)) {
-		if line = printable(strings.TrimRight(line, "\r\n")); ownFrame.MatchString(line) {
+// lineSpans finds the lines of a head, without an empty line ahead of it.
+func lineSpans(head string) (lines []span) {
+	at := 0
+	for line := range strings.Lines(head) {
+		text := strings.TrimSuffix(strings.TrimSuffix(line, "\r\n"), "\n")
+		if text != "" || len(lines) > 0 {
+			lines = append(lines, span{at, at + len(text), at + len(line)})
+		}
+		at += len(line)
+	}
+	return lines
+}
+
+// lineParts finds the parts of a request line, which become the keys in lineKeys. The one
+// without a key is a fragment.
+var (
+	lineParts = regexp.MustCompile(`^([^ ]+) (?:\w+://(?:[^/?# ]*@)?([^/?# ]*))?` +
+		`([^?# ]*)\??([^# ]*)(#[^ ]*)?(?: (.+))?$`)
+	lineKeys = []string{"REQUEST_METHOD", "HTTP_HOST", "PATH_INFO", "QUERY_STRING", "",
+		"SERVER_PROTOCOL"}
+)
+
+// putLine records what the request line has become, which begins at byte from.
+func (t *recorder) putLine(q *Request, from int) {
+	at := lineParts.FindStringSubmatchIndex(q.Line)
+	for i, value := range []string{q.Method, q.Authority, q.Path, q.Query, "", q.Version} {
+		first, end := at[2*i+2], at[2*i+3]
+		isTarget := 0 < i && i < 5
+		if first < 0 || isTarget && q.Path == "" { // absent, or refused
 			continue
 		}
-		t.add(event{Kind: "log", Layer: t.caller, Depth: t.depth, Value: line,
-			Text: "wsgi.errors: " + line})
-	}
-}
-
-// again is a connection that gives once more what another gave: bytes, then an error.
-type again struct {
-	net.Conn // none: it is only read from
-	bytes    io.Reader
-	err      error
-}
-
-func (a *again) Read(p []byte) (int, error) {
-	n, err := a.bytes.Read(p)
-	if err == io.EOF && a.err != nil {
-		err = a.err
-	}
-	return n, err
-}
-
-// understand reads the head as the gateway has: the parser is a function of bytes.
-func (t *recorder) understand() {
-	if t.server == nil || t.request != nil {
-		return
-	}
-	received := bytes.NewReader(t.received)
-	once := &again{bytes: received, err: t.err}
-	r := bufio.NewReader(&conn{Conn: once, timeout: t.server.Timeout})
-	q, err := t.server.readRequest(r)
-	head := string(t.received[:len(t.received)-received.Len()-r.Buffered()])
-	t.request, t.headSize, t.received = q, int64(len(head)), nil
-	spans := lineSpans(head)
-	if q.Version != "" {
-		t.requestLine(q, spans[0].from)
-	}
-	seen := Environ{}
-	for i, field := range q.Header {
-		t.field(q, field, spans[i+1], seen)
-	}
-	var refusal *Refusal
-	switch {
-	case errors.As(err, &refusal):
-		from, to := badBytes(refusal, head, spans)
-		t.onRefusal(refusal, int64(from), int64(to))
-	case err != nil:
-		t.say("eof", "%v: there will be no answer", err)
-	default:
-		t.bodyBegins(q)
-	}
-}
-
-// bodyBegins tells how long the body is, and why.
-func (t *recorder) bodyBegins(q *Request) {
-	_, given := lookup(q.Header, "Content-Length")
-	text := "the request has no Content-Length, so it has no body"
-	if q.Length > 0 {
-		text = fmt.Sprintf("the body of the request begins: %d bytes, says Content-Length",
-			q.Length)
-	} else if given > 0 {
-		text = "the request has a Content-Length of 0: no body"
-	}
-	t.add(event{Kind: "body", From: t.headSize, To: t.headSize + q.Length, Text: text,
-		Key: "wsgi.input", Value: fmt.Sprintf("%d bytes", q.Length)})
-}
-
-// onRefusal records a refusal, and which bytes are to blame.
-func (t *recorder) onRefusal(r *Refusal, from, to int64) {
-	if t.refusal == nil {
-		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
-			Chapter: rules[r.Source].chapter, Text: r.Status + ": " + r.Reason})
-	}
-	t.refusal = r
-}
-
-// cutShort returns what a reader of the body got if the connection failed under it, nil if
-// it did not. The reader is asked again; it does not look at the bytes, so others serve.
-func (t *recorder) cutShort() (refusal *Refusal) {
-	if t.request == nil || t.err == nil || t.count-t.headSize >= t.request.Length {
-		return nil
-	}
-	received := &again{bytes: io.LimitReader(padding{}, t.count-t.headSize), err: t.err}
-	input := &Input{r: bufio.NewReader(&conn{Conn: received, timeout: t.server.Timeout}),
-		length: t.request.Length}
-	_, err := io.Copy(io.Discard, input)
-	errors.As(err, &refusal)
-	return refusal
-}
-
-type padding struct{}
-
-func (padding) Read(p []byte) (int, error) { return len(p), nil }
-
-// A span is a range of the bytes received: the first, and the one after the last.
-type span struct{ from, to int }
-
-// lineSpans returns where the lines of a head are, without their line ends, and without an
-// empty line in front.
-func lineSpans(head string) (spans []span) {
-	from := 0
-	for line := range strings.Lines(head) {
-		text := strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
-		if text != "" || len(spans) > 0 {
-			spans = append(spans, span{from, from + len(text)})
+		e := event{Kind: "key", From: from + first, To: from + end, Key: lineKeys[i],
+			Value: visible(value)}
+		switch text := q.Line[first:end]; {
+		case e.Key == "":
+			e.Kind, e.Value = "dropped", visible(text)
+			e.Note = "cut off: a fragment is for the client alone"
+		case e.Key == "HTTP_HOST":
+			e.Note = ": an absolute target decides"
+		case text == "" && value == "/":
+			e.Note = ": an empty path is the root"
+		case text != value:
+			e.Note = ", decoded once"
 		}
-		from += len(line)
-	}
-	return spans
-}
-
-// badBytes returns which bytes of the head are to blame: from the first bad byte to the end
-// of its line. If bytes are missing, it is the place where they should be.
-func badBytes(r *Refusal, head string, spans []span) (from, to int) {
-	if head == "" { // the first byte was enough
-		return 0, 1
-	}
-	for _, line := range slices.Backward(spans) {
-		if head[line.from:line.to] == strings.TrimRight(r.Line, "\r\n") {
-			from = line.from + r.Offset
-			return from, max(from, line.from+len(r.Line))
-		}
-	}
-	return len(head), len(head)
-}
-
-// key tells what bytes of the request have become.
-func (t *recorder) key(s span, key, value, note string) {
-	t.add(event{Kind: "key", From: int64(s.from), To: int64(s.to), Key: key,
-		Value: visible(value), Text: fmt.Sprintf("%s is %s%s", key, quote(value), note)})
-}
-
-func (t *recorder) dropped(s span, format string, args ...any) {
-	t.add(event{Kind: "dropped", From: int64(s.from), To: int64(s.to),
-		Text: fmt.Sprintf(format, args...)})
-}
-
-// requestLine tells what the request line, which begins at byte from, has become.
-func (t *recorder) requestLine(q *Request, from int) {
-	target := from + len(q.Method) + 1
-	t.key(span{from, target - 1}, "REQUEST_METHOD", q.Method, "")
-	if q.Path != "" { // otherwise the target is refused
-		t.target(q, target)
-	}
-	if end := from + len(q.Line); q.Version != "HTTP/0.9" {
-		t.key(span{end - len(q.Version), end}, "SERVER_PROTOCOL", q.Version, "")
+		t.put(e)
 	}
 }
 
-func (t *recorder) target(q *Request, at int) {
-	target, fragment, found := strings.Cut(q.Target, "#")
-	if q.Authority != "" {
-		authority := strings.Index(target, "//") + 2
-		end := authority + strings.IndexAny(target[authority:]+"/", "/?")
-		t.key(span{at + end - len(q.Authority), at + end}, "HTTP_HOST", q.Authority,
-			": an absolute target decides")
-		at, target = at+end, target[end:]
-	}
-	path, note := target, ""
-	if i := strings.IndexByte(target, '?'); i >= 0 {
-		path = target[:i]
-	}
-	if path == "" {
-		note = ": an empty path is the root"
-	} else if path != q.Path {
-		note = ", decoded once"
-	}
-	t.key(span{at, at + len(path)}, "PATH_INFO", q.Path, note)
-	end := at + len(target)
-	t.key(span{end - len(q.Query), end}, "QUERY_STRING", q.Query, "")
-	if found {
-		t.dropped(span{end, end + 1 + len(fragment)}, "#%s is cut off: a fragment is for "+
-			"the client alone", visible(fragment))
-	}
-}
-
-// field tells what a header field has become, or why it has not.
-func (t *recorder) field(q *Request, field Header, s span, seen Environ) {
-	key, ok := environKey(field.Name)
+// putField records what header field i has become, or why it is dropped.
+func (t *recorder) putField(q *Request, i int, line span) {
+	name := q.Header[i].Name
+	key, ok := environKey(name)
+	e := event{Kind: "dropped", From: line.from, To: line.to, Value: name}
 	switch {
-	case !ok && strings.Contains(field.Name, "_"):
-		t.dropped(s, "%s is dropped: with a - instead of _ it would have the same key",
-			field.Name)
+	case !ok && strings.Contains(name, "_"):
+		e.Note = "dropped: with a - instead of _ it would have the same key"
 	case !ok:
-		t.dropped(s, "%s is dropped: many programs take HTTP_PROXY for their own setting",
-			field.Name)
+		e.Note = "dropped: many programs take HTTP_PROXY for their own setting"
 	case key == "HTTP_HOST" && q.Authority != "":
-		t.dropped(s, "Host is dropped: the target says %s", visible(q.Authority))
+		e.Note = "dropped: the target says " + visible(q.Authority)
 	default:
-		note := ""
-		if seen[key] != nil {
-			note = ": joined to what came before"
+		joined := Environ{}
+		for _, field := range q.Header[:i+1] {
+			if field.is(name) {
+				joined.addHeader(field)
+			}
 		}
-		seen.addHeader(field)
-		t.key(s, key, seen.Get(key), note)
-	}
-}
-
-// gateway stands in the second opening: between the gateway and the outermost application.
-func (t *recorder) gateway(application Application) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		t.complete(environ)
-		if out, ok := environ["wsgi.errors"].(io.Writer); ok && t.keepsLogs {
-			environ["wsgi.errors"] = watchedErrors{out, t}
+		e.Kind, e.Key, e.Value = "key", key, visible(joined.Get(key))
+		if _, n := lookup(q.Header[:i], name); n > 0 {
+			e.Note = ": joined to what came before"
 		}
-		environ["rawsgi.trace"] = t // for watched
-		return application(environ, t.storing(startResponse))
 	}
+	t.put(e)
 }
 
-// A watchedErrors is a wsgi.errors that tells what is written to it.
-type watchedErrors struct {
-	io.Writer
-	trace *recorder
+// badByte returns which byte a refusal of a head is about, or the end if bytes are missing.
+func badByte(q *Request, r *Refusal, head string, lines []span) int {
+	n := 0 // lines without a mistake
+	if q.Header != nil {
+		n = 1 + len(q.Header)
+	}
+	if n == len(lines) || r.Line == "" {
+		return len(head)
+	}
+	if n == 0 || lines[n].from < lines[n].to {
+		return lines[n].from + r.Offset
+	}
+	for i, field := range q.Header { // each is good by itself: one of them, or line 0
+		_, before := lookup(q.Header[:i], field.Name)
+		isSecond := before > 0 // and therefore refused, at its first byte
+		if head[lines[i+1].from:lines[i+1].to] == r.Line && isSecond == (r.Offset == 0) {
+			return lines[i+1].from + r.Offset
+		}
+	}
+	return lines[0].from + r.Offset
 }
 
-func (w watchedErrors) Write(p []byte) (int, error) {
-	w.trace.onErrors(p)
+// chapterOf lists the chapters that are about the functions that refuse.
+var chapterOf = map[string]int{"refuseTLS": 3, "line": 3, "rawLine": 3, "refuseLong": 3,
+	"parseLine": 3, "checkVersion": 3, "parseTarget": 3, "cutAuthority": 3, "readHeader": 4,
+	"parseField": 4, "checkHeader": 4, "setLength": 5, "Read": 5, "reconsider": 7}
+
+// refuse records a refusal, once.
+func (t *recorder) refuse(r *Refusal, from, to int) {
+	if _, function, _ := strings.Cut(r.Place, "#"); !t.refused {
+		t.put(event{Kind: "refused", From: from, To: to, Value: r.Status, Note: r.Reason,
+			Rule: r.Source, Place: r.Place, Chapter: chapterOf[function]})
+	}
+	t.refused = true
+}
+
+// A layer is an application or middleware in one call, and the gateway around them. The
+// application that is called next finds it in environ, under layerKey.
+type layer struct {
+	*recorder
+	name  string
+	depth int
+}
+
+const layerKey = "rawsgi.layer"
+
+func (l *layer) add(e event) {
+	if e.Depth = l.depth; e.Depth > 0 {
+		e.Layer = l.name
+	}
+	l.recorder.add(e)
+}
+
+// Write records a line that the layer logs.
+func (l *layer) Write(p []byte) (int, error) {
+	e := event{Kind: "log", Note: "wsgi.errors", Value: strings.TrimSuffix(string(p), "\n")}
+	if l.depth == 0 {
+		e.Note = "the gateway logs"
+	}
+	l.add(e)
 	return len(p), nil
 }
 
-// complete tells what environ is.
-func (t *recorder) complete(environ Environ) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.understand()
-	t.environ = describe(environ)
-	t.add(event{Kind: "environ", Environ: maps.Clone(t.environ),
-		Text: fmt.Sprintf("environ is complete: %d keys", len(t.environ))})
+// watchedGateway is between the gateway and the outermost layer.
+func watchedGateway(t *recorder, application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if environ[layerKey] == nil { // a local redirect has one
+			t.environ = describe(environ)
+			t.add(event{Kind: "environ", Environ: t.environ})
+			environ[layerKey] = &layer{t, "the gateway", 0}
+		}
+		return application(environ, startResponse)
+	}
 }
 
-// describe shows the values of environ, but the recorder.
+// describe shows the values of environ, without our own.
 func describe(environ Environ) map[string]string {
 	all := map[string]string{}
 	for key, value := range environ {
 		switch value.(type) {
-		case *recorder:
+		case *layer:
 		case string, bool, int, [2]int:
-			all[key] = visible(fmt.Sprint(value))
+			all[key] = cut(visible(fmt.Sprint(value)), longValue)
 		default:
 			all[key] = typeName(value)
 		}
@@ -2450,543 +2276,373 @@ func describe(environ Environ) map[string]string {
 	return all
 }
 
-// changes tells which keys of environ have changed since it was seen last.
-func (t *recorder) changes(environ Environ) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := describe(environ)
-	for _, key := range slices.Sorted(maps.Keys(now)) {
-		was, had := t.environ[key]
-		if had && was == now[key] || key == "wsgi.errors" { // our own change
-			continue
-		}
-		t.add(event{Kind: "changed", Layer: t.caller, Depth: t.depth, Key: key,
-			Value: now[key], Text: fmt.Sprintf(`%s sets %s to "%s"; it was "%s"`, t.caller,
-				key, now[key], was)})
-	}
-	t.environ = now
+func typeName(value any) string {
+	return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
 }
 
-// storing tells what startResponse leaves with the gateway: nothing is sent.
-func (t *recorder) storing(startResponse StartResponse) StartResponse {
-	return func(status string, headers []Header, excInfo ...error) io.Writer {
-		out := startResponse(status, headers, excInfo...)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		stores := "stores"
-		if t.status != "" {
-			stores = "replaces what it has stored by"
-		}
-		t.status, t.headers = status, slices.Clone(headers)
-		t.add(event{Kind: "stored", Value: visible(status), Headers: t.headers,
-			Text: fmt.Sprintf("the gateway %s the status and %s; %s been sent", stores,
-				count(len(headers), "header"), haveBytes(t.sent))})
-		return out
-	}
-}
-
-// count is "1 byte" or "2 bytes".
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
-func haveBytes(n int64) string {
-	if n == 1 {
-		return "1 byte has"
-	}
-	return fmt.Sprintf("%d bytes have", n)
-}
-
-// watched puts a middleware around an application that tells the recorder, if environ has
-// one, what the application does. It changes nothing of that.
+// watched puts a middleware around an application that records what it does, if environ has
+// a layer, and changes nothing. The functions that may be on the stack of a panic are called
+// watched: the log leaves them out.
 func watched(name string, application Application) Application {
 	role := "application"
 	if _, err := findMiddleware(name); err == nil {
 		role = "middleware"
 	}
 	return func(environ Environ, startResponse StartResponse) Body {
-		t, ok := environ["rawsgi.trace"].(*recorder)
+		caller, ok := environ[layerKey].(*layer)
 		if !ok {
 			return application(environ, startResponse)
 		}
-		t.changes(environ)
-		caller, depth := t.running()
-		l := layer{t, name, depth + 1, caller}
-		defer t.enter(name, l.depth)()
-		l.tell("call", "%s calls the %s %s", l.caller, role, name)
-		var body Body
-		l.guard(name, func() { body = application(environ, l.listen(startResponse)) })
-		l.add(event{Kind: "return", Value: typeName(unwatched(body)),
-			Text: fmt.Sprintf("%s returns a body, %s", l, typeName(unwatched(body)))})
-		return l.wrap(body)
-	}
-}
-
-// running is the layer that runs.
-func (t *recorder) running() (name string, depth int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.caller, t.depth
-}
-
-// enter says that a layer runs now. What it returns says that the one before does again.
-func (t *recorder) enter(name string, depth int) (leave func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	caller, before := t.caller, t.depth
-	t.caller, t.depth = name, depth
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.caller, t.depth = caller, before
-	}
-}
-
-func typeName(value any) string {
-	return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
-}
-
-// A layer is one application or middleware, in one call.
-type layer struct {
-	*recorder
-	name   string
-	depth  int
-	caller string // the layer around it
-}
-
-// String names the layer in a sentence.
-func (l layer) String() string {
-	if l.name == "environ" {
-		return "the application environ"
-	}
-	return l.name
-}
-
-func (l layer) tell(kind, format string, args ...any) {
-	l.add(event{Kind: kind, Text: fmt.Sprintf(format, args...)})
-}
-
-func (l layer) add(e event) {
-	e.Layer, e.Depth = l.name, l.depth
-	l.recorder.add(e)
-}
-
-// guard does something, and tells if that does not come to its end. The panic goes on.
-func (l layer) guard(what string, do func()) {
-	finished := false
-	defer func() {
-		if !finished {
-			l.tell("panic", "%s panics", what)
+		caller.changes(environ)
+		l, done := &layer{caller.recorder, name, caller.depth + 1}, false
+		environ[layerKey] = l
+		defer func() { environ[layerKey] = caller }()
+		if l.logs {
+			outer, own := environ["wsgi.errors"], &errorStream{log: log.New(l, "", 0)}
+			environ["wsgi.errors"] = own
+			defer func() { own.Flush(); environ["wsgi.errors"] = outer }()
 		}
-	}()
-	do()
-	finished = true
+		l.add(event{Kind: "call", Value: role, Note: caller.name})
+		defer watchedEnd(l, "", &done)
+		body := application(environ, watchedStart(l, startResponse))
+		done = true
+		return l.watchBody(body)
+	}
 }
 
-// listen records calls of startResponse, and of the write() that it returns.
-func (l layer) listen(startResponse StartResponse) StartResponse {
-	return func(status string, headers []Header, excInfo ...error) (out io.Writer) {
-		text := fmt.Sprintf("%s calls startResponse(%s) %s", l, quote(status),
-			headerNames(headers))
+// changes records which keys of environ a layer has changed before it calls the next.
+func (l *layer) changes(environ Environ) {
+	l.mu.Lock()
+	was, now := l.environ, describe(environ)
+	l.environ = now
+	l.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		if before, had := was[key]; !had || before != now[key] {
+			l.add(event{Kind: "changed", Key: key, Value: now[key], Note: before})
+		}
+	}
+}
+
+// watchedEnd, when deferred, records a panic, which goes on, or runtime.Goexit.
+func watchedEnd(l *layer, what string, done *bool) {
+	if *done {
+		return
+	}
+	reason := recover()
+	place, _, _ := strings.Cut(strings.TrimSpace(frames()), " ")
+	l.add(event{Kind: "panic", Note: what, Place: place})
+	if r, ok := reason.(*Refusal); ok && r != nil && checkStatus(r.Status) == nil {
+		l.mu.Lock() // e.g. a body is cut short
+		l.refuse(r, l.received, l.received)
+		l.mu.Unlock()
+	}
+	if reason != nil {
+		panic(reason)
+	}
+}
+
+// watchedStart records calls of startResponse, and of the write() that it returns.
+func watchedStart(l *layer, startResponse StartResponse) StartResponse {
+	return func(status string, headers []Header, excInfo ...error) io.Writer {
+		e := event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers)}
+		for i, header := range headers {
+			e.Note += []string{": ", ", "}[min(i, 1)] + header.Name
+		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
-			text += ", because of an error: " + printable(excInfo[0].Error())
+			e.Note += ", because of an error: " + excInfo[0].Error()
 		}
-		l.add(event{Kind: "start", Value: visible(status), Text: text,
-			Headers: slices.Clone(headers)})
-		l.guard(l.String()+"'s call of startResponse", func() {
-			defer l.enter(l.caller, l.depth-1)() // whose function it is
-			out = startResponse(status, headers, excInfo...)
-		})
-		l.tell("started", "startResponse returns write() to %s", l)
-		return layerWriter{out, l}
+		if _, file, line, ok := runtime.Caller(1); ok {
+			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
+		}
+		l.add(e)
+		done := false
+		defer watchedEnd(l, "the call of startResponse by ", &done)
+		out := startResponse(status, headers, excInfo...)
+		if done = true; l.depth == 1 {
+			l.stores(status, e.Headers)
+		}
+		l.add(event{Kind: "started"})
+		return watchedWriter{out, l}
 	}
 }
 
-// headerNames is "with 2 headers: A, B".
-func headerNames(headers []Header) string {
-	if len(headers) == 0 {
-		return "without headers"
+// stores records what the gateway now holds.
+func (l *layer) stores(status string, headers []Header) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	does := "stores"
+	if l.status != "" {
+		does = "replaces what it has stored by"
 	}
-	var names []string
-	for _, header := range headers {
-		names = append(names, visible(header.Name))
-	}
-	return "with " + count(len(headers), "header") + ": " + strings.Join(names, ", ")
+	l.status, l.headers = status, headers
+	l.put(event{Kind: "stored", Value: visible(status), Headers: headers, Note: does,
+		Size: l.sent})
 }
 
-type layerWriter struct {
-	io.Writer
-	layer
+type watchedWriter struct {
+	out   io.Writer
+	layer *layer
 }
 
-func (w layerWriter) Write(p []byte) (int, error) {
-	w.block("write", p, "%s calls write() with %s")
-	defer w.enter(w.caller, w.depth-1)()
-	return w.Writer.Write(p)
+func (w watchedWriter) Write(p []byte) (int, error) {
+	w.layer.gives("write", p)
+	return w.out.Write(p)
 }
 
-// block records a block: the beginning of it is enough.
-func (l layer) block(kind string, p []byte, format string) {
-	const enough = 512
-	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), enough)]),
-		Text: fmt.Sprintf(format, l, count(len(p), "byte"))})
+// gives records a block: its beginning is enough.
+func (l *layer) gives(kind string, p []byte) {
+	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
 }
 
-// wrap records a body's blocks and of its Close. A file is left as it is: the gateway asks
-// for that type, and would send it differently if it were another.
-func (l layer) wrap(body Body) Body {
+// watchBody records a body, its blocks and its Close. A file stays as it is: the gateway
+// recognises it by its type.
+func (l *layer) watchBody(body Body) Body {
+	l.add(event{Kind: "return", Value: typeName(unwatched(body))})
 	if _, isFile := body.(*fileBody); isFile {
-		l.tell("file", "the body of %s is a file: the gateway reads it, sends it and "+
-			"closes it", l)
+		l.add(event{Kind: "file"})
 		return body
 	}
 	if body == nil {
-		return body
+		return nil
 	}
 	if sized, ok := body.(interface{ Len() int }); ok {
-		return sizedWatchedBody{watchedBody{body, l}, sized.Len()}
+		return watchedSized{watchedBody{body, l}, sized.Len()}
 	}
 	return watchedBody{body, l}
 }
 
-type watchedBody struct {
-	Body
-	layer layer
-}
-
-func (b watchedBody) All() iter.Seq[[]byte] {
-	l := b.layer
-	return func(yield func([]byte) bool) {
-		leave := l.enter(l.name, l.depth)
-		defer func() { leave() }()
-		l.guard("the body of "+l.String(), func() {
-			for block := range b.Body.All() {
-				l.block("block", block, "%s gives a block of %s")
-				leave()
-				more := yield(block)
-				leave = l.enter(l.name, l.depth)
-				if !more {
-					l.tell("enough", "%s is asked for no more blocks", l)
-					return
-				}
-			}
-			l.tell("enough", "%s has no more blocks", l)
-		})
-	}
-}
-
-// Close closes a body that can be closed.
-func (b watchedBody) Close() error {
-	if _, ok := unwatched(b.Body).(io.Closer); !ok {
-		return nil
-	}
-	b.layer.tell("closed", "Close is called on the body of %s", b.layer)
-	return b.Body.(io.Closer).Close()
-}
-
-// unwatched returns a body as the application made it.
+// unwatched returns a body as the application has made it.
 func unwatched(body Body) Body {
 	switch b := body.(type) {
 	case watchedBody:
 		return unwatched(b.Body)
-	case sizedWatchedBody:
+	case watchedSized:
 		return unwatched(b.Body)
 	}
 	return body
 }
 
-// A sizedWatchedBody knows how many blocks it has, so that the gateway can ask.
-type sizedWatchedBody struct {
+type watchedBody struct {
+	Body
+	layer *layer
+}
+
+// A watchedSized is a body with Len, which the gateway asks for.
+type watchedSized struct {
 	watchedBody
 	n int
 }
 
-func (b sizedWatchedBody) Len() int { return b.n }
+func (b watchedSized) Len() int { return b.n }
 
-// A narrator tells exchanges on a terminal as they happen. Bytes from the client begin with
-// >, bytes to it with <, what waits in the gateway with =. A call and its return form a
-// bracket, so that it is seen who is inside whom; a dotted line is a body being asked for
-// blocks:
+func (b watchedBody) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		done, how := false, "has no more blocks"
+		defer watchedEnd(b.layer, "the body of ", &done)
+		for block := range b.Body.All() {
+			b.layer.gives("block", block)
+			if !yield(block) {
+				how = "is asked for no more blocks"
+				break
+			}
+		}
+		done = true
+		b.layer.add(event{Kind: "enough", Note: how})
+	}
+}
+
+func (b watchedBody) Close() error {
+	if _, ok := unwatched(b).(io.Closer); ok {
+		b.layer.add(event{Kind: "closed"})
+	}
+	return closeBody(b.Body)
+}
+
+// A narrator prints exchanges as they happen. Bytes from the client begin with >, bytes to
+// it with <, what waits in the gateway with =. A call and its return form a bracket; a dotted
+// line is a body that is asked for blocks:
 //
 //	#1 > GET /hello HTTP/1.0\r\n
 //	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
 //	#1   ┌ hello
 //	#1   │ startResponse("200 OK") with 1 header: Content-Type
-//	#1 = the gateway stores the status and 1 header; 0 bytes have been sent
+//	#1 = the gateway stores the status and 1 header; 0 bytes sent so far
 //	#1   └ returns Blocks
 //	#1   · block of 14 bytes: "Hello, World!\n"
 //	#1 < HTTP/1.0 200 OK\r\n
 type narrator struct {
 	mu     sync.Mutex
-	out    io.Writer
-	prefix string // in front of each line: which process it is
-	colour bool
+	out    io.Writer // of the error log
+	prefix string    // ahead of each line: which process it is
 	brief  bool
-	width  int               // columns
-	count  int               // exchanges begun
-	last   int               // the exchange of the last line
-	at     map[int]int64     // when the last event of an exchange was
-	open   map[int]*recorder // those that have received something and not ended
+	colour bool
+	width  int // columns
+	count  int // exchanges begun
+	last   int // the exchange of the last line
 }
 
-// newNarrator makes a narrator, with colours if out is a terminal and NO_COLOR is not set,
+// newNarrator makes a narrator, in colours if the log is a terminal and NO_COLOR is not set,
 // as wide as the variable COLUMNS says.
-func newNarrator(out io.Writer, prefix string) *narrator {
-	n := &narrator{out: out, prefix: prefix, width: 80, at: map[int]int64{},
-		open: map[int]*recorder{}}
-	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && width >= 40 {
-		n.width = width
+func newNarrator(errorLog *log.Logger, brief bool) *narrator {
+	n := &narrator{out: errorLog.Writer(), prefix: errorLog.Prefix(), brief: brief, width: 80}
+	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
+		n.width = max(40, min(width, 1000))
 	}
-	if file, ok := out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+	if file, ok := n.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
 		info, err := file.Stat()
 		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
 	}
 	return n
 }
 
-// narrate has a narrator tell what a server does, on the error log.
+// narrate has a narrator print what a server does.
 func narrate(s *Server, brief bool) {
-	n := newNarrator(s.ErrorLog.Writer(), s.ErrorLog.Prefix())
-	n.brief = brief
-	s.ErrorLog = log.New(n, "", 0)
-	access := s.AccessLog != nil
-	s.AccessLog = nil // the narrator knows the exchange's number
-	s.Watch = func(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
-		return n.record(s, access).watch(c, application)
+	n := newNarrator(s.ErrorLog, brief)
+	s.Watch = func(c net.Conn, application Application) (
+		net.Conn, Application, func(*Request, error)) {
+		return n.recorder().watch(c, application)
 	}
 }
 
 // narrateCGI does the same for the one exchange of a CGI program.
 func narrateCGI(stdin io.Reader, stdout io.Writer, application Application,
 	errorLog *log.Logger, brief bool) (io.Reader, io.Writer, Application) {
-	n := newNarrator(errorLog.Writer(), "")
-	n.brief = brief
-	errorLog.SetOutput(n)
-	return n.record(nil, false).watchCGI(stdin, stdout, application)
+	t := newNarrator(errorLog, brief).recorder()
+	streams := &tap{nil, stdin, stdout, t}
+	return streams, streams, watchedGateway(t, application)
 }
 
-// record begins the record of one exchange. Its number keeps it apart from others.
-func (n *narrator) record(s *Server, access bool) *recorder {
+// recorder returns a recorder of an exchange, whose events are printed with its number.
+func (n *narrator) recorder() *recorder {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.count++
 	number := n.count
-	var t *recorder
-	t = newRecorder(s, time.Now, func(e event) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		switch e.Kind {
-		case "in", "environ":
-			n.open[number] = t
-		case "drain", "close": // the gateway has nothing more to log
-			if n.open[number] != nil && access && t.headSent {
-				n.print(number, "", t.accessLine())
-			}
-			delete(n.open, number)
-		}
-		n.tell(number, e)
-	})
-	t.keepsLogs = true
-	return t
+	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
 }
-
-// Write is the error log of a server that is watched. It does not say which exchange a line
-// belongs to: if there is one, it is that.
-func (n *narrator) Write(p []byte) (int, error) {
-	line := strings.TrimSuffix(string(p), "\n")
-	n.mu.Lock()
-	open := slices.Collect(maps.Values(n.open))
-	if len(open) != 1 {
-		fmt.Fprintf(n.out, "%s%s\n", n.prefix, line)
-	}
-	n.mu.Unlock()
-	if len(open) == 1 {
-		open[0].onLog(line)
-	}
-	return len(p), nil
-}
-
-// The colours of a terminal: what comes, what goes, what waits, what is wrong.
-const (
-	cyan, green = "\x1b[36m", "\x1b[32m"
-	yellow, red = "\x1b[33m", "\x1b[31m"
-	plain       = "\x1b[0m"
-)
 
 // details are the events that a brief trace leaves out.
-var details = []string{"accept", "key", "body", "length", "enough", "drain", "drained",
-	"eof"}
+var details = []string{"accept", "key", "body", "no body", "length", "enough", "drain",
+	"drained", "eof"}
 
-// tell prints an event, and says so if time has passed since the one before.
+// tell prints an event, and the time since the one before if that is long.
 func (n *narrator) tell(number int, e event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
 		return // that startResponse returns, the bracket shows
 	}
-	const worthSaying = 50_000 // microseconds
-	if pause := e.At - n.at[number]; n.at[number] > 0 && pause > worthSaying {
-		n.print(number, "", fmt.Sprintf("  (%v later)",
-			(time.Duration(pause)*time.Microsecond).Round(worthSaying*time.Microsecond)))
+	if unit := 50 * time.Millisecond; e.Pause > unit {
+		n.print(number, " ", fmt.Sprintf("(%v later)", e.Pause.Round(unit)))
 	}
-	n.at[number] = e.At
+	caller, dots := strings.Repeat("│ ", max(0, e.Depth-1)), strings.Repeat("· ", e.Depth)
+	text := strings.TrimPrefix(e.Text, e.Layer+" ")
 	switch e.Kind {
-	case "close":
-		delete(n.at, number)
-		n.print(number, "", "  "+e.Text)
 	case "in":
-		n.printBytes(number, cyan, "> ", e.Data)
-	case "out":
-		n.printBytes(number, green, "< ", e.Data)
-	case "stored":
-		n.print(number, yellow, "= "+e.Text)
-	case "refused":
-		n.print(number, red, fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From))
-	case "panic":
-		n.print(number, red, "! "+inBars(e))
+		n.printBytes(number, ">", e.Data)
+	case "head", "out", "continue":
+		n.printBytes(number, "<", e.Data)
 	case "key":
 		n.printKey(number, e)
 	case "dropped":
-		n.print(number, "", "  (dropped)        "+e.Text)
-	default:
-		n.print(number, "", "  "+inBars(e))
-	}
-}
-
-// bars are the layers that are open, and a sign for the innermost.
-func bars(depth int, sign string) string {
-	if depth == 0 {
-		return ""
-	}
-	return strings.Repeat("│ ", depth-1) + sign
-}
-
-// inBars is what an event of a layer is in its bracket.
-func inBars(e event) string {
-	switch e.Kind {
+		n.print(number, " ", "(dropped)        "+text)
+	case "refused":
+		n.print(number, "!", fmt.Sprintf("%s (%s, byte %d)", text, e.Rule, e.From))
+	case "stored":
+		n.print(number, "=", text)
 	case "call":
-		return bars(e.Depth, "┌ ") + e.Layer
-	case "return":
-		return bars(e.Depth, "└ ") + "returns " + e.Value
-	case "panic":
-		if e.Text == e.Layer+" panics" { // the call ends here
-			return bars(e.Depth, "└ ") + e.Text
-		}
+		n.print(number, " ", caller+"┌ "+e.Layer)
 	case "start":
-		return bars(e.Depth, "│ ") + strings.TrimPrefix(e.Text, e.Layer+" calls ")
-	case "block":
-		return strings.Repeat("· ", e.Depth) + "block of " + sizeAndStart(e)
+		n.print(number, " ", caller+"│ "+strings.TrimPrefix(text, "calls "))
 	case "write":
-		return bars(e.Depth, "│ ") + "write() of " + sizeAndStart(e)
+		n.print(number, " ", caller+"│ "+text+": "+quote(string(e.Data)))
+	case "return":
+		n.print(number, " ", caller+"└ returns "+e.Value)
+	case "panic":
+		n.print(number, "!", caller+"└ "+e.Text)
+	case "block":
+		n.print(number, " ", dots+strings.TrimPrefix(text, "gives a ")+": "+quote(string(e.Data)))
 	case "enough", "closed":
-		return strings.Repeat("· ", e.Depth) + e.Text
+		n.print(number, " ", dots+e.Text)
+	default:
+		n.print(number, " ", strings.Repeat("│ ", e.Depth)+e.Text)
 	}
-	return bars(e.Depth, "│ ") + e.Text
 }
-
-// sizeAndStart is the size of a block and its beginning.
-func sizeAndStart(e event) string { return count(e.Size, "byte") + ": " + quote(string(e.Data)) }
 
 // printKey prints a key of environ in columns: key, value, bytes.
 func (n *narrator) printKey(number int, e event) {
 	where := ""
-	switch {
-	case e.To == e.From+1:
+	switch e.To - e.From {
+	case 0: // e.g. an empty query
+	case 1:
 		where = fmt.Sprintf("byte %d", e.From)
-	case e.To > e.From:
+	default:
 		where = fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
 	}
-	_, value, _ := strings.Cut(e.Text, " is ")
-	room := n.room(number) - len("  ") - len(where) - 1
-	left := fmt.Sprintf("%-16s %s", e.Key, value)
-	n.print(number, "", "  "+pad(cut(left, room), room)+" "+where)
-}
-
-// room is how many columns there are behind the number of an exchange.
-func (n *narrator) room(number int) int {
-	return n.width - len(n.prefix) - len(fmt.Sprintf("#%d ", number))
-}
-
-// pad fills a line up to a width; cut cuts it, and shows that.
-func pad(line string, width int) string {
-	return line + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(line)))
-}
-
-func cut(line string, width int) string {
-	if utf8.RuneCountInString(line) <= width {
-		return line
-	}
-	return string([]rune(line)[:max(0, width-1)]) + "…"
+	room := n.room(number) - len(where) - 1
+	value := strings.TrimPrefix(e.Text, e.Key+" is ")
+	n.print(number, " ", fmt.Sprintf("%-*s %s", room,
+		cut(fmt.Sprintf("%-16s %s", e.Key, value), room), where))
 }
 
 // printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
-func (n *narrator) printBytes(number int, colour, sign string, data []byte) {
+func (n *narrator) printBytes(number int, sign string, data []byte) {
 	most := 12
 	if n.brief {
 		most = 1
 	}
-	room := n.room(number) - len(sign)
-	for rest := string(data); rest != ""; most-- {
-		line, after, _ := strings.Cut(rest, "\n")
-		line = rest[:len(rest)-len(after)] // with its line end
-		more := fmt.Sprintf(" … and %s more", count(len(after), "byte"))
-		if rest = after; most > 1 || after == "" {
-			n.print(number, colour, sign+cut(asText(line), room))
-			continue
+	lines, left := slices.Collect(strings.Lines(string(data))), len(data)
+	for i, line := range lines[:min(len(lines), most)] {
+		more := ""
+		if left -= len(line); i == most-1 && left > 0 {
+			more = " … and " + plural(left, "byte") + " more"
 		}
-		left := room - utf8.RuneCountInString(more)
-		n.print(number, colour, sign+cut(asText(line), left)+more)
-		return
+		room := n.room(number) - utf8.RuneCountInString(more)
+		n.print(number, sign, cut(visible(line[:min(len(line), n.width)]), room)+more)
 	}
 }
 
-// asText shows a line as visible does, but text in UTF-8 and quotes as they are.
-func asText(line string) string {
-	var b strings.Builder
-	for i, r := range line {
-		part := string(r)
-		switch {
-		case r == utf8.RuneError: // a byte that is no text
-			b.WriteString(visible(line[i : i+1]))
-		case r == '"', r >= 0xa0 && printable(part) == part:
-			b.WriteString(part)
-		default:
-			b.WriteString(visible(part))
-		}
-	}
-	return b.String()
+// room is how many columns there are after the number and the sign.
+func (n *narrator) room(number int) int {
+	return n.width - len(fmt.Sprintf("%s#%d > ", n.prefix, number))
 }
 
-// print prints a line of an exchange, with an empty line in front if the last one was
-// another's. A line that is too long is broken between words.
-func (n *narrator) print(number int, colour, line string) {
+// The colours of a terminal for what comes, what leaves, what waits and what is wrong.
+var colours = map[string]string{">": "\x1b[36m", "<": "\x1b[32m", "=": "\x1b[33m",
+	"!": "\x1b[31m"}
+
+// print prints a line with its sign, after an empty line if the last one was about another
+// exchange. A line that is too long is broken between words.
+func (n *narrator) print(number int, sign, line string) {
 	if n.last != 0 && n.last != number {
 		fmt.Fprintln(n.out)
 	}
 	n.last = number
-	end := plain
+	colour, plain := colours[sign], "\x1b[0m"
 	if !n.colour || colour == "" {
-		colour, end = "", ""
+		colour, plain = "", ""
 	}
-	for _, part := range wrapWords(line, n.room(number)) {
-		part = strings.TrimRight(part, " ")
-		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, part, end)
+	for i, part := range wrapWords(line, n.room(number)) {
+		if i > 0 {
+			sign = " "
+		}
+		part = strings.TrimRight(sign+" "+part, " ")
+		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, part, plain)
 	}
 }
 
-// wrapWords breaks a line between words. What follows is indented like the first line.
+// wrapWords breaks a line between words, and a word that has no end in the second half of
+// the width. What follows is indented like the first line.
 func wrapWords(line string, width int) (parts []string) {
-	indent := line[:len(line)-len(strings.TrimLeft(line, " │·=!"))]
-	indent = strings.NewReplacer("=", " ", "!", " ").Replace(indent) + "  "
+	indent := line[:len(line)-len(strings.TrimLeft(line, " │·"))] + "  "
+	indent = string([]rune(indent)[:min(utf8.RuneCountInString(indent), width/2)])
 	for utf8.RuneCountInString(line) > width {
-		runes := []rune(line)
-		at := width
+		runes, at := []rune(line), width
 		for at > width/2 && runes[at] != ' ' {
 			at--
 		}
 		if at == width/2 {
-			at = width // a word that is longer than that
+			at = width
 		}
 		parts = append(parts, string(runes[:at]))
 		line = indent + strings.TrimLeft(string(runes[at:]), " ")
@@ -3004,19 +2660,22 @@ var labPage string
 //go:embed main.go server.go request.go response.go app.go
 var sources embed.FS
 
-// Limits of one experiment in the lab.
+// Limits of the lab; the last two are the narrator's as well.
 const (
-	labRequest = 64 * 1024       // bytes of the request
-	labData    = 256 * 1024      // bytes told of, in and out
-	labEvents  = 5000            // events told of
+	labAtOnce  = 4               // experiments that run
 	labTime    = 5 * time.Second // for the application
-	labAtOnce  = 4               // experiments
+	labRequest = 64 * 1024       // bytes of the request
+	labBody    = 1 << 20         // bytes of a body that Content-Length may announce
+	labLayers  = 10              // of middleware
+	labEvents  = 5000            // events shown
+	labData    = 256 * 1024      // bytes in them, with their texts
+	longText   = 400             // characters of a sentence
+	longValue  = 512             // characters of a value, bytes of a block
 )
 
-// A lab is a page on which one types the bytes of a request, and a place to which that page
-// sends them. They go through a server like this one, over a connection in memory, and what
-// its recorder tells goes back. Without a server, the page starts this program itself, as a
-// web server starts a CGI program.
+// A lab answers with a page, and runs the experiments of that page: the bytes of a request go
+// to a server like this one, over a connection in memory, and the events of its recorder
+// back to the page. Without a server, the page starts this program as a CGI program.
 type lab struct {
 	apps     map[string]Application
 	names    []string      // of apps, in order
@@ -3045,8 +2704,8 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	if reason := notWelcome(environ); reason != "" && !l.open {
 		return plainly(startResponse, "403 Forbidden", reason)
 	}
-	path := environ.Get("PATH_INFO")
-	switch path {
+	name := environ.Get("PATH_INFO")
+	switch name {
 	case "", "/":
 		startResponse("200 OK", labHeaders)
 		place := template.HTMLEscapeString(environ.Get("SCRIPT_NAME"))
@@ -3057,7 +2716,7 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	case "/run":
 		return l.run(environ, startResponse)
 	}
-	if code, err := sources.ReadFile(strings.TrimPrefix(path, "/")); err == nil {
+	if code, err := sources.ReadFile(strings.TrimPrefix(name, "/")); err == nil {
 		startResponse("200 OK", []Header{{"Content-Type", "text/plain; charset=utf-8"},
 			{"X-Content-Type-Options", "nosniff"}})
 		return Blocks{code}
@@ -3248,8 +2907,8 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
 	case way < 0:
 		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
-	case strings.Count(x.Use, ",") >= 10:
-		return nil, errors.New("ten layers of middleware are enough")
+	case strings.Count(x.Use, ",") >= labLayers:
+		return nil, fmt.Errorf("%d layers of middleware are enough", labLayers)
 	}
 	if application, err = withMiddleware(application, x.Use, true); err != nil {
 		return nil, err
@@ -3262,48 +2921,40 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 // watch serves one connection and returns what happens.
 func watch(application Application, conn *labConn) []event {
 	server := newServer(application)
-	server.MaxBody = 1 << 20
-	var told eventLog
-	t := newRecorder(server, conn.now, told.add)
-	t.keepsLogs = true
-	server.Watch, server.ErrorLog = t.watch, log.New(logLines(t.onLog), "", 0)
+	server.MaxBody = labBody
+	var seen eventLog
+	t := newRecorder(conn.now, seen.add)
+	t.logs = true
+	server.Watch, server.ErrorLog = t.watch, log.New(&layer{recorder: t}, "", 0)
 	server.serveConn(conn)
-	return told.events
+	return seen.events
 }
 
-// logLines is a log that hands each of its lines on.
-type logLines func(line string)
-
-func (f logLines) Write(p []byte) (int, error) {
-	f(strings.TrimSuffix(string(p), "\n"))
-	return len(p), nil
-}
-
-// An eventLog collects events, up to the limits.
+// An eventLog collects events up to the limits. A recorder adds one at a time.
 type eventLog struct {
-	mu     sync.Mutex
 	events []event
-	data   int
+	size   int
 }
 
 func (c *eventLog) add(e event) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.data += len(e.Data); c.data > labData {
-		e.Data = nil
-		e.Text += " (not shown: there were too many before)"
+	c.size += len(e.Data) + len(e.Value) + len(e.Note) + len(e.Text)
+	for _, header := range e.Headers {
+		c.size += len(header.Name) + len(header.Value)
+	}
+	if c.size > labData {
+		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
+		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
 	}
 	if len(c.events) == labEvents {
-		e = event{At: e.At, Kind: "enough of it", Place: places["enough of it"],
-			Text: "the rest is not shown"}
+		e = event{At: e.At, Kind: "limit", Text: sentences["limit"]}
 	}
 	if len(c.events) <= labEvents {
 		c.events = append(c.events, e)
 	}
 }
 
-// A labConn is the server's end of a connection to a client that follows a script. It does
-// not wait for pauses and deadlines to pass: its clock does.
+// A labConn is the server's end of a connection to a simulated client. It does not wait for
+// pauses and deadlines to pass: its clock goes ahead.
 type labConn struct {
 	pieces []string      // to come
 	pause  time.Duration // before each
