@@ -5772,8 +5772,12 @@ func TestCatch(t *testing.T) {
 			}
 		})
 	}} {
-		if _, log := runOn(&wire{fail: errors.New("the client has left")}, catch(app)); log != "" {
-			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, log)
+		var log bytes.Buffer
+		r := newResponse(&wire{fail: errors.New("the client has left")}, httpLine, "GET", &log)
+		environ := Environ{"wsgi.errors": &log}
+		setTestingDefaults(environ)
+		if run(catch(app), environ, &r); log.Len() > 0 {
+			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, &log)
 		}
 	}
 	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
