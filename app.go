@@ -583,8 +583,8 @@ func readPart(part *multipart.Part, file string) string {
 
 // A headLimit limits the head of each part of a body, of which mime/multipart alone would
 // hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
-// between the end of one part and the end of the next head. It does not read to the end
-// of a form that is whole.
+// between the end of one part and the end of the next head. Nothing reads to the end of a
+// form that is whole, so io.EOF becomes io.ErrUnexpectedEOF.
 type headLimit struct {
 	io.Reader
 	inHead  bool
@@ -657,8 +657,9 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) (Bod
 var nonblock = map[string]int{"linux": 0x800, "darwin": 4, "freebsd": 4, "netbsd": 4,
 	"openbsd": 4, "dragonfly": 4}[runtime.GOOS]
 
-// openFile opens a file or directory. A pipe or a device could block for ever: neither is
-// opened for waiting, nor served. The opened file is asked, because names can change.
+// openFile opens a file or directory. A pipe could block for ever: it is opened without
+// waiting, and never served. The opened file is asked what it is, because its name may be
+// another's by now.
 func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 	file, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
@@ -940,7 +941,8 @@ func spool(environ Environ) (file *os.File, err error) {
 }
 
 // wait waits for the end of the program, ends the processes that it has left, and logs a
-// failure. One that has left the group and keeps standard error is waited for a moment.
+// failure. If one of them has left the group and keeps standard error open, it waits for a
+// moment.
 func (p *program) wait() {
 	err := p.Wait()
 	p.killGroup() // fails if all have ended, as they should
@@ -954,7 +956,7 @@ func (p *program) wait() {
 
 // free frees what the program has used.
 func (p *program) free() {
-	p.kill()          // and with it the context
+	p.kill()          // it has ended: this frees the context
 	os.Remove(p.body) // fails without a body, and where spool has removed it
 	<-p.slots
 }
@@ -1306,8 +1308,8 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	return body
 }
 
-// mayForward counts Max-Forwards down and reports false if it is 0. With another method
-// than these two, or if it is not a number, it is passed on as it is. (RFC 9110 §7.6.2)
+// mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it is
+// 0. Of another method, or if it is not a number, it stays as it is. (RFC 9110 §7.6.2)
 func mayForward(environ Environ) bool {
 	n, err := strconv.ParseUint(environ.Get("HTTP_MAX_FORWARDS"), 10, 63)
 	counts := listed("TRACE,OPTIONS", environ.Get("REQUEST_METHOD"))
@@ -1590,7 +1592,7 @@ func capitals(block []byte) []byte {
 // "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
-		asked := true // the application works
+		asked := true // the gateway waits for the application
 		caught := func(show func(page []byte)) {
 			if !asked {
 				return
