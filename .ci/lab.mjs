@@ -562,7 +562,7 @@ const once_ = {
 		assert.match(await text("#environ tr:has-text('HTTP_X')"), /^4–102HTTP_X/);
 		assert.ok(await page.locator("#environ tr:has-text('HTTP_X') td").nth(1).evaluate(e => e.offsetWidth > 150));
 		await experiment({ request: "POST / HTTP/1.0\\r\\nContent-Length: 40000\\r\\n\\r\\n" + "x".repeat(40000), app: "echo" });
-		assert.deepEqual(await page.locator("svg .pill").evaluateAll(list => list.filter(e => /^\d{4}/.test(e.textContent) && (!/ B$/.test(e.textContent) || e.getBBox().width > 46)).map(e => e.textContent)), []);
+		assert.deepEqual(await page.locator("svg .pill").evaluateAll(list => list.filter(e => /^\d{4}/.test(e.textContent) && (!/ B$/.test(e.textContent) || e.getBBox().width > 44)).map(e => e.textContent)), []);
 		await fresh("#request=" + encodeURIComponent("GET / HTTP/1.0\\r\\nA : b\\r\\n\\r\\n"));
 		assert.ok(await page.locator("#lanes span").evaluateAll(list => list.every(e => e.scrollWidth <= e.offsetWidth)));
 	},
@@ -612,6 +612,50 @@ const once_ = {
 		});
 		console.log(`      a key ${key.toFixed(1)} ms, a step ${one.toFixed(1)} ms`);
 		assert.ok(key < 150 && one < 150); // 50 and 16 on a quiet machine
+	},
+	async "the code of a step is beside it, and its line is lit"() {
+		await fresh();
+		await preset("two layers of middleware");
+		for (const [sentence, code, lit] of [[/upper calls startResponse/, /^func upper/, /startResponse\(status, headers/], [/hello calls startResponse/, /^func hello/, /startResponse\("200 OK"/]]) {
+			await step(sentence);
+			await page.waitForFunction(code => new RegExp(code).test($("source").textContent), code.source);
+			assert.match(await page.locator("#source .lit").textContent(), lit);
+			assert.ok(await visible("#source .lit"));
+		}
+		await preset("a failure before the head");
+		await step(/panics/);
+		await page.waitForFunction(() => /panic\(errors\.New/.test(document.querySelector("#source .lit")?.textContent));
+	},
+	async "environ is in three groups"() {
+		await fresh();
+		assert.deepEqual(await page.locator("#environ th").allInnerTexts(), ["from the bytes of the request", "from the connection", "from the gateway: no client can set it"]);
+		const keys = await page.locator("#environ tr").allTextContents();
+		const at = name => keys.findIndex(text => text.includes(name));
+		assert.ok(at("HTTP_HOST") < at("from the connection") && at("from the connection") < at("REMOTE_ADDR") && at("REMOTE_ADDR") < at("from the gateway") && at("from the gateway") < at("wsgi.url_scheme"));
+	},
+	async "phases lead through the exchange, and breaks show where time passes"() {
+		await fresh();
+		await preset("a generator");
+		assert.deepEqual(await page.locator("svg .phase title").allTextContents().then(all => all.slice(0, 4)), ["receive", "read", "call", "send"]);
+		await page.locator("svg .phase").nth(2).click();
+		assert.match(await text("#sentence"), /^the gateway calls/);
+		assert.deepEqual(await page.locator("svg .pausename").allTextContents(), ["⋯ 100 ms ⋯", "⋯ 100 ms ⋯"]);
+		await preset("too slow");
+		assert.ok((await page.locator("svg .pausename").allTextContents()).includes("⋯ 2 s ⋯"));
+	},
+	async "the result has a headline"() {
+		await fresh();
+		await preset("a path and a query");
+		assert.match(await text("#h-out"), /151 bytes sent so far\. 200 OK: head 137, body 14$/);
+		await preset("a failure after the head");
+		assert.match(await text("#h-out"), /200 OK: .*it has left, and the client sees a short body$/);
+	},
+	async "every step lights something"() {
+		await fresh();
+		for (const name of await page.locator("#example option").evaluateAll(list => list.map(o => o.value).filter(Boolean))) {
+			await preset(name);
+			assert.deepEqual(await page.evaluate(() => steps.filter((s, i) => { go(i + 1); return !document.querySelector("main .current"); }).map(s => s.text)), [], name);
+		}
 	},
 	async "time passes only on its clock"() {
 		const begin = Date.now();
