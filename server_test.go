@@ -8017,7 +8017,11 @@ func TestTraceAndLog(t *testing.T) {
 		return variable.ReplaceAllString(seen.String()+access+s.errors.String(), "-")
 	}
 	for name, application := range apps {
-		for _, application := range []Application{application, must(withMiddleware(application, "log,catch,upper", true))(t)} {
+		for _, use := range []string{"", "log,catch,upper"} {
+			if name == "large" && use != "" {
+				continue // how many blocks are logged is chance
+			}
+			application := must(withMiddleware(application, use, true))(t)
 			want := see(application, name == "large", func(*Server) {})
 			for _, brief := range []bool{true, false} {
 				got := see(application, name == "large", func(s *Server) {
