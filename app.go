@@ -114,7 +114,8 @@ func applications(c Config) []entry {
 		{"files", "RFC 1945", "10-middleware", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
 		{"mount", "mod_wsgi's WSGIScriptAlias", "10-middleware", "curl URL/a/x URL/b/x",
-			mount(map[string]Application{"/a": showEnviron, "/b": hello}, showEnviron),
+			mount(map[string]Application{"/a": watched("environ", showEnviron),
+				"/b": watched("hello", hello)}, showEnviron),
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110", "13-in-front-and-behind", "curl -i URL/",
 			newProxy(c.Upstream, c.Timeout),
@@ -1864,13 +1865,14 @@ var sentences = map[string]string{
 	"limit":    "the rest is not shown",
 }
 
-// sentence puts the fields of an event into the sentence of its kind.
-func (e event) sentence() string {
+// fill puts the fields of an event into a sentence.
+func (e event) fill(sentence string) string {
 	return strings.NewReplacer("{layer}", e.Layer, "{key}", e.Key, "{value}", e.Value,
 		"{note}", e.Note, "{quoted}", inQuotes(e.Value), "{was}", inQuotes(e.Note),
 		"{size}", plural(e.Size, "byte"), "{body}", plural(e.Size-e.Head, "byte"),
 		"{headers}", plural(len(e.Headers), "header"), "{keys}", plural(len(e.Environ), "key"),
-		"{from}", strconv.Itoa(e.From)).Replace(sentences[e.Kind])
+		"{from}", strconv.Itoa(e.From), "{rule}", e.Rule, "{data}", quote(string(e.Data)),
+	).Replace(sentence)
 }
 
 // plural returns "1 byte" or "2 bytes".
@@ -1928,7 +1930,7 @@ func (t *recorder) put(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
 	e.Pause, t.last = time.Duration(e.At-t.last)*time.Microsecond, e.At
 	e.Value, e.Note = cut(e.Value, longValue), cut(e.Note, longValue)
-	e.Text = cut(printable(e.sentence()), longText)
+	e.Text = cut(printable(e.fill(sentences[e.Kind])), longText)
 	t.emit(e)
 }
 
@@ -2013,14 +2015,16 @@ func (c *tap) Close() error {
 
 // onError records how reading or writing has failed, if it has.
 func (t *recorder) onError(what string, err error) {
-	switch {
-	case err == io.EOF:
-		t.add(event{Kind: "eof"})
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		t.add(event{Kind: "timeout", Note: what, Value: err.Error()})
-	case err != nil:
-		t.add(event{Kind: "broken", Note: what, Value: err.Error()})
+	if err == nil {
+		return
 	}
+	e := event{Kind: "broken", Note: what, Value: err.Error()}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		e.Kind = "timeout"
+	} else if err == io.EOF {
+		e.Kind = "eof"
+	}
+	t.add(e)
 }
 
 // onRead records bytes from the client.
@@ -2523,6 +2527,21 @@ func (n *narrator) recorder() *recorder {
 	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
 }
 
+// terse has a sign and the words for events whose place in a bracket says the rest.
+var terse = map[string]string{
+	"dropped": " (dropped)        {value} is {note}",
+	"refused": "!{value}: {note} ({rule}, byte {from})",
+	"stored":  "=" + sentences["stored"],
+	"call":    " ┌ {layer}",
+	"start":   " startResponse({quoted}) with {headers}{note}",
+	"write":   " write() of {size}: {data}",
+	"return":  " └ returns {value}",
+	"panic":   "!└ {note}{layer} panics",
+	"block":   "block of {size}: {data}",
+	"enough":  sentences["enough"],
+	"closed":  sentences["closed"],
+}
+
 // details are the events that a brief trace leaves out.
 var details = []string{"accept", "key", "body", "no body", "length", "enough", "drain",
 	"drained", "eof"}
@@ -2537,8 +2556,7 @@ func (n *narrator) tell(number int, e event) {
 	if unit := 50 * time.Millisecond; e.Pause > unit {
 		n.print(number, " ", fmt.Sprintf("(%v later)", e.Pause.Round(unit)))
 	}
-	caller, dots := strings.Repeat("│ ", max(0, e.Depth-1)), strings.Repeat("· ", e.Depth)
-	text := strings.TrimPrefix(e.Text, e.Layer+" ")
+	short, ok := terse[e.Kind]
 	switch e.Kind {
 	case "in":
 		n.printBytes(number, ">", e.Data)
@@ -2546,28 +2564,15 @@ func (n *narrator) tell(number int, e event) {
 		n.printBytes(number, "<", e.Data)
 	case "key":
 		n.printKey(number, e)
-	case "dropped":
-		n.print(number, " ", "(dropped)        "+text)
-	case "refused":
-		n.print(number, "!", fmt.Sprintf("%s (%s, byte %d)", text, e.Rule, e.From))
-	case "stored":
-		n.print(number, "=", text)
-	case "call":
-		n.print(number, " ", caller+"┌ "+e.Layer)
-	case "start":
-		n.print(number, " ", caller+"│ "+strings.TrimPrefix(text, "calls "))
-	case "write":
-		n.print(number, " ", caller+"│ "+text+": "+quote(string(e.Data)))
-	case "return":
-		n.print(number, " ", caller+"└ returns "+e.Value)
-	case "panic":
-		n.print(number, "!", caller+"└ "+e.Text)
-	case "block":
-		n.print(number, " ", dots+strings.TrimPrefix(text, "gives a ")+": "+quote(string(e.Data)))
-	case "enough", "closed":
-		n.print(number, " ", dots+e.Text)
+	case "block", "enough", "closed":
+		n.print(number, " ", strings.Repeat("· ", e.Depth)+e.fill(short))
+	case "call", "return", "panic":
+		n.print(number, short[:1], strings.Repeat("│ ", e.Depth-1)+e.fill(short[1:]))
 	default:
-		n.print(number, " ", strings.Repeat("│ ", e.Depth)+e.Text)
+		if !ok {
+			short = " " + e.Text
+		}
+		n.print(number, short[:1], strings.Repeat("│ ", e.Depth)+e.fill(short[1:]))
 	}
 }
 
@@ -2680,7 +2685,6 @@ const (
 // back to the page. Without a server, the page starts this program as a CGI program.
 type lab struct {
 	apps     map[string]Application
-	names    []string      // of apps, in order
 	running  chan bool     // holds a value for each experiment that runs
 	patience time.Duration // with which others wait, and its client
 	open     bool          // to other machines as well
@@ -2693,7 +2697,6 @@ func newLab(entries []entry, open bool) Application {
 		patience: 2 * labTime, open: open}
 	for _, entry := range entries {
 		if entry.Name != "proxy" && entry.Name != "cgi" {
-			l.names = append(l.names, entry.Name)
 			l.apps[entry.Name] = watched(entry.Name, entry.App)
 		}
 	}
@@ -2713,8 +2716,6 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 		place := template.HTMLEscapeString(environ.Get("SCRIPT_NAME"))
 		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->",
 			`<meta name="lab" content="`+place+`">`, 1))}
-	case "/choices":
-		return l.choices(startResponse)
 	case "/run":
 		return l.run(environ, startResponse)
 	}
@@ -2724,30 +2725,6 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 		return Blocks{code}
 	}
 	return notFound(startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
-}
-
-// choices answers with what the page's menus offer.
-func (l *lab) choices(startResponse StartResponse) Body {
-	var layers, ways []string
-	for _, middleware := range middlewares {
-		layers = append(layers, middleware.name)
-	}
-	for _, arrival := range arrivals {
-		ways = append(ways, arrival.name)
-	}
-	return inJSON(startResponse, map[string][]string{"app": l.names, "use": layers,
-		"arrival": ways})
-}
-
-// inJSON answers with a value.
-func inJSON(startResponse StartResponse, value any) Body {
-	content, err := json.Marshal(value)
-	if err != nil {
-		panic(err) // impossible: it is made of strings and numbers
-	}
-	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
-		{"Cache-Control", "no-store"}})
-	return Blocks{content}
 }
 
 // run makes an experiment, if it may and can. With many at once, it waits for its turn: a
@@ -2779,7 +2756,13 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
-	return inJSON(startResponse, events)
+	content, err := json.Marshal(events)
+	if err != nil {
+		panic(err) // impossible: it is made of strings and numbers
+	}
+	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
+		{"Cache-Control", "no-store"}})
+	return Blocks{content}
 }
 
 // await makes an experiment, and waits for its end with patience. Nobody can end a
@@ -2847,58 +2830,28 @@ type experiment struct {
 	Request string `json:"request"` // with the escapes of rawsgi send
 	App     string `json:"app"`
 	Use     string `json:"use"`     // middleware
-	Arrival string `json:"arrival"` // one of arrivals
+	Arrival string `json:"arrival"` // how its bytes reach the server
 }
 
-// watchable has a request for each application that the gallery's index offers to watch.
-var watchable = map[string]string{
-	"hello": "GET / HTTP/1.0\\r\\n\\r\\n", "class": "GET / HTTP/1.0\\r\\n\\r\\n",
-	"environ": "GET /path?a=4&b=4 HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n",
-	"write":   "GET / HTTP/1.0\\r\\n\\r\\n", "clock": "GET / HTTP/1.0\\r\\n\\r\\n",
+// watchable has requests for the applications to which another is more telling than GET /.
+var watchable = map[string]string{"environ": "GET /path?a=4&b=4 HTTP/1.0\\r\\n\\r\\n",
 	"echo":   "POST / HTTP/1.0\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO",
 	"errors": "GET /before HTTP/1.0\\r\\n\\r\\n", "mount": "GET /a/x HTTP/1.0\\r\\n\\r\\n",
-	"form":  "GET /?name=value HTTP/1.0\\r\\n\\r\\n",
-	"files": "GET /README.md HTTP/1.0\\r\\n\\r\\n",
-}
+	"form": "GET /?name=value HTTP/1.0\\r\\n\\r\\n", "files": "GET /README.md HTTP/1.0\\r\\n\\r\\n"}
 
-// labLink is a link to an experiment with an application, "" if there is none.
+// labLink is a link to an experiment with an application, "" if the lab does not have it.
 func labLink(lab, name string) string {
-	request, ok := watchable[name]
-	if !ok {
+	if slices.Contains([]string{"proxy", "cgi", "lab", "gallery"}, name) {
 		return ""
 	}
+	request := cmp.Or(watchable[name], "GET / HTTP/1.0\\r\\n\\r\\n")
 	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
 }
-
-// An arrival is a way in which the bytes of a request reach the server: the pieces, the
-// pause before each, and whether the client then ends its half of the connection.
-type arrival struct {
-	name  string
-	cut   func(text string) []string
-	pause time.Duration
-	ends  bool
-}
-
-// The page lists them in this order, the usual one first.
-var arrivals = []arrival{
-	{"at once", whole, 0, false},
-	{"byte by byte", eachByte, 0, false},
-	{"a pause of 2 s before each line", lines, 2 * time.Second, false},
-	{"all, then the client ends its half", whole, 0, true},
-	{"the first half, then the client leaves", firstHalf, 0, true},
-	{"the first half, then silence", firstHalf, 0, false},
-}
-
-func whole(text string) []string     { return []string{text} }
-func eachByte(text string) []string  { return pieces(text, 1) }
-func lines(text string) []string     { return slices.Collect(strings.Lines(text)) }
-func firstHalf(text string) []string { return []string{text[:len(text)/2]} }
 
 // run sends the request through a server and returns the events of that exchange.
 func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
 	text, err := unescape(x.Request)
 	application := apps[x.App]
-	way := slices.IndexFunc(arrivals, func(a arrival) bool { return a.name == x.Arrival })
 	switch {
 	case err != nil:
 		return nil, err
@@ -2907,17 +2860,29 @@ func (x experiment) run(apps map[string]Application, port int) ([]event, error) 
 			labRequest, len(text))
 	case application == nil:
 		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
-	case way < 0:
-		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
 	case strings.Count(x.Use, ",") >= labLayers:
 		return nil, fmt.Errorf("%d layers of middleware are enough", labLayers)
+	}
+	c := &labConn{pieces: []string{text}, end: time.Now().Add(labTime), port: port}
+	switch half := text[:len(text)/2]; x.Arrival {
+	case "at once":
+	case "byte by byte":
+		c.pieces = pieces(text, 1)
+	case "a pause of 2 s before each line":
+		c.pieces, c.pause = slices.Collect(strings.Lines(text)), 2*time.Second
+	case "all, then the client ends its half":
+		c.ends = true
+	case "the first half, then the client leaves":
+		c.pieces, c.ends = []string{half}, true
+	case "the first half, then silence":
+		c.pieces = []string{half}
+	default:
+		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
 	}
 	if application, err = withMiddleware(application, x.Use, true); err != nil {
 		return nil, err
 	}
-	arrives := arrivals[way]
-	return watch(application, &labConn{pieces: arrives.cut(text), pause: arrives.pause,
-		ends: arrives.ends, end: time.Now().Add(labTime), port: port}), nil
+	return watch(application, c), nil
 }
 
 // watch serves one connection and returns what happens.

@@ -8512,7 +8512,7 @@ func TestNarrationEnds(t *testing.T) {
 			"\r\nContent-Length: 60000\r\n\r\n"+long, "GET /"+long+"%zz HTTP/1.0\r\n\r\n")
 		events := 0
 		for line := range strings.Lines(got) {
-			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1001 {
+			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1020 { // with the end of a "(… later)"
 				t.Errorf("COLUMNS=%s: %.200s…", width, line)
 			}
 		}
@@ -8625,7 +8625,11 @@ func TestTraceAndLog(t *testing.T) {
 		return variable.ReplaceAllString(seen.String()+access+strings.Join(lines, "\n"), "-")
 	}
 	for name, application := range apps {
-		for _, application := range []Application{application, must(withMiddleware(application, "log,catch,upper", true))(t)} {
+		for _, use := range []string{"", "log,catch,upper"} {
+			if name == "large" && use != "" {
+				continue // how many blocks are logged is chance
+			}
+			application := must(withMiddleware(application, use, true))(t)
 			want := see(application, name == "large", func(*Server) {})
 			for _, brief := range []bool{true, false} {
 				got := see(application, name == "large", func(s *Server) {
@@ -8787,9 +8791,6 @@ func TestLabConn(t *testing.T) {
 	if at := time.Duration(ofKind(events, "head")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
-	if len(arrivals) != 6 {
-		t.Errorf("%d arrivals", len(arrivals))
-	}
 	late := &labConn{end: time.Now().Add(-time.Second)}
 	if _, err := late.Write([]byte("x")); err == nil {
 		t.Error("an experiment may go on for ever")
@@ -8888,11 +8889,26 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("the choices", func(t *testing.T) {
-		_, _, content := page("/choices")
-		var choices struct{ App, Use, Arrival []string }
-		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
-			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
-			t.Errorf("%v: %s", err, content)
+		var names, layers []string
+		for _, entry := range entries {
+			if entry.Name != "cgi" && entry.Name != "proxy" {
+				names = append(names, entry.Name)
+			}
+		}
+		for _, middleware := range middlewares {
+			layers = append(layers, middleware.name)
+		}
+		for name, all := range map[string][]string{"app": names, "use": layers} {
+			if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(labPage, list) {
+				t.Errorf("the page does not offer %s", list)
+			}
+		}
+		for _, arrival := range regexp.MustCompile(`(?s)arrival: \["(.*?)"\],`).FindStringSubmatch(labPage)[1:] {
+			for _, way := range regexp.MustCompile(`",\s+"`).Split(arrival, -1) {
+				if status, answer := runLab(lab, strings.Replace(good, "at once", way, 1)); status != "200 OK" {
+					t.Errorf("%s: %s", way, answer)
+				}
+			}
 		}
 	})
 	t.Run("the code", func(t *testing.T) {
