@@ -338,9 +338,9 @@ var exceptions = sync.OnceValue(func() map[string]string {
 func TestConformance(t *testing.T) {
 	modes := map[string]string{}
 	for _, mode := range []string{"serial", "concurrent"} {
-		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
+		modes[mode] = start(t, showEnviron, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
-	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
+	modes["traced"] = start(t, watched("environ", showEnviron), func(s *Server) {
 		s.ErrorLog = log.New(io.Discard, "", 0)
 		narrate(s, false)
 	}).addr
@@ -924,15 +924,15 @@ func TestURLScheme(t *testing.T) { // E17
 		}
 	}
 	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
 		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
 		t.Errorf("got %q", reply)
 	}
 	t.Setenv("HTTPS", "on")
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
 		t.Errorf("got %q", reply)
 	}
-	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
+	if reply := ask(t, start(t, showEnviron).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
 }
@@ -1012,7 +1012,7 @@ func TestSendsMeanwhile(t *testing.T) {
 // TestNeverCloses: a client whose request has been read whole, and that does not close, holds
 // its connection for a moment, not for the time of a head.
 func TestNeverCloses(t *testing.T) {
-	s := start(t, environ, func(s *Server) { s.Timeout = time.Hour })
+	s := start(t, showEnviron, func(s *Server) { s.Timeout = time.Hour })
 	for _, request := range []string{get(), post("abc", "Content-Length: 3")} {
 		c := dial(t, s.addr)
 		io.WriteString(c, request)
@@ -1482,10 +1482,6 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
 // runOn runs an application against a wire, without any server.
 func runOn(w *wire, application Application) (*Response, string) {
 	var errors bytes.Buffer
@@ -1628,7 +1624,7 @@ func TestFileWrapper(t *testing.T) {
 		}
 		file := must(os.Open(path))(t)
 		var log bytes.Buffer
-		r := newResponse(writerFunc(func(p []byte) (int, error) {
+		r := newResponse(writeFunc(func(p []byte) (int, error) {
 			file.Close() // when the head is sent
 			return len(p), nil
 		}), httpLine, "GET", &log)
@@ -1859,7 +1855,7 @@ func TestDeadlines(t *testing.T) {
 		app  Application
 		want string
 	}{
-		{"a body", environ, reads + "drdrdrDW"},
+		{"a body", showEnviron, reads + "drdrdrDW"},
 		{"a long block", func(environ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
 			return Blocks{make([]byte, 2*pieceSize+1)}
@@ -1956,7 +1952,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 			"expected 12 body bytes, got 3: waited 100ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := start(t, environ, short)
+			s := start(t, showEnviron, short)
 			reply := ask(t, s.addr, c.send)
 			if c.want == "" && reply == "" {
 				return
@@ -1968,7 +1964,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 		})
 	}
 	t.Run("T03 one byte at a time for ever", func(t *testing.T) {
-		s := start(t, environ, short)
+		s := start(t, showEnviron, short)
 		c := dial(t, s.addr)
 		go func() {
 			for { // each byte comes in time, the head does not
@@ -2372,7 +2368,7 @@ func TestUnreadBody(t *testing.T) {
 func TestTrailingLineEnd(t *testing.T) {
 	for _, n := range []int{3, 100000} {
 		for range 5 {
-			s := start(t, environ)
+			s := start(t, showEnviron)
 			c := dial(t, s.addr)
 			must(io.WriteString(c, post(strings.Repeat("x", n)+"\r\n", "Content-Length: "+strconv.Itoa(n))))(t)
 			if reply := must(io.ReadAll(c))(t); !bytes.Contains(reply, []byte(fmt.Sprintf("BODY-LENGTH: %d\n", n))) {
@@ -2388,7 +2384,7 @@ func TestTrailingLineEnd(t *testing.T) {
 // that waits for it, and not after the answer has begun.
 func TestContinue(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nHost: h\r\nExpect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
-	s := start(t, environ)
+	s := start(t, showEnviron)
 	c := dial(t, s.addr)
 	io.WriteString(c, head)
 	r := bufio.NewReader(c)
@@ -2462,13 +2458,13 @@ func TestAddresses(t *testing.T) {
 	}
 	for _, addr := range []string{"127.0.0.1:0", ":0"} {
 		t.Run("listening on "+addr, func(t *testing.T) {
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			_, port, _ := net.SplitHostPort(s.addr)
 			check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port, "REMOTE_ADDR: 127.0.0.1")
 		})
 	}
 	t.Run("listening on every address", func(t *testing.T) {
-		s := startOn(t, "0.0.0.0:0", environ)
+		s := startOn(t, "0.0.0.0:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		s.addr = "127.0.0.1:" + port
 		check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port)
@@ -2479,7 +2475,7 @@ func TestAddresses(t *testing.T) {
 		} else {
 			l.Close()
 		}
-		s := startOn(t, "[::1]:0", environ)
+		s := startOn(t, "[::1]:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
 	})
@@ -2488,7 +2484,7 @@ func TestAddresses(t *testing.T) {
 		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
 		stale.SetUnlinkOnClose(false) // as if the server before had been killed
 		stale.Close()
-		s := startOn(t, "unix:"+path, environ)
+		s := startOn(t, "unix:"+path, showEnviron)
 		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
 		if _, err := listen("unix:" + path); !isErrno(err, syscall.EADDRINUSE, 10048) {
 			t.Errorf("a second server got %v", err)
@@ -2507,7 +2503,7 @@ func TestAddresses(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		startOn(t, "unix:"+path, environ)
+		startOn(t, "unix:"+path, showEnviron)
 		old.stop()
 		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
 			t.Errorf("got %q", reply)
@@ -2689,26 +2685,24 @@ func TestIndex(t *testing.T) {
 		t.Errorf("Content-Type: %s", value)
 	}
 	for _, entry := range applications(Config{}) {
-		if entry.name == "gallery" {
+		if entry.Name == "gallery" {
 			continue
 		}
-		if link := `<a href="/a%20b/` + entry.name + `">`; !strings.Contains(page, link) {
+		if link := `<a href="/a%20b/` + entry.Name + `">`; !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
 		}
-		if _, number, ok := strings.Cut(entry.from, ", chapter "); ok {
-			_, err := os.Stat("docs/" + chapters[number])
-			link := `<a href="/a%20b/files/` + chapters[number] + `">chapter ` + number + `</a>`
-			if chapters[number] == "" || err != nil || !strings.Contains(page, link) {
-				t.Errorf("no %s in %s: %v", link, page, err)
-			}
+		_, err := os.Stat("docs/" + entry.Chapter + ".md")
+		link := `<a href="/a%20b/files/` + entry.Chapter + `.md">chapter ` + entry.Chapter[:2] + `</a>`
+		if err != nil || !strings.Contains(page, link) {
+			t.Errorf("no %s in %s: %v", link, page, err)
 		}
-		if entry.name == "clock" {
+		if entry.Name == "clock" {
 			continue // it takes ten seconds
 		}
-		status, headers, _ := call("gallery", "/"+entry.name, Environ{"PATH_INFO": "/" + entry.name})
+		status, headers, _ := call("gallery", "/"+entry.Name, Environ{"PATH_INFO": "/" + entry.Name})
 		kind, _ := lookup(headers, "Content-Type")
 		if status != "200 OK" && status != "301 Moved Permanently" || !strings.HasPrefix(kind, "text/") {
-			t.Errorf("the link to %s leads to %s, %s", entry.name, status, kind)
+			t.Errorf("the link to %s leads to %s, %s", entry.Name, status, kind)
 		}
 	}
 	if strings.Contains(page, "<script") ||
@@ -2816,6 +2810,11 @@ func TestCommand(t *testing.T) {
 		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
+		{"an upstream that is a URL", []string{"-upstream", "http://h:1"}, 2, "", `-upstream is host:port, like 127.0.0.1:9000, or several`},
+		{"upstreams with a space", []string{"-upstream", "h:1, h:2"}, 2, "", `commas and no spaces between, not "h:1, h:2"`},
+		{"an upstream without a port", []string{"-upstream", "h:1,h"}, 2, "", "-upstream is host:port"},
+		{"an upstream with a large port", []string{"-upstream", "h:65536"}, 2, "", "-upstream is host:port"},
+		{"an empty upstream", []string{"-upstream", "h:1,"}, 2, "", "-upstream is host:port"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
@@ -3092,7 +3091,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 E17 E18 E21 the environment is environ", func(t *testing.T) {
-		out, _ := gatewayOut(validate(environ), strings.NewReader(""), "REQUEST_METHOD=PUT",
+		out, _ := gatewayOut(validate(showEnviron), strings.NewReader(""), "REQUEST_METHOD=PUT",
 			"X=a=\xff", "HTTPS=on", "SERVER_PORT=443", "PATH_INFO=/a b", "HTTP_X_A=1")
 		for _, want := range []string{"REQUEST_METHOD: PUT", "X: a=\xff", "PATH_INFO: /a b",
 			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
@@ -3103,7 +3102,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 H17 what a server should not have set", func(t *testing.T) {
-		out, log := gatewayOut(validate(environ), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
+		out, log := gatewayOut(validate(showEnviron), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
 			"HTTP_CONTENT_LENGTH=3", "HTTP_CONTENT_TYPE=a/b", "HTTP_PROXY=evil", "HTTP_A=1")
 		if log != "" || strings.Contains(out, "HTTP_CONTENT") || strings.Contains(out, "evil") || !strings.Contains(out, "\nHTTP_A: 1\n") {
 			t.Errorf("got %q, log %q", out, log)
@@ -3117,7 +3116,7 @@ func TestCGIGateway(t *testing.T) {
 	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
 		open, w := io.Pipe() // it never ends
 		go io.WriteString(w, "0123456789")
-		out, _ := gatewayOut(environ, open, "CONTENT_LENGTH=3")
+		out, _ := gatewayOut(showEnviron, open, "CONTENT_LENGTH=3")
 		if !strings.Contains(out, "BODY-LENGTH: 3\n") {
 			t.Errorf("got %q", out)
 		}
@@ -3354,7 +3353,6 @@ func TestCGIHost(t *testing.T) {
 	for name, commands := range map[string]string{
 		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
 		"lf":     `printf 'Content-Type: text/plain\n\nhi'`,
-		"crlf":   `printf 'Content-Type: text/plain\r\nStatus: 404 Nope\r\n\r\nhi'`,
 		"away":   `printf 'Location: http://h/x\n\n'`,
 		"moved":  `printf 'Status: 301 Gone\nLocation: http://h/x\n\nbody'`,
 		"local":  `printf 'Location: /other?x=1\n\n'`,
@@ -3366,8 +3364,6 @@ func TestCGIHost(t *testing.T) {
 		"fold":   `printf 'Content-Type: text/plain\n x\n\nhi'`,
 		"plain":  `printf 'X: y\n\nhi'`,
 		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
-		"hop":    `printf 'Content-Type: text/plain\nConnection: keep-alive\nKeep-Alive: 5\n\nhi'`,
-		"tab":    `printf 'Content-Type: text/plain\nX: a\tb\n\nhi'`,
 		"hang":   `sleep 1000`,
 		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
 		"die":    `echo oops >&2; exit 3`,
@@ -3400,11 +3396,9 @@ func TestCGIHost(t *testing.T) {
 		want       string // the reply without Date and Server, or the status code
 		log        string
 	}{
-		{"X04 LF", "/lf", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X04 CRLF and Status", "/crlf", "HTTP/1.0 404 Nope\r\nContent-Type: text/plain\r\n\r\nhi", ""},
 		{"X05 a local redirect", "/local", length3[:len(ok200)] + "Content-Length: 11\r\n\r\n/other ?x=1", ""},
 		{"X05 a local redirect to nowhere", "/astray", "502", "cannot follow the local redirect to \"/a%zz\""},
-		{"X05 a loop of them", "/loop", "502", "after 10 others"},
+		{"X05 a loop of them", "/loop", "502", "it is one too many"},
 		{"X06 a redirect", "/away", "HTTP/1.0 302 Found\r\nLocation: http://h/x\r\nContent-Length: 0\r\n\r\n", ""},
 		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
 		{"X06 a redirect to a path, with Status", "/login",
@@ -3417,8 +3411,6 @@ func TestCGIHost(t *testing.T) {
 		{"X08 a folded header", "/fold", "502", "expected a header line that does not begin with a space"},
 		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
 		{"X08 a control character", "/evil", "502", "control character"},
-		{"X08 headers of the connection", "/hop", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X08 a tab", "/tab", ok200 + "Content-Type: text/plain\r\nX: a b\r\n\r\nhi", ""},
 		{"X11 missing", "/nothing", "404", ""},
 		{"X11 a directory", "/dir", "403", ""},
 		{"X11 not executable", "/data", "403", ""},
@@ -3480,7 +3472,7 @@ func TestCGIHost(t *testing.T) {
 		must(io.ReadAll(c))(t)
 	})
 	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
+		s := start(t, mount(map[string]Application{"/cgi": host}, showEnviron))
 		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
 		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
 			not: []string{"CONTENT_"}}).check(t, reply)
@@ -3498,7 +3490,7 @@ func TestCGIHost(t *testing.T) {
 	}
 	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		var out, log lockedBuffer
-		slow := writerFunc(func(p []byte) (int, error) {
+		slow := writeFunc(func(p []byte) (int, error) {
 			time.Sleep(400 * time.Millisecond) // with the program's 200, longer than it may be silent
 			return out.Write(p)
 		})
@@ -3526,7 +3518,7 @@ func TestCGIHost(t *testing.T) {
 		for _, want := range []string{"GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING=q", "REMOTE_ADDR=127.0.0.1",
 			"REQUEST_METHOD=POST", "SCRIPT_NAME=/cgi/env", "PATH_INFO=/a b", "SERVER_NAME=127.0.0.1",
 			"SERVER_PROTOCOL=HTTP/1.0", "SERVER_SOFTWARE=" + software, "CONTENT_LENGTH=3", "HTTP_X_A=1",
-			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc"} {
+			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc", "REQUEST_URI=/cgi/env/a%20b?q", "REMOTE_HOST=127.0.0.1"} {
 			if !slices.Contains(lines, want) {
 				t.Errorf("no %q", want)
 			}
@@ -3617,7 +3609,7 @@ func TestCGIHost(t *testing.T) {
 		got := cgiVariables("/dir/p", environ)
 		slices.Sort(got)
 		want := []string{"HTTP_A=1", "PATH=" + os.Getenv("PATH"), "PATH_INFO=/x", "PATH_TRANSLATED=" + filepath.FromSlash("/dir/x"),
-			"REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
+			"REMOTE_HOST=", "REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
@@ -3632,15 +3624,87 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
 		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
 		h.slots <- true
-		input := must(os.Open(os.DevNull))(t)
-		defer input.Close()
-		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
-		defer s.stop(0)
-		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
+		defer p.end(0)
+		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Read says %v", err)
 		}
-		wait(t, "its end", s.ended)
+		wait(t, "its end", p.ended)
 	})
+	t.Run("X12 a head that comes a byte at a time", func(t *testing.T) {
+		t.Parallel()
+		drips := writeScript(t, t.TempDir(), "drips", `printf 'X: '; while sleep 0.1; do printf x; done`)
+		s := start(t, newCGI(drips, 500*time.Millisecond, 0))
+		(row{chapter: "ch11", want: "504"}).check(t, ask(t, s.addr, get()))
+		if s.stop(); !strings.Contains(s.errors.String(), "waited 500ms") {
+			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("X12 a process that has left the group", func(t *testing.T) {
+		if _, err := exec.LookPath("setsid"); err != nil {
+			skip(t, "needs setsid")
+		}
+		t.Parallel()
+		pid := filepath.Join(t.TempDir(), "pid")
+		leaves := writeScript(t, t.TempDir(), "leaves", `setsid sh -c 'echo $$ > `+pid+`; while sleep 0.1; do echo x; done' 2>/dev/null &
+while [ ! -s `+pid+` ]; do sleep 0.01; done; printf 'Content-Type: text/plain\n\nhi'`)
+		s := start(t, newCGI(leaves, 500*time.Millisecond, 0))
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		answer, err := io.ReadAll(c) // has an end, and a client learns that it is not whole
+		reply := string(answer)
+		if err == nil {
+			t.Error("the answer seems to be whole")
+		}
+		syscallKill(must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(pid))(t)))))(t))
+		if s.stop(); !strings.Contains(reply, "\r\n\r\nhi") || !strings.Contains(s.errors.String(), "the answer broke off") {
+			t.Errorf("got %q, the log is %q", reply, s.errors)
+		}
+	})
+	t.Run("X12 no body is read for a program that cannot run", func(t *testing.T) {
+		h := &cgiHost{script: filepath.Join(dir, "lf"), timeout: time.Second, slots: make(chan bool)} // no slot is free
+		status, _, _ := callApplication(h.app, Environ{"CONTENT_LENGTH": "3", "wsgi.input": readerFunc(func([]byte) (int, error) {
+			t.Error("the body is read")
+			return 0, io.EOF
+		})})
+		if status != "503 Service Unavailable" {
+			t.Errorf("got %s", status)
+		}
+	})
+	t.Run("X12 a body that does not arrive whole keeps no slot", func(t *testing.T) {
+		s := start(t, newCGI(filepath.Join(dir, "lf"), time.Second, 1))
+		for range 2 {
+			reply := exchangeWith(t, s.addr, row{how: "then end", send: post("a", "Content-Length: 3")}, 1<<10)
+			(row{chapter: "ch11", want: "400"}).check(t, reply)
+		}
+		if reply := ask(t, s.addr, get()); !strings.HasPrefix(reply, ok200) {
+			t.Errorf("got %q", reply)
+		}
+	})
+	for name, c := range map[string]struct{ text, status, hint string }{
+		"X08 line ends of Windows":       {"#!/bin/sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 the same, with env":         {"#!/usr/bin/env sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 no interpreter":             {"echo hi\n", "502", "does not name an interpreter, like #!/bin/sh"},
+		"X08 an interpreter that is not": {"#!/bin/nosuch\necho hi\n", "502", "does not exist: \"#!/bin/nosuch\""},
+		"X08 an HTTP status line":        {"#!/bin/sh\nprintf 'HTTP/1.0 200 OK\\n\\nhi'\n", "502", "print Status: 200 OK instead of"},
+		"X08 output before the head":     {"#!/bin/sh\necho hi\n", "502", "print a head, like Content-Type: text/plain, then an empty"},
+		"X08 no empty line":              {"#!/bin/sh\nprintf 'Content-Type: text/html\\n<p>\\n'\n", "502", "then an empty line"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				skip(t, "the scripts are for a Unix shell")
+			}
+			file := filepath.Join(t.TempDir(), "program")
+			if err := os.WriteFile(file, []byte(c.text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s := start(t, newCGI(file, 10*time.Second, 0))
+			(row{chapter: "ch11", want: c.status}).check(t, ask(t, s.addr, get()))
+			if s.stop(); !strings.Contains(s.errors.String(), "hint for "+file+": ") || !strings.Contains(s.errors.String(), c.hint) {
+				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
@@ -3667,9 +3731,9 @@ func TestCGIHost(t *testing.T) {
 			}
 		}
 		eventually(t, "the end of all programs", func() bool {
-			count := 0
-			scripts.Range(func(any, any) bool { count++; return true })
-			return count == 0
+			n := 0
+			programs.Range(func(any, any) bool { n++; return true })
+			return n == 0
 		})
 	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
@@ -3949,7 +4013,8 @@ func TestPrefork(t *testing.T) {
 // syscallKill kills a process as kill -9 does.
 func syscallKill(pid int) {
 	if p, err := os.FindProcess(pid); err == nil {
-		p.Kill() // fails if it has ended
+		p.Kill()    // fails if it has ended
+		p.Release() // it may hold a descriptor
 	}
 }
 
@@ -4240,7 +4305,7 @@ func TestProxy(t *testing.T) {
 		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
 	}
 	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
+		s := through(t, start(t, showEnviron).addr)
 		c := dial(t, s.addr)
 		io.WriteString(c, strings.Replace(post("", "Content-Length: 6"), " / ", " /p ", 1))
 		for range 6 {
@@ -4248,29 +4313,6 @@ func TestProxy(t *testing.T) {
 			io.WriteString(c, "x")
 		}
 		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
-	})
-	t.Run("any reason", func(t *testing.T) {
-		for line, want := range map[string]string{"HTTP/1.0 200 OK ": "200 OK", "HTTP/1.1 200 A\tB": "200 A B", "HTTP/1.1 200": "200 ",
-			"HTTP/1.1 200 ": "200 ", "HTTP/1.1 200 A\xff": "200 A\xff"} {
-			addr, _ := fake(t, line+"\r\nContent-Length: 2\r\n\r\nhi", nil)
-			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-			if !strings.HasPrefix(reply, "HTTP/1.0 "+want+"\r\n") {
-				t.Errorf("%q: got %q", line, reply)
-			}
-		}
-	})
-	t.Run("Connection may not list what frames a message", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
-		reply := ask(t, s.addr, strings.Replace(post("hello", "Connection: content-length, X-Drop, Content-Type, Host",
-			"Content-Type: a/b", "Host: h", "X-Drop: 1", "Proxy-Connection: keep-alive", "Content-Length: 5"), " / ", " /p ", 1))
-		(row{want: "200", has: append(body("hello"), "CONTENT_TYPE: a/b", "HTTP_HOST: h"),
-			not: []string{"HTTP_X_DROP", "HTTP_PROXY_CONNECTION"}}).check(t, reply)
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nConnection: close\r\nConnection: X-Drop, Content-Length\r\n"+
-			"X-Drop: 1\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nhi and more", nil)
-		reply = ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-		if reply = ourHeaders.ReplaceAllString(reply, ""); reply != ok200+"Content-Length: 2\r\n\r\nhi" {
-			t.Errorf("got %q", reply)
-		}
 	})
 	t.Run("what is forwarded", func(t *testing.T) {
 		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 1\r\n\r\nhi", nil)
@@ -4290,15 +4332,9 @@ func TestProxy(t *testing.T) {
 		{"no answer", "", "502", "expected a head, got nothing"},
 		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
 		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
-		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
-		{"100 and 103 first", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-			ok200 + "Content-Length: 2\r\n\r\nhi", ""},
 		{"nothing but 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 11), "502", "more than 10 interim answers"},
-		{"101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "502", "expected a status like"},
 		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "does not begin with a space"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
-		{"two lengths", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "502", "one Content-Length"},
-		{"more than its length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc", ok200 + "Content-Length: 2\r\n\r\nab", ""},
 		{"nothing of its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "502", "the answer broke off"},
 		{"less than its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nab", ok200 + "Content-Length: 5\r\n\r\nab", "the answer broke off"},
 		{"304", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""},
@@ -4332,7 +4368,8 @@ func TestProxy(t *testing.T) {
 		}
 	})
 	for raw, want := range map[string]string{"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/p/%61": "/%61", "/p": "/", "/p?x": "/?x", "/p/": "/", "/p//a": "//a",
-		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a/b", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a/b", "/p/a#b": "/a", "/p/%25": "/%25"} {
+		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a%2Fb", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a%2Fb", "/p?": "/?", "/p/a?": "/a?", "/p/a?b?": "/a?b?",
+		"http://h/p?": "/?", "http://u@h/%70/%2f%2F?": "/%2f%2F?", "http://h/p/?a#b": "/?a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "/p/a#b": "/a", "/p/%25": "/%25"} {
 		t.Run("the target "+raw, func(t *testing.T) {
 			addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
 			ask(t, through(t, addr).addr, "GET "+raw+" HTTP/1.0\r\n\r\n")
@@ -4361,6 +4398,25 @@ func TestProxy(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a head that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nX: ", func(c net.Conn) {
+			for err := error(nil); err == nil; time.Sleep(50 * time.Millisecond) {
+				_, err = c.Write([]byte("x"))
+			}
+		})
+		(row{chapter: "ch13", want: "504"}).check(t, ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("a body that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n", func(c net.Conn) {
+			for range 10 { // longer than any of its pieces may take
+				time.Sleep(50 * time.Millisecond)
+				c.Write([]byte("x"))
+			}
+		})
+		if reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "\r\n\r\nxxxxxxxxxx") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("it stalls in its body", func(t *testing.T) {
 		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabc", func(c net.Conn) { io.Copy(io.Discard, c) })
 		s := through(t, addr)
@@ -4417,6 +4473,138 @@ func TestProxy(t *testing.T) {
 	})
 }
 
+// An edge is a row of the tables for applications, CGI hosts and proxies: what is given to
+// one, and what must come out on the other side.
+type edge struct {
+	name, given string
+	first       string // the beginning of the first line; "" if nothing must arrive
+	has, not    []string
+	body, page  []string // at most one
+}
+
+// expand turns the escapes of a cell into bytes: \\r, \\x00, <<x*9>>.
+func expand(cell string) string {
+	cell = regexp.MustCompile(`<<(.*?)\*(\d+)>>`).ReplaceAllStringFunc(cell, func(match string) string {
+		unit, digits, _ := strings.Cut(strings.Trim(match, "<>"), "*")
+		n, _ := strconv.Atoi(digits) // digits, says the pattern
+		return strings.Repeat(unit, n)
+	})
+	text, err := unescape(cell)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// edges reads the table under a heading of docs/conformance.md.
+func edges(t *testing.T, heading string) (rows []edge) {
+	_, section, _ := strings.Cut(string(must(os.ReadFile("docs/conformance.md"))(t)), "\n### "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	span := regexp.MustCompile("(not |body |page )?`([^`]*)`")
+	for _, line := range regexp.MustCompile(`(?m)^\| ([A-Z]\d\d) \| [MSP] \| (.*) \|$`).FindAllStringSubmatch(section, -1) {
+		cells := strings.Split(line[2], " | ")
+		if len(cells) != 4 {
+			t.Fatalf("not four cells after the level: %s", line[0])
+		}
+		row := edge{name: line[1] + " " + cells[0]}
+		if given := span.FindStringSubmatch(cells[2]); given != nil {
+			row.given = expand(given[2])
+		}
+		for i, match := range span.FindAllStringSubmatch(cells[3], -1) {
+			list := map[string]*[]string{"": &row.has, "not ": &row.not, "body ": &row.body, "page ": &row.page}[match[1]]
+			if text := expand(match[2]); i == 0 {
+				row.first = text
+			} else {
+				*list = append(*list, text)
+			}
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		t.Fatalf("no rows under %s", heading)
+	}
+	return rows
+}
+
+// check compares a message with the row. A version at its beginning does not count.
+func (e edge) check(t *testing.T, message string) {
+	t.Helper()
+	head, body, _ := strings.Cut(message, "\r\n\r\n")
+	lines := strings.Split(regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, ""), "\r\n")
+	begins := func(text string) bool {
+		return slices.ContainsFunc(lines, func(line string) bool {
+			return len(line) >= len(text) && strings.EqualFold(line[:len(text)], text)
+		})
+	}
+	bad := !strings.HasPrefix(lines[0], e.first) || e.first == "" && message != ""
+	bad = bad || slices.ContainsFunc(e.not, begins) || e.body != nil && body != e.body[0]
+	bad = bad || e.page != nil && !strings.Contains(body, e.page[0])
+	for _, line := range e.has {
+		bad = bad || !begins(line)
+	}
+	if bad {
+		t.Errorf("given %q\nexpected %q, lines %q, not %q, body %q, page %q\ngot %q", e.given, e.first, e.has, e.not, e.body,
+			e.page, message)
+	}
+}
+
+// TestApplicationRows, TestHostRows and TestProxyRows hold ours to the last tables of
+// docs/conformance.md.
+func TestApplicationRows(t *testing.T) {
+	addr := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t)).addr
+	for _, row := range edges(t, "Applications") {
+		t.Run(row.name, func(t *testing.T) {
+			head, body, _ := strings.Cut(row.given, "\r\n\r\n")
+			if length := fmt.Sprint("Content-Length: ", len(body)); body != "" && !strings.Contains(head, length+"\r\n") &&
+				!strings.HasSuffix(head, length) {
+				t.Fatalf("the row should have %s", length)
+			}
+			row.check(t, ask(t, addr, row.given))
+		})
+	}
+}
+
+func TestHostRows(t *testing.T) {
+	dir := t.TempDir()
+	addr := start(t, newCGI(dir, 10*time.Second, 0)).addr
+	for i, row := range edges(t, "CGI hosts") {
+		t.Run(row.name, func(t *testing.T) {
+			name := fmt.Sprint("row", i)
+			if err := os.WriteFile(filepath.Join(dir, name+".out"), []byte(row.given), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			writeScript(t, dir, name, `cat "$0.out"`)
+			row.check(t, ask(t, addr, getPath("/"+name)))
+		})
+	}
+}
+
+func TestProxyRows(t *testing.T) {
+	const answer = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+	for _, row := range edges(t, "Proxies: what is forwarded") {
+		t.Run(row.name, func(t *testing.T) {
+			var got lockedBuffer
+			addr := accepts(t, func(c net.Conn) {
+				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				r := bufio.NewReader(io.TeeReader(c, &got))
+				request, err := http.ReadRequest(r)
+				if err == nil {
+					io.Copy(io.Discard, request.Body) // an error leaves it short, and the row says so
+				}
+				io.WriteString(c, answer)
+			})
+			ask(t, start(t, newProxy(addr, 10*time.Second)).addr, row.given)
+			row.check(t, got.String())
+		})
+	}
+	for _, row := range edges(t, "Proxies: what is answered") {
+		t.Run(row.name, func(t *testing.T) {
+			addr, _ := fake(t, row.given, nil)
+			row.check(t, ask(t, start(t, newProxy(addr, 10*time.Second)).addr, get()))
+		})
+	}
+}
+
 // TestForm shows what becomes of query strings, bodies and files, whole and broken.
 func TestForm(t *testing.T) {
 	s := start(t, form)
@@ -4435,17 +4623,15 @@ func TestForm(t *testing.T) {
 	for _, c := range []struct{ name, send, want, has string }{
 		{"nothing", get(), "200", "</th></tr>\n</table>"},
 		{"a query", "GET /?b=2&a=%3Cb%3E&a=+ HTTP/1.0\r\n\r\n", "200",
-			"<td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td></tr>\n<tr><td>query</td><td>b</td>"},
+			"<td>query</td><td>b</td><td>2</td></tr>\n<tr><td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td>"},
 		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
 		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
 		{"another charset", post("x=%E9", "Content-Length: 5", "Content-Type: application/x-www-form-urlencoded; charset=latin1"),
 			"415", "expected a form in UTF-8"},
 		{"UTF-8, and it says so", post("x=%E9", "Content-Length: 5",
 			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
-		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
-			"the head of a part may have 8192 bytes"},
-		{"long names", multi(slices.Repeat([]string{"Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead/2) + "\"\r\n\r\n1"}, 2*nameBytes/partHead)...), "413",
-			"the names in a form may have 65536 bytes"},
+		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead) + "\"\r\n\r\n1"), "413",
+			"the head of a part may have 2048 bytes"},
 		{"10,001 fields", coded(strings.Repeat("a&", formFields) + "a"), "413", "a form may have 10000 fields"},
 		{"10,000 fields", coded(strings.Repeat("a&", formFields-1) + "a"), "200", "<td>a</td>"},
 		{"10,001 fields in the query", "GET /?" + strings.Repeat("a&", formFields) + "a HTTP/1.0\r\n\r\n", "413",
@@ -4462,13 +4648,30 @@ func TestForm(t *testing.T) {
 		{"a query that is not one", "GET /?a=%<b HTTP/1.0\r\n\r\n", "400", `invalid URL escape \"%\x3cb\"`},
 		{"a part with a line that is not a header", multi("<script>\r\n\r\nx"), "400", "a part cannot be read"},
 		{"other header fields", multi("X-A: " + strings.Repeat("a", partHead-100) + "\r\n" + name + "v"), "200", "<td>n</td><td>v</td>"},
-		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 8192 bytes"},
+		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 2048 bytes"},
 		{"too many of them in the second part", multi(name+strings.Repeat("v", 1<<20), "X-A: "+strings.Repeat("a", 1<<20)+"\r\n"+name+"v"), "413",
-			"the head of a part may have 8192 bytes"},
+			"the head of a part may have 2048 bytes"},
 		{"parts without an end", post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
 			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
 		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
 		{"another kind of body", post("x", "Content-Type: text/plain", "Content-Length: 1"), "200", "</th></tr>\n</table>"},
+		{"semicolons", coded("a;b=c;d&&;&=e"), "200", "<td>a;b</td><td>c;d</td></tr>\n<tr><td>body</td><td>;</td><td></td></tr>\n" +
+			"<tr><td>body</td><td></td><td>e</td>"},
+		{"a type that cannot be read", post("x", "Content-Type: multipart/", "Content-Length: 1"), "400", "expected a Content-Type like"},
+		{"a type with a parameter that cannot be read", post("a=b", "Content-Type: application/x-www-form-urlencoded; charset", "Content-Length: 3"), "400", "expected a Content-Type like"},
+		{"a part without a name", multi("Content-Disposition: form-data\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with an empty name", multi("Content-Disposition: form-data; name=\"\"\r\n\r\nx"), "200", "<td></td><td>x</td>"},
+		{"a part that is an attachment", multi("Content-Disposition: attachment; name=\"n\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two names", multi("Content-Disposition: form-data; name=\"n\"; name=\"m\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two dispositions", multi("Content-Disposition: form-data; name=\"n\"\r\n" + name + "x"), "400", "expected one Content-Disposition"},
+		{"a part with name* alone", multi("Content-Disposition: form-data; name*=UTF-8''n\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"filename* first", multi("Content-Disposition: form-data; filename*=UTF-8''evil; name=\"n\"; filename=\"a\"\r\n\r\nx"), "200", "the file a, 1 bytes"},
+		{"filename* alone", multi("Content-Disposition: form-data; name=\"n\"; FileName*0*=UTF-8''evil\r\n\r\nx"), "200", "<td>n</td><td>x</td>"},
+		{"filename* inside a name", multi("Content-Disposition: form-data; name=\"a;filename*=\\\"b\"; filename=\"c\"\r\n\r\nx"), "200",
+			"<td>a;filename*=&#34;b</td><td>the file c, 1 bytes"},
+		{"a part in base64", multi("Content-Transfer-Encoding: base64\r\n" + name + "eA=="), "200", "<td>eA==</td>"},
+		{"a part in quoted-printable", multi("Content-Transfer-Encoding: quoted-printable\r\n" + name + "=41="), "200", "<td>=41=</td>"},
+		{"the closing delimiter alone", post("--B--", "Content-Type: multipart/form-data; boundary=B", "Content-Length: 5"), "400", "a part cannot be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
@@ -4518,6 +4721,21 @@ func TestForm(t *testing.T) {
 			all.Wait()
 		})
 	}
+	t.Run("a form that ends anywhere before its closing delimiter", func(t *testing.T) {
+		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n" +
+			"Content-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
+		for n := range len(whole) + 1 {
+			func() {
+				defer func() {
+					refusal, _ := recover().(*Refusal)
+					if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
+						t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
+					}
+				}()
+				callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B", "wsgi.input": strings.NewReader(whole[:n])})
+			}()
+		}
+	})
 	t.Run("a part cut short", func(t *testing.T) {
 		reply := exchangeWith(t, s.addr, row{how: "then end", send: post("--B\r\n"+name+"v",
 			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
@@ -4624,6 +4842,71 @@ func TestFiles(t *testing.T) {
 			t.Errorf("the list has %s", got)
 		}
 	})
+	t.Run("a pipe in place of a file", func(t *testing.T) { // which it becomes after it has been looked at
+		pipes := t.TempDir()
+		if err := exec.Command("mkfifo", filepath.Join(pipes, "p"), filepath.Join(pipes, "index.html")).Run(); err != nil {
+			skip(t, "this system has no mkfifo")
+		}
+		root := must(os.OpenRoot(pipes))(t)
+		defer root.Close()
+		opened := make(chan error)
+		go func() {
+			_, _, err := openFile(root, "p")
+			opened <- err
+		}()
+		if err := wait(t, "a pipe that nobody writes to", opened); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+		addr := start(t, newFiles(pipes)).addr
+		(row{chapter: "ch10", want: "404"}).check(t, ask(t, addr, getPath("/p")))
+		if reply := ask(t, addr, get()); !strings.Contains(reply, "<ul>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("a directory that is removed while it is listed", func(t *testing.T) {
+		gone := filepath.Join(t.TempDir(), "gone")
+		if err := os.Mkdir(gone, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		root := must(os.OpenRoot(gone))(t)
+		defer root.Close()
+		directory := must(root.Open("."))(t)
+		defer directory.Close()
+		if os.Remove(gone) != nil || runtime.GOOS != "linux" {
+			skip(t, "an open directory cannot be removed here, or is empty then")
+		}
+		if _, err := listDirectory(root, ".", directory, Environ{}, nil); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("names with control characters", func(t *testing.T) {
+		odd := t.TempDir()
+		for _, name := range []string{"a\nb", "c\x7f", "d\te", "ok"} {
+			if err := os.WriteFile(filepath.Join(odd, name), nil, 0o600); err != nil {
+				skip(t, fmt.Sprint("no such name here: ", err))
+			}
+		}
+		reply := ask(t, start(t, newFiles(odd)).addr, get())
+		if !strings.Contains(reply, "<ul>\n<li><a href=\"./ok\">ok</a></li>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("years of two digits", func(t *testing.T) {
+		for year := range 100 {
+			date, err := parseDate(fmt.Sprintf("Monday, 03-Feb-%02d 04:05:06 GMT", year))
+			limit := time.Now().AddDate(50, 0, 0)
+			if err != nil || date.Year()%100 != year || date.After(limit) || !date.AddDate(100, 0, 0).After(limit) {
+				t.Errorf("%02d is %v, %v", year, date, err)
+			}
+		}
+	})
+	for query, want := range map[string]string{"": "", "?": "", "?a=b&c": "?a=b&c", "?\x80\"": "?%80%22", "?%": "?%25",
+		"?%4": "?%254", "?%41": "?%41", "?[|]": "?%5B%7C%5D", "?a?b/c:d@e": "?a?b/c:d@e"} {
+		reply := ask(t, s.addr, "GET /f/sub"+query+" HTTP/1.0\r\nHost: h\r\n\r\n")
+		if !strings.Contains(reply, "\r\nLocation: http://h/f/sub/"+want+"\r\n") {
+			t.Errorf("%s: got %q", query, reply)
+		}
+	}
 	t.Run("a name in Latin-1", func(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700); err != nil {
 			t.Skip("this file system wants UTF-8: ", err)
@@ -4659,6 +4942,16 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("the rule of an answer that breaks off", func(t *testing.T) {
+		for err, want := range map[error]string{os.ErrDeadlineExceeded: "504 Gateway Timeout\n\nthe answer broke off: i/o timeout\nRFC 9110 §15.6.5\n",
+			incomplete(io.EOF, "", "expected 3 body bytes, got 1"): "502 Bad Gateway\n\nthe answer broke off: " +
+				"expected 3 body bytes, got 1: unexpected EOF (RFC 9112 §8)\nRFC 9110 §15.6.3\n"} {
+			_, err := (upstreamBody{Reader: readerFunc(func([]byte) (int, error) { return 0, err })}).Read(nil)
+			if got := string(err.(*Refusal).page()); got != want {
+				t.Errorf("expected %q, got %q", want, got)
+			}
+		}
 	})
 	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
 		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
@@ -4852,6 +5145,22 @@ func TestCatch(t *testing.T) {
 			break
 		}
 	})
+	for name, app := range map[string]Application{"in the call": write, "in the body": func(_ Environ, startResponse StartResponse) Body {
+		out := startResponse("200 OK", textPlain)
+		return Stream(func(func([]byte) bool) {
+			if _, err := io.WriteString(out, "x"); err != nil {
+				panic(fmt.Errorf("cannot go on: %w", err))
+			}
+		})
+	}} {
+		var log bytes.Buffer
+		r := newResponse(&wire{fail: errors.New("the client has left")}, httpLine, "GET", &log)
+		environ := Environ{"wsgi.errors": &log}
+		setTestingDefaults(environ)
+		if run(catch(app), environ, &r); log.Len() > 0 {
+			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, &log)
+		}
+	}
 	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
 	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
 		t.Errorf("a block without startResponse: the log is %s", log)
@@ -4859,7 +5168,7 @@ func TestCatch(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
-	s := start(t, auth(environ))
+	s := start(t, auth(showEnviron))
 	for header, want := range map[string]string{
 		"":                                       "401",
 		"Authorization: Basic cmVhZGVyOndzZ2k=":  "200", // reader:wsgi
@@ -4913,6 +5222,15 @@ func TestValidate(t *testing.T) {
 		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
 		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
 		{"a type with 204", returns("204 No Content", html, Blocks{}), "application breaks a rule: 204 No Content has no Content-Type"},
+		{"a type with 205", returns("205 Reset Content", html, Blocks{}), "application breaks a rule: 205 Reset Content has no Content-Type"},
+		{"205", returns("205 Reset Content", nil, Blocks{}), ""},
+		{"a body with 205", returns("205 Reset Content", nil, stream("", "x")), "application breaks a rule: 205 Reset Content has no body"},
+		{"a body with 304", returns("304 Not Modified", nil, ok), "application breaks a rule: 304 Not Modified has no body"},
+		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
+		{"a body written with 204", func(_ *probe, _ Environ, startResponse StartResponse) Body {
+			io.WriteString(startResponse("204 No Content", nil), "x")
+			return Blocks{}
+		}, "application breaks a rule: 204 No Content has no body"},
 		{"an underscore", returns("200 OK", []Header{{"Content_Type", "a/b"}}, ok), "application breaks a rule: a header name with _"},
 		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "application breaks a rule: the value of X"},
 		{"no body", returns("200 OK", html, nil), "application breaks a rule: it returns an iterable"},
@@ -4985,7 +5303,7 @@ func TestValidateEverything(t *testing.T) {
 	s := start(t, validate(func(e Environ, startResponse StartResponse) Body {
 		var status string
 		var headers []Header
-		blocks := environ(e, func(s string, h []Header, _ ...error) io.Writer {
+		blocks := showEnviron(e, func(s string, h []Header, _ ...error) io.Writer {
 			status, headers = s, h
 			return io.Discard
 		}).(Blocks)
@@ -4997,11 +5315,11 @@ func TestValidateEverything(t *testing.T) {
 		t.Errorf("the log says %s", s.errors)
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
-		t.Run(entry.name, func(t *testing.T) {
-			if entry.name == "clock" {
-				entry.app = newClock(2, time.Millisecond)
+		t.Run(entry.Name, func(t *testing.T) {
+			if entry.Name == "clock" {
+				entry.App = newClock(2, time.Millisecond)
 			}
-			s := start(t, validate(entry.app))
+			s := start(t, validate(entry.App))
 			for _, row := range allRows() {
 				if len(row.send) < 70000 {
 					exchangeWith(t, s.addr, row, len(row.send)+1) // what comes back is the application's own matter
@@ -5035,7 +5353,7 @@ func TestNginxInFront(t *testing.T) {
 			if network == "unix" {
 				addr, pass = "unix:"+dir+"/s", "http://unix:"
 			}
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			text := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr).Replace(config)
 			path := filepath.Join(dir, "nginx.conf")
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -5169,11 +5487,11 @@ func TestGrade(t *testing.T) {
 		if asked.Add(1) > 3 {
 			time.Sleep(4 * time.Second) // longer than a row is waited for
 		}
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	wrong := start(t, func(e Environ, startResponse StartResponse) Body {
 		e["PATH_INFO"] = e.Get("PATH_INFO") + "?" + e.Get("QUERY_STRING")
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
 		"Content-Length: 2\r\n"
@@ -5193,11 +5511,11 @@ func TestGrade(t *testing.T) {
 		status           int
 		slow             bool
 	}{
-		{"ours", start(t, environ).addr, "", []string{"chapter 3   87 of  87 rows pass  (",
+		{"ours", start(t, showEnviron).addr, "", []string{"chapter 3   87 of  87 rows pass  (",
 			"chapter 7   51 of  51 rows pass  ("}, "NO  ", 0, false},
-		{"a chapter", start(t, environ).addr, "4", []string{"chapter 4   45 of  45 rows pass  (",
+		{"a chapter", start(t, showEnviron).addr, "4", []string{"chapter 4   45 of  45 rows pass  (",
 			"then go run docs/check.go server "}, "chapter 3 ", 0, false},
-		{"no such row", start(t, environ).addr, "R99", []string{`no row of docs/conformance.md is "R99"`}, "pass", 2, false},
+		{"no such row", start(t, showEnviron).addr, "R99", []string{`no row of docs/conformance.md is "R99"`}, "pass", 2, false},
 		{"a URL", "http://127.0.0.1:8000", "", []string{`expected host:port, not "http://127.0.0.1:8000"`}, "empty line", 1, false},
 		{"nobody", freeAddr(t), "", []string{"Nobody listens on "}, "rows pass", 1, false},
 		{"one that is silent", silent.Addr().String(), "", []string{" does not answer GET / HTTP/1.0: "}, "rows pass", 1, true},
@@ -5213,7 +5531,7 @@ func TestGrade(t *testing.T) {
 			"chapter 3    0 of   6 rows pass, 6 fail  ("}, "expected the line", 1, false},
 		{"fixed text, when environ is due", start(t, hello).addr, "7", []string{
 			"chapter 7   18 of  51 rows pass, 33 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08", 0, false},
-		{"a rule that holds", start(t, environ).addr, "R04", []string{
+		{"a rule that holds", start(t, showEnviron).addr, "R04", []string{
 			"chapter 3    6 of   6 rows pass  (", "\nnext: go run docs/check.go server "}, "docs/04", 0, false},
 		{"a body for HEAD", hi, "W11", []string{"NO  chapter 6  W11 HEAD has the head of GET and no body", "expected no body, got hi"},
 			"S17", 1, false},
@@ -5222,7 +5540,7 @@ func TestGrade(t *testing.T) {
 			"not tried", 1, true},
 		{"garbage without end", endless, "R01", []string{"the answer has no end",
 			"chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b", 1, false},
-		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "3-4", []string{
+		{"one that hangs up on what it refuses", refusesSilently(t, start(t, showEnviron).addr), "3-4", []string{
 			" hung up: 400 would say why", "chapter 4   "}, "NO  ", 0, false},
 		{"a query left in PATH_INFO", wrong.addr, "E09", []string{
 			"NO  chapter 7  E09 the query is raw, from the first ? on (4 of 4 rows): expected PATH_INFO: /p, got PATH_INFO: /p?",
@@ -6328,6 +6646,27 @@ func checkLabLink(t *testing.T, page, fragment string) {
 	}
 }
 
+// TestDocsMap holds the walk along one request to the bytes that travel.
+func TestDocsMap(t *testing.T) {
+	const page = "docs/00-map.md"
+	text := string(must(os.ReadFile(page))(t))
+	const request = `POST /environ/a%20b?c=4 HTTP/1.0\r\nHost: localhost:8000\r\nContent-Length: 5\r\n\r\nHELLO`
+	if !strings.Contains(text, request) || len(must(unescape(request))(t)) != 82 {
+		t.Fatalf("%s no longer follows its 82 bytes", page)
+	}
+	// Its answer, when the server's port has four digits and the client's five.
+	s := start(t, mount(map[string]Application{"/environ": showEnviron}, hello))
+	c := dial(t, s.addr)
+	io.WriteString(c, must(unescape(request))(t))
+	_, _, content := splitReply(t, string(must(io.ReadAll(c))(t)))
+	_, ours := hostPort(c.RemoteAddr())
+	_, theirs := hostPort(c.LocalAddr())
+	want := fmt.Sprintf(`Content-Length: %d\r\n`, len(content)-len(ours)+4-len(theirs)+5)
+	if !strings.Contains(text, want) {
+		t.Errorf("%s does not have the %q that comes", page, want)
+	}
+}
+
 // TestDocsContents holds the opening comment of this file to its parts.
 func TestDocsContents(t *testing.T) {
 	source := string(must(os.ReadFile("server_test.go"))(t))
@@ -6377,7 +6716,7 @@ func TestDocsRules(t *testing.T) {
 	}
 	rules := 0
 	for letter, n := range map[string]int{"R": 24, "H": 23, "B": 15, "E": 22, "I": 8, "S": 18, "W": 17,
-		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 12} {
+		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 18, "A": 7, "P": 11} {
 		for i := 1; i <= n; i++ {
 			if id := fmt.Sprintf("%s%02d", letter, i); !seen[id] {
 				t.Errorf("%s is not on the page", id)
@@ -6385,7 +6724,7 @@ func TestDocsRules(t *testing.T) {
 			rules++
 		}
 	}
-	if rules != 174 || len(allRows()) < 200 {
+	if rules != 198 || len(allRows()) < 200 {
 		t.Errorf("%d rules, %d rows", rules, len(allRows()))
 	}
 }
@@ -6529,7 +6868,7 @@ func TestServers(t *testing.T) {
 func startOther(t *testing.T, name string, command []string) string {
 	switch name {
 	case "rawsgi":
-		return start(t, environ).addr
+		return start(t, showEnviron).addr
 	case "net/http":
 		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 		server := &http.Server{Handler: http.HandlerFunc(environHandler), ErrorLog: log.New(io.Discard, "", 0)}
@@ -6578,7 +6917,7 @@ func environHandler(w http.ResponseWriter, r *http.Request) {
 	e["wsgi.input"] = bytes.NewReader(content)
 	headers := w.Header()
 	headers.Set("Server", "net/http")
-	environ(e, func(status string, fields []Header, excInfo ...error) io.Writer {
+	showEnviron(e, func(status string, fields []Header, excInfo ...error) io.Writer {
 		for _, field := range fields {
 			headers.Set(field.Name, field.Value)
 		}
@@ -7067,7 +7406,7 @@ func TestRecord(t *testing.T) {
 			continue // more than is told
 		}
 		t.Run(row.name, func(t *testing.T) {
-			events := told(environ, row.send, row.how == "then end")
+			events := told(showEnviron, row.send, row.how == "then end")
 			checkEvents(t, row.send, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "head", "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
@@ -7106,7 +7445,7 @@ func TestBadByte(t *testing.T) {
 		if strings.HasPrefix(request, "GET /%41%4‸") {
 			want = len("GET /%41")
 		}
-		refused := ofKind(told(environ, sent, true), "refused")
+		refused := ofKind(told(showEnviron, sent, true), "refused")
 		if len(refused) != 1 || refused[0].From != want {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
 		}
@@ -7137,9 +7476,9 @@ func TestRecordTells(t *testing.T) {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
 		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
+		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", showEnviron,
 			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"the request has a Content-Length of 0: no body",
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", showEnviron, []string{"the request has a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7239,7 +7578,7 @@ func TestNarration(t *testing.T) {
 #1   │ startResponse("200 OK") with 1 header: Content-Type
 #1 = the gateway stores the status and 1 header; 0 bytes sent so far
 #1   │ └ returns Blocks
-#1   └ returns mappedBody
+#1   └ returns changedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
 #1   the answer has no Content-Length: nobody knows how long the body will be,
@@ -7348,7 +7687,7 @@ func TestNarrationEnds(t *testing.T) {
 			"\r\nContent-Length: 60000\r\n\r\n"+long, "GET /"+long+"%zz HTTP/1.0\r\n\r\n")
 		events := 0
 		for line := range strings.Lines(got) {
-			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1001 {
+			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1020 { // with the end of a "(… later)"
 				t.Errorf("COLUMNS=%s: %.200s…", width, line)
 			}
 		}
@@ -7427,8 +7766,8 @@ func TestTraceAndLog(t *testing.T) {
 		})
 	})}
 	for _, e := range entries {
-		if e.name != "clock" && e.name != "lab" && e.name != "gallery" {
-			apps[e.name] = e.app
+		if e.Name != "clock" && e.Name != "lab" && e.Name != "gallery" {
+			apps[e.Name] = e.App
 		}
 	}
 	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n", "GET /after HTTP/1.0\r\n\r\n",
@@ -7461,7 +7800,11 @@ func TestTraceAndLog(t *testing.T) {
 		return variable.ReplaceAllString(seen.String()+access+strings.Join(lines, "\n"), "-")
 	}
 	for name, application := range apps {
-		for _, application := range []Application{application, must(withMiddleware(application, "log,catch,upper", true))(t)} {
+		for _, use := range []string{"", "log,catch,upper"} {
+			if name == "large" && use != "" {
+				continue // how many blocks are logged is chance
+			}
+			application := must(withMiddleware(application, use, true))(t)
 			want := see(application, name == "large", func(*Server) {})
 			for _, brief := range []bool{true, false} {
 				got := see(application, name == "large", func(s *Server) {
@@ -7521,7 +7864,7 @@ func TestTraceOneWrite(t *testing.T) {
 func TestTraceCutShort(t *testing.T) {
 	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
 	for _, ends := range []bool{true, false} { // the client leaves, or is silent
-		events := told(environ, request, ends)
+		events := told(showEnviron, request, ends)
 		out, refused := ofKind(events, "head"), ofKind(events, "refused")
 		if len(refused) != 1 || refused[0].From != len(request) || refused[0].Place != "request.go#Read" || refused[0].Chapter != 5 ||
 			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
@@ -7623,9 +7966,6 @@ func TestLabConn(t *testing.T) {
 	if at := time.Duration(ofKind(events, "head")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
-	if len(arrivals) != 6 {
-		t.Errorf("%d arrivals", len(arrivals))
-	}
 	late := &labConn{end: time.Now().Add(-time.Second)}
 	if _, err := late.Write([]byte("x")); err == nil {
 		t.Error("an experiment may go on for ever")
@@ -7724,11 +8064,26 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("the choices", func(t *testing.T) {
-		_, _, content := page("/choices")
-		var choices struct{ App, Use, Arrival []string }
-		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
-			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
-			t.Errorf("%v: %s", err, content)
+		var names, layers []string
+		for _, entry := range entries {
+			if entry.Name != "cgi" && entry.Name != "proxy" {
+				names = append(names, entry.Name)
+			}
+		}
+		for _, middleware := range middlewares {
+			layers = append(layers, middleware.name)
+		}
+		for name, all := range map[string][]string{"app": names, "use": layers} {
+			if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(labPage, list) {
+				t.Errorf("the page does not offer %s", list)
+			}
+		}
+		for _, arrival := range regexp.MustCompile(`(?s)arrival: \["(.*?)"\],`).FindStringSubmatch(labPage)[1:] {
+			for _, way := range regexp.MustCompile(`",\s+"`).Split(arrival, -1) {
+				if status, answer := runLab(lab, strings.Replace(good, "at once", way, 1)); status != "200 OK" {
+					t.Errorf("%s: %s", way, answer)
+				}
+			}
 		}
 	})
 	t.Run("the code", func(t *testing.T) {
@@ -7783,16 +8138,16 @@ func TestPlaces(t *testing.T) {
 	}
 	for _, row := range allRows() {
 		if len(row.send) <= labData {
-			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+			check(watch(watched("environ", showEnviron), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
 				end: time.Now().Add(time.Minute)}))
 		}
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
-		if entry.name == "clock" {
-			entry.app = newClock(3, 0)
+		if entry.Name == "clock" {
+			entry.App = newClock(3, 0)
 		}
 		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+			check(watch(watched(entry.Name, entry.App), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
 		}
 	}
 }
@@ -7816,11 +8171,11 @@ func declaredNames(declaration ast.Decl) (names []string) {
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
 	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
-	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
+	lab := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
-	}}, {name: "echo", app: echo}}, false)
+	}}, {Name: "echo", App: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
 	for range 30 { // a class presses Run
@@ -8120,7 +8475,7 @@ func (a *troubled) app(environ Environ, startResponse StartResponse) Body {
 }
 
 // hashing is environ, by a name that a variable of that name does not hide.
-var hashing Application = environ
+var hashing Application = showEnviron
 
 // A leaky body would leave a goroutine and a file behind if nobody closed it.
 type leaky struct {
@@ -8282,7 +8637,7 @@ func TestFilesAreClosed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	up := start(t, environ)
+	up := start(t, showEnviron)
 	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond, 0), "/form": form,
 		"/p": newProxy(up.addr, time.Second)}, hello))
 	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
