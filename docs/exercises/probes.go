@@ -174,6 +174,10 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/cookies":
 		startResponse("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
 		return one("two cookies\n")
+	case "/errors":
+		fmt.Fprintln(environ["wsgi.errors"].(io.Writer), "a line for the log")
+		startResponse("200 OK", plain)
+		return one("logged\n")
 	case "/encoded":
 		startResponse("200 OK", append(plain, Header{"Content-Encoding", "br"}))
 		return one("as if compressed\n")
@@ -529,6 +533,13 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 		start(200)
 		body("begun\n", true)
 		panic(errors.New("the probe fails"))
+	case "/events": // the last event of a body says that it is the last
+		more := true
+		for event := receive(); event["type"] == "http.request"; event = receive() {
+			more, _ = event["more_body"].(bool) // may be absent: false
+		}
+		start(200)
+		body(fmt.Sprintf("more=[%v]\n", more), false)
 	case "/silent":
 	case "/unfinished":
 		start(200)
