@@ -174,6 +174,9 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/cookies":
 		startResponse("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
 		return one("two cookies\n")
+	case "/gaps/blocks": // an empty block is a block
+		startResponse("200 OK", plain)
+		return streamed(numbered("one\n", "", "three\n"))
 	case "/errors":
 		fmt.Fprintln(environ["wsgi.errors"].(io.Writer), "a line for the log")
 		startResponse("200 OK", plain)
@@ -317,13 +320,24 @@ var probeClock = struct {
 	time.Time
 }{Time: time.Unix(1_800_000_017, 0)}
 
-const probeMinute = time.Minute
-
 func probeNow() time.Time {
 	time.Sleep(time.Millisecond)
 	probeClock.Lock()
 	defer probeClock.Unlock()
 	return probeClock.Time
+}
+
+// limits puts two limits side by side: three requests a minute and, for X-Limit: five, five in
+// ten seconds.
+func limits(newLimit func(int, time.Duration, func() time.Time) Middleware) Application {
+	three := newLimit(3, time.Minute, probeNow)(probes)
+	five := newLimit(5, 10*time.Second, probeNow)(probes)
+	return func(environ Environ, startResponse StartResponse) Body {
+		if environ.Get("HTTP_X_LIMIT") == "five" {
+			return five(environ, startResponse)
+		}
+		return three(environ, startResponse)
+	}
 }
 
 // clients lets a request say who sends it (X-Client), when (X-Later), and, with the path
