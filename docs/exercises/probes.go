@@ -501,6 +501,16 @@ type Event map[string]any
 // the request's body in events, and sends its answer in events.
 type AsyncApplication func(scope Event, receive func() Event, send func(Event))
 
+// mounted puts an application under /mounted as well.
+func mounted(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if rest, ok := strings.CutPrefix(environ.Get("PATH_INFO"), "/mounted"); ok {
+			environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/mounted", rest
+		}
+		return application(environ, startResponse)
+	}
+}
+
 // asyncProbes is a probe for each path.
 func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 	start := func(status int, headers ...[2]string) {
