@@ -7693,7 +7693,7 @@ func TestClass(t *testing.T) {
 		`"dan","09-teapot","0","0","","not handed in"`,
 		`"dan","","","","","not recognised: 9-teapot.go"`,
 		`"eve","09-teapot","0","0","does not compile",""`,
-		`"fay","09-teapot","0",`,
+		`"fay","09-teapot","0","0","","the starter"`,
 		`"gus","09-teapot","0","0","does not compile",""`,
 		`"hal","09-teapot","0","0","","not handed in"`,
 		`"'=ida","09-teapot","0","0","does not compile",""`,
