@@ -174,6 +174,9 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/cookies":
 		startResponse("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
 		return one("two cookies\n")
+	case "/small": // the name of a header in small letters
+		startResponse("200 OK", append(plain, Header{"content-length", "14"}))
+		return one("Hello, World!\n")
 	case "/gaps/blocks": // an empty block is a block
 		startResponse("200 OK", plain)
 		return streamed(numbered("one\n", "", "three\n"))
@@ -205,6 +208,9 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/json/case":
 		startResponse("200 OK", []Header{{"Content-Type", "Application/JSON"}})
 		return one(`{"a":1}`)
+	case "/json/bytes": // more bytes than characters
+		startResponse("200 OK", json)
+		return one(`{"a":"Grüße"}`)
 	case "/json/null":
 		startResponse("200 OK", json)
 		return one(`null`)
