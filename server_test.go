@@ -8330,7 +8330,7 @@ func TestExercise(t *testing.T) {
 		{teapot, "09", 0, "solved "},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
-		{"", "09 mine/09-teapot.go", 0, "15 of 15 pass"},
+		{"", "09 mine/09-teapot.go", 0, "17 of 17 pass"},
 		{"", "hunt 1 -answer X99", 1, "It is not X99. It breaks a rule of chapter 3."},
 		{"", "hunt 1 -answer r02", 0, "Right, it is R02."},
 		{"", "hunt -hint 3 1", 0, `get / HTTP/1.0\r\n\r\n`},
@@ -8391,13 +8391,13 @@ func TestClass(t *testing.T) {
 	out, status := check(t, "class", class, "09", "-o", report)
 	table := string(must(os.ReadFile(filepath.Join(report, "class.csv")))(t))
 	for _, want := range []string{
-		`"ada","09-teapot","10","15","","equal to ben"`,
-		`"ben","09-teapot","10","15","","equal to ada"`,
+		`"ada","09-teapot","10","17","","equal to ben"`,
+		`"ben","09-teapot","10","17","","equal to ada"`,
 		`"[c]","09-teapot",`,
 		`"dan","09-teapot","0","0","","not handed in"`,
 		`"dan","","","","","not recognised: 9-teapot.go"`,
 		`"eve","09-teapot","0","0","does not compile",""`,
-		`"fay","09-teapot","0",`,
+		`"fay","09-teapot","0","0","","the starter"`,
 		`"gus","09-teapot","0","0","does not compile",""`,
 		`"hal","09-teapot","0","0","","not handed in"`,
 		`"'=ida","09-teapot","0","0","does not compile",""`,

@@ -70,7 +70,7 @@ var (
 	watching  = flag.Bool("watch", false, "check again after each save")
 	answer    = flag.String("answer", "", "the id of the row that a hunt breaks, like R05")
 	output    = flag.String("o", "", "class: the directory of the report")
-	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 2")
+	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 3 for each core")
 	asJSON    = flag.Bool("json", false, "print results for a program")
 	strict    = flag.Bool("strict", false, "server: no row may differ, nor any head")
 	bytewise  = flag.Bool("bytewise", false, "server: send each byte by itself")
@@ -1806,11 +1806,7 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 			break // none of the others could pass
 		}
 	}
-	all := len(x.checks)
-	if !x.stdin && !x.staged {
-		all++
-	}
-	if all > len(x.checks) && a.failed == nil && wanted(onceMore) {
+	if x.total() > len(x.checks) && a.failed == nil && wanted(onceMore) {
 		if flags == nil && raceFlags() != nil {
 			command, dir, err = x.build(file, port, raceFlags()...)
 			defer os.RemoveAll(dir)
@@ -1818,8 +1814,16 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		}
 		report(x.again(port, command))
 	}
-	fmt.Fprintf(w, "%d of %d pass\n", a.passed, all)
+	fmt.Fprintf(w, "%d of %d pass\n", a.passed, x.total())
 	return a
+}
+
+// total is the number of checks, with the one that comes after the table.
+func (x *exercise) total() int {
+	if x.stdin || x.staged {
+		return len(x.checks)
+	}
+	return len(x.checks) + 1
 }
 
 // run tries a check with a new process. Being late is looked at twice: the machine may be
@@ -2277,7 +2281,7 @@ func checkClass(dir string, which []string) int {
 	owners := owners(students, chosen)
 	var mu sync.Mutex
 	writeCSV(report, students, false)
-	several(cmp.Or(*jobs, 2), len(students), func(i int) {
+	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(students), func(i int) {
 		students[i].check(chosen, owners, report)
 		mu.Lock()
 		defer mu.Unlock()
@@ -2314,7 +2318,8 @@ func owners(students []*student, chosen []*exercise) map[string][]string {
 		ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
 		for _, file := range ours {
 			key := x.fingerprint([]byte(page(file)))
-			owners[key] = append(owners[key], "the "+filepath.Base(file))
+			name, _, _ := strings.Cut(filepath.Base(file), ".")
+			owners[key] = append(owners[key], "the "+name)
 		}
 		for _, s := range students {
 			if _, content := s.source(x); content != nil {
@@ -2331,34 +2336,7 @@ func (s *student) check(chosen []*exercise, owners map[string][]string, report s
 	var feedback strings.Builder
 	fmt.Fprintf(&feedback, "Feedback for %s\n", visible(s.name))
 	for _, x := range chosen {
-		file, content := s.source(x)
-		if file == "" {
-			s.cells = append(s.cells, "-")
-			s.lines = append(s.lines, csvLine(s.name, x.name, "0", "0", "", "not handed in"))
-			continue
-		}
-		a := x.attempt(&feedback, file, true)
-		first, remark, all := append(a.failed, "")[0], "", len(x.checks)+1
-		cell, points := fmt.Sprintf("%d/%d", a.passed, all), 10*a.passed/all
-		for _, owner := range owners[x.fingerprint(content)] {
-			if owner != s.name {
-				remark += "; equal to " + owner
-				cell = strings.TrimSuffix(cell, "=") + "="
-			}
-		}
-		switch starter := strings.Contains(remark, "the starter."); {
-		case a.broken != "":
-			first = "does not compile"
-		case a.ok():
-			cell, points = strings.Replace(cell, fmt.Sprintf("%d/%d", a.passed, all), "ok", 1), 10
-		case starter:
-			points = 0
-		default:
-			s.failing = append(s.failing, x.number+" "+first)
-		}
-		s.cells = append(s.cells, cell)
-		s.lines = append(s.lines, csvLine(s.name, x.name, strconv.Itoa(points),
-			strconv.Itoa(a.passed), first, strings.TrimPrefix(remark, "; ")))
+		s.checkOne(x, owners, &feedback)
 	}
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, "mine")} {
 		entries, _ := os.ReadDir(dir) // there may be no mine/
@@ -2376,6 +2354,41 @@ func (s *student) check(chosen []*exercise, owners map[string][]string, report s
 	}
 	name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(s.name, "_")
 	write(filepath.Join(report, name+".txt"), feedback.String())
+}
+
+// checkOne checks one exercise. An untouched starter needs no check.
+func (s *student) checkOne(x *exercise, owners map[string][]string, feedback io.Writer) {
+	file, content := s.source(x)
+	var others []string
+	for _, owner := range owners[x.fingerprint(content)] {
+		if owner != s.name {
+			others = append(others, owner)
+		}
+	}
+	cell, first, remark, a := "-", "", "", attempt{}
+	switch {
+	case file == "":
+		remark = "not handed in"
+	case slices.Contains(others, "the starter"):
+		cell, remark = "start", "the starter"
+	default:
+		a = x.attempt(feedback, file, true)
+		first = strings.Join(a.failed[:min(1, len(a.failed))], "")
+		cell = fmt.Sprintf("%d/%d", a.passed, x.total())
+		if a.broken != "" {
+			first = "does not compile"
+		} else if a.ok() {
+			cell = "ok"
+		} else {
+			s.failing = append(s.failing, x.number+" "+first)
+		}
+		if others != nil {
+			cell, remark = cell+"=", "equal to "+strings.Join(others, ", ")
+		}
+	}
+	s.cells = append(s.cells, cell)
+	s.lines = append(s.lines, csvLine(s.name, x.name, strconv.Itoa(10*a.passed/x.total()),
+		strconv.Itoa(a.passed), first, remark))
 }
 
 // writeCSV writes class.csv; its last line says whether that is all.
@@ -2418,7 +2431,7 @@ func printClass(students []*student, chosen []*exercise) {
 			failing[check]++
 		}
 	}
-	fmt.Println("\n\n= is equal to the starter, the solution or another's.\n" +
+	fmt.Println("\n\n= is equal to the solution or to another's.\n" +
 		"Checks that fail first:")
 	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))

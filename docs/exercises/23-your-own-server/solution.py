@@ -48,7 +48,8 @@ def run_wsgi_server(application, host="127.0.0.1", port=8000):
         except OSError:
             time.sleep(0.1)  # e.g. out of descriptors: wait for some to be closed
             continue
-        threading.Thread(target=serve, args=(application, connection, client), daemon=True).start()
+        arguments = (application, connection, client)
+        threading.Thread(target=serve, args=arguments, daemon=True).start()
 
 
 def serve(application, connection, client):
@@ -60,7 +61,8 @@ def serve(application, connection, client):
             try:
                 if not request.read_head():
                     return  # nothing was asked
-                run(application, request.environ(connection.getsockname(), client), response)
+                environ = request.environ(connection.getsockname(), client)
+                run(application, environ, response)
             except Refusal as refusal:
                 response.refuse(refusal)
             hang_up(connection)
@@ -175,7 +177,7 @@ class Request:
         end = b"\r\n" if raw.endswith(b"\r\n") else b"\n"
         line = raw[:-len(end)]
         if b"\r" in line or self.line_end not in (None, end):
-            raise Refusal("400 Bad Request", "expected lines that all end in CR LF or all in LF")
+            raise Refusal("400 Bad Request", "expected CR LF after all lines, or LF after all")
         self.line_end = end
         return line
 
@@ -269,7 +271,8 @@ class Request:
         if self.authority is not None:
             variables[b"HTTP_HOST"] = self.authority
         length = int(variables.get(b"CONTENT_LENGTH", b"0"))
-        environ = {key.decode("latin-1"): value.decode("latin-1") for key, value in variables.items()}
+        environ = {key.decode("latin-1"): value.decode("latin-1")
+                   for key, value in variables.items()}
         environ.update({
             "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SOFTWARE": "mine/1.0",
             "SERVER_NAME": local[0], "SERVER_PORT": str(local[1]),
@@ -306,7 +309,8 @@ class Response:
         if not re.fullmatch(r"[2-5][0-9]{2} [^\x00-\x1f\x7f]*", status):
             raise AssertionError(f"expected a status like 200 OK, got {status!r}")
         for name, value in headers:
-            if not TOKEN.fullmatch(name.encode("latin-1")) or CONTROL.search(value.encode("latin-1")):
+            raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
+            if not TOKEN.fullmatch(raw_name) or CONTROL.search(raw_value):
                 raise AssertionError(f"expected a name and a value, got {name!r}: {value!r}")
             if name.lower() in HOP_BY_HOP or name.lower() == "status":
                 raise AssertionError(f"{name} belongs to the server")
@@ -345,7 +349,8 @@ class Response:
             headers.append(("Date", formatdate(usegmt=True)))
         if "server" not in sent:
             headers.append(("Server", "mine/1.0"))
-        head = f"HTTP/1.0 {self.status}\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n"
+        lines = [f"HTTP/1.0 {self.status}"] + [f"{name}: {value}" for name, value in headers]
+        head = "\r\n".join(lines) + "\r\n\r\n"
         self.head_sent = True
         if self.request.version != b"HTTP/0.9":  # which has no head
             self.transmit(head.encode("latin-1"))
@@ -366,7 +371,8 @@ class Response:
         if self.head_sent:
             return
         page = f"{refusal.status}\n\n{refusal}\n".encode()
-        self.status, self.headers, self.blocks = refusal.status, [("Content-Type", "text/plain")], 1
+        self.status, self.blocks = refusal.status, 1
+        self.headers = [("Content-Type", "text/plain")]
         self.write(page, written=False)
 
 
@@ -385,8 +391,10 @@ def hang_up(connection):
 def environ_app(environ, start_response):
     """The application that docs/conformance.md asks for: environ, and what the body was."""
     body = environ["wsgi.input"].read()
-    lines = [f"{key}: {value}" for key, value in sorted(environ.items()) if isinstance(value, str)]
-    lines += [f"BODY-LENGTH: {len(body)}", f"BODY-SHA256: {hashlib.sha256(body).hexdigest()}", ""]
+    lines = [f"{key}: {value}" for key, value in sorted(environ.items())
+             if isinstance(value, str)]
+    digest = hashlib.sha256(body).hexdigest()
+    lines += [f"BODY-LENGTH: {len(body)}", f"BODY-SHA256: {digest}", ""]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return ["\n".join(lines).encode("latin-1")]
 
