@@ -213,6 +213,8 @@ func (o *options) check() (err error) {
 		err = fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
 	case o.config.Programs < 1 || o.config.Programs > 1<<16:
 		err = fmt.Errorf("-programs must be from 1 to %d; it is %d", 1<<16, o.config.Programs)
+	case checkUpstreams(o.config.Upstream) != nil:
+		err = checkUpstreams(o.config.Upstream)
 	default:
 		return checkAddr("-addr", o.addr)
 	}
@@ -249,9 +251,9 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 	var application Application
 	var names []string
 	for _, entry := range entries {
-		names = append(names, entry.name)
-		if entry.name == app {
-			application = entry.app
+		names = append(names, entry.Name)
+		if entry.Name == app {
+			application = entry.App
 		}
 	}
 	if application == nil {
@@ -265,7 +267,7 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 func list(stdout io.Writer) error {
 	text := []byte("Applications (-app name):\n")
 	for _, entry := range applications(Config{}) {
-		text = fmt.Appendf(text, "  %-10s%s\n", entry.name, entry.about)
+		text = fmt.Appendf(text, "  %-10s%s\n", entry.Name, entry.About)
 	}
 	text = append(text, "\nMiddleware (-use name,name, outermost first):\n"...)
 	for _, middleware := range middlewares {

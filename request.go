@@ -215,6 +215,7 @@ type headReader struct {
 	end   string   // "\r\n" or "\n", once a line has shown it
 	size  int      // bytes read, line ends included
 	lines []string // the header lines read, which a refusal may show
+	mixed bool     // line ends may be mixed: a CGI program's
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -237,7 +238,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	if i := strings.IndexByte(line, '\r'); i >= 0 {
 		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n after each \r`)
 	}
-	if h.end != "" && h.end != end {
+	if h.end != "" && h.end != end && !h.mixed {
 		return "", refuse(badRequest, "RFC 9112 §2.2", raw, len(line), "expected %s, with "+
 			"which this head began: one head does not mix line ends", visible(h.end))
 	}

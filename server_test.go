@@ -338,9 +338,9 @@ var exceptions = sync.OnceValue(func() map[string]string {
 func TestConformance(t *testing.T) {
 	modes := map[string]string{}
 	for _, mode := range []string{"serial", "concurrent"} {
-		modes[mode] = start(t, environ, func(s *Server) { s.Serial = mode == "serial" }).addr
+		modes[mode] = start(t, showEnviron, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
-	modes["traced"] = start(t, watched("environ", environ), func(s *Server) {
+	modes["traced"] = start(t, watched("environ", showEnviron), func(s *Server) {
 		s.ErrorLog = log.New(io.Discard, "", 0)
 		narrate(s, false)
 	}).addr
@@ -924,15 +924,15 @@ func TestURLScheme(t *testing.T) { // E17
 		}
 	}
 	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.HasPrefix(reply, "HTTP/1.0 421 ") ||
 		!strings.Contains(reply, "GET https://h/ HTTP/1.0\n    ^ expected http://") {
 		t.Errorf("got %q", reply)
 	}
 	t.Setenv("HTTPS", "on")
-	if reply := ask(t, start(t, environ).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
+	if reply := ask(t, start(t, showEnviron).addr, misdirected); !strings.Contains(reply, "\nHTTP_HOST: h\n") {
 		t.Errorf("got %q", reply)
 	}
-	if reply := ask(t, start(t, environ).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
+	if reply := ask(t, start(t, showEnviron).addr, get()); !strings.Contains(reply, "\nwsgi.url_scheme: https\n") {
 		t.Errorf("got %q", reply)
 	}
 }
@@ -1012,7 +1012,7 @@ func TestSendsMeanwhile(t *testing.T) {
 // TestNeverCloses: a client whose request has been read whole, and that does not close, holds
 // its connection for a moment, not for the time of a head.
 func TestNeverCloses(t *testing.T) {
-	s := start(t, environ, func(s *Server) { s.Timeout = time.Hour })
+	s := start(t, showEnviron, func(s *Server) { s.Timeout = time.Hour })
 	for _, request := range []string{get(), post("abc", "Content-Length: 3")} {
 		c := dial(t, s.addr)
 		io.WriteString(c, request)
@@ -1482,10 +1482,6 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
 // runOn runs an application against a wire, without any server.
 func runOn(w *wire, application Application) (*Response, string) {
 	var errors bytes.Buffer
@@ -1628,7 +1624,7 @@ func TestFileWrapper(t *testing.T) {
 		}
 		file := must(os.Open(path))(t)
 		var log bytes.Buffer
-		r := newResponse(writerFunc(func(p []byte) (int, error) {
+		r := newResponse(writeFunc(func(p []byte) (int, error) {
 			file.Close() // when the head is sent
 			return len(p), nil
 		}), httpLine, "GET", &log)
@@ -1859,7 +1855,7 @@ func TestDeadlines(t *testing.T) {
 		app  Application
 		want string
 	}{
-		{"a body", environ, reads + "drdrdrDW"},
+		{"a body", showEnviron, reads + "drdrdrDW"},
 		{"a long block", func(environ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
 			return Blocks{make([]byte, 2*pieceSize+1)}
@@ -1956,7 +1952,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 			"expected 12 body bytes, got 3: waited 100ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := start(t, environ, short)
+			s := start(t, showEnviron, short)
 			reply := ask(t, s.addr, c.send)
 			if c.want == "" && reply == "" {
 				return
@@ -1968,7 +1964,7 @@ func TestTimeouts(t *testing.T) { // T03, T04
 		})
 	}
 	t.Run("T03 one byte at a time for ever", func(t *testing.T) {
-		s := start(t, environ, short)
+		s := start(t, showEnviron, short)
 		c := dial(t, s.addr)
 		go func() {
 			for { // each byte comes in time, the head does not
@@ -2389,7 +2385,7 @@ func TestUnreadBody(t *testing.T) {
 func TestTrailingLineEnd(t *testing.T) {
 	for _, n := range []int{3, 100000} {
 		for range 5 {
-			s := start(t, environ)
+			s := start(t, showEnviron)
 			c := dial(t, s.addr)
 			must(io.WriteString(c, post(strings.Repeat("x", n)+"\r\n", "Content-Length: "+strconv.Itoa(n))))(t)
 			if reply := must(io.ReadAll(c))(t); !bytes.Contains(reply, []byte(fmt.Sprintf("BODY-LENGTH: %d\n", n))) {
@@ -2405,7 +2401,7 @@ func TestTrailingLineEnd(t *testing.T) {
 // that waits for it, and not after the answer has begun.
 func TestContinue(t *testing.T) {
 	const head = "POST / HTTP/1.1\r\nHost: h\r\nExpect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
-	s := start(t, environ)
+	s := start(t, showEnviron)
 	c := dial(t, s.addr)
 	io.WriteString(c, head)
 	r := bufio.NewReader(c)
@@ -2479,13 +2475,13 @@ func TestAddresses(t *testing.T) {
 	}
 	for _, addr := range []string{"127.0.0.1:0", ":0"} {
 		t.Run("listening on "+addr, func(t *testing.T) {
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			_, port, _ := net.SplitHostPort(s.addr)
 			check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port, "REMOTE_ADDR: 127.0.0.1")
 		})
 	}
 	t.Run("listening on every address", func(t *testing.T) {
-		s := startOn(t, "0.0.0.0:0", environ)
+		s := startOn(t, "0.0.0.0:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		s.addr = "127.0.0.1:" + port
 		check(t, s, "SERVER_NAME: 127.0.0.1", "SERVER_PORT: "+port)
@@ -2496,7 +2492,7 @@ func TestAddresses(t *testing.T) {
 		} else {
 			l.Close()
 		}
-		s := startOn(t, "[::1]:0", environ)
+		s := startOn(t, "[::1]:0", showEnviron)
 		_, port, _ := net.SplitHostPort(s.addr)
 		check(t, s, "SERVER_NAME: [::1]", "SERVER_PORT: "+port, "REMOTE_ADDR: ::1")
 	})
@@ -2505,7 +2501,7 @@ func TestAddresses(t *testing.T) {
 		stale := must(net.Listen("unix", path))(t).(*net.UnixListener)
 		stale.SetUnlinkOnClose(false) // as if the server before had been killed
 		stale.Close()
-		s := startOn(t, "unix:"+path, environ)
+		s := startOn(t, "unix:"+path, showEnviron)
 		check(t, s, "SERVER_NAME: localhost", "SERVER_PORT: 80", "REMOTE_ADDR: ", "REMOTE_PORT: ")
 		if _, err := listen("unix:" + path); !isErrno(err, syscall.EADDRINUSE, 10048) {
 			t.Errorf("a second server got %v", err)
@@ -2524,7 +2520,7 @@ func TestAddresses(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		startOn(t, "unix:"+path, environ)
+		startOn(t, "unix:"+path, showEnviron)
 		old.stop()
 		if reply := ask(t, path, get()); !strings.Contains(reply, "SERVER_NAME: localhost") {
 			t.Errorf("got %q", reply)
@@ -2706,26 +2702,24 @@ func TestIndex(t *testing.T) {
 		t.Errorf("Content-Type: %s", value)
 	}
 	for _, entry := range applications(Config{}) {
-		if entry.name == "gallery" {
+		if entry.Name == "gallery" {
 			continue
 		}
-		if link := `<a href="/a%20b/` + entry.name + `">`; !strings.Contains(page, link) {
+		if link := `<a href="/a%20b/` + entry.Name + `">`; !strings.Contains(page, link) {
 			t.Errorf("no %s in %s", link, page)
 		}
-		if _, number, ok := strings.Cut(entry.from, ", chapter "); ok {
-			_, err := os.Stat("docs/" + chapters[number])
-			link := `<a href="/a%20b/files/` + chapters[number] + `">chapter ` + number + `</a>`
-			if chapters[number] == "" || err != nil || !strings.Contains(page, link) {
-				t.Errorf("no %s in %s: %v", link, page, err)
-			}
+		_, err := os.Stat("docs/" + entry.Chapter + ".md")
+		link := `<a href="/a%20b/files/` + entry.Chapter + `.md">chapter ` + entry.Chapter[:2] + `</a>`
+		if err != nil || !strings.Contains(page, link) {
+			t.Errorf("no %s in %s: %v", link, page, err)
 		}
-		if entry.name == "clock" {
+		if entry.Name == "clock" {
 			continue // it takes ten seconds
 		}
-		status, headers, _ := call("gallery", "/"+entry.name, Environ{"PATH_INFO": "/" + entry.name})
+		status, headers, _ := call("gallery", "/"+entry.Name, Environ{"PATH_INFO": "/" + entry.Name})
 		kind, _ := lookup(headers, "Content-Type")
 		if status != "200 OK" && status != "301 Moved Permanently" || !strings.HasPrefix(kind, "text/") {
-			t.Errorf("the link to %s leads to %s, %s", entry.name, status, kind)
+			t.Errorf("the link to %s leads to %s, %s", entry.Name, status, kind)
 		}
 	}
 	if strings.Contains(page, "<script") ||
@@ -2833,6 +2827,11 @@ func TestCommand(t *testing.T) {
 		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
 		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
+		{"an upstream that is a URL", []string{"-upstream", "http://h:1"}, 2, "", `-upstream is host:port, like 127.0.0.1:9000, or several`},
+		{"upstreams with a space", []string{"-upstream", "h:1, h:2"}, 2, "", `commas and no spaces between, not "h:1, h:2"`},
+		{"an upstream without a port", []string{"-upstream", "h:1,h"}, 2, "", "-upstream is host:port"},
+		{"an upstream with a large port", []string{"-upstream", "h:65536"}, 2, "", "-upstream is host:port"},
+		{"an empty upstream", []string{"-upstream", "h:1,"}, 2, "", "-upstream is host:port"},
 		{"an address without a port", []string{"-addr", "localhost"}, 2, "",
 			`-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{"T07 a port in use", []string{"-addr", busy.Addr().String()}, 1, "",
@@ -3109,7 +3108,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 E17 E18 E21 the environment is environ", func(t *testing.T) {
-		out, _ := gatewayOut(validate(environ), strings.NewReader(""), "REQUEST_METHOD=PUT",
+		out, _ := gatewayOut(validate(showEnviron), strings.NewReader(""), "REQUEST_METHOD=PUT",
 			"X=a=\xff", "HTTPS=on", "SERVER_PORT=443", "PATH_INFO=/a b", "HTTP_X_A=1")
 		for _, want := range []string{"REQUEST_METHOD: PUT", "X: a=\xff", "PATH_INFO: /a b",
 			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
@@ -3120,7 +3119,7 @@ func TestCGIGateway(t *testing.T) {
 		}
 	})
 	t.Run("G02 H17 what a server should not have set", func(t *testing.T) {
-		out, log := gatewayOut(validate(environ), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
+		out, log := gatewayOut(validate(showEnviron), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
 			"HTTP_CONTENT_LENGTH=3", "HTTP_CONTENT_TYPE=a/b", "HTTP_PROXY=evil", "HTTP_A=1")
 		if log != "" || strings.Contains(out, "HTTP_CONTENT") || strings.Contains(out, "evil") || !strings.Contains(out, "\nHTTP_A: 1\n") {
 			t.Errorf("got %q, log %q", out, log)
@@ -3134,7 +3133,7 @@ func TestCGIGateway(t *testing.T) {
 	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
 		open, w := io.Pipe() // it never ends
 		go io.WriteString(w, "0123456789")
-		out, _ := gatewayOut(environ, open, "CONTENT_LENGTH=3")
+		out, _ := gatewayOut(showEnviron, open, "CONTENT_LENGTH=3")
 		if !strings.Contains(out, "BODY-LENGTH: 3\n") {
 			t.Errorf("got %q", out)
 		}
@@ -3371,7 +3370,6 @@ func TestCGIHost(t *testing.T) {
 	for name, commands := range map[string]string{
 		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
 		"lf":     `printf 'Content-Type: text/plain\n\nhi'`,
-		"crlf":   `printf 'Content-Type: text/plain\r\nStatus: 404 Nope\r\n\r\nhi'`,
 		"away":   `printf 'Location: http://h/x\n\n'`,
 		"moved":  `printf 'Status: 301 Gone\nLocation: http://h/x\n\nbody'`,
 		"local":  `printf 'Location: /other?x=1\n\n'`,
@@ -3383,8 +3381,6 @@ func TestCGIHost(t *testing.T) {
 		"fold":   `printf 'Content-Type: text/plain\n x\n\nhi'`,
 		"plain":  `printf 'X: y\n\nhi'`,
 		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
-		"hop":    `printf 'Content-Type: text/plain\nConnection: keep-alive\nKeep-Alive: 5\n\nhi'`,
-		"tab":    `printf 'Content-Type: text/plain\nX: a\tb\n\nhi'`,
 		"hang":   `sleep 1000`,
 		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
 		"die":    `echo oops >&2; exit 3`,
@@ -3417,11 +3413,9 @@ func TestCGIHost(t *testing.T) {
 		want       string // the reply without Date and Server, or the status code
 		log        string
 	}{
-		{"X04 LF", "/lf", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X04 CRLF and Status", "/crlf", "HTTP/1.0 404 Nope\r\nContent-Type: text/plain\r\n\r\nhi", ""},
 		{"X05 a local redirect", "/local", length3[:len(ok200)] + "Content-Length: 11\r\n\r\n/other ?x=1", ""},
 		{"X05 a local redirect to nowhere", "/astray", "502", "cannot follow the local redirect to \"/a%zz\""},
-		{"X05 a loop of them", "/loop", "502", "after 10 others"},
+		{"X05 a loop of them", "/loop", "502", "it is one too many"},
 		{"X06 a redirect", "/away", "HTTP/1.0 302 Found\r\nLocation: http://h/x\r\nContent-Length: 0\r\n\r\n", ""},
 		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
 		{"X06 a redirect to a path, with Status", "/login",
@@ -3434,8 +3428,6 @@ func TestCGIHost(t *testing.T) {
 		{"X08 a folded header", "/fold", "502", "expected a header line that does not begin with a space"},
 		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
 		{"X08 a control character", "/evil", "502", "control character"},
-		{"X08 headers of the connection", "/hop", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-		{"X08 a tab", "/tab", ok200 + "Content-Type: text/plain\r\nX: a b\r\n\r\nhi", ""},
 		{"X11 missing", "/nothing", "404", ""},
 		{"X11 a directory", "/dir", "403", ""},
 		{"X11 not executable", "/data", "403", ""},
@@ -3497,7 +3489,7 @@ func TestCGIHost(t *testing.T) {
 		must(io.ReadAll(c))(t)
 	})
 	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": host}, environ))
+		s := start(t, mount(map[string]Application{"/cgi": host}, showEnviron))
 		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
 		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
 			not: []string{"CONTENT_"}}).check(t, reply)
@@ -3515,7 +3507,7 @@ func TestCGIHost(t *testing.T) {
 	}
 	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		var out, log lockedBuffer
-		slow := writerFunc(func(p []byte) (int, error) {
+		slow := writeFunc(func(p []byte) (int, error) {
 			time.Sleep(400 * time.Millisecond) // with the program's 200, longer than it may be silent
 			return out.Write(p)
 		})
@@ -3543,7 +3535,7 @@ func TestCGIHost(t *testing.T) {
 		for _, want := range []string{"GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING=q", "REMOTE_ADDR=127.0.0.1",
 			"REQUEST_METHOD=POST", "SCRIPT_NAME=/cgi/env", "PATH_INFO=/a b", "SERVER_NAME=127.0.0.1",
 			"SERVER_PROTOCOL=HTTP/1.0", "SERVER_SOFTWARE=" + software, "CONTENT_LENGTH=3", "HTTP_X_A=1",
-			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc"} {
+			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc", "REQUEST_URI=/cgi/env/a%20b?q", "REMOTE_HOST=127.0.0.1"} {
 			if !slices.Contains(lines, want) {
 				t.Errorf("no %q", want)
 			}
@@ -3634,7 +3626,7 @@ func TestCGIHost(t *testing.T) {
 		got := cgiVariables("/dir/p", environ)
 		slices.Sort(got)
 		want := []string{"HTTP_A=1", "PATH=" + os.Getenv("PATH"), "PATH_INFO=/x", "PATH_TRANSLATED=" + filepath.FromSlash("/dir/x"),
-			"REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
+			"REMOTE_HOST=", "REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q", got)
 		}
@@ -3649,15 +3641,87 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
 		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
 		h.slots <- true
-		input := must(os.Open(os.DevNull))(t)
-		defer input.Close()
-		s := must(h.start(filepath.Join(dir, "hang"), input, Environ{"wsgi.errors": io.Discard}))(t)
-		defer s.stop(0)
-		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
+		defer p.end(0)
+		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Read says %v", err)
 		}
-		wait(t, "its end", s.ended)
+		wait(t, "its end", p.ended)
 	})
+	t.Run("X12 a head that comes a byte at a time", func(t *testing.T) {
+		t.Parallel()
+		drips := writeScript(t, t.TempDir(), "drips", `printf 'X: '; while sleep 0.1; do printf x; done`)
+		s := start(t, newCGI(drips, 500*time.Millisecond, 0))
+		(row{chapter: "ch11", want: "504"}).check(t, ask(t, s.addr, get()))
+		if s.stop(); !strings.Contains(s.errors.String(), "waited 500ms") {
+			t.Errorf("the log is %q", s.errors)
+		}
+	})
+	t.Run("X12 a process that has left the group", func(t *testing.T) {
+		if _, err := exec.LookPath("setsid"); err != nil {
+			skip(t, "needs setsid")
+		}
+		t.Parallel()
+		pid := filepath.Join(t.TempDir(), "pid")
+		leaves := writeScript(t, t.TempDir(), "leaves", `setsid sh -c 'echo $$ > `+pid+`; while sleep 0.1; do echo x; done' 2>/dev/null &
+while [ ! -s `+pid+` ]; do sleep 0.01; done; printf 'Content-Type: text/plain\n\nhi'`)
+		s := start(t, newCGI(leaves, 500*time.Millisecond, 0))
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		answer, err := io.ReadAll(c) // has an end, and a client learns that it is not whole
+		reply := string(answer)
+		if err == nil {
+			t.Error("the answer seems to be whole")
+		}
+		syscallKill(must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(pid))(t)))))(t))
+		if s.stop(); !strings.Contains(reply, "\r\n\r\nhi") || !strings.Contains(s.errors.String(), "the answer broke off") {
+			t.Errorf("got %q, the log is %q", reply, s.errors)
+		}
+	})
+	t.Run("X12 no body is read for a program that cannot run", func(t *testing.T) {
+		h := &cgiHost{script: filepath.Join(dir, "lf"), timeout: time.Second, slots: make(chan bool)} // no slot is free
+		status, _, _ := callApplication(h.app, Environ{"CONTENT_LENGTH": "3", "wsgi.input": readerFunc(func([]byte) (int, error) {
+			t.Error("the body is read")
+			return 0, io.EOF
+		})})
+		if status != "503 Service Unavailable" {
+			t.Errorf("got %s", status)
+		}
+	})
+	t.Run("X12 a body that does not arrive whole keeps no slot", func(t *testing.T) {
+		s := start(t, newCGI(filepath.Join(dir, "lf"), time.Second, 1))
+		for range 2 {
+			reply := exchangeWith(t, s.addr, row{how: "then end", send: post("a", "Content-Length: 3")}, 1<<10)
+			(row{chapter: "ch11", want: "400"}).check(t, reply)
+		}
+		if reply := ask(t, s.addr, get()); !strings.HasPrefix(reply, ok200) {
+			t.Errorf("got %q", reply)
+		}
+	})
+	for name, c := range map[string]struct{ text, status, hint string }{
+		"X08 line ends of Windows":       {"#!/bin/sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 the same, with env":         {"#!/usr/bin/env sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
+		"X08 no interpreter":             {"echo hi\n", "502", "does not name an interpreter, like #!/bin/sh"},
+		"X08 an interpreter that is not": {"#!/bin/nosuch\necho hi\n", "502", "does not exist: \"#!/bin/nosuch\""},
+		"X08 an HTTP status line":        {"#!/bin/sh\nprintf 'HTTP/1.0 200 OK\\n\\nhi'\n", "502", "print Status: 200 OK instead of"},
+		"X08 output before the head":     {"#!/bin/sh\necho hi\n", "502", "print a head, like Content-Type: text/plain, then an empty"},
+		"X08 no empty line":              {"#!/bin/sh\nprintf 'Content-Type: text/html\\n<p>\\n'\n", "502", "then an empty line"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				skip(t, "the scripts are for a Unix shell")
+			}
+			file := filepath.Join(t.TempDir(), "program")
+			if err := os.WriteFile(file, []byte(c.text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s := start(t, newCGI(file, 10*time.Second, 0))
+			(row{chapter: "ch11", want: c.status}).check(t, ask(t, s.addr, get()))
+			if s.stop(); !strings.Contains(s.errors.String(), "hint for "+file+": ") || !strings.Contains(s.errors.String(), c.hint) {
+				t.Errorf("the log is %q", s.errors)
+			}
+		})
+	}
 	t.Run("X12 programs that run at once", func(t *testing.T) {
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
 		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
@@ -3684,9 +3748,9 @@ func TestCGIHost(t *testing.T) {
 			}
 		}
 		eventually(t, "the end of all programs", func() bool {
-			count := 0
-			scripts.Range(func(any, any) bool { count++; return true })
-			return count == 0
+			n := 0
+			programs.Range(func(any, any) bool { n++; return true })
+			return n == 0
 		})
 	})
 	t.Run("X12 the client leaves", func(t *testing.T) {
@@ -3966,7 +4030,8 @@ func TestPrefork(t *testing.T) {
 // syscallKill kills a process as kill -9 does.
 func syscallKill(pid int) {
 	if p, err := os.FindProcess(pid); err == nil {
-		p.Kill() // fails if it has ended
+		p.Kill()    // fails if it has ended
+		p.Release() // it may hold a descriptor
 	}
 }
 
@@ -4257,7 +4322,7 @@ func TestProxy(t *testing.T) {
 		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
 	}
 	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
+		s := through(t, start(t, showEnviron).addr)
 		c := dial(t, s.addr)
 		io.WriteString(c, strings.Replace(post("", "Content-Length: 6"), " / ", " /p ", 1))
 		for range 6 {
@@ -4265,29 +4330,6 @@ func TestProxy(t *testing.T) {
 			io.WriteString(c, "x")
 		}
 		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
-	})
-	t.Run("any reason", func(t *testing.T) {
-		for line, want := range map[string]string{"HTTP/1.0 200 OK ": "200 OK", "HTTP/1.1 200 A\tB": "200 A B", "HTTP/1.1 200": "200 ",
-			"HTTP/1.1 200 ": "200 ", "HTTP/1.1 200 A\xff": "200 A\xff"} {
-			addr, _ := fake(t, line+"\r\nContent-Length: 2\r\n\r\nhi", nil)
-			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-			if !strings.HasPrefix(reply, "HTTP/1.0 "+want+"\r\n") {
-				t.Errorf("%q: got %q", line, reply)
-			}
-		}
-	})
-	t.Run("Connection may not list what frames a message", func(t *testing.T) {
-		s := through(t, start(t, environ).addr)
-		reply := ask(t, s.addr, strings.Replace(post("hello", "Connection: content-length, X-Drop, Content-Type, Host",
-			"Content-Type: a/b", "Host: h", "X-Drop: 1", "Proxy-Connection: keep-alive", "Content-Length: 5"), " / ", " /p ", 1))
-		(row{want: "200", has: append(body("hello"), "CONTENT_TYPE: a/b", "HTTP_HOST: h"),
-			not: []string{"HTTP_X_DROP", "HTTP_PROXY_CONNECTION"}}).check(t, reply)
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nConnection: close\r\nConnection: X-Drop, Content-Length\r\n"+
-			"X-Drop: 1\r\nProxy-Connection: close\r\nContent-Length: 2\r\n\r\nhi and more", nil)
-		reply = ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-		if reply = ourHeaders.ReplaceAllString(reply, ""); reply != ok200+"Content-Length: 2\r\n\r\nhi" {
-			t.Errorf("got %q", reply)
-		}
 	})
 	t.Run("what is forwarded", func(t *testing.T) {
 		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 1\r\n\r\nhi", nil)
@@ -4307,15 +4349,9 @@ func TestProxy(t *testing.T) {
 		{"no answer", "", "502", "expected a head, got nothing"},
 		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
 		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
-		{"no reason", "HTTP/1.0 200\r\n\r\nhi", "HTTP/1.0 200 \r\n\r\nhi", ""},
-		{"100 and 103 first", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-			ok200 + "Content-Length: 2\r\n\r\nhi", ""},
 		{"nothing but 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 11), "502", "more than 10 interim answers"},
-		{"101", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "502", "expected a status like"},
 		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "does not begin with a space"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
-		{"two lengths", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "502", "one Content-Length"},
-		{"more than its length", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nabc", ok200 + "Content-Length: 2\r\n\r\nab", ""},
 		{"nothing of its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "502", "the answer broke off"},
 		{"less than its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nab", ok200 + "Content-Length: 5\r\n\r\nab", "the answer broke off"},
 		{"304", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""},
@@ -4349,7 +4385,8 @@ func TestProxy(t *testing.T) {
 		}
 	})
 	for raw, want := range map[string]string{"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/p/%61": "/%61", "/p": "/", "/p?x": "/?x", "/p/": "/", "/p//a": "//a",
-		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a/b", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a/b", "/p/a#b": "/a", "/p/%25": "/%25"} {
+		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a%2Fb", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a%2Fb", "/p?": "/?", "/p/a?": "/a?", "/p/a?b?": "/a?b?",
+		"http://h/p?": "/?", "http://u@h/%70/%2f%2F?": "/%2f%2F?", "http://h/p/?a#b": "/?a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "/p/a#b": "/a", "/p/%25": "/%25"} {
 		t.Run("the target "+raw, func(t *testing.T) {
 			addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
 			ask(t, through(t, addr).addr, "GET "+raw+" HTTP/1.0\r\n\r\n")
@@ -4378,6 +4415,25 @@ func TestProxy(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a head that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nX: ", func(c net.Conn) {
+			for err := error(nil); err == nil; time.Sleep(50 * time.Millisecond) {
+				_, err = c.Write([]byte("x"))
+			}
+		})
+		(row{chapter: "ch13", want: "504"}).check(t, ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("a body that comes a byte at a time", func(t *testing.T) {
+		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n", func(c net.Conn) {
+			for range 10 { // longer than any of its pieces may take
+				time.Sleep(50 * time.Millisecond)
+				c.Write([]byte("x"))
+			}
+		})
+		if reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "\r\n\r\nxxxxxxxxxx") {
+			t.Errorf("got %q", reply)
+		}
+	})
 	t.Run("it stalls in its body", func(t *testing.T) {
 		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabc", func(c net.Conn) { io.Copy(io.Discard, c) })
 		s := through(t, addr)
@@ -4434,6 +4490,138 @@ func TestProxy(t *testing.T) {
 	})
 }
 
+// An edge is a row of the tables for applications, CGI hosts and proxies: what is given to
+// one, and what must come out on the other side.
+type edge struct {
+	name, given string
+	first       string // the beginning of the first line; "" if nothing must arrive
+	has, not    []string
+	body, page  []string // at most one
+}
+
+// expand turns the escapes of a cell into bytes: \\r, \\x00, <<x*9>>.
+func expand(cell string) string {
+	cell = regexp.MustCompile(`<<(.*?)\*(\d+)>>`).ReplaceAllStringFunc(cell, func(match string) string {
+		unit, digits, _ := strings.Cut(strings.Trim(match, "<>"), "*")
+		n, _ := strconv.Atoi(digits) // digits, says the pattern
+		return strings.Repeat(unit, n)
+	})
+	text, err := unescape(cell)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+// edges reads the table under a heading of docs/conformance.md.
+func edges(t *testing.T, heading string) (rows []edge) {
+	_, section, _ := strings.Cut(string(must(os.ReadFile("docs/conformance.md"))(t)), "\n### "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	span := regexp.MustCompile("(not |body |page )?`([^`]*)`")
+	for _, line := range regexp.MustCompile(`(?m)^\| ([A-Z]\d\d) \| [MSP] \| (.*) \|$`).FindAllStringSubmatch(section, -1) {
+		cells := strings.Split(line[2], " | ")
+		if len(cells) != 4 {
+			t.Fatalf("not four cells after the level: %s", line[0])
+		}
+		row := edge{name: line[1] + " " + cells[0]}
+		if given := span.FindStringSubmatch(cells[2]); given != nil {
+			row.given = expand(given[2])
+		}
+		for i, match := range span.FindAllStringSubmatch(cells[3], -1) {
+			list := map[string]*[]string{"": &row.has, "not ": &row.not, "body ": &row.body, "page ": &row.page}[match[1]]
+			if text := expand(match[2]); i == 0 {
+				row.first = text
+			} else {
+				*list = append(*list, text)
+			}
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		t.Fatalf("no rows under %s", heading)
+	}
+	return rows
+}
+
+// check compares a message with the row. A version at its beginning does not count.
+func (e edge) check(t *testing.T, message string) {
+	t.Helper()
+	head, body, _ := strings.Cut(message, "\r\n\r\n")
+	lines := strings.Split(regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, ""), "\r\n")
+	begins := func(text string) bool {
+		return slices.ContainsFunc(lines, func(line string) bool {
+			return len(line) >= len(text) && strings.EqualFold(line[:len(text)], text)
+		})
+	}
+	bad := !strings.HasPrefix(lines[0], e.first) || e.first == "" && message != ""
+	bad = bad || slices.ContainsFunc(e.not, begins) || e.body != nil && body != e.body[0]
+	bad = bad || e.page != nil && !strings.Contains(body, e.page[0])
+	for _, line := range e.has {
+		bad = bad || !begins(line)
+	}
+	if bad {
+		t.Errorf("given %q\nexpected %q, lines %q, not %q, body %q, page %q\ngot %q", e.given, e.first, e.has, e.not, e.body,
+			e.page, message)
+	}
+}
+
+// TestApplicationRows, TestHostRows and TestProxyRows hold ours to the last tables of
+// docs/conformance.md.
+func TestApplicationRows(t *testing.T) {
+	addr := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t)).addr
+	for _, row := range edges(t, "Applications") {
+		t.Run(row.name, func(t *testing.T) {
+			head, body, _ := strings.Cut(row.given, "\r\n\r\n")
+			if length := fmt.Sprint("Content-Length: ", len(body)); body != "" && !strings.Contains(head, length+"\r\n") &&
+				!strings.HasSuffix(head, length) {
+				t.Fatalf("the row should have %s", length)
+			}
+			row.check(t, ask(t, addr, row.given))
+		})
+	}
+}
+
+func TestHostRows(t *testing.T) {
+	dir := t.TempDir()
+	addr := start(t, newCGI(dir, 10*time.Second, 0)).addr
+	for i, row := range edges(t, "CGI hosts") {
+		t.Run(row.name, func(t *testing.T) {
+			name := fmt.Sprint("row", i)
+			if err := os.WriteFile(filepath.Join(dir, name+".out"), []byte(row.given), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			writeScript(t, dir, name, `cat "$0.out"`)
+			row.check(t, ask(t, addr, getPath("/"+name)))
+		})
+	}
+}
+
+func TestProxyRows(t *testing.T) {
+	const answer = "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+	for _, row := range edges(t, "Proxies: what is forwarded") {
+		t.Run(row.name, func(t *testing.T) {
+			var got lockedBuffer
+			addr := accepts(t, func(c net.Conn) {
+				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				r := bufio.NewReader(io.TeeReader(c, &got))
+				request, err := http.ReadRequest(r)
+				if err == nil {
+					io.Copy(io.Discard, request.Body) // an error leaves it short, and the row says so
+				}
+				io.WriteString(c, answer)
+			})
+			ask(t, start(t, newProxy(addr, 10*time.Second)).addr, row.given)
+			row.check(t, got.String())
+		})
+	}
+	for _, row := range edges(t, "Proxies: what is answered") {
+		t.Run(row.name, func(t *testing.T) {
+			addr, _ := fake(t, row.given, nil)
+			row.check(t, ask(t, start(t, newProxy(addr, 10*time.Second)).addr, get()))
+		})
+	}
+}
+
 // TestForm shows what becomes of query strings, bodies and files, whole and broken.
 func TestForm(t *testing.T) {
 	s := start(t, form)
@@ -4452,17 +4640,15 @@ func TestForm(t *testing.T) {
 	for _, c := range []struct{ name, send, want, has string }{
 		{"nothing", get(), "200", "</th></tr>\n</table>"},
 		{"a query", "GET /?b=2&a=%3Cb%3E&a=+ HTTP/1.0\r\n\r\n", "200",
-			"<td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td></tr>\n<tr><td>query</td><td>b</td>"},
+			"<td>query</td><td>b</td><td>2</td></tr>\n<tr><td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td>"},
 		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
 		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
 		{"another charset", post("x=%E9", "Content-Length: 5", "Content-Type: application/x-www-form-urlencoded; charset=latin1"),
 			"415", "expected a form in UTF-8"},
 		{"UTF-8, and it says so", post("x=%E9", "Content-Length: 5",
 			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
-		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", nameBytes) + "\"\r\n\r\n1"), "413",
-			"the head of a part may have 8192 bytes"},
-		{"long names", multi(slices.Repeat([]string{"Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead/2) + "\"\r\n\r\n1"}, 2*nameBytes/partHead)...), "413",
-			"the names in a form may have 65536 bytes"},
+		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead) + "\"\r\n\r\n1"), "413",
+			"the head of a part may have 2048 bytes"},
 		{"10,001 fields", coded(strings.Repeat("a&", formFields) + "a"), "413", "a form may have 10000 fields"},
 		{"10,000 fields", coded(strings.Repeat("a&", formFields-1) + "a"), "200", "<td>a</td>"},
 		{"10,001 fields in the query", "GET /?" + strings.Repeat("a&", formFields) + "a HTTP/1.0\r\n\r\n", "413",
@@ -4479,13 +4665,30 @@ func TestForm(t *testing.T) {
 		{"a query that is not one", "GET /?a=%<b HTTP/1.0\r\n\r\n", "400", `invalid URL escape \"%\x3cb\"`},
 		{"a part with a line that is not a header", multi("<script>\r\n\r\nx"), "400", "a part cannot be read"},
 		{"other header fields", multi("X-A: " + strings.Repeat("a", partHead-100) + "\r\n" + name + "v"), "200", "<td>n</td><td>v</td>"},
-		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 8192 bytes"},
+		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 2048 bytes"},
 		{"too many of them in the second part", multi(name+strings.Repeat("v", 1<<20), "X-A: "+strings.Repeat("a", 1<<20)+"\r\n"+name+"v"), "413",
-			"the head of a part may have 8192 bytes"},
+			"the head of a part may have 2048 bytes"},
 		{"parts without an end", post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
 			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
 		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
 		{"another kind of body", post("x", "Content-Type: text/plain", "Content-Length: 1"), "200", "</th></tr>\n</table>"},
+		{"semicolons", coded("a;b=c;d&&;&=e"), "200", "<td>a;b</td><td>c;d</td></tr>\n<tr><td>body</td><td>;</td><td></td></tr>\n" +
+			"<tr><td>body</td><td></td><td>e</td>"},
+		{"a type that cannot be read", post("x", "Content-Type: multipart/", "Content-Length: 1"), "400", "expected a Content-Type like"},
+		{"a type with a parameter that cannot be read", post("a=b", "Content-Type: application/x-www-form-urlencoded; charset", "Content-Length: 3"), "400", "expected a Content-Type like"},
+		{"a part without a name", multi("Content-Disposition: form-data\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with an empty name", multi("Content-Disposition: form-data; name=\"\"\r\n\r\nx"), "200", "<td></td><td>x</td>"},
+		{"a part that is an attachment", multi("Content-Disposition: attachment; name=\"n\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two names", multi("Content-Disposition: form-data; name=\"n\"; name=\"m\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"a part with two dispositions", multi("Content-Disposition: form-data; name=\"n\"\r\n" + name + "x"), "400", "expected one Content-Disposition"},
+		{"a part with name* alone", multi("Content-Disposition: form-data; name*=UTF-8''n\r\n\r\nx"), "400", "expected one Content-Disposition"},
+		{"filename* first", multi("Content-Disposition: form-data; filename*=UTF-8''evil; name=\"n\"; filename=\"a\"\r\n\r\nx"), "200", "the file a, 1 bytes"},
+		{"filename* alone", multi("Content-Disposition: form-data; name=\"n\"; FileName*0*=UTF-8''evil\r\n\r\nx"), "200", "<td>n</td><td>x</td>"},
+		{"filename* inside a name", multi("Content-Disposition: form-data; name=\"a;filename*=\\\"b\"; filename=\"c\"\r\n\r\nx"), "200",
+			"<td>a;filename*=&#34;b</td><td>the file c, 1 bytes"},
+		{"a part in base64", multi("Content-Transfer-Encoding: base64\r\n" + name + "eA=="), "200", "<td>eA==</td>"},
+		{"a part in quoted-printable", multi("Content-Transfer-Encoding: quoted-printable\r\n" + name + "=41="), "200", "<td>=41=</td>"},
+		{"the closing delimiter alone", post("--B--", "Content-Type: multipart/form-data; boundary=B", "Content-Length: 5"), "400", "a part cannot be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
@@ -4535,6 +4738,21 @@ func TestForm(t *testing.T) {
 			all.Wait()
 		})
 	}
+	t.Run("a form that ends anywhere before its closing delimiter", func(t *testing.T) {
+		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n" +
+			"Content-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
+		for n := range len(whole) + 1 {
+			func() {
+				defer func() {
+					refusal, _ := recover().(*Refusal)
+					if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
+						t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
+					}
+				}()
+				callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B", "wsgi.input": strings.NewReader(whole[:n])})
+			}()
+		}
+	})
 	t.Run("a part cut short", func(t *testing.T) {
 		reply := exchangeWith(t, s.addr, row{how: "then end", send: post("--B\r\n"+name+"v",
 			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
@@ -4641,6 +4859,71 @@ func TestFiles(t *testing.T) {
 			t.Errorf("the list has %s", got)
 		}
 	})
+	t.Run("a pipe in place of a file", func(t *testing.T) { // which it becomes after it has been looked at
+		pipes := t.TempDir()
+		if err := exec.Command("mkfifo", filepath.Join(pipes, "p"), filepath.Join(pipes, "index.html")).Run(); err != nil {
+			skip(t, "this system has no mkfifo")
+		}
+		root := must(os.OpenRoot(pipes))(t)
+		defer root.Close()
+		opened := make(chan error)
+		go func() {
+			_, _, err := openFile(root, "p")
+			opened <- err
+		}()
+		if err := wait(t, "a pipe that nobody writes to", opened); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+		addr := start(t, newFiles(pipes)).addr
+		(row{chapter: "ch10", want: "404"}).check(t, ask(t, addr, getPath("/p")))
+		if reply := ask(t, addr, get()); !strings.Contains(reply, "<ul>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("a directory that is removed while it is listed", func(t *testing.T) {
+		gone := filepath.Join(t.TempDir(), "gone")
+		if err := os.Mkdir(gone, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		root := must(os.OpenRoot(gone))(t)
+		defer root.Close()
+		directory := must(root.Open("."))(t)
+		defer directory.Close()
+		if os.Remove(gone) != nil || runtime.GOOS != "linux" {
+			skip(t, "an open directory cannot be removed here, or is empty then")
+		}
+		if _, err := listDirectory(root, ".", directory, Environ{}, nil); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("names with control characters", func(t *testing.T) {
+		odd := t.TempDir()
+		for _, name := range []string{"a\nb", "c\x7f", "d\te", "ok"} {
+			if err := os.WriteFile(filepath.Join(odd, name), nil, 0o600); err != nil {
+				skip(t, fmt.Sprint("no such name here: ", err))
+			}
+		}
+		reply := ask(t, start(t, newFiles(odd)).addr, get())
+		if !strings.Contains(reply, "<ul>\n<li><a href=\"./ok\">ok</a></li>\n</ul>") {
+			t.Errorf("the list is %q", reply)
+		}
+	})
+	t.Run("years of two digits", func(t *testing.T) {
+		for year := range 100 {
+			date, err := parseDate(fmt.Sprintf("Monday, 03-Feb-%02d 04:05:06 GMT", year))
+			limit := time.Now().AddDate(50, 0, 0)
+			if err != nil || date.Year()%100 != year || date.After(limit) || !date.AddDate(100, 0, 0).After(limit) {
+				t.Errorf("%02d is %v, %v", year, date, err)
+			}
+		}
+	})
+	for query, want := range map[string]string{"": "", "?": "", "?a=b&c": "?a=b&c", "?\x80\"": "?%80%22", "?%": "?%25",
+		"?%4": "?%254", "?%41": "?%41", "?[|]": "?%5B%7C%5D", "?a?b/c:d@e": "?a?b/c:d@e"} {
+		reply := ask(t, s.addr, "GET /f/sub"+query+" HTTP/1.0\r\nHost: h\r\n\r\n")
+		if !strings.Contains(reply, "\r\nLocation: http://h/f/sub/"+want+"\r\n") {
+			t.Errorf("%s: got %q", query, reply)
+		}
+	}
 	t.Run("a name in Latin-1", func(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700); err != nil {
 			t.Skip("this file system wants UTF-8: ", err)
@@ -4676,6 +4959,16 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
+	})
+	t.Run("the rule of an answer that breaks off", func(t *testing.T) {
+		for err, want := range map[error]string{os.ErrDeadlineExceeded: "504 Gateway Timeout\n\nthe answer broke off: i/o timeout\nRFC 9110 §15.6.5\n",
+			incomplete(io.EOF, "", "expected 3 body bytes, got 1"): "502 Bad Gateway\n\nthe answer broke off: " +
+				"expected 3 body bytes, got 1: unexpected EOF (RFC 9112 §8)\nRFC 9110 §15.6.3\n"} {
+			_, err := (upstreamBody{Reader: readerFunc(func([]byte) (int, error) { return 0, err })}).Read(nil)
+			if got := string(err.(*Refusal).page()); got != want {
+				t.Errorf("expected %q, got %q", want, got)
+			}
+		}
 	})
 	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
 		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
@@ -4869,6 +5162,22 @@ func TestCatch(t *testing.T) {
 			break
 		}
 	})
+	for name, app := range map[string]Application{"in the call": write, "in the body": func(_ Environ, startResponse StartResponse) Body {
+		out := startResponse("200 OK", textPlain)
+		return Stream(func(func([]byte) bool) {
+			if _, err := io.WriteString(out, "x"); err != nil {
+				panic(fmt.Errorf("cannot go on: %w", err))
+			}
+		})
+	}} {
+		var log bytes.Buffer
+		r := newResponse(&wire{fail: errors.New("the client has left")}, httpLine, "GET", &log)
+		environ := Environ{"wsgi.errors": &log}
+		setTestingDefaults(environ)
+		if run(catch(app), environ, &r); log.Len() > 0 {
+			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, &log)
+		}
+	}
 	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
 	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
 		t.Errorf("a block without startResponse: the log is %s", log)
@@ -4876,7 +5185,7 @@ func TestCatch(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
-	s := start(t, auth(environ))
+	s := start(t, auth(showEnviron))
 	for header, want := range map[string]string{
 		"":                                       "401",
 		"Authorization: Basic cmVhZGVyOndzZ2k=":  "200", // reader:wsgi
@@ -4930,6 +5239,15 @@ func TestValidate(t *testing.T) {
 		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
 		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
 		{"a type with 204", returns("204 No Content", html, Blocks{}), "application breaks a rule: 204 No Content has no Content-Type"},
+		{"a type with 205", returns("205 Reset Content", html, Blocks{}), "application breaks a rule: 205 Reset Content has no Content-Type"},
+		{"205", returns("205 Reset Content", nil, Blocks{}), ""},
+		{"a body with 205", returns("205 Reset Content", nil, stream("", "x")), "application breaks a rule: 205 Reset Content has no body"},
+		{"a body with 304", returns("304 Not Modified", nil, ok), "application breaks a rule: 304 Not Modified has no body"},
+		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
+		{"a body written with 204", func(_ *probe, _ Environ, startResponse StartResponse) Body {
+			io.WriteString(startResponse("204 No Content", nil), "x")
+			return Blocks{}
+		}, "application breaks a rule: 204 No Content has no body"},
 		{"an underscore", returns("200 OK", []Header{{"Content_Type", "a/b"}}, ok), "application breaks a rule: a header name with _"},
 		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "application breaks a rule: the value of X"},
 		{"no body", returns("200 OK", html, nil), "application breaks a rule: it returns an iterable"},
@@ -5002,7 +5320,7 @@ func TestValidateEverything(t *testing.T) {
 	s := start(t, validate(func(e Environ, startResponse StartResponse) Body {
 		var status string
 		var headers []Header
-		blocks := environ(e, func(s string, h []Header, _ ...error) io.Writer {
+		blocks := showEnviron(e, func(s string, h []Header, _ ...error) io.Writer {
 			status, headers = s, h
 			return io.Discard
 		}).(Blocks)
@@ -5014,11 +5332,11 @@ func TestValidateEverything(t *testing.T) {
 		t.Errorf("the log says %s", s.errors)
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
-		t.Run(entry.name, func(t *testing.T) {
-			if entry.name == "clock" {
-				entry.app = newClock(2, time.Millisecond)
+		t.Run(entry.Name, func(t *testing.T) {
+			if entry.Name == "clock" {
+				entry.App = newClock(2, time.Millisecond)
 			}
-			s := start(t, validate(entry.app))
+			s := start(t, validate(entry.App))
 			for _, row := range allRows() {
 				if len(row.send) < 70000 {
 					exchangeWith(t, s.addr, row, len(row.send)+1) // what comes back is the application's own matter
@@ -5052,7 +5370,7 @@ func TestNginxInFront(t *testing.T) {
 			if network == "unix" {
 				addr, pass = "unix:"+dir+"/s", "http://unix:"
 			}
-			s := startOn(t, addr, environ)
+			s := startOn(t, addr, showEnviron)
 			text := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr).Replace(config)
 			path := filepath.Join(dir, "nginx.conf")
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -5186,11 +5504,11 @@ func TestGrade(t *testing.T) {
 		if asked.Add(1) > 3 {
 			time.Sleep(4 * time.Second) // longer than a row is waited for
 		}
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	wrong := start(t, func(e Environ, startResponse StartResponse) Body {
 		e["PATH_INFO"] = e.Get("PATH_INFO") + "?" + e.Get("QUERY_STRING")
-		return environ(e, startResponse)
+		return showEnviron(e, startResponse)
 	})
 	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
 		"Content-Length: 2\r\n"
@@ -5210,11 +5528,11 @@ func TestGrade(t *testing.T) {
 		status           int
 		slow             bool
 	}{
-		{"ours", start(t, environ).addr, "", []string{"chapter 3   87 of  87 rows pass  (",
+		{"ours", start(t, showEnviron).addr, "", []string{"chapter 3   87 of  87 rows pass  (",
 			"chapter 7   51 of  51 rows pass  ("}, "NO  ", 0, false},
-		{"a chapter", start(t, environ).addr, "4", []string{"chapter 4   45 of  45 rows pass  (",
+		{"a chapter", start(t, showEnviron).addr, "4", []string{"chapter 4   45 of  45 rows pass  (",
 			"then go run docs/check.go server "}, "chapter 3 ", 0, false},
-		{"no such row", start(t, environ).addr, "R99", []string{`no row of docs/conformance.md is "R99"`}, "pass", 2, false},
+		{"no such row", start(t, showEnviron).addr, "R99", []string{`no row of docs/conformance.md is "R99"`}, "pass", 2, false},
 		{"a URL", "http://127.0.0.1:8000", "", []string{`expected host:port, not "http://127.0.0.1:8000"`}, "empty line", 1, false},
 		{"nobody", freeAddr(t), "", []string{"Nobody listens on "}, "rows pass", 1, false},
 		{"one that is silent", silent.Addr().String(), "", []string{" does not answer GET / HTTP/1.0: "}, "rows pass", 1, true},
@@ -5230,7 +5548,7 @@ func TestGrade(t *testing.T) {
 			"chapter 3    0 of   6 rows pass, 6 fail  ("}, "expected the line", 1, false},
 		{"fixed text, when environ is due", start(t, hello).addr, "7", []string{
 			"chapter 7   18 of  51 rows pass, 33 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08", 0, false},
-		{"a rule that holds", start(t, environ).addr, "R04", []string{
+		{"a rule that holds", start(t, showEnviron).addr, "R04", []string{
 			"chapter 3    6 of   6 rows pass  (", "\nnext: go run docs/check.go server "}, "docs/04", 0, false},
 		{"a body for HEAD", hi, "W11", []string{"NO  chapter 6  W11 HEAD has the head of GET and no body", "expected no body, got hi"},
 			"S17", 1, false},
@@ -5239,7 +5557,7 @@ func TestGrade(t *testing.T) {
 			"not tried", 1, true},
 		{"garbage without end", endless, "R01", []string{"the answer has no end",
 			"chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b", 1, false},
-		{"one that hangs up on what it refuses", refusesSilently(t, start(t, environ).addr), "3-4", []string{
+		{"one that hangs up on what it refuses", refusesSilently(t, start(t, showEnviron).addr), "3-4", []string{
 			" hung up: 400 would say why", "chapter 4   "}, "NO  ", 0, false},
 		{"a query left in PATH_INFO", wrong.addr, "E09", []string{
 			"NO  chapter 7  E09 the query is raw, from the first ? on (4 of 4 rows): expected PATH_INFO: /p, got PATH_INFO: /p?",
@@ -5432,6 +5750,9 @@ const mayStayUnreplayed = 12
 //	                  still runs in this terminal
 //	...               any lines
 //	^C                SIGINT for the program that runs; what it has printed before may be left out
+//
+// A command that is followed by ^C or by more output in its terminal, and one that says
+// "Serving HTTP", runs on. Any other has to end, and to print nothing else.
 func TestDocsTranscripts(t *testing.T) {
 	t.Parallel()
 	longer(t)
@@ -5505,14 +5826,13 @@ ended
 ` + "```\n```console" + `
 $ sleep 1000 & echo "pid $!"
 pid 99999
-$ kill 99999; wait; echo it is gone
+$ kill 99999 && echo it is gone
 it is gone
 ` + "```\n```console 3" + `
 $ (trap "echo caught; n=1" INT; echo ready; until [ $n ]; do sleep 0.1; done; sleep 0.1; echo done)
 ready
 ^C
 caught
-` + "```\n```console 3" + `
 done
 ` + "```\n```text\nnot run\n```\n"
 	self := built(t)
@@ -5530,21 +5850,6 @@ done
 	}
 }
 
-// replayed runs the commands of a page and returns the page as it should be.
-func replayed(t *testing.T, page, text string, self func() string, updating bool) string {
-	r := &replay{T: t, page: page, updating: updating, self: self, dir: t.TempDir(), ports: map[string]string{},
-		pids: map[string]string{}, programs: map[string]string{}, terminals: map[string]*terminal{}}
-	defer r.stop()
-	blocks, fresh := blocksOf(text), map[int][]string{}
-	for _, turn := range turnsOf(blocks) {
-		if t.Failed() && !updating {
-			break // what follows would fail for the same reason
-		}
-		fresh[turn.block] = append(append(fresh[turn.block], turn.typed...), r.terminal(turn.terminal).do(turn)...)
-	}
-	return refill(text, blocks, fresh)
-}
-
 // A turn is a command of a page, "^C", or "" where the page goes on with a program's output.
 type turn struct {
 	block    int // the index of its block
@@ -5553,7 +5858,7 @@ type turn struct {
 	typed    []string // the lines of the command, as they are on the page
 	command  string
 	want     []string // the output
-	goesOn   bool     // its program has a next turn
+	runsOn   bool
 }
 
 // turnsOf cuts the blocks marked "console" into turns.
@@ -5563,23 +5868,18 @@ func turnsOf(blocks []block) (turns []turn) {
 		if terminal = strings.TrimSpace(terminal); !ok || terminal == "unreplayed" {
 			continue
 		}
-		for j := 0; j < len(b.lines); j++ {
-			line := b.lines[j]
-			s := turn{block: i, line: b.first + j + 1, terminal: terminal}
+		typing := false // the command goes on in the next line
+		for j, line := range b.lines {
 			command, typed := strings.CutPrefix(line, "$ ")
-			switch {
-			case typed || line == "^C":
-				s.command, s.typed = command, []string{line}
-				for strings.HasSuffix(b.lines[j], `\`) && j+1 < len(b.lines) {
-					j++
-					s.command, s.typed = s.command+"\n"+b.lines[j], append(s.typed, b.lines[j])
-				}
-				turns = append(turns, s)
-			case j == 0:
-				turns = append(turns, s)
-				fallthrough
-			default:
-				last := &turns[len(turns)-1]
+			if typed || line == "^C" || j == 0 {
+				turns = append(turns, turn{block: i, line: b.first + j + 1, terminal: terminal})
+			}
+			last := &turns[len(turns)-1]
+			if typed || line == "^C" || typing {
+				last.typed = append(last.typed, line)
+				last.command = strings.TrimPrefix(last.command+"\n"+command, "\n")
+				typing = strings.HasSuffix(line, `\`)
+			} else {
 				last.want = append(last.want, line)
 			}
 		}
@@ -5587,10 +5887,75 @@ func turnsOf(blocks []block) (turns []turn) {
 	next := map[string]string{}
 	for i := len(turns) - 1; i >= 0; i-- {
 		command, ok := next[turns[i].terminal]
-		turns[i].goesOn = ok && (command == "" || command == "^C")
+		turns[i].runsOn = ok && (command == "" || command == "^C") || turns[i].command == "" ||
+			strings.Contains(strings.Join(turns[i].want, "\n"), "Serving HTTP")
 		next[turns[i].terminal] = turns[i].command
 	}
 	return turns
+}
+
+// replayed runs the commands of a page and returns the page as it should be.
+func replayed(t *testing.T, page, text string, self func() string, updating bool) string {
+	r := &replay{T: t, page: page, updating: updating, self: self, dir: t.TempDir(),
+		here: map[string]string{}, terminals: map[string]*terminal{}}
+	for _, port := range []string{"8000", "8001", "8002", "8080", "9000"} {
+		r.here[port] = freePort(t)
+	}
+	defer func() {
+		for _, terminal := range r.terminals {
+			terminal.stop()
+		}
+	}()
+	blocks, fresh := blocksOf(text), map[int][]string{}
+	for _, turn := range turnsOf(blocks) {
+		if t.Failed() && !updating {
+			break // what follows would fail for the same reason
+		}
+		lines := r.terminal(turn.terminal).do(turn)
+		fresh[turn.block] = slices.Concat(fresh[turn.block], turn.typed, lines)
+	}
+	return refill(text, blocks, fresh)
+}
+
+// freePort returns a port that no other page gets, with four digits as those of the pages:
+// lengths stay the same.
+func freePort(t *testing.T) string {
+	for {
+		port := fmt.Sprint(2000 + ports.Add(1)%6000)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// A replay is one page whose commands are run.
+type replay struct {
+	*testing.T
+	page      string
+	updating  bool              // wrong output is replaced, not reported
+	dir       string            // takes the place of /tmp, and of mine
+	here      map[string]string // ports and numbers of processes: on the page → on this machine
+	self      func() string     // builds our own program, and returns its path
+	terminals map[string]*terminal
+}
+
+// command makes a command of the page one for this machine, and onPage is the opposite.
+func (r *replay) command(text string) string {
+	text = regexp.MustCompile(`(^|[\s=:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
+	text = regexp.MustCompile(`(^|[\s='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine")
+	return regexp.MustCompile(`\b\d{4,}\b`).ReplaceAllStringFunc(text, func(number string) string {
+		return cmp.Or(r.here[number], number)
+	})
+}
+
+func (r *replay) onPage(line string) string {
+	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
+	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
+	for onPage, here := range r.here {
+		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
+	}
+	return line
 }
 
 // normal are the rules that make two runs of a command comparable.
@@ -5605,200 +5970,64 @@ var normal = []struct {
 	{regexp.MustCompile(`(/environ[^"]*" 200) \d+`), "$1 SIZE"}, // in the access log
 	{regexp.MustCompile(`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`), "${1}PORT"},
 	{regexp.MustCompile(`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`), "$1${2}VERSION"},
-	{pids, "${1}PID"},
+	{processes, "${1}PID"},
 	{regexp.MustCompile(`(?m) +$`), ""},
 }
 
-// pids finds the numbers of processes.
-var pids = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))\d+\b`)
+// processes finds the numbers of processes.
+var processes = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))(\d+)\b`)
 
-// varies reports whether the length of a body depends on curl's version or a client's port.
-func varies(lines []string) bool {
-	return slices.ContainsFunc(lines, func(line string) bool {
-		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT: ")
+// comparable returns the lines of a page and those that came after the rules. A page with a
+// version of curl or with a client's port has no fixed length.
+func comparable(want, came []string) (normalWant, normalCame []string) {
+	varies := slices.ContainsFunc(came, func(line string) bool {
+		return strings.Contains(line, "curl/") || strings.Contains(line, "REMOTE_PORT")
 	})
+	normalised := func(lines []string) (result []string) {
+		text := strings.Join(lines, "\n")
+		for _, rule := range normal {
+			text = rule.pattern.ReplaceAllString(text, rule.with)
+		}
+		if varies {
+			text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
+		}
+		return strings.Split(text, "\n")[:len(lines)]
+	}
+	return normalised(want), normalised(came)
 }
 
-// normalised applies the rules, and if lengths is true, hides Content-Length, too.
-func normalised(lines []string, lengths bool) []string {
-	if len(lines) == 0 {
-		return nil
-	}
-	text := strings.Join(lines, "\n")
-	for _, rule := range normal {
-		text = rule.pattern.ReplaceAllString(text, rule.with)
-	}
-	if lengths {
-		text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
-	}
-	return strings.Split(text, "\n")
-}
-
-// matchLines finds the lines of a page in those that came, and returns the index of each,
-// -1 for "...". If whole, nothing else may have come.
-func matchLines(want, came []string, whole bool) (at []int, ok bool) {
+// matchLines matches the lines of a page with the first of those that came, in which "..." are
+// any lines, and returns how many are used. If whole, that has to be all.
+func matchLines(want, came []string, whole bool) (used int, ok bool) {
 	if len(want) == 0 {
-		return nil, !whole || len(came) == 0
+		return 0, !whole || len(came) == 0
 	}
 	if want[0] == "..." {
-		for i := range len(came) + 1 {
-			if rest, ok := matchLines(want[1:], came[i:], whole); ok {
-				return append([]int{-1}, shifted(rest, i)...), true
+		for skip := range len(came) + 1 {
+			if n, ok := matchLines(want[1:], came[skip:], whole); ok {
+				return skip + n, true
 			}
 		}
-		return nil, false
+		return 0, false
 	}
 	if len(came) == 0 || want[0] != came[0] {
-		return nil, false
+		return 0, false
 	}
-	rest, ok := matchLines(want[1:], came[1:], whole)
-	return append([]int{0}, shifted(rest, 1)...), ok
+	n, ok := matchLines(want[1:], came[1:], whole)
+	return n + 1, ok
 }
 
-func shifted(at []int, by int) (result []int) {
-	for _, i := range at {
-		if i >= 0 {
-			i += by
-		}
-		result = append(result, i)
+// difference shows where the lines that came begin to differ from those of the page.
+func difference(want, came []string) string {
+	normalWant, normalCame := comparable(want, came)
+	same := 0
+	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
+		same++
 	}
-	return result
-}
-
-// A replay is one page whose commands are run.
-type replay struct {
-	*testing.T
-	page      string
-	updating  bool              // wrong output is replaced, not reported
-	dir       string            // takes the place of /tmp, and of mine
-	ports     map[string]string // on the page → on this machine
-	pids      map[string]string // the same
-	self      func() string     // builds our own program, and returns its path
-	ours      []string          // where the page has built it
-	programs  map[string]string // the text of a program → its path, built
-	terminals map[string]*terminal
-}
-
-// stop ends all programs.
-func (r *replay) stop() {
-	for _, terminal := range r.terminals {
-		terminal.stop()
+	show := func(lines []string) string {
+		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
 	}
-}
-
-// port returns the port of this machine that stands for one of the page. It has four
-// digits, too, so that lengths stay the same, and no other page has it.
-func (r *replay) port(onPage string) string {
-	for r.ports[onPage] == "" {
-		port := fmt.Sprint(2000 + ports.Add(1)%6000)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			r.ports[onPage] = port
-		}
-	}
-	return r.ports[onPage]
-}
-
-var (
-	portOnPage = regexp.MustCompile(`Content-Length: *\d+|(^|[ :=])[89]0\d\d\b`)
-	goRun      = regexp.MustCompile(`\bgo run (\.|[\w./-]+\.go)( [^|&;\n]*)?`)
-	goBuild    = regexp.MustCompile(`\bgo build -o (\S+) \.(?:\s|$)`)
-	goTest     = regexp.MustCompile(`\bgo test( [^|&;\n]*)?`)
-	fileOnPage = regexp.MustCompile(`\bdocs/[\w./-]+\.(py|js|conf)\b`)
-	portInFile = regexp.MustCompile(`\b[89]0\d\d\b`)
-	addrInStep = regexp.MustCompile(`127\.0\.0\.1:([89]0\d\d)`)
-	// otherThanServe finds the flags with which our program does not listen on its default port.
-	otherThanServe = regexp.MustCompile(`^ (?:send|call)\b| -(addr|list|help|h|cgi)\b`)
-	ownTestFlag    = regexp.MustCompile(` -(run|v|count|bench|timeout)\b`)
-)
-
-// command makes a command of the page one for this machine: other ports, another /tmp, and
-// programs that are built once and not by each "go run".
-func (r *replay) command(text string) string {
-	for _, build := range goBuild.FindAllStringSubmatch(text, -1) {
-		r.ours = append(r.ours, build[1])
-	}
-	for _, program := range append([]string{"go run ."}, r.ours...) {
-		called := regexp.MustCompile(`(?m)(^|[;&|] *|\w=\S* )` + regexp.QuoteMeta(program) + `( [^|&;\n]*)?`)
-		text = called.ReplaceAllStringFunc(text, func(match string) string {
-			before, flags, _ := strings.Cut(match, program)
-			if strings.HasPrefix(flags, ".") || otherThanServe.MatchString(flags) {
-				return match
-			}
-			return before + program + " -addr 127.0.0.1:8000" + flags // the default, which is mapped, too
-		})
-	}
-	text = portOnPage.ReplaceAllStringFunc(text, func(match string) string {
-		if strings.HasPrefix(match, "Content-Length") || r.pids[match[len(match)-4:]] != "" {
-			return match
-		}
-		return match[:len(match)-4] + r.port(match[len(match)-4:])
-	})
-	text = regexp.MustCompile(`(^|[ =:'"])/tmp/`).ReplaceAllString(text, "${1}"+r.dir+"/")
-	text = regexp.MustCompile(`(^|[ ='"])mine\b`).ReplaceAllString(text, "${1}"+r.dir+"/mine") // it is the reader's
-	text = fileOnPage.ReplaceAllStringFunc(text, r.copied)
-	text = goTest.ReplaceAllStringFunc(text, func(match string) string {
-		return "go_test" + ownTestFlag.ReplaceAllString(strings.TrimPrefix(match, "go test"), " -test.$1")
-	})
-	for onPage, here := range r.pids {
-		text = regexp.MustCompile(`\b`+onPage+`\b`).ReplaceAllString(text, here)
-	}
-	inBackground := strings.HasSuffix(text, " &")
-	return goRun.ReplaceAllStringFunc(text, func(match string) string {
-		part := goRun.FindStringSubmatch(match)
-		program, flags := r.program(part[1]), part[2]
-		if inBackground { // so that "kill %1" is for the program
-			return program + flags
-		}
-		return "go_run " + program + flags
-	})
-}
-
-// onPage is the opposite, for output.
-func (r *replay) onPage(line string) string {
-	line = strings.ReplaceAll(strings.TrimSuffix(line, "\r"), r.dir+"/mine", "mine")
-	line = strings.ReplaceAll(line, r.dir+"/", "/tmp/")
-	for onPage, here := range r.ports {
-		line = regexp.MustCompile(`\b`+here+`\b`).ReplaceAllString(line, onPage)
-	}
-	return line
-}
-
-// copied makes a copy of a file with this machine's ports.
-func (r *replay) copied(path string) string {
-	content, err := os.ReadFile(path)
-	changed := portInFile.ReplaceAllFunc(content, func(port []byte) []byte { return []byte(r.port(string(port))) })
-	if err != nil || bytes.Equal(changed, content) {
-		return path
-	}
-	copied := filepath.Join(r.dir, filepath.Base(path))
-	if err := os.WriteFile(copied, changed, 0o600); err != nil {
-		r.Fatal(err)
-	}
-	return copied
-}
-
-// program builds a program and returns its path: ours, or a single file with an address of
-// this machine.
-func (r *replay) program(source string) string {
-	if source == "." {
-		return r.self()
-	}
-	content := addrInStep.ReplaceAllStringFunc(string(must(os.ReadFile(source))(r.T)), func(addr string) string {
-		return addr[:len(addr)-4] + r.port(addr[len(addr)-4:])
-	})
-	if r.programs[content] == "" {
-		path := filepath.Join(r.dir, fmt.Sprint("program", len(r.programs)))
-		if err := os.WriteFile(path+".go", []byte(content), 0o600); err != nil {
-			r.Fatal(err)
-		}
-		build := exec.Command("go", "build", "-o", path, path+".go")
-		if out, err := build.CombinedOutput(); err != nil {
-			r.Fatalf("%s: %v\n%s", source, err, out)
-		}
-		r.programs[content] = path
-	}
-	return r.programs[content]
+	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
 }
 
 // A terminal is a bash that reads commands from file 3, while its standard input stays
@@ -5808,31 +6037,43 @@ type terminal struct {
 	bash     *exec.Cmd
 	commands *os.File
 	screen   *os.File
+	silent   *os.File
 	came     chan string // what is printed, in pieces
 	text     string      // what has come and is not yet shown on the page
-	running  string      // the command that has not ended
-	hidden   bool        // the page shows the rest of the output as "..."
-	forks    bool        // there are programs in the background
+	running  bool
+	skips    bool // the page shows the rest of the output as "..."
 }
 
 // bashLoop is the terminal's program. curl would show a progress meter and hold its output
-// back, because it does not write to a terminal, and go run reports how a program ended.
+// back, because it does not write to a terminal. "go run" runs what is built already or has
+// other ports, and reports how it ended.
 const bashLoop = `
 curl() { command curl --no-progress-meter -N "$@"; }
-go_run() {
-	"$@"; local s=$?
-	case $s in
-	0) ;;
-	130) echo "signal: interrupt" >&2;;
-	137) echo "signal: killed" >&2;;
-	143) echo "signal: terminated" >&2;;
-	*) echo "exit status $s" >&2;;
+go() {
+	local built=$DIR/$RANDOM$RANDOM
+	case "$1 $2" in
+	"run .") ours "$RAWSGI" "${@:3}" ;;
+	"run -overlay") command go build -overlay "$3" -o $built . && ours $built "${@:5}" ;;
+	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go && report $built "${@:3}" ;;
+	*) command go "$@" ;;
 	esac
-	return $((s > 0))
 }
-go_test() {
-	if "$RAWSGI_TEST" "$@"; then printf 'ok  \trawsgi\t0.1s\n'; return 0; fi
-	printf 'exit status 1\nFAIL\trawsgi\t0.1s\n'; return 1
+ours() {
+	case "$* " in
+	*" send "*|*" call "*|*" -addr "*|*" -cgi "*|*" -list "*|*" -h "*|*" -help "*) report "$@" ;;
+	*) report "$1" -addr 127.0.0.1:$PORT "${@:2}" ;;
+	esac
+}
+report() {
+	"$@"; local status=$?
+	case $status in
+	0) ;;
+	130) echo "signal: interrupt" >&2 ;;
+	137) echo "signal: killed" >&2 ;;
+	143) echo "signal: terminated" >&2 ;;
+	*) echo "exit status $status" >&2 ;;
+	esac
+	return $((status > 0))
 }
 trap : INT
 while IFS= read -r -d '' command <&3; do eval "$command" 3<&-; printf '\036'; done`
@@ -5845,26 +6086,29 @@ func (r *replay) terminal(name string) *terminal {
 	x := &terminal{replay: r, came: make(chan string, 100)}
 	fromUs, toBash, err := os.Pipe()
 	screen, toScreen, err2 := os.Pipe()
-	silent, never, err3 := os.Pipe()
+	silence, silent, err3 := os.Pipe()
 	if err := errors.Join(err, err2, err3); err != nil {
 		r.Fatal(err)
 	}
-	x.commands, x.screen = toBash, screen
+	x.commands, x.screen, x.silent = toBash, screen, silent
+	mapped := ""
+	for onPage, here := range r.here {
+		mapped += "s/127\\.0\\.0\\.1:" + onPage + "/127.0.0.1:" + here + "/g;"
+	}
 	x.bash = exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
-	x.bash.Stdin, x.bash.Stdout, x.bash.Stderr = silent, toScreen, toScreen
+	x.bash.Stdin, x.bash.Stdout, x.bash.Stderr = silence, toScreen, toScreen
 	x.bash.ExtraFiles = []*os.File{fromUs}
 	x.bash.SysProcAttr = ownGroup()
-	x.bash.Env = append(os.Environ(), "RAWSGI_TEST="+must(filepath.Abs(os.Args[0]))(r.T), "PYTHONUNBUFFERED=1",
-		"PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8", "http_proxy=", "GORACE=atexit_sleep_ms=0")
+	x.bash.Env = append(os.Environ(), "RAWSGI="+r.self(), "DIR="+r.dir, "PORT="+r.here["8000"], "PORTS="+mapped,
+		"PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8", "http_proxy=", "GORACE=atexit_sleep_ms=0")
 	if err := x.bash.Start(); err != nil {
 		r.Fatal(err)
 	}
-	for _, file := range []*os.File{fromUs, toScreen, silent} {
+	for _, file := range []*os.File{fromUs, toScreen, silence} {
 		file.Close() // bash has its own
 	}
 	go func() {
 		defer close(x.came)
-		defer never.Close()
 		buffer := make([]byte, 1<<16)
 		for {
 			n, err := screen.Read(buffer)
@@ -5897,231 +6141,107 @@ func (x *terminal) stop() {
 	patience.Stop()
 	x.bash.Wait() // says that it was ended
 	x.screen.Close()
+	x.silent.Close()
 }
 
 // do gives the terminal a command, ^C, or nothing, and returns the output that the page
 // should show: the turn's, if that is right.
-func (x *terminal) do(s turn) []string {
+func (x *terminal) do(turn turn) []string {
 	x.Helper()
-	var before []string // what has come before ^C
-	switch {
-	case s.command == "^C" && x.running == "":
-		x.Fatalf("%s:%d: no program runs in this terminal", x.page, s.line)
-	case s.command == "^C":
+	want := turn.want
+	if turn.command == "^C" || turn.command == "" && x.skips {
+		want = append([]string{"..."}, want...) // a log need not be shown before it ends
+	}
+	switch turn.command {
+	case "": // its program goes on
+	case "^C":
 		if x.updating {
-			before, _ = x.quiet(true) // is not what comes after it
+			x.until(time.Second, func([]string, bool) bool { return false })
+			x.text = "" // is not what comes after it
 		}
 		x.signal(os.Interrupt)
-	case s.command != "":
-		x.finish(s)
-		x.running, x.forks = s.command, x.forks || strings.HasSuffix(s.command, " &")
-		if _, err := io.WriteString(x.commands, x.command(s.command)+"\x00"); err != nil {
-			x.Fatalf("%s:%d: %v", x.page, s.line, err)
+	default:
+		if !x.until(30*time.Second, func(_ []string, ended bool) bool { return ended }) {
+			x.Fatalf("%s:%d: a program still runs in this terminal: end it with ^C, or use another", x.page, turn.line)
+		}
+		x.text, x.running = "", true
+		if _, err := io.WriteString(x.commands, x.command(turn.command)+"\x00"); err != nil {
+			x.Fatalf("%s:%d: %v", x.page, turn.line, err)
 		}
 	}
-	want := withoutNoise(s.want)
-	if x.hidden && s.command == "" || s.command == "^C" { // a log need not be shown before it ends
-		want = append([]string{"..."}, want...)
+	x.skips = len(want) > 0 && want[len(want)-1] == "..."
+	patience := 30 * time.Second
+	if x.updating && turn.runsOn {
+		patience = 3 * time.Second
 	}
-	x.hidden = len(want) > 0 && want[len(want)-1] == "..."
-	came, ok := x.await(s, want)
-	if ok {
-		return s.want
+	used, right := 0, false
+	x.until(patience, func(came []string, ended bool) bool {
+		normalWant, normalCame := comparable(want, came)
+		used, right = matchLines(normalWant, normalCame, ended)
+		return ended || right && turn.runsOn
+	})
+	came, ended := x.lines()
+	right = right && (ended || turn.runsOn)
+	if !right {
+		used = len(came)
 	}
-	came = came[min(len(before), len(came)):]
+	x.learn(want, came[:used])
+	x.forget(used, ended)
+	if right {
+		return turn.want
+	}
 	if !x.updating {
-		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, s.line, s.command, difference(s.want, came))
+		x.Errorf("%s:%d: $ %s\n%s\n-update writes the page anew", x.page, turn.line, turn.command, difference(turn.want, came))
 	}
 	return came
 }
 
-// await reads until the output is as it should be, or cannot be any more. A program that
-// runs on may print more; one that has ended may not.
-func (x *terminal) await(s turn, want []string) (came []string, ok bool) {
-	inBackground := strings.HasSuffix(s.command, " &") || s.command == "" && x.running == ""
-	ends := !s.goesOn && !inBackground && (!x.serves() || s.command == "^C")
-	deadline := time.After(map[bool]time.Duration{false: 30 * time.Second, true: 10 * time.Second}[x.updating])
-	for {
-		lines, ended := x.lines()
-		whole := ended && !inBackground
-		lengths := varies(lines)
-		normalWant, normalCame := normalised(want, lengths), normalised(lines, lengths)
-		at, matches := matchLines(normalWant, normalCame, whole)
-		waits := ends && !ended || len(want) == 0 && x.serves() && (!ended || inBackground)
-		killed := ended && s.command == "^C" && len(s.want) == 0 && len(lines) > 0 &&
-			strings.HasPrefix(lines[len(lines)-1], "signal: ")
-		switch {
-		case killed: // go run says so, and the page should, too
-			x.consume(len(lines), nil, true)
-			return lines[len(lines)-1:], false
-		case matches && !waits:
-			x.learn(want, lines, at)
-			x.consume(len(lines), at, ended)
-			return nil, true
-		case ended && !inBackground:
-			x.consume(len(lines), nil, true)
-			return lines, false
-		case !ends && (len(want) == 0 && len(lines) > 0 || contradicts(normalWant, normalCame)):
-			return x.settle(s.goesOn), false
-		}
+// until reads what the terminal prints until done says so, or for so long without a word, and
+// reports whether done did.
+func (x *terminal) until(silence time.Duration, done func(lines []string, ended bool) bool) bool {
+	for !done(x.lines()) {
 		select {
-		case text, ok := <-x.came:
-			if x.text += text; !ok {
-				x.Fatalf("%s:%d: the terminal is closed; what came is %q", x.page, s.line, x.text)
+		case text, open := <-x.came:
+			if x.text += text; !open {
+				x.Fatalf("%s: the terminal is closed; what came is %q", x.page, x.text)
 			}
-		case <-deadline:
-			if !x.updating {
-				x.Errorf("%s:%d: waited 30s for what the page shows, or for the program to end", x.page, s.line)
-			}
-			return x.settle(s.goesOn), false
-		}
-	}
-}
-
-// difference shows where the lines that came begin to differ from those of the page.
-func difference(want, came []string) string {
-	lengths := varies(came)
-	normalWant, normalCame := normalised(want, lengths), normalised(came, lengths)
-	same := 0
-	for same < min(len(want), len(came)) && normalWant[same] == normalCame[same] {
-		same++
-	}
-	show := func(lines []string) string {
-		return strings.Join(lines[min(same, len(lines)):min(same+12, len(lines))], "\n\t")
-	}
-	return fmt.Sprintf("after %d lines, expected\n\t%s\ncame\n\t%s", same, show(want), show(came))
-}
-
-// contradicts reports whether lines that came cannot become those of the page any more.
-func contradicts(want, came []string) bool {
-	for i := range min(len(want), len(came)) {
-		if want[i] == "..." {
+		case <-time.After(silence):
 			return false
 		}
-		if want[i] != came[i] {
-			return true
-		}
 	}
-	return false
-}
-
-// serves reports whether the command is one of our programs that run on, or in the
-// background.
-func (x *terminal) serves() bool {
-	return strings.HasSuffix(x.running, " &") || strings.Contains(x.running, " -addr ") ||
-		strings.Contains(x.running, "python3 docs/") ||
-		strings.Contains(x.running, "go run") && !regexp.MustCompile(`\. send\b| -(list|help)\b`).MatchString(x.running)
-}
-
-// settle takes what has come when the page is wrong or written anew.
-func (x *terminal) settle(goesOn bool) []string {
-	lines, ended := x.quiet(goesOn)
-	x.consume(len(lines), nil, ended)
-	return lines
-}
-
-// quiet waits for all that a command prints, or for all that a server prints before it is
-// silent for a moment.
-func (x *terminal) quiet(goesOn bool) (lines []string, ended bool) {
-	for {
-		lines, ended = x.lines()
-		silence := 10 * time.Second
-		if ended || goesOn || x.serves() {
-			silence = 300 * time.Millisecond
-		}
-		if ended && !x.forks {
-			silence = 0
-		}
-		select {
-		case text := <-x.came:
-			x.text += text
-		case <-time.After(silence):
-			return lines, ended
-		}
-	}
+	return true
 }
 
 // lines returns the whole lines that have come, the last one, too, if the command has ended.
 func (x *terminal) lines() (lines []string, ended bool) {
 	text, rest, ended := strings.Cut(x.text, "\x1e")
 	text += rest
-	if whole := strings.LastIndex(text, "\n"); !ended {
-		text = text[:whole+1]
+	if ended = ended || !x.running; !ended {
+		text = text[:strings.LastIndex(text, "\n")+1]
 	}
 	for line := range strings.Lines(text) {
 		lines = append(lines, x.onPage(strings.TrimSuffix(line, "\n")))
 	}
-	return withoutNoise(lines), ended || x.running == ""
+	return lines, ended
 }
 
-// noise is what curl tells of itself with -v, in other words with each version, and bash of
-// programs that it has ended.
-var noise = regexp.MustCompile(`^(\* |[{}] \[\d+ bytes data\]|(bash|.*): line \d+: +\d+ (Terminated|Killed|Interrupt))`)
-
-func withoutNoise(lines []string) []string {
-	return slices.DeleteFunc(slices.Clone(lines), noise.MatchString)
-}
-
-// consume forgets the lines that the page shows: up to the last that matches, or all.
-func (x *terminal) consume(n int, at []int, ended bool) {
-	if ended {
-		x.running = ""
-	}
-	used := n
-	if at != nil && !ended {
-		used = 0
-		for _, i := range at {
-			used = max(used, i+1)
-		}
-	}
+// forget removes lines that the page shows.
+func (x *terminal) forget(lines int, ended bool) {
+	x.running = x.running && !ended
 	x.text = strings.Replace(x.text, "\x1e", "", 1)
-	for range used {
-		for {
-			line, rest, _ := strings.Cut(x.text, "\n")
-			if x.text = rest; !noise.MatchString(line) {
-				break
-			}
-		}
+	for range lines {
+		_, x.text, _ = strings.Cut(x.text, "\n")
 	}
 }
 
 // learn remembers which numbers the processes of the page have here.
-func (x *terminal) learn(want, came []string, at []int) {
-	for i, j := range at {
-		if j < 0 {
-			continue
+func (x *terminal) learn(want, came []string) {
+	onPage := processes.FindAllStringSubmatch(strings.Join(want, "\n"), -1)
+	here := processes.FindAllStringSubmatch(strings.Join(came, "\n"), -1)
+	for i := range min(len(onPage), len(here)) {
+		if number := onPage[i][2]; len(number) >= 4 && x.here[number] == "" { // else it is a date's day
+			x.here[onPage[i][2]] = here[i][2]
 		}
-		onPage, here := pids.FindAllString(want[i], -1), pids.FindAllString(came[j], -1)
-		for k := range min(len(onPage), len(here)) {
-			digits := regexp.MustCompile(`\d+`)
-			x.pids[digits.FindString(onPage[k])] = digits.FindString(here[k])
-		}
-	}
-}
-
-// finish waits until the terminal is free for the next command.
-func (x *terminal) finish(s turn) {
-	deadline := time.After(30 * time.Second)
-	for x.running != "" {
-		lines, ended := x.lines()
-		if ended {
-			if len(lines) > 0 && !x.hidden && !x.forks {
-				x.Errorf("%s:%d: before it, %q prints more than the page shows:\n\t%s", x.page, s.line,
-					x.running, strings.Join(lines, "\n\t"))
-			}
-			x.consume(len(lines), nil, true)
-			return
-		}
-		select {
-		case text := <-x.came:
-			x.text += text
-		case <-deadline:
-			x.Fatalf("%s:%d: %q still runs in this terminal: end it with ^C, or use another", x.page,
-				s.line, x.running)
-		}
-	}
-	if x.forks {
-		x.text = "" // what programs in the background print is shown where it comes, or not
 	}
 }
 
@@ -6538,6 +6658,27 @@ func checkLabLink(t *testing.T, page, fragment string) {
 	}
 }
 
+// TestDocsMap holds the walk along one request to the bytes that travel.
+func TestDocsMap(t *testing.T) {
+	const page = "docs/00-map.md"
+	text := string(must(os.ReadFile(page))(t))
+	const request = `POST /environ/a%20b?c=4 HTTP/1.0\r\nHost: localhost:8000\r\nContent-Length: 5\r\n\r\nHELLO`
+	if !strings.Contains(text, request) || len(must(unescape(request))(t)) != 82 {
+		t.Fatalf("%s no longer follows its 82 bytes", page)
+	}
+	// Its answer, when the server's port has four digits and the client's five.
+	s := start(t, mount(map[string]Application{"/environ": showEnviron}, hello))
+	c := dial(t, s.addr)
+	io.WriteString(c, must(unescape(request))(t))
+	_, _, content := splitReply(t, string(must(io.ReadAll(c))(t)))
+	_, ours := hostPort(c.RemoteAddr())
+	_, theirs := hostPort(c.LocalAddr())
+	want := fmt.Sprintf(`Content-Length: %d\r\n`, len(content)-len(ours)+4-len(theirs)+5)
+	if !strings.Contains(text, want) {
+		t.Errorf("%s does not have the %q that comes", page, want)
+	}
+}
+
 // TestDocsContents holds the opening comment of this file to its parts.
 func TestDocsContents(t *testing.T) {
 	source := string(must(os.ReadFile("server_test.go"))(t))
@@ -6587,7 +6728,7 @@ func TestDocsRules(t *testing.T) {
 	}
 	rules := 0
 	for letter, n := range map[string]int{"R": 24, "H": 23, "B": 15, "E": 22, "I": 8, "S": 18, "W": 17,
-		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 12} {
+		"C": 11, "F": 3, "M": 9, "T": 8, "G": 4, "X": 18, "A": 7, "P": 11} {
 		for i := 1; i <= n; i++ {
 			if id := fmt.Sprintf("%s%02d", letter, i); !seen[id] {
 				t.Errorf("%s is not on the page", id)
@@ -6595,7 +6736,7 @@ func TestDocsRules(t *testing.T) {
 			rules++
 		}
 	}
-	if rules != 174 || len(allRows()) < 200 {
+	if rules != 198 || len(allRows()) < 200 {
 		t.Errorf("%d rules, %d rows", rules, len(allRows()))
 	}
 }
@@ -6739,7 +6880,7 @@ func TestServers(t *testing.T) {
 func startOther(t *testing.T, name string, command []string) string {
 	switch name {
 	case "rawsgi":
-		return start(t, environ).addr
+		return start(t, showEnviron).addr
 	case "net/http":
 		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 		server := &http.Server{Handler: http.HandlerFunc(environHandler), ErrorLog: log.New(io.Discard, "", 0)}
@@ -6788,7 +6929,7 @@ func environHandler(w http.ResponseWriter, r *http.Request) {
 	e["wsgi.input"] = bytes.NewReader(content)
 	headers := w.Header()
 	headers.Set("Server", "net/http")
-	environ(e, func(status string, fields []Header, excInfo ...error) io.Writer {
+	showEnviron(e, func(status string, fields []Header, excInfo ...error) io.Writer {
 		for _, field := range fields {
 			headers.Set(field.Name, field.Value)
 		}
@@ -7277,7 +7418,7 @@ func TestRecord(t *testing.T) {
 			continue // more than is told
 		}
 		t.Run(row.name, func(t *testing.T) {
-			events := told(environ, row.send, row.how == "then end")
+			events := told(showEnviron, row.send, row.how == "then end")
 			checkEvents(t, row.send, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "head", "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
@@ -7316,7 +7457,7 @@ func TestBadByte(t *testing.T) {
 		if strings.HasPrefix(request, "GET /%41%4‸") {
 			want = len("GET /%41")
 		}
-		refused := ofKind(told(environ, sent, true), "refused")
+		refused := ofKind(told(showEnviron, sent, true), "refused")
 		if len(refused) != 1 || refused[0].From != want {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
 		}
@@ -7347,9 +7488,9 @@ func TestRecordTells(t *testing.T) {
 			startResponse("304 Not Modified", nil)
 			return Blocks{}
 		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", environ,
+		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", showEnviron,
 			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", environ, []string{"the request has a Content-Length of 0: no body",
+		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", showEnviron, []string{"the request has a Content-Length of 0: no body",
 			"the gateway calls the application app"}},
 		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
 			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
@@ -7449,7 +7590,7 @@ func TestNarration(t *testing.T) {
 #1   │ startResponse("200 OK") with 1 header: Content-Type
 #1 = the gateway stores the status and 1 header; 0 bytes sent so far
 #1   │ └ returns Blocks
-#1   └ returns mappedBody
+#1   └ returns changedBody
 #1   · · block of 14 bytes: "Hello, World!\n"
 #1   · block of 14 bytes: "HELLO, WORLD!\n"
 #1   the answer has no Content-Length: nobody knows how long the body will be,
@@ -7558,7 +7699,7 @@ func TestNarrationEnds(t *testing.T) {
 			"\r\nContent-Length: 60000\r\n\r\n"+long, "GET /"+long+"%zz HTTP/1.0\r\n\r\n")
 		events := 0
 		for line := range strings.Lines(got) {
-			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1001 {
+			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1020 { // with the end of a "(… later)"
 				t.Errorf("COLUMNS=%s: %.200s…", width, line)
 			}
 		}
@@ -7637,8 +7778,8 @@ func TestTraceAndLog(t *testing.T) {
 		})
 	})}
 	for _, e := range entries {
-		if e.name != "clock" && e.name != "lab" && e.name != "gallery" {
-			apps[e.name] = e.app
+		if e.Name != "clock" && e.Name != "lab" && e.Name != "gallery" {
+			apps[e.Name] = e.App
 		}
 	}
 	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n", "GET /after HTTP/1.0\r\n\r\n",
@@ -7671,7 +7812,11 @@ func TestTraceAndLog(t *testing.T) {
 		return variable.ReplaceAllString(seen.String()+access+strings.Join(lines, "\n"), "-")
 	}
 	for name, application := range apps {
-		for _, application := range []Application{application, must(withMiddleware(application, "log,catch,upper", true))(t)} {
+		for _, use := range []string{"", "log,catch,upper"} {
+			if name == "large" && use != "" {
+				continue // how many blocks are logged is chance
+			}
+			application := must(withMiddleware(application, use, true))(t)
 			want := see(application, name == "large", func(*Server) {})
 			for _, brief := range []bool{true, false} {
 				got := see(application, name == "large", func(s *Server) {
@@ -7731,7 +7876,7 @@ func TestTraceOneWrite(t *testing.T) {
 func TestTraceCutShort(t *testing.T) {
 	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
 	for _, ends := range []bool{true, false} { // the client leaves, or is silent
-		events := told(environ, request, ends)
+		events := told(showEnviron, request, ends)
 		out, refused := ofKind(events, "head"), ofKind(events, "refused")
 		if len(refused) != 1 || refused[0].From != len(request) || refused[0].Place != "request.go#Read" || refused[0].Chapter != 5 ||
 			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
@@ -7833,9 +7978,6 @@ func TestLabConn(t *testing.T) {
 	if at := time.Duration(ofKind(events, "head")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
 		t.Errorf("two lines take %v", at)
 	}
-	if len(arrivals) != 6 {
-		t.Errorf("%d arrivals", len(arrivals))
-	}
 	late := &labConn{end: time.Now().Add(-time.Second)}
 	if _, err := late.Write([]byte("x")); err == nil {
 		t.Error("an experiment may go on for ever")
@@ -7934,11 +8076,26 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("the choices", func(t *testing.T) {
-		_, _, content := page("/choices")
-		var choices struct{ App, Use, Arrival []string }
-		if err := json.Unmarshal([]byte(content), &choices); err != nil || !slices.Contains(choices.App, "mount") ||
-			!slices.Contains(choices.Use, "validate") || choices.Arrival[0] != "at once" || slices.Contains(choices.App, "cgi") {
-			t.Errorf("%v: %s", err, content)
+		var names, layers []string
+		for _, entry := range entries {
+			if entry.Name != "cgi" && entry.Name != "proxy" {
+				names = append(names, entry.Name)
+			}
+		}
+		for _, middleware := range middlewares {
+			layers = append(layers, middleware.name)
+		}
+		for name, all := range map[string][]string{"app": names, "use": layers} {
+			if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(labPage, list) {
+				t.Errorf("the page does not offer %s", list)
+			}
+		}
+		for _, arrival := range regexp.MustCompile(`(?s)arrival: \["(.*?)"\],`).FindStringSubmatch(labPage)[1:] {
+			for _, way := range regexp.MustCompile(`",\s+"`).Split(arrival, -1) {
+				if status, answer := runLab(lab, strings.Replace(good, "at once", way, 1)); status != "200 OK" {
+					t.Errorf("%s: %s", way, answer)
+				}
+			}
 		}
 	})
 	t.Run("the code", func(t *testing.T) {
@@ -7993,16 +8150,16 @@ func TestPlaces(t *testing.T) {
 	}
 	for _, row := range allRows() {
 		if len(row.send) <= labData {
-			check(watch(watched("environ", environ), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
+			check(watch(watched("environ", showEnviron), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
 				end: time.Now().Add(time.Minute)}))
 		}
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
-		if entry.name == "clock" {
-			entry.app = newClock(3, 0)
+		if entry.Name == "clock" {
+			entry.App = newClock(3, 0)
 		}
 		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			check(watch(watched(entry.name, entry.app), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
+			check(watch(watched(entry.Name, entry.App), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
 		}
 	}
 }
@@ -8026,11 +8183,11 @@ func declaredNames(declaration ast.Decl) (names []string) {
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
 	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
-	lab := newLab([]entry{{name: "block", app: func(environ Environ, startResponse StartResponse) Body {
+	lab := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
-	}}, {name: "echo", app: echo}}, false)
+	}}, {Name: "echo", App: echo}}, false)
 	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
 	var all sync.WaitGroup
 	for range 30 { // a class presses Run
@@ -8185,7 +8342,7 @@ func TestExercise(t *testing.T) {
 		{teapot, "09", 0, "solved "},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
-		{"", "09 mine/09-teapot.go", 0, "9 of 9 pass"},
+		{"", "09 mine/09-teapot.go", 0, "17 of 17 pass"},
 		{"", "hunt 1 -answer X99", 1, "It is not X99. It breaks a rule of chapter 3."},
 		{"", "hunt 1 -answer r02", 0, "Right, it is R02."},
 		{"", "hunt -hint 3 1", 0, `get / HTTP/1.0\r\n\r\n`},
@@ -8246,13 +8403,13 @@ func TestClass(t *testing.T) {
 	out, status := check(t, "class", class, "09", "-o", report)
 	table := string(must(os.ReadFile(filepath.Join(report, "class.csv")))(t))
 	for _, want := range []string{
-		`"ada","09-teapot","10","9","","equal to ben"`,
-		`"ben","09-teapot","10","9","","equal to ada"`,
+		`"ada","09-teapot","10","17","","equal to ben"`,
+		`"ben","09-teapot","10","17","","equal to ada"`,
 		`"[c]","09-teapot",`,
 		`"dan","09-teapot","0","0","","not handed in"`,
 		`"dan","","","","","not recognised: 9-teapot.go"`,
 		`"eve","09-teapot","0","0","does not compile",""`,
-		`"fay","09-teapot","0",`,
+		`"fay","09-teapot","0","0","","the starter"`,
 		`"gus","09-teapot","0","0","does not compile",""`,
 		`"hal","09-teapot","0","0","","not handed in"`,
 		`"'=ida","09-teapot","0","0","does not compile",""`,
@@ -8330,7 +8487,7 @@ func (a *troubled) app(environ Environ, startResponse StartResponse) Body {
 }
 
 // hashing is environ, by a name that a variable of that name does not hide.
-var hashing Application = environ
+var hashing Application = showEnviron
 
 // A leaky body would leave a goroutine and a file behind if nobody closed it.
 type leaky struct {
@@ -8492,7 +8649,7 @@ func TestFilesAreClosed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	up := start(t, environ)
+	up := start(t, showEnviron)
 	s := start(t, mount(map[string]Application{"/f": newFiles(dir), "/c": newCGI(dir, 200*time.Millisecond, 0), "/form": form,
 		"/p": newProxy(up.addr, time.Second)}, hello))
 	const upload = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"

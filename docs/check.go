@@ -3,22 +3,22 @@
 // Check grades programs from outside: it sends bytes and looks at what comes back.
 //
 //	go run docs/check.go                        what there is, and how far you have come
-//	go run docs/check.go 07                     exercise 07; the first time it gives you a starter
+//	go run docs/check.go 07                     exercise 07; the first time, its starter
 //	go run docs/check.go -watch 07              again after each save
 //	go run docs/check.go -hint 1 07             hint 1, 2 or 3
-//	go run docs/check.go -serve 07              serve it on 127.0.0.1:8000, to try it by hand
+//	go run docs/check.go -serve 07              serve it on 127.0.0.1:8000
 //	go run docs/check.go 07 FILE                check another file than the one in mine/
-//	go run docs/check.go server ADDR [3|3-5|R04]     grade any server by docs/conformance.md
-//	go run docs/check.go hunt 3                 serve a program with a mistake; -answer R05, -hint 1
+//	go run docs/check.go server ADDR [3|3-5|R04]     grade any server
+//	go run docs/check.go hunt 3                 find a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
-//	go run docs/check.go author 07              hold an exercise to its solution and wrong answers
+//	go run docs/check.go author 07              hold an exercise to its wrong answers
 //
 // The exit status is 0 for solved, 1 for not yet, 2 for wrong usage.
 //
-// Nothing here knows what an exercise is about. The tables in docs/exercises/*/README.md and
-// docs/conformance.md are the checks, and this program is their interpreter. It is in the order
-// of a check: bytes, a program, a client, a verdict; then what is made of that: any server,
-// exercises, hunts, a class.
+// Nothing here knows what an exercise is about. The tables in docs/exercises/*/README.md
+// and docs/conformance.md are the checks, and this program is their interpreter. It is in
+// the order of a check: bytes, a program, a client, a verdict; then what is made of that:
+// any server, exercises, hunts, a class.
 package main
 
 import (
@@ -70,7 +70,7 @@ var (
 	watching  = flag.Bool("watch", false, "check again after each save")
 	answer    = flag.String("answer", "", "the id of the row that a hunt breaks, like R05")
 	output    = flag.String("o", "", "class: the directory of the report")
-	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 2")
+	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 3 for each core")
 	asJSON    = flag.Bool("json", false, "print results for a program")
 	strict    = flag.Bool("strict", false, "server: no row may differ, nor any head")
 	bytewise  = flag.Bool("bytewise", false, "server: send each byte by itself")
@@ -88,8 +88,7 @@ func main() {
 		}
 	}
 	findRoot()
-	status := command(args[0], args[1], slices.DeleteFunc(args[2:], func(a string) bool { return a == "" }))
-	os.Exit(status)
+	os.Exit(command(args[0], args[1], strings.Fields(strings.Join(args[2:], " "))))
 }
 
 // positional parses flags wherever they are, and returns the other arguments.
@@ -144,8 +143,8 @@ func findRoot() {
 			break
 		}
 		if dir == filepath.Dir(dir) {
-			err = errors.New(begin + " is not in the course: expected a directory, here or above, " +
-				"with go.mod and docs/conformance.md")
+			err = fmt.Errorf("%s is not in the course: expected a directory, here or "+
+				"above, with go.mod and docs/conformance.md", begin)
 		}
 	}
 	die(err)
@@ -195,8 +194,8 @@ func several(atATime, n int, do func(i int)) {
 
 // ---------------------------------------------------------------- Bytes
 //
-// A cell of a table has bytes as in a Go string, \r\n and \x00, and between << and >> what is
-// repeated or drawn at random: docs/exercises/README.md has the list.
+// A cell of a table has bytes as in a Go string, \r\n and \x00, and between << and >>
+// what is repeated or drawn at random: docs/exercises/README.md has the list.
 
 // Drawn has the random values of one check by their names.
 type drawn map[string]string
@@ -282,7 +281,7 @@ func unescape(text string) string {
 func visible[T ~string | ~[]byte](text T) string {
 	var b strings.Builder
 	for i := range len(text) {
-		quoted := strconv.Quote(string(text[i : i+1])) // alone, a byte beyond ASCII is not UTF-8
+		quoted := strconv.Quote(string(text[i : i+1])) // alone, a byte is no UTF-8
 		b.WriteString(strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`))
 	}
 	return b.String()
@@ -304,8 +303,8 @@ func window(text string, at int) (shown string, column int) {
 
 // ---------------------------------------------------------------- A program
 //
-// A program under test runs in an empty directory and a process group of its own. It is ended
-// together with all that it has started.
+// A program under test runs in an empty directory and a process group of its own. It is
+// ended together with all that it has started.
 
 // A child is a program while it runs.
 type child struct {
@@ -341,11 +340,12 @@ func (l *limitedBuffer) String() string {
 func start(addr string, command ...string) (*child, error) {
 	dir, err := os.MkdirTemp("", "check-empty-")
 	die(err)
-	p := &child{addr: addr, ended: make(chan struct{}), secret: fmt.Sprintf("#%08x", rand.Uint32())}
+	secret := fmt.Sprintf("#%08x", rand.Uint32())
+	p := &child{addr: addr, ended: make(chan struct{}), secret: secret}
 	program := exec.Command(command[0], command[1:]...)
 	program.Dir, program.Stdout, program.Stderr = dir, &p.printed, &p.printed
 	program.WaitDelay, program.SysProcAttr = time.Second, ownGroup()
-	program.Env = append(os.Environ(), "PROBE_SECRET="+p.secret, "GORACE=atexit_sleep_ms=0",
+	program.Env = append(os.Environ(), "PROBE_SECRET="+secret, "GORACE=atexit_sleep_ms=0",
 		"PYTHONDONTWRITEBYTECODE=1")
 	if addr == "" {
 		program.Stdout = &p.stdout
@@ -445,17 +445,18 @@ func (p *child) dial() (*net.TCPConn, error) {
 	return nil, errDeaf
 }
 
-// log returns what the program has printed. Lines of our probes lose their secret; a line that
-// only looks like one of them is left out.
+// log returns what the program has printed. Lines of our probes lose their secret; a line
+// that only looks like one of them is left out.
 func (p *child) log() string {
 	imitations := regexp.MustCompile(`(?m)^(called|closed|in|out|seen) \S+\n`)
-	return strings.ReplaceAll(imitations.ReplaceAllString(p.printed.String(), ""), p.secret+" ", "")
+	genuine := imitations.ReplaceAllString(p.printed.String(), "")
+	return strings.ReplaceAll(genuine, p.secret+" ", "")
 }
 
 var lastPort atomic.Int64
 
-// freePort returns a port for a program that will listen soon. It is below those that systems
-// give to clients, so that no client of another program takes it first.
+// freePort returns a port for a program that will listen soon. It is below those that
+// systems give to clients, so that no client of another program takes it first.
 func freePort() string {
 	for {
 		port := strconv.FormatInt(12000+(int64(os.Getpid())*97+lastPort.Add(1))%18000, 10)
@@ -619,7 +620,7 @@ func (c *client) finish() {
 	c.got, c.TCPConn = nil, nil
 }
 
-var errLate = errors.New("what can be answered at once must be, and the connection closed")
+var errLate = errors.New("what need not wait is answered and ended at once")
 
 // feed runs a script for a program that reads standard input.
 func (p *child) feed(script string, d drawn) (e exchange) {
@@ -658,6 +659,8 @@ func differ(expected, came string, notes ...string) *mismatch {
 	return m
 }
 
+const theEnd = "an answer, then the end of the connection"
+
 var expectation = regexp.MustCompile("([a-z ]*)`([^`]*)`")
 
 // judge compares an exchange and a log with what is expected: words, each before a span.
@@ -672,16 +675,16 @@ func judge(expected string, d drawn, e exchange, log string) *mismatch {
 	}
 	switch {
 	case e.err == errLate:
-		return &mismatch{expected: fmt.Sprintf("the end of the connection within %.0f s", atOnce.Seconds()),
+		return &mismatch{expected: fmt.Sprintf("the end of the connection within %v", atOnce),
 			came: fmt.Sprintf("it after %.1f s", e.after.Seconds()), late: true}
 	case e.err != nil:
-		return &mismatch{expected: "an answer, then the end of the connection", came: e.reply, at: len(e.reply)}
+		return &mismatch{expected: theEnd, came: e.reply, at: len(e.reply)}
 	}
 	return nil
 }
 
-// match holds a reply, or a log, to one expectation; docs/exercises/README.md says what the
-// words mean.
+// match holds a reply, or a log, to one expectation; docs/exercises/README.md says what
+// the words mean.
 func match(about, text, reply, log string) *mismatch {
 	if rest, ok := strings.CutPrefix(about, "cgi "); ok {
 		about, reply = rest, fromCGI(reply)
@@ -727,7 +730,8 @@ func match(about, text, reply, log string) *mismatch {
 	case about == "has" || about == "log":
 		return likeliest(about+" ", text, came)
 	case about == "not" || about == "no log" || about == "no header":
-		return &mismatch{expected: about + " " + text, came: came, at: max(0, strings.Index(came, text))}
+		at := max(0, strings.Index(came, text))
+		return &mismatch{expected: about + " " + text, came: came, at: at}
 	case !whole && reply != "" && about != "" && about != "prints":
 		return differ(text, came, "the head has no end: an empty line is missing")
 	}
@@ -791,8 +795,8 @@ func members(name, value string) (list []string) {
 	return list
 }
 
-// fromCGI turns a CGI document into the answer in HTTP that it asks for. It is the reply or, if
-// that is HTTP already, its body.
+// fromCGI turns a CGI document into the answer in HTTP that it asks for. It is the reply
+// or, if that is HTTP already, its body.
 func fromCGI(reply string) string {
 	if strings.HasPrefix(reply, "HTTP/") {
 		_, reply, _ = strings.Cut(reply, "\r\n\r\n")
@@ -843,8 +847,8 @@ func readOrSay(r io.Reader) string {
 	return string(plain)
 }
 
-// explain prints a mismatch in ASCII, so that any terminal can show it: expected and came are
-// cut in the same window, and the caret is under the first wrong byte.
+// explain prints a mismatch in ASCII, so that any terminal can show it: expected and came
+// are cut in the same window, and the caret is under the first wrong byte.
 func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	line := func(name, text string) {
 		for text != "" {
@@ -858,7 +862,8 @@ func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	}
 	expected, _ := window(m.expected, m.at)
 	came, column := window(m.came, m.at)
-	fmt.Fprintf(w, "       sent      %.120s\n       expected  %s\n       came      %s\n", sent, expected, came)
+	fmt.Fprintf(w, "       sent      %.120s\n", sent)
+	fmt.Fprintf(w, "       expected  %s\n       came      %s\n", expected, came)
 	notes := append(slices.Clone(m.notes), "")
 	fmt.Fprintf(w, "       %-9s %s^ %s\n", "", strings.Repeat(" ", column), notes[0])
 	for _, note := range notes[1:] {
@@ -868,11 +873,11 @@ func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	line("rule", rule)
 }
 
-// mainLine returns the line of a program's output that says most: the error with which it has
-// ended, a failure in its log, or else the first line that is not the starter's own.
+// mainLine returns the line of a program's output that says most: the error with which it
+// has ended, a failure in its log, or else the first line that is not the starter's own.
 func mainLine(printed string) string {
-	for _, pattern := range []string{`(?m)^(panic|fatal error): .*`, `(?m)^\w*(Error|Exception)\b.*`,
-		`(?m)^.*the application failed: .*`} {
+	for _, pattern := range []string{`(?m)^(panic|fatal error): .*`,
+		`(?m)^\w*(Error|Exception)\b.*`, `(?m)^.*the application failed: .*`} {
 		if found := regexp.MustCompile(pattern).FindString(printed); found != "" {
 			return found
 		}
@@ -887,8 +892,8 @@ func mainLine(printed string) string {
 
 // ---------------------------------------------------------------- The table
 //
-// docs/conformance.md is read here and nowhere else; its section "How to read a row" is the
-// specification of this part.
+// docs/conformance.md is read here and nowhere else; its section "How to read a row" is
+// the specification of this part.
 
 // A row is one rule, shown by bytes alone: what is sent to a server that runs the environ
 // application, and what must come back.
@@ -901,7 +906,7 @@ type row struct {
 	Want    string   // a status code; "body" for a body without a head; "nothing"
 	Has     [][]byte // lines that the answer's body must have
 	Not     [][]byte // beginnings of lines that it must not have
-	How     string   // "then end" our half, "byte by byte", or "+": more is sent than is read
+	How     string   // "then end" our half, "byte by byte"; "+": more is sent than read
 	Empty   bool     // the answer has no body, whatever its Content-Length
 }
 
@@ -914,7 +919,8 @@ func readRows() (rows []row) {
 			fmt.Sscanf(heading, "Chapter %d:", &chapter) // leaves 0 for another heading
 		}
 		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
-		if chapter > 0 && len(cells) == 6 && regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
+		isRow := regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0])
+		if chapter > 0 && len(cells) == 6 && isRow {
 			rows = append(rows, newRow(chapter, cells))
 		}
 	}
@@ -924,10 +930,11 @@ func readRows() (rows []row) {
 // newRow reads one line of a table: id, level, rule, source, sent, expected.
 func newRow(chapter int, cells []string) row {
 	spans := regexp.MustCompile("(not )?`([^`]*)`")
-	r := row{Chapter: chapter, Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3],
-		Want:  strings.Trim(strings.Fields(cells[5])[0], "`"),
-		Empty: strings.Contains(cells[5], "no body"),
-		How:   regexp.MustCompile(`(then end|byte by byte|\+)?$`).FindString(cells[4])}
+	r := row{Chapter: chapter, Name: cells[0] + " " + cells[2], Level: cells[1],
+		Source: cells[3],
+		Want:   strings.Trim(strings.Fields(cells[5])[0], "`"),
+		Empty:  strings.Contains(cells[5], "no body"),
+		How:    regexp.MustCompile(`(then end|byte by byte|\+)?$`).FindString(cells[4])}
 	if sent := spans.FindStringSubmatch(cells[4]); sent != nil {
 		r.Send = []byte(drawn{}.expand(sent[2]))
 	}
@@ -958,8 +965,9 @@ func (r row) rule() string {
 // hint is what the page says about mistakes that many make.
 func (r row) hint() string {
 	_, hints, _ := strings.Cut(page("docs/conformance.md"), "\n## Hints\n")
-	hint := regexp.MustCompile(`(?m)^\| ` + r.id() + ` \| (.*) \|$`).FindStringSubmatch(hints)
-	return strings.Join(hint[min(1, len(hint)):], "")
+	_, hint, _ := strings.Cut(hints, "\n| "+r.id()+" | ")
+	hint, _, _ = strings.Cut(hint, " |\n")
+	return hint
 }
 
 // chapterPage is the page to read, "docs/03-request-line.md".
@@ -968,8 +976,8 @@ func chapterPage(chapter int) string {
 	return filepath.ToSlash(append(pages, fmt.Sprintf("chapter %d", chapter))[0])
 }
 
-// ask sends the row's bytes and returns what comes back, at most 1 MiB of it. Reading goes on
-// while it sends: a server may refuse a row before it has read it all.
+// ask sends the row's bytes and returns what comes back, at most 1 MiB of it. Reading
+// goes on while it sends: a server may refuse a row before it has read it all.
 func (r row) ask(addr string, patience time.Duration) (reply string, err error) {
 	connection, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
@@ -1009,47 +1017,54 @@ func (r row) ask(addr string, patience time.Duration) (reply string, err error) 
 	return cmp.Or(reply, raw.String()), err
 }
 
-var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in HTTP/1.0 " +
-	"the server closes it after its answer (in Python, also each file made from the socket)")
+var errStaysOpen = errors.New("the answer is whole, but the connection stays open: in " +
+	"HTTP/1.0 the server closes it after its answer (in Python, each file made from it)")
 
-// readAnswer reads what belongs to one answer. An answer in HTTP/1.1, after which the connection
-// may stay, is returned as it would be in HTTP/1.0; any other ends with the connection. Only R01
-// waits for that end: one fault is told once.
+// readAnswer reads what belongs to one answer, and returns one in HTTP/1.1 as it would be
+// in HTTP/1.0. In HTTP/1.1 the connection may stay; in HTTP/1.0 it ends. Only R01 waits
+// long for that: one fault is told once.
 func (r row) readAnswer(c net.Conn, in *bufio.Reader) (reply string, err error) {
 	method, _, _ := strings.Cut(string(r.Send), " ")
-	for !*strict {
+	whole := false
+	for interim := !*strict; interim; {
 		answer, err := http.ReadResponse(in, &http.Request{Method: method})
 		if err != nil {
-			break
+			break // what net/http cannot read is shown all the same
 		}
-		if answer.StatusCode == http.StatusContinue {
+		if interim = answer.StatusCode == http.StatusContinue; interim {
 			continue
 		}
 		body, err := io.ReadAll(answer.Body)
-		if err == nil && !answer.Close {
-			return inHTTP10(answer, body), nil
+		if answer.ProtoAtLeast(1, 1) || !answer.Close {
+			reply = inHTTP10(answer, body)
 		}
-		if whole := err == nil && answer.ContentLength >= 0; whole && r.id() != "R01" {
-			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // if too much is sent
-			if _, err = io.Copy(io.Discard, in); errors.Is(err, os.ErrDeadlineExceeded) {
-				err = nil
-			}
-		} else if _, err = io.Copy(io.Discard, in); whole && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = errStaysOpen
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return reply, nil // framing will tell
+		case err != nil || !answer.Close:
+			return reply, err
 		}
-		return "", err
+		whole = answer.ContentLength >= 0
 	}
-	_, err = io.Copy(io.Discard, in) // what net/http cannot read is shown all the same
-	return "", err
+	if whole && r.id() != "R01" {
+		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	}
+	rest, err := io.ReadAll(in) // perhaps too much is sent
+	if reply != "" {
+		reply += string(rest)
+	}
+	if whole && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err = errStaysOpen; r.id() != "R01" {
+			err = nil
+		}
+	}
+	return reply, err
 }
 
 // inHTTP10 writes an answer as a server of HTTP/1.0 would.
 func inHTTP10(answer *http.Response, body []byte) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "HTTP/1.0 %s\r\n", answer.Status)
-	for _, name := range []string{"Connection", "Keep-Alive"} {
-		answer.Header.Del(name)
-	}
 	if answer.TransferEncoding != nil {
 		answer.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
@@ -1057,7 +1072,8 @@ func inHTTP10(answer *http.Response, body []byte) string {
 	return b.String() + "\r\n" + string(body)
 }
 
-// isRefused reports that nobody listens: a dial on this machine fails for no other reason.
+// isRefused reports that nobody listens: a dial on this machine fails for no other
+// reason.
 func isRefused(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial" && !op.Timeout()
@@ -1070,14 +1086,14 @@ func isReset(err error) bool {
 		errors.As(err, &number) && (number == 10054 || number == 10053)
 }
 
-// verdict compares a reply with what the row wants; nil if it is that. Lines of environ are
-// looked for only if the server shows environ.
+// verdict compares a reply with what the row wants; nil if it is that. Lines of environ
+// are looked for only if the server shows environ.
 func (r row) verdict(reply string, err error, environ bool) *mismatch {
 	text := reply
 	switch _, isStatus := strconv.Atoi(r.Want); {
 	case err != nil:
-		return &mismatch{expected: "an answer, then the end of the connection", came: reply,
-			at: len(reply), notes: []string{"the exchange did not end well: " + err.Error()}}
+		return &mismatch{expected: theEnd, came: reply, at: len(reply),
+			notes: []string{"the exchange did not end well: " + err.Error()}}
 	case r.Want == "nothing" && reply != "":
 		return &mismatch{expected: "no answer", came: reply}
 	case r.Want == "body" && (reply == "" || strings.HasPrefix(reply, "HTTP/")):
@@ -1092,25 +1108,30 @@ func (r row) verdict(reply string, err error, environ bool) *mismatch {
 		return nil
 	}
 	lines := strings.Split(text, "\n")
-	begins := func(with string) int {
-		return slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, with) })
+	first := func(beginning string) (line string) {
+		for _, line := range lines {
+			if strings.HasPrefix(line, beginning) {
+				return line
+			}
+		}
+		return ""
 	}
 	for _, line := range r.Has {
 		key, _, _ := strings.Cut(string(line), ": ")
-		if i := begins(key + ": "); !slices.Contains(lines, string(line)) {
-			return differ(string(line), append(lines, "(no such line)")[(i+len(lines)+1)%(len(lines)+1)])
+		if !slices.Contains(lines, string(line)) {
+			return differ(string(line), cmp.Or(first(key+": "), "(no such line)"))
 		}
 	}
 	for _, beginning := range append(r.Not, []byte("<script")) {
-		if i := begins(string(beginning)); i >= 0 {
-			return &mismatch{expected: "no line that begins with " + string(beginning), came: lines[i]}
+		if line := first(string(beginning)); line != "" {
+			return &mismatch{expected: "no line " + string(beginning) + "...", came: line}
 		}
 	}
 	return nil
 }
 
-// framing holds a head to what a client relies on, RFC 1945 §6. In the answer to S17, or with
-// -strict in each, four headers must be there.
+// framing holds a head to what a client relies on, RFC 1945 §6. In the answer to S17, or
+// with -strict in each, four headers must be there.
 func (r row) framing(reply string) *mismatch {
 	head, content, whole := strings.Cut(reply, "\r\n\r\n")
 	bare := strings.ReplaceAll(head, "\r\n", "")
@@ -1118,7 +1139,8 @@ func (r row) framing(reply string) *mismatch {
 	right := fmt.Sprintf("Content-Length: %d", len(content))
 	empty := r.Empty || bytes.HasPrefix(r.Send, []byte("HEAD "))
 	switch {
-	case !whole || !strings.HasPrefix(head, "HTTP/1.0 ") || strings.ContainsAny(bare, "\r\n\x00"):
+	case !whole, !strings.HasPrefix(head, "HTTP/1.0 "),
+		strings.ContainsAny(bare, "\r\n\x00"):
 		return differ("HTTP/1.0 "+r.Want+" ..., lines that end in CR LF, an empty line", head)
 	case r.Empty && content != "":
 		return &mismatch{expected: "no body", came: content}
@@ -1159,11 +1181,12 @@ func (m *mismatch) brief() string {
 // ---------------------------------------------------------------- Any server
 //
 // A server that is not ours may differ where a row has a star or the level P, refuse with
-// another status, speak HTTP/1.1, and show any page until chapter 7. With -strict it may not.
+// another status, speak HTTP/1.1, and show any page until chapter 7. With -strict it may
+// not.
 
-// A result is how one row went: it "passes", "fails", "differs" where it may, has "hung up"
-// instead of a refusal, or is "unseen": right as far as a page shows that is not environ. It is
-// "untried" when the server answers no more.
+// A result is how one row went: it "passes", "fails", "differs" where it may, has "hung
+// up" instead of a refusal, or is "unseen": right as far as a page shows that is not
+// environ. It is "untried" when the server answers no more.
 type result struct {
 	row
 	Outcome string
@@ -1185,7 +1208,7 @@ var plainRow = row{Name: "R01", Send: []byte("GET / HTTP/1.0\r\n\r\n"), Want: "2
 func gradeServer(addr, which string) int {
 	rows := chosenRows(which)
 	if len(rows) == 0 {
-		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: say 3, 3-5 or R04\n", which)
+		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: 3, 3-5 or R04?\n", which)
 		return wrongUsage
 	}
 	g := &grading{addr: addr, patience: 3 * time.Second}
@@ -1221,16 +1244,18 @@ func noAnswer(addr string, err error) string {
 	var wrong *net.AddrError
 	switch {
 	case errors.As(err, &wrong):
-		return fmt.Sprintf("expected host:port, not %q: %v\nnext: %s server 127.0.0.1:8000", addr, err, self)
+		return fmt.Sprintf("expected host:port, not %q: %v\nnext: %s server 127.0.0.1:8000",
+			addr, err, self)
 	case isRefused(err):
-		return fmt.Sprintf("Nobody listens on %s: %v\nnext: start your server, and look at the address "+
-			"that it prints (%s)", addr, err, chapterPage(1))
+		return fmt.Sprintf("Nobody listens on %s: %v\nnext: start your server, and look at "+
+			"the address that it prints (%s)", addr, err, chapterPage(1))
 	case err == nil || isReset(err):
-		return fmt.Sprintf("%s closes the connection without an answer to GET / HTTP/1.0.\nThat is "+
-			"chapter 1. No row can pass before there is an answer.\nnext: give it one (%s)", addr, chapterPage(2))
+		return fmt.Sprintf("%s closes the connection without an answer to GET / HTTP/1.0.\n"+
+			"That is chapter 1. No row can pass before there is an answer.\n"+
+			"next: give it one (%s)", addr, chapterPage(2))
 	}
-	return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty line has "+
-		"come; do not wait for more (%s)", addr, err, chapterPage(2))
+	return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty "+
+		"line has come; do not wait for more (%s)", addr, err, chapterPage(2))
 }
 
 // try sends the rows.
@@ -1240,8 +1265,8 @@ func (g *grading) try(rows []row) []result {
 	return results
 }
 
-// tryRow sends a row. After five rows without an answer it waits less long for one. A server
-// that does not answer a plain request afterwards has not survived the row.
+// tryRow sends a row. After five rows without an answer it waits less long for one. A
+// server that does not answer a plain request afterwards has not survived the row.
 func (g *grading) tryRow(r row) result {
 	if g.gone.Load() {
 		return result{row: r, Outcome: "untried"}
@@ -1258,8 +1283,8 @@ func (g *grading) tryRow(r row) result {
 	if m != nil && reply == "" && !*strict {
 		plain, err := plainRow.ask(g.addr, patience)
 		if plain == "" && !g.gone.Swap(true) {
-			m.notes = []string{"since this row the server answers nothing, not even GET / HTTP/1.0: " +
-				"is it in a loop?"}
+			m.notes = []string{"since this row the server answers nothing, not even " +
+				"GET / HTTP/1.0: is it in a loop?"}
 			if isRefused(err) {
 				m.notes = []string{"the server has ended here: its terminal says why"}
 			}
@@ -1284,14 +1309,15 @@ func (r row) outcome(reply string, err error) string {
 		return "fails"
 	case wanted && reply == "" && !errors.Is(err, os.ErrDeadlineExceeded):
 		return "hung up"
-	case r.Level == "P" || strings.HasSuffix(r.Level, "*") || wanted && refusal.MatchString(reply):
+	case r.Level == "P", strings.HasSuffix(r.Level, "*"),
+		wanted && refusal.MatchString(reply):
 		return "differs"
 	}
 	return "fails"
 }
 
-// report has a line for each rule that is broken, explains the first row that fails, or three
-// of the one rule that was asked for, and counts by chapter.
+// report has a line for each rule that is broken, explains the first row that fails, or
+// three of the one rule that was asked for, and counts by chapter.
 func (g *grading) report(results []result, one bool) int {
 	var failed *result
 	broken, all := map[string]int{}, map[string]int{}
@@ -1304,7 +1330,8 @@ func (g *grading) report(results []result, one bool) int {
 	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(results))
 	for _, r := range results {
 		if n := broken[r.rule()]; r.Outcome == "fails" && n > 0 {
-			fmt.Printf("NO  chapter %d  %s (%d of %d rows): %s\n", r.Chapter, r.rule(), n, all[r.rule()], r.Fault)
+			fmt.Printf("NO  chapter %d  %s (%d of %d rows): %s\n", r.Chapter, r.rule(), n,
+				all[r.rule()], r.Fault)
 			broken[r.rule()] = 0
 		}
 	}
@@ -1313,14 +1340,16 @@ func (g *grading) report(results []result, one bool) int {
 		if r := &results[i]; r == failed || one && r.m != nil && explained < 3 {
 			fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
 			r.m.notes = append([]string{r.hint()}, r.m.notes...)
-			r.m.explain(os.Stdout, visible(r.Send), r.Source+"; level "+r.Level+"; "+chapterPage(r.Chapter))
+			rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
+			r.m.explain(os.Stdout, visible(r.Send), rule)
 			explained++
 		}
 	}
 	fmt.Println()
 	unseen := g.total(results)
 	last := results[len(results)-1].Chapter
-	next := fmt.Sprintf("%s, then %s server %s 3-%d", chapterPage(last+1), self, g.addr, last+1)
+	next := chapterPage(last + 1)
+	next += fmt.Sprintf(", then %s server %s 3-%d", self, g.addr, last+1)
 	switch {
 	case failed != nil:
 		fmt.Printf("the first row that fails: %s\n", failed.Name)
@@ -1331,7 +1360,8 @@ func (g *grading) report(results []result, one bool) int {
 	case one:
 		next = fmt.Sprintf("%s server %s %d", self, g.addr, last)
 	case last == 7 && unseen:
-		next = "answer with environ, a line like REQUEST_METHOD: GET for each key (docs/conformance.md)"
+		next = "answer with environ, a line like REQUEST_METHOD: GET for each key " +
+			"(docs/conformance.md)"
 	case last == 7:
 		next = chapterPage(8)
 	}
@@ -1348,8 +1378,9 @@ func (g *grading) total(results []result) (unseen bool) {
 			n["all"]++
 		}
 		fmt.Printf("chapter %d  %3d of %3d rows pass", chapter, n["passes"], n["all"])
-		for _, other := range [][2]string{{"fails", "fail"}, {"differs", "differ where they may"},
-			{"hung up", "hung up: 400 would say why"}, {"unseen", "cannot be judged"}, {"untried", "not tried"}} {
+		for _, other := range [][2]string{{"fails", "fail"},
+			{"differs", "differ where they may"}, {"hung up", "hung up: 400 would say why"},
+			{"unseen", "cannot be judged"}, {"untried", "not tried"}} {
 			if n[other[0]] > 0 {
 				fmt.Printf(", %d %s", n[other[0]], other[1])
 			}
@@ -1358,7 +1389,7 @@ func (g *grading) total(results []result) (unseen bool) {
 		unseen = unseen || n["unseen"] > 0
 	}
 	if unseen {
-		fmt.Println("What cannot be judged has the right status, but the page does not show environ.")
+		fmt.Println("What cannot be judged has the right status, but does not show environ.")
 	}
 	return unseen
 }
@@ -1401,12 +1432,13 @@ var exercises = sync.OnceValue(func() (all []*exercise) {
 func (x *exercise) read(text string) {
 	heading, _, _ := strings.Cut(text, "\n")
 	_, x.title, _ = strings.Cut(heading, ". ")
-	kind := regexp.MustCompile("(?m)^Kind: .*?(standard input.*|served as `(.*)`.*)?$").FindStringSubmatch(text)
-	if kind != nil {
+	kinds := regexp.MustCompile("(?m)^Kind: .*?(standard input.*|served as `(.*)`.*)?$")
+	if kind := kinds.FindStringSubmatch(text); kind != nil {
 		x.served, x.stdin = kind[2], strings.HasPrefix(kind[1], "standard input")
 	}
 	causes := map[string]string{}
-	for _, cause := range regexp.MustCompile("(?m)^- `(.*?)`: (.*)$").FindAllStringSubmatch(text, -1) {
+	usual := regexp.MustCompile("(?m)^- `(.*?)`: (.*)$")
+	for _, cause := range usual.FindAllStringSubmatch(text, -1) {
 		causes[cause[1]] = cause[2]
 	}
 	for line := range strings.Lines(text) {
@@ -1443,7 +1475,7 @@ func overview() int {
 		}
 		fmt.Printf("  %-3s  %-3s  %s\n", mark, x.number, x.title)
 	}
-	fmt.Printf("also      %d hunts: %s hunt 1; any server: %s server ADDR\n", len(hunts()), self, self)
+	fmt.Printf("also      %d hunts: %s hunt 1\n", len(hunts()), self)
 	progress()
 	return solved
 }
@@ -1457,11 +1489,12 @@ func (x *exercise) work(file string) int {
 	switch {
 	case *hintAsked > 0:
 		n := min(*hintAsked, len(x.hints))
-		fmt.Printf("Hint %d of %d for exercise %s\n\n%s\n", n, len(x.hints), x.number, x.hints[n-1])
+		fmt.Printf("Hint %d of %d for %s\n\n%s\n", n, len(x.hints), x.name, x.hints[n-1])
 		return solved
 	case file == "":
-		fmt.Printf("\nExercise %s  %s\n  start here: %s\n  read      %s/README.md\n  then      %s %s\n",
-			x.number, x.title, strings.Join(x.begin(), " or "), x.dir, self, x.number)
+		fmt.Printf("\nExercise %s  %s\n", x.number, x.title)
+		fmt.Printf("  start here: %s\n", strings.Join(x.begin(), " or "))
+		fmt.Printf("  read      %s/README.md\n  then      %s %s\n", x.dir, self, x.number)
 		return notYet
 	case *serving:
 		command, dir, err := x.build(file, "8000")
@@ -1504,8 +1537,8 @@ func (x *exercise) checkFile(file string, own bool) int {
 	return map[bool]int{true: solved, false: notYet}[a.ok()]
 }
 
-// begin puts the starters of an exercise where students work: a module of its own, so that
-// neither git nor ./... sees what they do there.
+// begin puts the starters of an exercise where students work: a module of its own, so
+// that neither git nor ./... sees what they do there.
 func (x *exercise) begin() (files []string) {
 	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
 	for _, starter := range starters {
@@ -1517,10 +1550,12 @@ func (x *exercise) begin() (files []string) {
 	return files
 }
 
-// find returns the student's file in a directory, "" if there is none. Of several, in different
-// languages, the one that is no longer its starter is meant.
+var languages = []string{".go", ".js", ".py"}
+
+// find returns the student's file in a directory, "" if there is none. Of several, in
+// different languages, the one that is no longer its starter is meant.
 func (x *exercise) find(dir string) (file string, content []byte) {
-	for _, extension := range []string{".go", ".js", ".py"} {
+	for _, extension := range languages {
 		candidate := filepath.Join(dir, x.name+extension)
 		if _, err := os.Lstat(candidate); err != nil {
 			continue
@@ -1547,8 +1582,8 @@ func readSource(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// passedLine is the line of mine/passed.txt about a file that passes: a change of it makes that
-// untrue.
+// passedLine is the line of mine/passed.txt about a file that passes: a change of it
+// makes that untrue.
 func (x *exercise) passedLine(content []byte) string {
 	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
 }
@@ -1580,7 +1615,8 @@ func progress() {
 		}
 	}
 	n := len(exercises())
-	fmt.Printf("progress  [%s%s] %d of %d\n", strings.Repeat("#", done), strings.Repeat(".", n-done), done, n)
+	bar := strings.Repeat("#", done) + strings.Repeat(".", n-done)
+	fmt.Printf("progress  [%s] %d of %d\n", bar, done, n)
 }
 
 // serveByHand runs a program on the terminal until Ctrl-C.
@@ -1594,11 +1630,12 @@ func serveByHand(command []string, err error) int {
 	return solved
 }
 
-// ---------------------------------------------------------------- From a file to a program
+// ---------------------------------------------------------------- From file to program
 
-// build makes a program of a student's file that serves on a port. A file for rawsgi is compiled
-// together with its sources and the probes. The caller removes the directory.
-func (x *exercise) build(file, port string, flags ...string) (command []string, dir string, err error) {
+// build makes a program of a student's file that serves on a port. A file for rawsgi is
+// compiled together with its sources and the probes. The caller removes the directory.
+func (x *exercise) build(file, port string, flags ...string) (
+	command []string, dir string, err error) {
 	source, err := readSource(file)
 	if err != nil {
 		return nil, "", err
@@ -1617,16 +1654,17 @@ func (x *exercise) build(file, port string, flags ...string) (command []string, 
 		tools := setAside(page(probes), own)
 		files["probes.go"] = positioned(probes, tools)
 		maps.Copy(own, declares(tools))
-		for _, name := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
+		for _, name := range strings.Fields("main.go server.go request.go response.go app.go") {
 			files[name] = positioned(name, setAside(page(name), own))
 		}
 	}
 	return compile(files, port, flags...)
 }
 
-// compile builds student.go, or rawsgi if there are other files, which then are put in the place
-// of its own.
-func compile(files map[string]string, port string, flags ...string) (command []string, dir string, err error) {
+// compile builds student.go, or rawsgi if there are other files, which then are put in
+// the place of its own.
+func compile(files map[string]string, port string, flags ...string) (
+	command []string, dir string, err error) {
 	dir, err = os.MkdirTemp("", "check-")
 	die(err)
 	program := filepath.Join(dir, "program.exe") // a name that runs everywhere
@@ -1644,8 +1682,8 @@ func compile(files map[string]string, port string, flags ...string) (command []s
 	list, err := json.Marshal(map[string]any{"Replace": replace})
 	die(err)
 	write(overlay, string(list))
-	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-overlay", overlay,
-		"-o", program}, append(flags, what)...)
+	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", // fast
+		"-overlay", overlay, "-o", program}, append(flags, what)...)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
@@ -1658,28 +1696,31 @@ func compile(files map[string]string, port string, flags ...string) (command []s
 var raceFlags = sync.OnceValue(func() (flags []string) {
 	out, err := exec.Command("go", "env", "CGO_ENABLED", "CC").Output()
 	enabled, compiler, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if _, missing := exec.LookPath(compiler); err == nil && missing == nil && enabled == "1" {
+	_, missing := exec.LookPath(compiler)
+	if err == nil && missing == nil && enabled == "1" {
 		flags = []string{"-race"}
 	}
 	return flags
 })
 
-// positioned returns a source that says where it is from, so that the compiler's errors name the
-// file that the student knows. Its build constraint is gone.
+// positioned returns a source that says where it is from, so that the compiler's errors
+// name the file that the student knows. Its build constraint is gone.
 func positioned(file, source string) string {
 	path, err := filepath.Abs(file)
 	die(err)
-	return fmt.Sprintf("//line %s:1\n%s", path, strings.Replace(source, "//go:build ignore\n", "\n", 1))
+	source = strings.Replace(source, "//go:build ignore\n", "\n", 1)
+	return fmt.Sprintf("//line %s:1\n%s", path, source)
 }
 
 // declares returns the names that a source declares for its package.
 func declares(source string) map[string]*ast.Object {
-	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0) // the compiler says it better
+	// The compiler says better what is wrong with it.
+	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0)
 	return file.Scope.Objects
 }
 
-// setAside appends a "_" to names in a source of ours, those that the student's file declares:
-// students may give a function any name.
+// setAside appends a "_" to names in a source of ours, those that the student's file
+// declares: students may give a function any name.
 func setAside(source string, names map[string]*ast.Object) string {
 	var out strings.Builder
 	last := 0
@@ -1707,7 +1748,7 @@ func tokens(source string) func(yield func(offset int, text string) bool) {
 	}
 }
 
-// ---------------------------------------------------------------- The checks of an exercise
+// ---------------------------------------------------------------- Checks
 
 // An attempt is what came of one file.
 type attempt struct {
@@ -1721,10 +1762,11 @@ func (a attempt) ok() bool { return a.broken == "" && a.failed == nil }
 // onceMore is the check after all others: the table again, in one process.
 const onceMore = "once more"
 
-// attempt builds a file, runs all checks or some, and reports them as they are done; the first
-// that fails is explained. When all pass, they run once more, with the race detector. To build
-// with that takes long; it is done at once if raced.
-func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) (a attempt) {
+// attempt builds a file, runs all checks or some, and reports them as they are done; the
+// first that fails is explained. When all pass, they run once more, with the race
+// detector. To build with that takes long; it is done at once if raced.
+func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) attempt {
+	a := attempt{}
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
 	wanted := func(name string) bool { return only == nil || slices.Contains(only, name) }
 	var flags []string
@@ -1754,7 +1796,9 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		if !wanted(c.name) {
 			continue
 		}
-		waiting := time.AfterFunc(3*time.Second, func() { fmt.Fprintf(os.Stderr, "  ...  waiting: %s\n", c.name) })
+		waiting := time.AfterFunc(3*time.Second, func() {
+			fmt.Fprintf(os.Stderr, "  ...  waiting: %s\n", c.name)
+		})
 		m := x.run(c, port, command)
 		waiting.Stop()
 		report(c, m)
@@ -1762,11 +1806,7 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 			break // none of the others could pass
 		}
 	}
-	all := len(x.checks)
-	if !x.stdin && !x.staged {
-		all++
-	}
-	if all > len(x.checks) && a.failed == nil && wanted(onceMore) {
+	if x.total() > len(x.checks) && a.failed == nil && wanted(onceMore) {
 		if flags == nil && raceFlags() != nil {
 			command, dir, err = x.build(file, port, raceFlags()...)
 			defer os.RemoveAll(dir)
@@ -1774,11 +1814,20 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		}
 		report(x.again(port, command))
 	}
-	fmt.Fprintf(w, "%d of %d pass\n", a.passed, all)
+	fmt.Fprintf(w, "%d of %d pass\n", a.passed, x.total())
 	return a
 }
 
-// run tries a check with a new process. Being late is looked at twice: the machine may be busy.
+// total is the number of checks, with the one that comes after the table.
+func (x *exercise) total() int {
+	if x.stdin || x.staged {
+		return len(x.checks)
+	}
+	return len(x.checks) + 1
+}
+
+// run tries a check with a new process. Being late is looked at twice: the machine may be
+// busy.
 func (x *exercise) run(c check, port string, command []string) *mismatch {
 	m := x.try(c, port, command)
 	if m != nil && m.late {
@@ -1825,7 +1874,7 @@ func (x *exercise) try(c check, port string, command []string) (m *mismatch) {
 		m = nil // what is missing in the log may come
 	}
 	if m == nil && !x.stdin {
-		m = x.stillAnswers(p)
+		m = cmp.Or(x.stillAnswers(p), x.raceIn(p))
 	}
 	if m != nil {
 		m.conclude(c.cause, e, p)
@@ -1833,7 +1882,8 @@ func (x *exercise) try(c check, port string, command []string) (m *mismatch) {
 	return m
 }
 
-// conclude adds to a mismatch the usual cause, and how the connection and the program have ended.
+// conclude adds to a mismatch the usual cause, and how the connection and the program
+// have ended.
 func (m *mismatch) conclude(cause string, e exchange, p *child) {
 	m.notes = append([]string{cause}, m.notes...)
 	if m.came == "" && e.reply == "" && e.after > 0 {
@@ -1848,15 +1898,16 @@ func (m *mismatch) conclude(cause string, e exchange, p *child) {
 	m.printed = p.log()
 }
 
-// stillAnswers sends the bytes of the first check. Any answer will do, but it must not be the
-// program's last.
+// stillAnswers sends the bytes of the first check. Any answer will do, but it must not be
+// the program's last.
 func (x *exercise) stillAnswers(p *child) *mismatch {
 	first := x.checks[0]
 	if first.expected == "nothing" {
 		return nil
 	}
+	p.endsWithin(20 * time.Millisecond) // it may be about to
 	e := p.talk(first.sent, drawn{}, true)
-	if e.reply != "" && !p.endsWithin(0) {
+	if e.reply != "" && !p.endsWithin(10*time.Millisecond) {
 		return nil
 	}
 	m := &mismatch{expected: "an answer also to the next client", came: e.reply,
@@ -1867,8 +1918,8 @@ func (x *exercise) stillAnswers(p *child) *mismatch {
 	return m
 }
 
-// again sends the table once more, to one process, four rows at a time: what one client leaves
-// behind must not reach another.
+// again sends the table once more, to one process, four rows at a time: what one client
+// leaves behind must not reach another.
 func (x *exercise) again(port string, command []string) (c check, m *mismatch) {
 	c = check{name: onceMore, sent: "all of the table, four rows at a time, to one process",
 		rule: "docs/09-many-at-once.md"}
@@ -1887,7 +1938,8 @@ func (x *exercise) again(port string, command []string) (c check, m *mismatch) {
 		e := p.talk(sent, d, true)
 		mismatches[i] = judge(logs.ReplaceAllString(x.checks[i].expected, ""), d, e, "")
 		if mismatches[i] != nil {
-			mismatches[i].conclude("by itself, this check passes: does one client meet another's data?", e, p)
+			const cause = "by itself, this check passes: does one client meet another's data?"
+			mismatches[i].conclude(cause, e, p)
 		}
 	})
 	m = x.stillAnswers(p)
@@ -1897,23 +1949,40 @@ func (x *exercise) again(port string, command []string) (c check, m *mismatch) {
 			c.sent = x.checks[i].sent + " (as in " + x.checks[i].name + ")"
 		}
 	}
-	if _, race, found := strings.Cut(p.printed.String(), "WARNING: DATA RACE\n"); found && m == nil {
-		m = &mismatch{expected: "no data race", came: race,
-			notes: []string{"two goroutines use the same data without a lock"}}
-		places := regexp.MustCompile(`[^/\s]*` + x.name + `\S*:\d+|\S*(starter|solution).go:\d+`)
-		m.notes = append(m.notes, places.FindAllString(race, 3)...)
+	p.stop()
+	m = cmp.Or(m, x.raceIn(p))
+	for _, fresh := range x.checks { // these have a process each
+		if m == nil && strings.HasSuffix(fresh.sent, " fresh") {
+			m = x.try(fresh, port, command)
+		}
 	}
 	return c, m
 }
 
-// rows sends the rows that a source demands of everyone, and returns the first that fails.
+// raceIn finds what the race detector has printed.
+func (x *exercise) raceIn(p *child) *mismatch {
+	_, race, found := strings.Cut(p.printed.String(), "WARNING: DATA RACE\n")
+	if !found {
+		return nil
+	}
+	m := &mismatch{expected: "no data race", came: race,
+		notes: []string{"two goroutines use the same data without a lock"}}
+	places := regexp.MustCompile(`[^/\s]*(` + x.name + `|starter|solution)\.go:\d+`)
+	m.notes = append(m.notes, places.FindAllString(race, 3)...)
+	return m
+}
+
+// rows sends the rows that a source demands of everyone, and returns the first that
+// fails.
 func (p *child) rows(chapter int) *mismatch {
 	if c, err := p.dial(); err != nil {
 		return &mismatch{expected: "a server", notes: []string{err.Error()}}
 	} else {
 		c.Close()
 	}
-	rows := slices.DeleteFunc(readRows(), func(r row) bool { return r.Chapter != chapter || r.Level != "M" })
+	rows := slices.DeleteFunc(readRows(), func(r row) bool {
+		return r.Chapter != chapter || r.Level != "M"
+	})
 	g := &grading{addr: p.addr, environ: true, patience: atMost}
 	results := g.try(rows)
 	first := slices.IndexFunc(results, func(r result) bool { return r.m != nil })
@@ -1926,8 +1995,8 @@ func (p *child) rows(chapter int) *mismatch {
 	return m
 }
 
-// askWith has curl, chromium, or nginx in front of it, talk to a server. If that program is not
-// here, it counts as passed.
+// askWith has curl, chromium, or nginx in front of it, talk to a server. If that program
+// is not here, it counts as passed.
 func (p *child) askWith(name string) (reply string, err error) {
 	if _, err := exec.LookPath(name); err != nil {
 		fmt.Fprintf(os.Stderr, "  ...  not tried: there is no %s here\n", name)
@@ -1942,18 +2011,22 @@ func (p *child) askWith(name string) (reply string, err error) {
 		die(err)
 		defer os.RemoveAll(dir)
 		addr, conf := "127.0.0.1:"+freePort(), filepath.Join(dir, "conf")
-		write(conf, "daemon off; error_log stderr; pid "+dir+"/pid; events {}\nhttp { access_log off; "+
-			"server { listen "+addr+"; location / { proxy_pass http://"+p.addr+"; } } }\n")
+		write(conf, fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; events {}\n"+
+			"http { access_log off; server { listen %s;\n"+
+			"location / { proxy_pass http://%s; } } }\n",
+			dir, addr, p.addr))
 		if front, err = start(addr, name, "-p", dir, "-c", conf); err != nil {
 			return "", err
 		}
 		defer front.stop()
 	}
-	c, err := front.dial()
-	if err != nil {
-		return front.printed.String(), err
+	for _, server := range []*child{p, front} { // until both listen
+		c, err := server.dial()
+		if err != nil {
+			return server.printed.String(), err
+		}
+		c.Close()
 	}
-	c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	args = append(args, "http://"+front.addr+"/a%20b?x=1")
@@ -1963,7 +2036,8 @@ func (p *child) askWith(name string) (reply string, err error) {
 
 // ---------------------------------------------------------------- Mistakes
 //
-// A mistake is a change to a program that works: a wrong answer to an exercise, or a hunt.
+// A mistake is a change to a program that works: a wrong answer to an exercise, or a
+// hunt.
 
 type mistake struct {
 	name     string
@@ -1973,16 +2047,15 @@ type mistake struct {
 	program  string      // instead of changes
 }
 
-// mistakes reads a page of them: for each a heading, a line "Refused by `check`: why", and pairs
-// of code blocks, "was" and "is".
+// mistakes reads a page of them: for each a heading, a line "Refused by `check`: why",
+// and pairs of code blocks, "was" and "is".
 func mistakes(path string) (list []mistake) {
 	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
 	for _, section := range strings.Split(page(path), "\n## ")[1:] {
 		name, text, _ := strings.Cut(section, "\n")
 		m := mistake{name: strings.TrimSpace(name)}
-		if refused := regexp.MustCompile("Refused by `(.*?)`").FindStringSubmatch(text); refused != nil {
-			m.caughtBy = refused[1]
-		}
+		_, refused, _ := strings.Cut(text, "Refused by `")
+		m.caughtBy, _, _ = strings.Cut(refused, "`")
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
 			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
@@ -2017,7 +2090,9 @@ func (m mistake) apply(source string) (string, error) {
 }
 
 // hunts are rawsgi with one mistake each.
-var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hunts.md") })
+var hunts = sync.OnceValue(func() []mistake {
+	return mistakes("docs/exercises/hunts.md")
+})
 
 // build makes a program of rawsgi with the mistake.
 func (m mistake) build(port string) (command []string, dir string, err error) {
@@ -2027,7 +2102,8 @@ func (m mistake) build(port string) (command []string, dir string, err error) {
 	}
 	command, dir, err = compile(map[string]string{m.file: source}, port)
 	if err == nil {
-		command = []string{command[0], "-quiet", "-app", "environ", "-timeout", "2s", "-addr", "127.0.0.1:" + port}
+		command = append(command[:1], "-quiet", "-app", "environ", "-timeout", "2s",
+			"-addr", "127.0.0.1:"+port)
 	}
 	return command, dir, err
 }
@@ -2054,21 +2130,22 @@ func hunt(which string) int {
 		fmt.Println(clues[min(*hintAsked, 3)-1])
 		return solved
 	case slices.Contains(ids, given):
-		fmt.Printf("Right, it is %s. The mistake: %s.\nnext: %s hunt %d\n", given, m.name, self, n%len(hunts())+1)
+		fmt.Printf("Right, it is %s. The mistake: %s.\nnext: %s hunt %d\n", given, m.name,
+			self, n%len(hunts())+1)
 		return solved
 	case given != "":
 		fmt.Printf("It is not %s. %s For more: %s -hint 2 hunt %d\n", given, clues[0], self, n)
 		return notYet
 	}
-	fmt.Printf("Hunt %d: this program breaks one row of docs/conformance.md. Send it bytes, then\n"+
-		"  %s hunt %d -answer ID\n", n, self, n)
+	fmt.Printf("Hunt %d: this program breaks a row of docs/conformance.md. Send it bytes,\n"+
+		"then  %s hunt %d -answer ID\n", n, self, n)
 	command, dir, err := m.build("8000")
 	defer os.RemoveAll(dir)
 	return serveByHand(command, err)
 }
 
-// author holds an exercise to itself: the starter fails, the solution passes, each wrong answer
-// is refused by its check; and the hunts to their rows.
+// author holds an exercise to itself: the starter fails, the solution passes, each wrong
+// answer is refused by its check; and the hunts to their rows.
 func author(which string, names []string) int {
 	status := solved
 	hold := func(name string, problem func() string) {
@@ -2096,7 +2173,8 @@ func author(which string, names []string) int {
 	solutions, _ := filepath.Glob(x.dir + "/solution.*") // and so is this
 	for _, file := range starters {
 		hold(file, func() string {
-			return map[bool]string{true: "the starter passes"}[x.attempt(io.Discard, file, false).ok()]
+			passes := x.attempt(io.Discard, file, false).ok()
+			return map[bool]string{true: "the starter passes"}[passes]
 		})
 	}
 	for _, file := range solutions {
@@ -2128,8 +2206,9 @@ func (x *exercise) accepts(m mistake, solution string) (problem string) {
 	file := filepath.Join(dir, x.name+filepath.Ext(solution))
 	write(file, source)
 	var report strings.Builder
-	if a := x.attempt(&report, file, m.caughtBy == onceMore, m.caughtBy); !slices.Contains(a.failed, m.caughtBy) {
-		return fmt.Sprintf("expected the check %q to refuse it\n%s", m.caughtBy, report.String())
+	a := x.attempt(&report, file, m.caughtBy == onceMore, m.caughtBy)
+	if !slices.Contains(a.failed, m.caughtBy) {
+		return fmt.Sprintf("expected the check %q to refuse it\n%s", m.caughtBy, &report)
 	}
 	return ""
 }
@@ -2150,8 +2229,11 @@ func (m mistake) unseen() string {
 	c.Close()
 	*strict = true
 	caught := map[string]bool{}
-	rows := slices.DeleteFunc(readRows(), func(r row) bool { return len(r.Send) > 1<<17 }) // about limits
-	for _, r := range (&grading{addr: p.addr, environ: true, patience: 5 * time.Second}).try(rows) {
+	rows := slices.DeleteFunc(readRows(), func(r row) bool {
+		return len(r.Send) > 1<<17 // they take long, and are about limits
+	})
+	g := &grading{addr: p.addr, environ: true, patience: 5 * time.Second}
+	for _, r := range g.try(rows) {
 		if r.m != nil {
 			caught[r.id()] = true
 		}
@@ -2174,11 +2256,12 @@ type student struct {
 	unknown   []string // files that belong to no exercise
 }
 
-// checkClass checks the files of all students, two students at a time. It prints a table, and
-// writes class.csv and a file of feedback for each student.
+// checkClass checks the files of all students, two students at a time. It prints a table,
+// and writes class.csv and a file of feedback for each student.
 func checkClass(dir string, which []string) int {
 	chosen := slices.DeleteFunc(slices.Clone(exercises()), func(x *exercise) bool {
-		return len(which) > 0 && !slices.ContainsFunc(which, func(w string) bool { return exerciseNamed(w) == x })
+		isThis := func(w string) bool { return exerciseNamed(w) == x }
+		return len(which) > 0 && !slices.ContainsFunc(which, isThis)
 	})
 	entries, err := os.ReadDir(dir)
 	die(err)
@@ -2190,15 +2273,15 @@ func checkClass(dir string, which []string) int {
 		}
 	}
 	if len(chosen) == 0 || students == nil {
-		die(fmt.Errorf("%s: expected a directory for each student, and numbers of exercises", dir))
+		die(errors.New(dir + ": expected a directory for each student, and exercises"))
 	}
 	report := cmp.Or(*output, filepath.Clean(dir)+"-report")
-	fmt.Println("This runs the programs of students. Do it where they can do no harm: in a " +
-		"container without network, or under an account of its own.")
+	fmt.Println("This runs the programs of students. Do it where they can do no harm: in " +
+		"a container without network, or under an account of its own.")
 	owners := owners(students, chosen)
 	var mu sync.Mutex
 	writeCSV(report, students, false)
-	several(cmp.Or(*jobs, 2), len(students), func(i int) {
+	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(students), func(i int) {
 		students[i].check(chosen, owners, report)
 		mu.Lock()
 		defer mu.Unlock()
@@ -2235,7 +2318,8 @@ func owners(students []*student, chosen []*exercise) map[string][]string {
 		ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
 		for _, file := range ours {
 			key := x.fingerprint([]byte(page(file)))
-			owners[key] = append(owners[key], "the "+filepath.Base(file))
+			name, _, _ := strings.Cut(filepath.Base(file), ".")
+			owners[key] = append(owners[key], "the "+name)
 		}
 		for _, s := range students {
 			if _, content := s.source(x); content != nil {
@@ -2252,50 +2336,59 @@ func (s *student) check(chosen []*exercise, owners map[string][]string, report s
 	var feedback strings.Builder
 	fmt.Fprintf(&feedback, "Feedback for %s\n", visible(s.name))
 	for _, x := range chosen {
-		file, content := s.source(x)
-		if file == "" {
-			s.cells = append(s.cells, "-")
-			s.lines = append(s.lines, csvLine(s.name, x.name, "0", "0", "", "not handed in"))
-			continue
-		}
-		a := x.attempt(&feedback, file, true)
-		first, remark, all := append(a.failed, "")[0], "", len(x.checks)+1
-		cell, points := fmt.Sprintf("%d/%d", a.passed, all), 10*a.passed/all
-		for _, owner := range owners[x.fingerprint(content)] {
-			if owner != s.name {
-				remark += "; equal to " + owner
-				cell = strings.TrimSuffix(cell, "=") + "="
-			}
-		}
-		switch starter := strings.Contains(remark, "the starter."); {
-		case a.broken != "":
-			first = "does not compile"
-		case a.ok():
-			cell, points = strings.Replace(cell, fmt.Sprintf("%d/%d", a.passed, all), "ok", 1), 10
-		case starter:
-			points = 0
-		default:
-			s.failing = append(s.failing, x.number+" "+first)
-		}
-		s.cells = append(s.cells, cell)
-		s.lines = append(s.lines, csvLine(s.name, x.name, strconv.Itoa(points), strconv.Itoa(a.passed),
-			first, strings.TrimPrefix(remark, "; ")))
+		s.checkOne(x, owners, &feedback)
 	}
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, "mine")} {
 		entries, _ := os.ReadDir(dir) // there may be no mine/
 		for _, entry := range entries {
-			name := strings.TrimSuffix(entry.Name(), filepath.Ext(entry.Name()))
-			if x := exerciseNamed(name); regexp.MustCompile(`\.(go|py|js)$`).MatchString(entry.Name()) &&
-				(x == nil || x.name != name) {
-				s.unknown = append(s.unknown, entry.Name())
-				s.lines = append(s.lines, csvLine(s.name, "", "", "", "", "not recognised: "+entry.Name()))
-				fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, like %s.go\n",
-					visible(entry.Name()), exercises()[0].name)
+			file, extension := entry.Name(), filepath.Ext(entry.Name())
+			x := exerciseNamed(strings.TrimSuffix(file, extension))
+			if !slices.Contains(languages, extension) || x != nil && x.name+extension == file {
+				continue
 			}
+			s.unknown = append(s.unknown, file)
+			s.lines = append(s.lines, csvLine(s.name, "", "", "", "", "not recognised: "+file))
+			fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, "+
+				"like %s.go\n", visible(file), exercises()[0].name)
 		}
 	}
 	name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(s.name, "_")
 	write(filepath.Join(report, name+".txt"), feedback.String())
+}
+
+// checkOne checks one exercise. An untouched starter needs no check.
+func (s *student) checkOne(x *exercise, owners map[string][]string, feedback io.Writer) {
+	file, content := s.source(x)
+	var others []string
+	for _, owner := range owners[x.fingerprint(content)] {
+		if owner != s.name {
+			others = append(others, owner)
+		}
+	}
+	cell, first, remark, a := "-", "", "", attempt{}
+	switch {
+	case file == "":
+		remark = "not handed in"
+	case slices.Contains(others, "the starter"):
+		cell, remark = "start", "the starter"
+	default:
+		a = x.attempt(feedback, file, true)
+		first = strings.Join(a.failed[:min(1, len(a.failed))], "")
+		cell = fmt.Sprintf("%d/%d", a.passed, x.total())
+		if a.broken != "" {
+			first = "does not compile"
+		} else if a.ok() {
+			cell = "ok"
+		} else {
+			s.failing = append(s.failing, x.number+" "+first)
+		}
+		if others != nil {
+			cell, remark = cell+"=", "equal to "+strings.Join(others, ", ")
+		}
+	}
+	s.cells = append(s.cells, cell)
+	s.lines = append(s.lines, csvLine(s.name, x.name, strconv.Itoa(10*a.passed/x.total()),
+		strconv.Itoa(a.passed), first, remark))
 }
 
 // writeCSV writes class.csv; its last line says whether that is all.
@@ -2304,8 +2397,11 @@ func writeCSV(report string, students []*student, complete bool) {
 	for _, s := range students {
 		text += strings.Join(s.lines, "")
 	}
-	text += map[bool]string{true: "complete\n", false: "INCOMPLETE: the class is being checked, or was not to the end\n"}[complete]
-	write(filepath.Join(report, "class.csv"), text)
+	end := "complete\n"
+	if !complete {
+		end = "INCOMPLETE: the class is being checked, or was not to the end\n"
+	}
+	write(filepath.Join(report, "class.csv"), text+end)
 }
 
 // csvLine puts texts into quotes. A spreadsheet would compute one that begins with "=".
@@ -2335,7 +2431,8 @@ func printClass(students []*student, chosen []*exercise) {
 			failing[check]++
 		}
 	}
-	fmt.Println("\n\n= is equal to the starter, the solution or another's. Checks that fail first:")
+	fmt.Println("\n\n= is equal to the solution or to another's.\n" +
+		"Checks that fail first:")
 	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
 	})

@@ -174,6 +174,16 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/cookies":
 		startResponse("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
 		return one("two cookies\n")
+	case "/small": // the name of a header in small letters
+		startResponse("200 OK", append(plain, Header{"content-length", "14"}))
+		return one("Hello, World!\n")
+	case "/gaps/blocks": // an empty block is a block
+		startResponse("200 OK", plain)
+		return streamed(numbered("one\n", "", "three\n"))
+	case "/errors":
+		fmt.Fprintln(environ["wsgi.errors"].(io.Writer), "a line for the log")
+		startResponse("200 OK", plain)
+		return one("logged\n")
 	case "/encoded":
 		startResponse("200 OK", append(plain, Header{"Content-Encoding", "br"}))
 		return one("as if compressed\n")
@@ -198,6 +208,9 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/json/case":
 		startResponse("200 OK", []Header{{"Content-Type", "Application/JSON"}})
 		return one(`{"a":1}`)
+	case "/json/bytes": // more bytes than characters
+		startResponse("200 OK", json)
+		return one(`{"a":"Grüße"}`)
 	case "/json/null":
 		startResponse("200 OK", json)
 		return one(`null`)
@@ -313,13 +326,24 @@ var probeClock = struct {
 	time.Time
 }{Time: time.Unix(1_800_000_017, 0)}
 
-const probeMinute = time.Minute
-
 func probeNow() time.Time {
 	time.Sleep(time.Millisecond)
 	probeClock.Lock()
 	defer probeClock.Unlock()
 	return probeClock.Time
+}
+
+// limits puts two limits side by side: three requests a minute and, for X-Limit: five, five in
+// ten seconds.
+func limits(newLimit func(int, time.Duration, func() time.Time) Middleware) Application {
+	three := newLimit(3, time.Minute, probeNow)(probes)
+	five := newLimit(5, 10*time.Second, probeNow)(probes)
+	return func(environ Environ, startResponse StartResponse) Body {
+		if environ.Get("HTTP_X_LIMIT") == "five" {
+			return five(environ, startResponse)
+		}
+		return three(environ, startResponse)
+	}
 }
 
 // clients lets a request say who sends it (X-Client), when (X-Later), and, with the path
@@ -483,6 +507,16 @@ type Event map[string]any
 // the request's body in events, and sends its answer in events.
 type AsyncApplication func(scope Event, receive func() Event, send func(Event))
 
+// mounted puts an application under /mounted as well.
+func mounted(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if rest, ok := strings.CutPrefix(environ.Get("PATH_INFO"), "/mounted"); ok {
+			environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/mounted", rest
+		}
+		return application(environ, startResponse)
+	}
+}
+
 // asyncProbes is a probe for each path.
 func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 	start := func(status int, headers ...[2]string) {
@@ -529,6 +563,13 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 		start(200)
 		body("begun\n", true)
 		panic(errors.New("the probe fails"))
+	case "/events": // the last event of a body says that it is the last
+		more := true
+		for event := receive(); event["type"] == "http.request"; event = receive() {
+			more, _ = event["more_body"].(bool) // may be absent: false
+		}
+		start(200)
+		body(fmt.Sprintf("more=[%v]\n", more), false)
 	case "/silent":
 	case "/unfinished":
 		start(200)

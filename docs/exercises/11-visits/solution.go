@@ -18,12 +18,12 @@ func visits(environ Environ, startResponse StartResponse) Body {
 }
 
 // earlierVisits returns the number in the cookie "visits", or 0.
-func earlierVisits(cookies string) uint64 {
+func earlierVisits(cookies string) int {
 	for _, pair := range strings.Split(cookies, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		n, err := strconv.ParseUint(value, 10, 32) // no sign
 		if name == "visits" && err == nil && n <= 999999 {
-			return n
+			return int(n)
 		}
 	}
 	return 0

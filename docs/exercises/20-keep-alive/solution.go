@@ -123,7 +123,7 @@ func readChunks(r *bufio.Reader, q *request) error {
 			return err
 		}
 		if end, err := readLine(r); err != nil || end != "" {
-			return errors.New("expected CR LF behind a chunk")
+			return errors.New("expected CR LF after a chunk")
 		}
 	}
 	for {

@@ -84,7 +84,7 @@ func readNetstring(r *bufio.Reader) (string, error) {
 		return "", err
 	}
 	if text[length] != ',' {
-		return "", errors.New("expected a comma behind the variables")
+		return "", errors.New("expected a comma after the variables")
 	}
 	return string(text[:length]), nil
 }

@@ -43,8 +43,13 @@ def run_wsgi_server(application, host="127.0.0.1", port=8000):
     listener = socket.create_server((host, port), backlog=100)
     print(f"Serving on http://{host}:{port} ...", flush=True)
     while True:
-        connection, client = listener.accept()
-        threading.Thread(target=serve, args=(application, connection, client), daemon=True).start()
+        try:
+            connection, client = listener.accept()
+        except OSError:
+            time.sleep(0.1)  # e.g. out of descriptors: wait for some to be closed
+            continue
+        arguments = (application, connection, client)
+        threading.Thread(target=serve, args=arguments, daemon=True).start()
 
 
 def serve(application, connection, client):
@@ -53,18 +58,18 @@ def serve(application, connection, client):
         request = Request(connection)
         response = Response(connection, request)
         try:
-            if not request.read_head():
-                return  # nothing was asked
-            run(application, request.environ(connection.getsockname(), client), response)
-        except (Refusal, TimeoutError) as error:
-            response.refuse(error)
-        except (OSError, ClientLeft):
-            return  # nobody is there to be told
-        print(f"{client[0]} {request.line!r} {response.status}", file=sys.stderr)
-        try:
+            try:
+                if not request.read_head():
+                    return  # nothing was asked
+                environ = request.environ(connection.getsockname(), client)
+                run(application, environ, response)
+            except Refusal as refusal:
+                response.refuse(refusal)
             hang_up(connection)
-        except OSError:
-            pass  # the client was faster
+        except (ClientLeft, OSError):
+            pass  # this client has left; others have not
+        line = request.line.decode("latin-1")
+        print(f"{client[0]} {line!r} {response.status}", file=sys.stderr)
 
 
 def run(application, environ, response):
@@ -76,7 +81,7 @@ def run(application, environ, response):
         for block in body:
             response.write(block, written=False)
         response.send_head()
-    except (Refusal, TimeoutError, ClientLeft):
+    except (Refusal, ClientLeft):
         raise
     except Exception:
         traceback.print_exc()
@@ -96,8 +101,13 @@ class Wire(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
-        self.connection.settimeout(max(0.001, self.deadline - time.monotonic()))
-        return self.connection.recv_into(buffer)
+        try:
+            self.connection.settimeout(max(0.001, self.deadline - time.monotonic()))
+            return self.connection.recv_into(buffer)
+        except TimeoutError:
+            raise Refusal("408 Request Timeout", f"waited {TIMEOUT} s for the client")
+        except OSError as error:
+            raise ClientLeft from error
 
 
 class Input(io.RawIOBase):
@@ -135,7 +145,11 @@ class Request:
 
     def read_head(self):
         """Read the request line and the fields. Return False if nothing was asked."""
-        if self.reader.peek(1)[:1] == b"\x16":
+        try:
+            first = self.reader.peek(1)[:1]
+        except Refusal:
+            return False  # a client that says nothing gets no answer
+        if first == b"\x16":
             raise Refusal("400 Bad Request", "this is TLS: use http:// instead of https://")
         line = self.read_line("414 URI Too Long")
         if line == b"":  # old clients send one after a body
@@ -163,7 +177,7 @@ class Request:
         end = b"\r\n" if raw.endswith(b"\r\n") else b"\n"
         line = raw[:-len(end)]
         if b"\r" in line or self.line_end not in (None, end):
-            raise Refusal("400 Bad Request", "expected lines that all end in CR LF or all in LF")
+            raise Refusal("400 Bad Request", "expected CR LF after all lines, or LF after all")
         self.line_end = end
         return line
 
@@ -257,7 +271,8 @@ class Request:
         if self.authority is not None:
             variables[b"HTTP_HOST"] = self.authority
         length = int(variables.get(b"CONTENT_LENGTH", b"0"))
-        environ = {key.decode("latin-1"): value.decode("latin-1") for key, value in variables.items()}
+        environ = {key.decode("latin-1"): value.decode("latin-1")
+                   for key, value in variables.items()}
         environ.update({
             "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SOFTWARE": "mine/1.0",
             "SERVER_NAME": local[0], "SERVER_PORT": str(local[1]),
@@ -294,7 +309,8 @@ class Response:
         if not re.fullmatch(r"[2-5][0-9]{2} [^\x00-\x1f\x7f]*", status):
             raise AssertionError(f"expected a status like 200 OK, got {status!r}")
         for name, value in headers:
-            if not TOKEN.fullmatch(name.encode("latin-1")) or CONTROL.search(value.encode("latin-1")):
+            raw_name, raw_value = name.encode("latin-1"), value.encode("latin-1")
+            if not TOKEN.fullmatch(raw_name) or CONTROL.search(raw_value):
                 raise AssertionError(f"expected a name and a value, got {name!r}: {value!r}")
             if name.lower() in HOP_BY_HOP or name.lower() == "status":
                 raise AssertionError(f"{name} belongs to the server")
@@ -305,6 +321,8 @@ class Response:
         """Send a block: write() of the application, and each block of its body."""
         if written:
             self.blocks = None  # there may be more
+        if not isinstance(block, bytes):
+            raise AssertionError(f"expected bytes, got {type(block).__name__}")
         if not block:
             return
         self.send_head(len(block))
@@ -331,7 +349,8 @@ class Response:
             headers.append(("Date", formatdate(usegmt=True)))
         if "server" not in sent:
             headers.append(("Server", "mine/1.0"))
-        head = f"HTTP/1.0 {self.status}\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers) + "\r\n"
+        lines = [f"HTTP/1.0 {self.status}"] + [f"{name}: {value}" for name, value in headers]
+        head = "\r\n".join(lines) + "\r\n\r\n"
         self.head_sent = True
         if self.request.version != b"HTTP/0.9":  # which has no head
             self.transmit(head.encode("latin-1"))
@@ -347,13 +366,13 @@ class Response:
         except OSError as error:
             raise ClientLeft from error
 
-    def refuse(self, error):
+    def refuse(self, refusal):
         """Answer with an error, if the head has not been sent; else the answer ends here."""
         if self.head_sent:
             return
-        status = getattr(error, "status", "408 Request Timeout")
-        page = f"{status}\n\n{error}\n".encode()
-        self.status, self.headers, self.blocks = status, [("Content-Type", "text/plain")], 1
+        page = f"{refusal.status}\n\n{refusal}\n".encode()
+        self.status, self.blocks = refusal.status, 1
+        self.headers = [("Content-Type", "text/plain")]
         self.write(page, written=False)
 
 
@@ -372,8 +391,10 @@ def hang_up(connection):
 def environ_app(environ, start_response):
     """The application that docs/conformance.md asks for: environ, and what the body was."""
     body = environ["wsgi.input"].read()
-    lines = [f"{key}: {value}" for key, value in sorted(environ.items()) if isinstance(value, str)]
-    lines += [f"BODY-LENGTH: {len(body)}", f"BODY-SHA256: {hashlib.sha256(body).hexdigest()}", ""]
+    lines = [f"{key}: {value}" for key, value in sorted(environ.items())
+             if isinstance(value, str)]
+    digest = hashlib.sha256(body).hexdigest()
+    lines += [f"BODY-LENGTH: {len(body)}", f"BODY-SHA256: {digest}", ""]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return ["\n".join(lines).encode("latin-1")]
 
