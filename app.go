@@ -1096,7 +1096,7 @@ func cgiVariables(file string, environ Environ) (list []string) {
 // cgiHead turns the head of a CGI program's answer into a status and headers. It gets no
 // field without a value: that counts as not sent.
 //
-//	Status: 404 Gone\n Content-Type: text/plain\n → "404 Gone", [{"Content-Type", …}]
+//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone", [{"Content-Type", …}]
 //	Location: http://h/\n                        → "302 Found", [{"Location", …}]
 //
 // (RFC 3875 §6.2, §6.3)
