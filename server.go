@@ -96,13 +96,15 @@ func urlScheme(https string) string {
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
 // only the calls of the application take turns: a client that is slow to ask blocks no other.
 func (s *Server) Serve(l net.Listener) {
-	defer l.Close() // fails if it is closed already
+	s.mu.Lock()
+	s.listener = l
+	s.running.Add(1)
+	stopped := s.stopping.Load()
+	s.mu.Unlock()
 	defer s.running.Done()
-	if !s.register(l) {
-		return
-	}
+	defer l.Close() // fails if it is closed already
 	slots := make(chan bool, s.MaxConns)
-	for {
+	for !stopped {
 		select {
 		case slots <- true:
 		case <-s.patience.Done():
@@ -110,28 +112,21 @@ func (s *Server) Serve(l net.Listener) {
 		}
 		c, err := s.accept(l)
 		if err != nil {
-			<-slots
-			s.serveBacklog(l, slots)
 			return
 		}
 		s.start(c, slots)
 	}
 }
 
-// register stores the listener for Shutdown, and reports false after a Shutdown.
-func (s *Server) register(l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listener = l
-	s.running.Add(1)
-	return !s.stopping.Load()
-}
-
-// accept waits for the next connection. It fails only when the server is stopping.
+// accept waits for the next connection. It fails only when the server is stopping and no
+// connection has waited in the backlog for a lull.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; failed = true {
+		if s.stopping.Load() {
+			acceptForALull(l)
+		}
 		c, err := l.Accept()
-		if err == nil || isStop(err) {
+		if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return c, err
 		}
 		if !failed {
@@ -141,17 +136,17 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	}
 }
 
-// isStop reports whether an error of Accept comes from Shutdown.
-func isStop(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
-}
-
-// start serves a connection in a goroutine, which frees a slot at its end.
+// start serves a connection in a goroutine, which frees a slot at its end. A server that
+// stops answers when it no longer accepts: until then its clients wait for answers and open
+// no new connections, so that the backlog becomes empty.
 func (s *Server) start(c net.Conn, slots <-chan bool) {
 	s.running.Add(1)
 	go func() {
 		defer s.running.Done()
 		defer func() { <-slots }()
+		if s.stopping.Load() {
+			time.Sleep(2 * lull)
+		}
 		s.serveConn(c)
 	}()
 }
@@ -221,23 +216,20 @@ func (s *Server) reconsider(q *Request, err error) error {
 
 // answer runs the application, with an environ made of the request.
 func (e *exchange) answer(application Application) {
-	environ := newEnviron(e.request, e.conn.LocalAddr(), e.conn.RemoteAddr())
-	environ["wsgi.url_scheme"] = e.server.Scheme
-	environ["wsgi.multithread"] = !e.server.Serial // may run twice at once in this process
-	environ["wsgi.multiprocess"] = e.server.Worker // may run in another process too
-	environ["wsgi.run_once"] = false               // this process will answer more
+	s := e.server
 	e.input = Input{r: e.reader, length: e.request.Length}
 	if expectsContinue(e.request) {
 		e.input.before = e.sendContinue
 	}
-	environ.addInterface(&e.input, &e.errors)
+	environ := newEnviron(e.request, e.conn.LocalAddr(), e.conn.RemoteAddr())
+	environ.addInterface(s.Scheme, !s.Serial, s.Worker, false, &e.input, &e.errors)
 	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
 	e.conn.eachRead = true
-	if e.server.Serial {
+	if s.Serial {
 		select {
-		case e.server.turn <- true:
-			defer func() { <-e.server.turn }()
-		case <-e.server.patience.Done():
+		case s.turn <- true:
+			defer func() { <-s.turn }()
+		case <-s.patience.Done():
 			e.response.refuse(refuse("503 Service Unavailable", "RFC 9110 §15.6.4", "", 0,
 				"this server stopped before it was this request's turn"))
 			return
@@ -246,10 +238,15 @@ func (e *exchange) answer(application Application) {
 	run(application, environ, &e.response)
 }
 
-// addInterface adds the keys with which an application reads its request and reports
-// errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errorLog io.Writer) {
+// addInterface adds the keys that say how the application is run, and those with which it
+// reads its request and reports errors. (PEP 3333, "environ Variables")
+func (e Environ) addInterface(scheme string, threads, processes, once bool, input *Input,
+	errorLog io.Writer) {
 	e["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
+	e["wsgi.url_scheme"] = scheme           // "http" or "https"
+	e["wsgi.multithread"] = threads         // it may run twice at once in this process
+	e["wsgi.multiprocess"] = processes      // it may run in another process too
+	e["wsgi.run_once"] = once               // this process will answer no more
 	e["wsgi.input"] = input                 // *Input
 	e["wsgi.errors"] = errorLog             // io.Writer
 	e["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
@@ -283,7 +280,9 @@ func (e *exchange) end() {
 		e.server.logAccess(e)
 		e.hangUp()
 	}
-	e.server.forget(&e.conn)
+	e.server.mu.Lock()
+	delete(e.server.conns, &e.conn)
+	e.server.mu.Unlock()
 	e.conn.Close()           // fails if it is closed already
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
@@ -337,8 +336,7 @@ func (s *Server) logAccess(e *exchange) {
 type conn struct {
 	net.Conn
 	timeout  time.Duration
-	state    connState // guarded by Server.mu, as is deadline
-	deadline time.Time // until when the client should send a head, or close
+	state    connState // guarded by Server.mu
 	eachRead bool      // each read has its own deadline; before that, the whole head has one
 }
 
@@ -391,32 +389,18 @@ const (
 )
 
 // setState sets the state of a connection. A client that is not waiting for an answer has
-// some time to send a head or to close.
+// some time to send a head or to close: a server that stops gives it a moment.
 func (s *Server) setState(c *conn, state connState, limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.state, c.deadline = state, time.Now().Add(limit)
+	c.state = state
 	s.conns[c] = true
-	s.limit(c)
-}
-
-// limit sets the deadline of a client that is not waiting for an answer: a server that
-// stops gives it a moment. s.mu is held.
-func (s *Server) limit(c *conn) {
-	if c.state == answering {
-		return
+	if s.stopping.Load() {
+		limit = min(limit, moment)
 	}
-	if s.stopping.Load() && time.Until(c.deadline) > moment {
-		c.deadline = time.Now().Add(moment)
+	if state != answering {
+		c.SetReadDeadline(time.Now().Add(limit)) // an error here will be returned by Read
 	}
-	c.SetReadDeadline(c.deadline) // an error here will be returned by Read
-}
-
-// forget removes a connection that has ended.
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
 }
 
 // Shutdown stops the server in three parts. It accepts what waits in the backlog and no
@@ -450,59 +434,30 @@ func comes(event <-chan bool, in time.Duration) bool {
 	}
 }
 
-// stopAccepting ends the wait in Serve, and limits the wait for silent clients.
+// stopAccepting ends the wait in Serve, at the latest after a moment, and limits the wait for
+// silent clients.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
 	for c := range s.conns {
-		s.limit(c)
+		if c.state != answering {
+			c.SetReadDeadline(time.Now().Add(moment)) // an error will be returned by Read
+		}
 	}
-	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
-		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
-	} else if s.listener != nil {
-		s.listener.Close()
+	if s.listener != nil {
+		acceptForALull(s.listener)
+		time.AfterFunc(moment, func() { s.listener.Close() }) // fails if it is closed already
 	}
 }
 
-// serveBacklog serves the connections that wait when the server stops. It accepts them all
-// before it closes the listener and serves them: until then their clients wait for answers
-// and open no new connections, so that the backlog becomes empty.
-func (s *Server) serveBacklog(l net.Listener, slots chan bool) {
-	var waiting []net.Conn
-	for end := time.Now().Add(moment); time.Now().Before(end) && len(slots) < cap(slots); {
-		c, err := acceptIn(lull, l)
-		if err == nil {
-			slots <- true
-			waiting = append(waiting, c)
-			continue
-		}
-		if isStop(err) {
-			break
-		}
-		s.ErrorLog.Printf("cannot accept a connection that waits: %v", err)
-		for _, c := range waiting { // each frees a descriptor at its end
-			s.start(c, slots)
-		}
-		waiting = nil
-		time.Sleep(lull)
-	}
-	l.Close()
-	if s.Worker && len(waiting) > 0 {
-		time.Sleep(lull) // the other workers may be about to close theirs
-	}
-	for _, c := range waiting {
-		s.start(c, slots)
-	}
-}
-
-// acceptIn accepts a connection that comes in time.
-func acceptIn(patience time.Duration, l net.Listener) (net.Conn, error) {
+// acceptForALull gives Accept a deadline, or none of it if it can have no deadline.
+func acceptForALull(l net.Listener) {
 	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		timed.SetDeadline(time.Now().Add(patience)) // an error here will be returned by Accept
-		return l.Accept()
+		timed.SetDeadline(time.Now().Add(lull)) // an error here will be returned by Accept
+	} else {
+		l.Close()
 	}
-	return nil, net.ErrClosed
 }
 
 // closeAll closes every connection.
@@ -577,10 +532,6 @@ func printable(line string) string {
 func serveCGI(application Application, variables []string, stdin io.Reader,
 	stdout io.Writer, errorLog *log.Logger) {
 	environ := cgiEnviron(variables)
-	environ["wsgi.url_scheme"] = urlScheme(environ.Get("HTTPS"))
-	environ["wsgi.multithread"] = false
-	environ["wsgi.multiprocess"] = true
-	environ["wsgi.run_once"] = true
 	stream := &errorStream{log: errorLog}
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
@@ -592,7 +543,8 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 			return
 		}
 	}
-	environ.addInterface(&Input{r: bufio.NewReader(stdin), length: q.Length}, stream)
+	environ.addInterface(urlScheme(environ.Get("HTTPS")), false, true, true,
+		&Input{r: bufio.NewReader(stdin), length: q.Length}, stream)
 	environ["rawsgi.application"] = application
 	run(application, environ, &response)
 }
@@ -644,19 +596,16 @@ func callApplication(application Application, environ Environ) (
 // setTestingDefaults completes an environ as if a client on this machine had asked for /,
 // or for the application that is mounted at SCRIPT_NAME.
 func setTestingDefaults(environ Environ) {
-	q := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0",
-		Header: []Header{{"Host", cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")}}}
+	defaults := cgiEnviron([]string{"SERVER_NAME=127.0.0.1", "REMOTE_ADDR=127.0.0.1"})
+	defaults["HTTP_HOST"] = cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")
 	if environ["SCRIPT_NAME"] != nil {
-		q.Path = ""
+		defaults["PATH_INFO"] = ""
 	}
 	scheme := urlScheme(environ.Get("HTTPS"))
-	server := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: map[string]int{"http": 80, "https": 443}[scheme]}
-	defaults := newEnviron(q, server, &net.TCPAddr{IP: server.IP, Port: 49152})
-	defaults["wsgi.url_scheme"] = scheme
-	defaults["wsgi.multithread"] = false
-	defaults["wsgi.multiprocess"] = false
-	defaults["wsgi.run_once"] = false
-	defaults.addInterface(&Input{}, io.Discard)
+	if scheme == "https" {
+		defaults["SERVER_PORT"] = "443"
+	}
+	defaults.addInterface(scheme, false, false, false, &Input{}, io.Discard)
 	maps.Copy(defaults, environ) // what is there is kept
 	maps.Copy(environ, defaults)
 }
