@@ -321,27 +321,24 @@ func (r *Response) Write(block []byte) (int, error) {
 		return 0, r.err
 	}
 	if r.hasBody() && wanted < int64(len(block)) {
-		r.logTooLong()
 		return int(wanted), errTooLong
 	}
 	return len(block), nil
 }
 
 // wanted returns how many of the next n bytes of the body are sent: none if the answer has
-// no body, and none beyond its Content-Length.
+// no body, and none beyond its Content-Length, which is logged.
 func (r *Response) wanted(n int64) int64 {
-	switch {
-	case !r.hasBody():
+	if !r.hasBody() {
 		return 0
-	case r.length >= 0:
-		return min(n, r.length-r.sent)
 	}
-	return n
-}
-
-func (r *Response) logTooLong() {
+	rest := r.length - r.sent
+	if r.length < 0 || n <= rest {
+		return n
+	}
 	fmt.Fprintf(r.errors, "Content-Length is %d, the body is longer: the rest is not sent\n",
 		r.length)
+	return rest
 }
 
 // errNotStarted is the panic of an application that sends a body before a head.
@@ -406,55 +403,46 @@ func (r *Response) sendFile(body *fileBody) bool {
 	if !ok {
 		return false
 	}
-	rest := restOf(file)
+	offset, rest := restOf(file)
 	if rest <= 0 {
 		return false // empty, a pipe, or made while it is read, as in /proc
 	}
 	r.inferLength(rest)
-	wanted := r.wanted(rest)
+	end := offset + r.wanted(rest)
 	r.send(nil)
-	for left := wanted; left > 0 && r.err == nil; {
-		n, err := io.CopyN(r.out, file, min(left, pieceSize))
-		r.sent, left = r.sent+n, left-n
+	for offset < end && r.err == nil {
+		n, err := io.CopyN(r.out, file, min(end-offset, pieceSize))
+		r.sent, offset = r.sent+n, offset+n
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !readable(file) { // sendfile(2) does not say whose error it is
+		if err != nil && !readable(file, offset) { // sendfile(2) does not say whose error it is
 			panic(err)
 		}
 		r.err = err
 	}
-	if r.hasBody() && r.err == nil && wanted < rest {
-		r.logTooLong()
-	}
 	return true
 }
 
-// restOf returns how many bytes a regular file has from its current offset to its end, 0
-// for anything else. Some files only seem to have a size, as in /sys: the last byte must
-// be there.
-func restOf(file *os.File) int64 {
+// restOf returns the offset in a regular file, and how many bytes it has from there to its
+// end; 0 for anything else. Some files only seem to have a size, as in /sys: their last
+// byte cannot be read.
+func restOf(file *os.File) (offset, rest int64) {
 	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return 0
+	if err != nil || !info.Mode().IsRegular() || !readable(file, info.Size()-1) {
+		return 0, 0
 	}
-	offset, err := file.Seek(0, io.SeekCurrent)
+	offset, err = file.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return 0 // it cannot be measured, so it is read like any other reader
+		return 0, 0 // it cannot be measured, so it is read like any other reader
 	}
-	if _, err := file.ReadAt(make([]byte, 1), info.Size()-1); err != nil {
-		return 0
-	}
-	return info.Size() - offset
+	return offset, info.Size() - offset
 }
 
-// readable reports whether the next byte of a file can be read, or is its end.
-func readable(file *os.File) bool {
-	offset, err := file.Seek(0, io.SeekCurrent)
-	if err == nil {
-		_, err = file.ReadAt(make([]byte, 1), offset)
-	}
-	return err == nil || err == io.EOF
+// readable reports whether the byte at offset of a file can be read.
+func readable(file *os.File, offset int64) bool {
+	_, err := file.ReadAt(make([]byte, 1), offset)
+	return err == nil
 }
 
 // finish ends an answer whose body has ended: it sends the head if no block has.
@@ -484,9 +472,8 @@ func (r *Response) fail(reason any) {
 		r.refuse(refusal)
 	default:
 		fmt.Fprintf(r.errors, "the application failed: %s", failure(reason))
-		r.sendPage(&Refusal{Status: "500 Internal Server Error",
-			Source: `PEP 3333, "Error Handling"`,
-			Reason: "the application failed; the server's error log says how"})
+		r.sendPage(refuse("500 Internal Server Error", `PEP 3333, "Error Handling"`, "", 0,
+			"the application failed; the server's error log says how"))
 	}
 }
 
@@ -549,7 +536,7 @@ func frames() (list string) {
 	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
 	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
 		file, _, _ := strings.Cut(f[2], ":")
-		if f[1] == "run" {
+		if f[1] == "run" || f[1] == "callApplication" {
 			break
 		}
 		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) {

@@ -86,8 +86,7 @@ func newServer(application Application) *Server {
 // urlScheme derives wsgi.url_scheme from the variable HTTPS, which is set where a proxy
 // terminates TLS. (PEP 3333, "URL Reconstruction")
 func urlScheme(https string) string {
-	switch https {
-	case "on", "1", "yes":
+	if https == "on" || https == "1" || https == "yes" {
 		return "https"
 	}
 	return "http"
@@ -177,7 +176,7 @@ func (s *Server) serveConn(c net.Conn) {
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
-	s.setState(&e.conn, asking, s.Timeout) // the time for the head begins
+	s.setState(&e.conn, false, s.Timeout) // the time for the head begins
 	var err error
 	e.request, err = readRequest(e.reader, s.MaxBody)
 	err = s.reconsider(e.request, err)
@@ -185,7 +184,7 @@ func (s *Server) serveConn(c net.Conn) {
 	if err == errSilent {
 		return
 	}
-	s.setState(&e.conn, answering, 0)
+	s.setState(&e.conn, true, 0)
 	firstLine := httpLine
 	if e.request.Version == "HTTP/0.9" {
 		firstLine = noHead
@@ -275,7 +274,7 @@ func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
 	}
-	if e.conn.state == answering {
+	if e.conn.answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
 		e.hangUp()
@@ -314,7 +313,7 @@ func (e *exchange) hangUp() {
 	if e.conn.eachRead && e.input.read == e.input.length {
 		patience = moment
 	}
-	e.server.setState(&e.conn, leaving, patience) // the time to close begins
+	e.server.setState(&e.conn, false, patience)   // the time to close begins
 	io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 }
 
@@ -335,9 +334,9 @@ func (s *Server) logAccess(e *exchange) {
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
-	timeout  time.Duration
-	state    connState // guarded by Server.mu
-	eachRead bool      // each read has its own deadline; before that, the whole head has one
+	timeout   time.Duration
+	answering bool // the client waits for an answer, and Shutdown too; guarded by Server.mu
+	eachRead  bool // each read has its own deadline; before that, the whole head has one
 }
 
 // Read reads, and adds the timeout to a deadline error.
@@ -374,31 +373,21 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
-// A connState tells Shutdown whether to wait for a connection.
-type connState int
-
-const (
-	asking    connState = iota // the head has not been read
-	answering                  // Shutdown waits for it
-	leaving                    // the answer has been sent, and the client should close
-)
-
 const (
 	lull   = 50 * time.Millisecond  // in which another connection may come from the backlog
 	moment = 500 * time.Millisecond // for what a client should do at once
 )
 
-// setState sets the state of a connection. A client that is not waiting for an answer has
-// some time to send a head or to close: a server that stops gives it a moment.
-func (s *Server) setState(c *conn, state connState, limit time.Duration) {
+// setState sets whether a connection is being answered. If not, its client has some time
+// to send a head or to close: a server that stops gives it a moment.
+func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.state = state
-	s.conns[c] = true
+	s.conns[c], c.answering = true, answering
 	if s.stopping.Load() {
 		limit = min(limit, moment)
 	}
-	if state != answering {
+	if !answering {
 		c.SetReadDeadline(time.Now().Add(limit)) // an error here will be returned by Read
 	}
 }
@@ -417,7 +406,11 @@ func (s *Server) Shutdown(grace time.Duration) {
 	if comes(ended, lull) {
 		return
 	}
-	s.closeAll()
+	s.mu.Lock()
+	for c := range s.conns {
+		go c.Close() // with a trace it may wait for a log that nobody reads
+	}
+	s.mu.Unlock()
 	if s.OnStop != nil {
 		s.OnStop()
 	}
@@ -441,7 +434,7 @@ func (s *Server) stopAccepting() {
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
 	for c := range s.conns {
-		if c.state != answering {
+		if !c.answering {
 			c.SetReadDeadline(time.Now().Add(moment)) // an error will be returned by Read
 		}
 	}
@@ -460,21 +453,12 @@ func acceptForALull(l net.Listener) {
 	}
 }
 
-// closeAll closes every connection.
-func (s *Server) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		go c.Close() // with a trace it may wait for a log that nobody reads
-	}
-}
-
 // busy returns how many requests are being answered.
 func (s *Server) busy() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.state == answering {
+		if c.answering {
 			n++
 		}
 	}
