@@ -67,16 +67,15 @@ type Refusal struct {
 
 // refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
-	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
-		Reason: fmt.Sprintf(format, args...), Place: caller()}
+	reason := fmt.Sprintf(format, args...)
+	return &Refusal{status, source, line, offset, reason, nil, caller()}
 }
 
-// caller names the function that has called the one that calls caller.
+// caller names the function that called the one that calls caller.
 func caller() string {
-	pcs := make([]uintptr, 1)
-	runtime.Callers(3, pcs)
-	frame, _ := runtime.CallersFrames(pcs).Next()
-	return path.Base(frame.File) + "#" + strings.TrimPrefix(path.Ext(frame.Function), ".")
+	pc, file, _, _ := runtime.Caller(2)
+	function := runtime.FuncForPC(pc).Name() // "main.(*Request).parseTarget"
+	return path.Base(file) + "#" + strings.TrimPrefix(path.Ext(function), ".")
 }
 
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
@@ -245,7 +244,8 @@ func (h *headReader) line(tooLong string) (string, error) {
 	return line, nil
 }
 
-// rawLine reads one line, with its line end, in pieces of the reader's buffer.
+// rawLine reads one line, with its line end, in pieces of the reader's buffer. Only a
+// request line that has come to its target has a target that is too long. (RFC 9112 §3)
 func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	err = bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
@@ -256,42 +256,34 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	h.size += len(line)
 	switch {
 	case len(line) > maxLine:
-		return line, refuseLong(tooLong, line)
-	case err != nil && h.size == 0:
-		return "", incomplete(err, "", "expected a head, got nothing")
-	case err != nil:
-		return line, incomplete(err, line, "expected an empty line to end the head")
-	}
-	return line, nil
-}
-
-// refuseLong refuses a line of more than maxLine bytes. Only a request line that has come
-// to its target has a target that is too long. (RFC 9110 §15.5.15, RFC 9112 §3)
-func refuseLong(status, line string) *Refusal {
-	source := "RFC 6585 §5"
-	if status == targetTooLong {
-		source = "RFC 9110 §15.5.15"
-		if !strings.Contains(line[:maxLine], " ") {
-			status, source = badRequest, "RFC 9112 §3"
+		source := "RFC 6585 §5"
+		if tooLong == targetTooLong && strings.Contains(line[:maxLine], " ") {
+			source = "RFC 9110 §15.5.15"
+		} else if tooLong == targetTooLong {
+			tooLong, source = badRequest, "RFC 9112 §3"
 		}
+		err = refuse(tooLong, source, line, maxLine,
+			"expected at most %d bytes in a line, with its line end", maxLine)
+	case err != nil && h.size == 0:
+		err = incomplete(err, "", "expected a head, got nothing")
+	case err != nil:
+		err = incomplete(err, line, "expected an empty line to end the head")
 	}
-	return refuse(status, source, line, maxLine,
-		"expected at most %d bytes in a line, with its line end", maxLine)
+	return line, err
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time. line is the part of a line that came last. (RFC 9112 §8,
-// RFC 9110 §15.5.9)
-func incomplete(err error, line, format string, args ...any) *Refusal {
-	status, source := badRequest, "RFC 9112 §8"
+// 408 if they do not come in time. line is what has come of a line. (RFC 9112 §8, RFC 9110
+// §15.5.9)
+func incomplete(err error, line, expected string) *Refusal {
+	r := &Refusal{badRequest, "RFC 9112 §8", line, len(line), "", err, caller()}
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		r.Err = io.ErrUnexpectedEOF
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		status, source = requestTimeout, "RFC 9110 §15.5.9"
+		r.Status, r.Source = requestTimeout, "RFC 9110 §15.5.9"
 	}
-	reason := fmt.Sprintf(format, args...)
-	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err,
-		caller()}
+	r.Reason = expected + ": " + r.Err.Error()
+	return r
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
@@ -316,9 +308,9 @@ func (q *Request) parseLine(line string) error {
 			"letters, digits and !#$%%&'*+-.^_`|~, then one space")
 	}
 	if target == "" || version == "" {
-		missing := len(line) // where a target or version should begin
+		missing := len(line) // where a version should begin
 		if target == "" {
-			missing = min(len(method)+1, len(line))
+			missing -= len(rest)
 		}
 		return refuse(badRequest, "RFC 1945 §5.1", line, missing, "expected a request line "+
 			"like GET /path HTTP/1.0, with single spaces")
@@ -334,14 +326,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	start, good := len(q.Line)-len(version), 0 // the bytes that are right
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
-	if good < max(len(form), len(version)) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
-			"expected a version like HTTP/1.0 at the end of the line")
+	start := len(q.Line) - len(version)
+	for i := range max(len(form), len(version)) {
+		if i >= min(len(form), len(version)) ||
+			version[i] != form[i] && !(isDigit(version[i]) && isDigit(form[i])) {
+			return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
+				"expected a version like HTTP/1.0 at the end of the line")
+		}
 	}
 	if major := len("HTTP/"); version[major] != '1' {
 		return refuse(badVersion, "RFC 9110 §15.6.6", q.Line, start+major,
@@ -380,7 +371,6 @@ func (q *Request) parseTarget() error {
 	var bad int
 	target, q.Query, _ = strings.Cut(target, "?")
 	if q.Path, bad = decodePath(target); bad >= 0 {
-		q.Path = ""
 		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+bad, "expected "+
 			"two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
@@ -449,7 +439,6 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 // form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -574,16 +563,12 @@ func listed(list, name string) bool {
 // method or a header name: letters, digits and fifteen other characters, all ASCII. It
 // returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
 func indexNonToken(s string) int {
-	for i := range len(s) {
-		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
-		if !letter && !isDigit(s[i]) && strings.IndexByte("-!#$%&'*+.^_`|~", s[i]) < 0 {
-			return i
-		}
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	good := len(s) - len(strings.TrimLeft(s, letters+"0123456789-!#$%&'*+.^_`|~"))
+	if good == len(s) && s != "" {
+		return -1
 	}
-	if s == "" {
-		return 0
-	}
-	return -1
+	return good
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -594,14 +579,14 @@ func indexControl(s string) int {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// host is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
-var host = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
+// hostForm is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
+var hostForm = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
 	`%[0-9A-Fa-f]{2})*)(?::[0-9]*)?`)
 
 // badHost returns the offset of the first byte that keeps s from being a host, or -1. The
 // name is not resolved and need not exist.
 func badHost(s string) int {
-	if good := len(host.FindString(s)); good < len(s) {
+	if good := len(hostForm.FindString(s)); good < len(s) {
 		return good
 	}
 	if inner, _, found := strings.Cut(strings.TrimPrefix(s, "["), "]"); found {
@@ -658,10 +643,10 @@ func newEnviron(q *Request, server, client net.Addr) Environ {
 //	127.0.0.1:8000 → "127.0.0.1", "8000"    [::1]:8000 → "[::1]", "8000"
 func serverName(addr net.Addr) (name, port string) {
 	name, port = hostPort(addr)
-	switch {
-	case name == "": // a Unix socket has no name for a URL
+	if name == "" { // a Unix socket has no name for a URL
 		return "localhost", "80"
-	case strings.Contains(name, ":"):
+	}
+	if strings.Contains(name, ":") {
 		name = "[" + name + "]"
 	}
 	return name, port
@@ -742,7 +727,8 @@ func (in *Input) Read(p []byte) (int, error) {
 	n, err := in.r.Read(p[:min(int64(len(p)), in.length-in.read)])
 	in.read += int64(n)
 	if err != nil {
-		in.err = incomplete(err, "", "expected %d body bytes, got %d", in.length, in.read)
+		in.err = incomplete(err, "",
+			fmt.Sprintf("expected %d body bytes, got %d", in.length, in.read))
 	}
 	return n, in.err
 }
