@@ -20,13 +20,14 @@ package main
 
 import (
 	"bufio"
-	"encoding/hex"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path"
 	"regexp"
@@ -143,8 +144,8 @@ func visible(s string) string { return bare(strconv.Quote(s)) }
 // bare removes the quotes around a Go string, and the escapes of those inside.
 func bare(s string) string { return strings.ReplaceAll(s[1:len(s)-1], `\"`, `"`) }
 
-// errSilent reports a client that connected and left without sending a byte, as browsers
-// do with connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that left without sending a byte, as browsers do when they
+// open connections in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -161,15 +162,14 @@ type Request struct {
 	Length    int64    // Content-Length in bytes; 0 without one
 }
 
-// readRequest reads the head of one request from r and leaves r at the first byte of the
-// body. maxBody is the largest Content-Length to accept, in bytes.
+// readRequest reads the head of one request, up to the first byte of the body. maxBody is
+// the largest Content-Length to accept, in bytes.
 //
 //	GET /a%20b?x=1 HTTP/1.0\r\nHost: h\r\n\r\n
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
-// The request is never nil: with an error it holds what was read so far, for the log. The
-// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
-// (RFC 1945 §5)
+// With an error the request holds what was read so far, for the log. The error is errSilent
+// or a *Refusal. (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	q := &Request{}
 	if err := refuseTLS(r); err != nil {
@@ -182,7 +182,7 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 		line, err = h.line(targetTooLong)
 	}
 	if err != nil && h.size == 0 {
-		return q, errSilent
+		err = errSilent
 	}
 	if err != nil {
 		return q, err
@@ -207,8 +207,7 @@ func refuseTLS(r *bufio.Reader) error {
 		"text, got a TLS handshake: use http:// instead of https://")
 }
 
-// A headReader reads the lines of one head: a request line and header section, or only
-// the section in which a CGI program or another server answers.
+// A headReader reads the lines of one head: a request's, a CGI program's, another server's.
 type headReader struct {
 	r     *bufio.Reader
 	end   string   // "\r\n" or "\n", once a line has shown it
@@ -216,13 +215,10 @@ type headReader struct {
 	lines []string // the header lines read, which a refusal may show
 }
 
-// line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
-// accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix the two:
-// what one reader takes for a line end, another may take for text.
-//
-//	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
+// line reads one line and returns it without its line end: "Host: h\r\n" → "Host: h". A
+// bare LF is accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix
+// the two: what one reader takes for a line end, another may take for text. A line over
+// maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.rawLine(tooLong)
 	if err != nil {
@@ -286,8 +282,8 @@ func incomplete(err error, line, expected string) *Refusal {
 	return r
 }
 
-// parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// parseLine takes the request line apart, at its two spaces. A line with only GET and a
+// path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -368,53 +364,32 @@ func (q *Request) parseTarget() error {
 		}
 		start = end - len(target)
 	}
-	var bad int
 	target, q.Query, _ = strings.Cut(target, "?")
-	if q.Path, bad = decodePath(target); bad >= 0 {
-		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+bad, "expected "+
+	if good := len(pathForm.FindString(target)); good < len(target) {
+		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good, "expected "+
 			"two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
-	if q.Path == "" {
-		q.Path = "/"
-	}
+	q.Path, _ = url.PathUnescape(cmp.Or(target, "/")) // each escape is a good one
 	return nil
 }
 
-// decodePath decodes each escape of a path, once: "/a%20b%2541" → "/a b%41". bad is the
-// offset of the first % without two hex digits, or with those of a control character; -1
-// if there is none. (RFC 3986 §2.1)
-func decodePath(s string) (decoded string, bad int) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
-			continue
-		}
-		char, err := hex.DecodeString(s[i+1 : min(i+3, len(s))])
-		if err != nil || len(char) == 0 || indexControl(string(char)) == 0 {
-			return "", i
-		}
-		b.Write(char)
-		i += 2
-	}
-	return b.String(), -1
-}
+// pathForm is a path in which each % has two hex digits, not those of a control character.
+var pathForm = regexp.MustCompile(`^(?:[^%]|%[2-689A-Fa-f][0-9A-Fa-f]|%7[0-9A-Ea-e])*`)
+
+// absoluteForm is the beginning of an absolute target, or as much of it as is there.
+var absoluteForm = regexp.MustCompile(`^(?i:https?(?::/{0,2})?)?`)
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
 // "h:81", and it returns "/p". A name and password in it are dropped. (RFC 9112 §3.2.2)
 func (q *Request) cutAuthority(target string) (rest string, err error) {
-	start := len(q.Method) + 1
-	scheme, after, _ := strings.Cut(target, ":")
-	q.Scheme = strings.ToLower(scheme)
-	authority, found := strings.CutPrefix(after, "//")
-	if isWeb := q.Scheme == "http" || q.Scheme == "https"; !found || !isWeb {
-		if isWeb { // the rest should begin with two slashes
-			start += len(target) - len(strings.TrimPrefix(after, "/"))
-		}
+	scheme := absoluteForm.FindString(target)
+	start := len(q.Method) + 1 + len(scheme)
+	if !strings.HasSuffix(scheme, "://") {
 		return "", refuse(badRequest, "RFC 9112 §3.2", q.Line, start,
 			"expected a target that begins with / or http://host")
 	}
-	start += len(target) - len(authority)
+	q.Scheme = strings.ToLower(strings.TrimSuffix(scheme, "://"))
+	authority := target[len(scheme):]
 	if i := strings.IndexAny(authority, "/?"); i >= 0 {
 		authority, rest = authority[:i], authority[i:]
 	}
@@ -435,8 +410,7 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
-// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
 	for start := h.size; ; {
@@ -609,9 +583,9 @@ func (e Environ) Get(key string) string {
 
 const software = "rawsgi/1.0"
 
-// newEnviron makes the environ of one request: a map of its own for each, which the
-// application may change at will. server and client are the two ends of the connection.
-// The gateway adds the keys of the interface, those with a dot. (RFC 3875 §4.1)
+// newEnviron makes the environ of one request, which the application may change at will.
+// server and client are the two ends of the connection. The gateway adds the keys of the
+// interface, those with a dot. (RFC 3875 §4.1)
 func newEnviron(q *Request, server, client net.Addr) Environ {
 	name, port := serverName(server)
 	address, clientPort := hostPort(client)
@@ -671,12 +645,10 @@ func (e Environ) addHeader(field Header) {
 		return
 	}
 	value := field.Value
-	if earlier, again := e[key].(string); again {
-		separator := ","
-		if key == "HTTP_COOKIE" {
-			separator = "; "
-		}
-		value = earlier + separator + value
+	if earlier, again := e[key].(string); again && key == "HTTP_COOKIE" {
+		value = earlier + "; " + value
+	} else if again {
+		value = earlier + "," + value
 	}
 	e[key] = value
 }
