@@ -123,19 +123,14 @@ func (r *Refusal) excerpt() (before, after string) {
 	if len(before) > most {
 		before = "..." + before[len(before)-most:]
 	}
-	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(shorten(after, most)))
-}
-
-// shorten returns the first n bytes of s, and "..." if there are more.
-func shorten(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
+	if len(after) > most {
+		after = after[:most] + "..."
 	}
-	return s
+	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(after))
 }
 
-// quote returns the first 80 bytes of s, printable and in quotes, for a message.
-func quote(s string) string { return strconv.Quote(shorten(s, 80)) }
+// quote returns the first 80 characters of s, printable and in quotes, for a message.
+func quote(s string) string { return fmt.Sprintf("%.80q", s) }
 
 // visible shows bytes on one line, with the escapes of a Go string: CR LF as \r\n, a byte
 // that is not UTF-8 as \xff, a backslash as \\. Quotes and other text stay as they are.

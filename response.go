@@ -1,8 +1,8 @@
 // response.go: bytes out.
 //
-// An application answers in two halves. It calls startResponse with a status and headers,
-// which are checked and stored; then it returns (or writes) blocks of bytes. The first
-// block that is not empty sends the head ahead of it:
+// An application calls startResponse with a status and headers, which are checked and
+// stored; then it returns (or writes) blocks of bytes. The first that is not empty sends the
+// head ahead of it:
 //
 //	startResponse("200 OK", …)     nothing is sent: the application may still fail
 //	block ""                       nothing is sent
@@ -38,11 +38,10 @@ const pieceSize = 64 * 1024 // bytes that must reach the client within one timeo
 type Header struct{ Name, Value string }
 
 // StartResponse is how an application begins its answer. It stores the status ("200 OK")
-// and headers and returns PEP 3333's write() callable. Calling it again is allowed only
-// with excInfo, the error that made the application change its mind; when the head has
-// been sent already, it panics with that error. It panics for a status or header that
-// breaks a rule, too: where Python raises, we panic. (PEP 3333, "The start_response()
-// Callable")
+// and headers and returns PEP 3333's write() callable. A second call needs excInfo, the
+// error that made the application change its mind, and panics with it when the head has been
+// sent. A status or header that breaks a rule is a panic too: where Python raises, we panic.
+// (PEP 3333, "The start_response() Callable")
 type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
 
 // A Body is what an application returns, Python's iterable of bytestrings. It may also
@@ -67,8 +66,7 @@ func closeBody(body any) error {
 	return nil
 }
 
-// Blocks is a body whose blocks are there already, like Python's [b"…"]. Its length is
-// known, so a single block gets a Content-Length.
+// Blocks is a body like Python's [b"…"]: a single block gets a Content-Length.
 type Blocks [][]byte
 
 // All gives the blocks in order.
@@ -155,8 +153,12 @@ func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Re
 		errors: errorLog, now: time.Now, length: -1}
 }
 
-// errStartedTwice is the panic of an application that does not say why it changes its mind.
-var errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
+// The panics of applications that call startResponse too often, and not at all.
+var (
+	errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
+	errNotStarted   = errors.New("startResponse must be called before the first block " +
+		"that is not empty, and before the body ends")
+)
 
 // startResponse implements StartResponse.
 func (r *Response) startResponse(status string, headers []Header,
@@ -267,7 +269,7 @@ func (r *Response) close(body Body) {
 	}
 }
 
-// sendBody sends one block after the other, until the body ends or no more is wanted.
+// sendBody sends the blocks one by one, until the body ends or no more is wanted.
 func (r *Response) sendBody(body Body) {
 	if file, ok := body.(*fileBody); ok && r.sendFile(file) {
 		return
@@ -308,9 +310,8 @@ func (r *Response) hasBody() bool { return r.withBody && !bodyless(r.status) }
 // that the application announced.
 var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
 
-// Write sends one block, and the head ahead of the first that is not empty. It is PEP
-// 3333's write(), and each block of a body goes through it, too. It returns when the bytes
-// are with the operating system. (PEP 3333, "The write() Callable", "Handling the
+// Write is PEP 3333's write(), through which each block of a body goes too. It returns when
+// the bytes are with the operating system. (PEP 3333, "The write() Callable", "Handling the
 // Content-Length Header")
 func (r *Response) Write(block []byte) (int, error) {
 	if len(block) == 0 || r.err != nil {
@@ -340,10 +341,6 @@ func (r *Response) wanted(n int64) int64 {
 		r.length)
 	return rest
 }
-
-// errNotStarted is the panic of an application that sends a body before a head.
-var errNotStarted = errors.New("startResponse must be called before the first block " +
-	"that is not empty, and before the body ends")
 
 // send sends block, and the head ahead of it if it has not been sent. The head and a small
 // block leave in one write: two would be two system calls, and often two packets.
@@ -500,15 +497,14 @@ func (r *Response) refuse(refusal *Refusal) {
 
 // sendPage answers with the page of a refusal, if the head has not been sent.
 func (r *Response) sendPage(refusal *Refusal) {
-	if r.headSent {
-		return
+	if !r.headSent {
+		page := refusal.page()
+		r.status, r.length = refusal.Status, -1
+		r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
+			{"X-Content-Type-Options", "nosniff"}}
+		r.inferLength(int64(len(page)))
+		r.Write(page) // if it fails, the client has left: r.err ends the answer
 	}
-	page := refusal.page()
-	r.status, r.length = refusal.Status, -1
-	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
-		{"X-Content-Type-Options", "nosniff"}}
-	r.inferLength(int64(len(page)))
-	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 
 // failure returns a panic's value and the functions of the application that led to it,

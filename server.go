@@ -327,8 +327,8 @@ func (s *Server) logAccess(e *exchange) {
 	client, _ := hostPort(e.conn.RemoteAddr())
 	r := &e.response
 	code, _, _ := strings.Cut(r.status, " ")
-	s.AccessLog.Printf(`%s - - [%s] %+q %s %d`, cmp.Or(client, "-"),
-		r.now().Format("02/Jan/2006 15:04:05"), shorten(e.request.Line, 1000), code, r.sent)
+	s.AccessLog.Printf(`%s - - [%s] %+.1000q %s %d`, cmp.Or(client, "-"),
+		r.now().Format("02/Jan/2006 15:04:05"), e.request.Line, code, r.sent)
 }
 
 // A conn is a connection with deadlines.
