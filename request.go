@@ -264,8 +264,7 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time. line is what has come of a line. (RFC 9112 §8, RFC 9110
-// §15.5.9)
+// 408 if they do not come in time. (RFC 9112 §8, RFC 9110 §15.5.9)
 func incomplete(err error, line, expected string) *Refusal {
 	r := &Refusal{badRequest, "RFC 9112 §8", line, len(line), "", err, caller()}
 	if err == io.EOF {
@@ -332,9 +331,8 @@ func (q *Request) checkVersion(version string) error {
 	return nil
 }
 
-// parseTarget splits the target into Path and Query, and Scheme and Authority if it has
-// them. The path is decoded exactly once: %2541 is %41. Dots and double slashes stay: the
-// application decides what they mean. A fragment should not have been sent: it is cut.
+// parseTarget splits the target. The path is decoded exactly once: %2541 is %41. Dots and
+// double slashes stay: the application decides what they mean. A fragment is cut.
 //
 //	/a%20b?x=%201#f     → Path "/a b", Query "x=%201"
 //	http://u@h:81?x=1   → Path "/", Query "x=1", Authority "h:81"
@@ -375,7 +373,7 @@ var pathForm = regexp.MustCompile(`^(?:[^%]|%[2-689A-Fa-f][0-9A-Fa-f]|%7[0-9A-Ea
 var absoluteForm = regexp.MustCompile(`^(?i:https?(?::/{0,2})?)?`)
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
-// "h:81", and it returns "/p". A name and password in it are dropped. (RFC 9112 §3.2.2)
+// "h:81", rest "/p". A name and password are dropped. (RFC 9112 §3.2.2)
 func (q *Request) cutAuthority(target string) (rest string, err error) {
 	scheme := absoluteForm.FindString(target)
 	start := len(q.Method) + 1 + len(scheme)
@@ -425,13 +423,10 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart.
-//
-//	"Name: \t value \t " → {"Name", "value"}
-//
-// Spaces and tabs around the value are not part of it. A space before the colon and a line
-// that continues the one before are refused: proxies have read both in different ways,
-// which is how requests are smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+// parseField takes one header line apart: "Name: \t value \t " → {"Name", "value"}. A space
+// before the colon and a line that continues the one before are refused: proxies have read
+// both in different ways, which is how requests are smuggled past them. (RFC 9112 §5.1,
+// §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Header{}, refuse(badRequest, "RFC 9112 §5.2", line, 0,
@@ -668,9 +663,8 @@ func environKey(name string) (key string, ok bool) {
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that no application waits for more, and never returns the bytes after them. A body that
-// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
-// (PEP 3333, "Input and Error Streams")
+// that no application waits for more. A body that is cut short ends in a *Refusal around
+// io.ErrUnexpectedEOF instead of io.EOF. (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
@@ -721,8 +715,8 @@ func (in *Input) ReadLine(limit int) ([]byte, error) {
 	return line, nil
 }
 
-// Lines gives the lines of the body, as iterating over Python's wsgi.input does. Where
-// Python raises because the body is cut short, it panics.
+// Lines gives the lines of the body, as iterating over Python's wsgi.input does. It panics
+// if the body is cut short.
 func (in *Input) Lines() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for {

@@ -10,8 +10,8 @@
 //	block " world"                 " world", before the next block is asked for
 //	the body ends                  nothing to send; Close is called, once
 //
-// Half of a gateway is here: run drives any application to any io.Writer. A socket and a
-// CGI program's standard output differ only in the first line of the head.
+// run drives any application to any io.Writer: a socket and a CGI program's standard output
+// differ only in the first line of the head.
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
@@ -19,6 +19,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -99,11 +100,10 @@ func newFileWrapper(file io.Reader, blockSize ...int) Body {
 	return &fileBody{file, size}
 }
 
-// All gives the file in blocks, for middleware and for what is not a real file.
+// All gives the file in blocks, for middleware.
 func (b *fileBody) All() iter.Seq[[]byte] { return readBlocks(b.file, b.size).All() }
 
-// readBlocks gives what it reads, in blocks of at most size bytes. A read that fails
-// panics, as in Python it would raise.
+// readBlocks gives what it reads, in blocks of at most size bytes. It panics if a read fails.
 func readBlocks(reader io.Reader, size int) Stream {
 	return func(yield func([]byte) bool) {
 		block := make([]byte, size)
@@ -183,17 +183,13 @@ func (r *Response) startResponse(status string, headers []Header,
 // checkHead checks the arguments of startResponse and returns the Content-Length among
 // them, -1 if there is none. (PEP 3333, "The start_response() Callable")
 func checkHead(status string, headers []Header) (length int64, err error) {
-	if err := checkStatus(status); err != nil {
-		return -1, err
-	}
+	err = checkStatus(status)
 	for _, header := range headers {
-		if err := checkField(header); err != nil {
-			return -1, err
-		}
+		err = cmp.Or(err, checkField(header))
 	}
 	value, count := lookup(headers, "Content-Length")
-	if count == 0 {
-		return -1, nil
+	if err != nil || count == 0 {
+		return -1, err
 	}
 	n, err := strconv.ParseUint(value, 10, 63) // takes digits only, no sign
 	if err != nil || count > 1 {
@@ -221,8 +217,8 @@ func checkStatus(status string) error {
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
 
-// checkField checks one header of an application. Its value has no control characters, not
-// even a tab: "any" is the PEP's word.
+// checkField checks one header of an application. Not even a tab may be in its value: "any
+// control characters" are the PEP's words.
 func checkField(header Header) error {
 	switch {
 	case indexNonToken(header.Name) >= 0:
@@ -239,8 +235,7 @@ func checkField(header Header) error {
 }
 
 // run calls the application once, sends the body that it returns and closes it, whatever
-// happens on the way. It knows nothing of sockets: this is the gateway interface.
-// (PEP 3333, "The Server/Gateway Side")
+// happens on the way: this is the gateway interface. (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
 	var body Body
 	complete := false

@@ -1,17 +1,14 @@
 // server.go: gateways, which connect applications to clients.
 //
-// A connection is accepted here, a request is read from it (request.go), the application
-// is run (response.go), and the connection is closed in a way that lets the client read
-// the answer to its end. One request a connection, as in HTTP/1.0 (RFC 1945 §1.4):
+// A connection is accepted, a request is read from it (request.go), the application is run
+// (response.go), and the connection is closed so that the client can read the answer to its
+// end. One request a connection, as in HTTP/1.0 (RFC 1945 §1.4):
 //
 //	Serve → serveConn → readRequest → newEnviron → run → hangUp
 //
-// This file also handles clients that send nothing, send slowly, read slowly, come in large
-// numbers or leave in the middle, and a signal to stop.
-//
-// At the end are two shorter gateways: serveCGI, which answers the one request that a web
-// server has put into this process's environment, and callApplication, which has neither
-// client nor server.
+// Clients may send nothing, send slowly, read slowly, come in large numbers or leave in the
+// middle. At the end are two shorter gateways: serveCGI, which answers the one request in
+// this process's environment, and callApplication, which has neither client nor server.
 
 package main
 
@@ -122,7 +119,7 @@ func (s *Server) Serve(l net.Listener) {
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; failed = true {
 		if s.stopping.Load() {
-			acceptForALull(l)
+			limitAccept(l)
 		}
 		c, err := l.Accept()
 		if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -171,8 +168,8 @@ func (s *Server) serveConn(c net.Conn) {
 	if s.Watch != nil {
 		c, application, onHead = s.Watch(c, application)
 	}
-	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout}}
-	e.reader = readers.Get().(*bufio.Reader)
+	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout},
+		reader: readers.Get().(*bufio.Reader), errors: errorStream{log: s.ErrorLog}}
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
@@ -189,7 +186,6 @@ func (s *Server) serveConn(c net.Conn) {
 	if e.request.Version == "HTTP/0.9" {
 		firstLine = noHead
 	}
-	e.errors.log = s.ErrorLog
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
@@ -254,18 +250,17 @@ func (e Environ) addInterface(scheme string, threads, processes, once bool, inpu
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	return q.Length > 0 && q.Version != "HTTP/1.0" &&
-		slices.ContainsFunc(q.Header, func(field Header) bool {
-			return field.is("Expect") && listed(field.Value, "100-continue")
-		})
+	asks := func(field Header) bool {
+		return field.is("Expect") && listed(field.Value, "100-continue")
+	}
+	return q.Length > 0 && q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, asks)
 }
 
 // sendContinue tells the client to send the body, when the application first reads it. It
 // is too late for that when the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
-		// An error is not lost: the next read will return it.
-		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n")
+		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // the next read fails too
 	}
 }
 
@@ -295,10 +290,8 @@ const drainLimit = 64 << 20
 // hangUp closes only the sending half, and reads until the client has read the answer and
 // closes. If it closed both halves while bytes from the client are unread, the operating
 // system would send a reset, which can destroy the answer on its way. When everything that
-// was announced has been read, such bytes are few, and a moment is enough.
-// (RFC 9112 §9.6)
-//
-// An answer that broke off without a Content-Length must not look whole: a reset ends it.
+// was announced has been read, a moment is enough. An answer that broke off without a
+// Content-Length must not look whole: a reset ends it. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	if tcp, ok := e.conn.Conn.(interface{ SetLinger(int) error }); ok &&
 		e.response.cut && e.response.length < 0 {
@@ -439,13 +432,13 @@ func (s *Server) stopAccepting() {
 		}
 	}
 	if s.listener != nil {
-		acceptForALull(s.listener)
+		limitAccept(s.listener)
 		time.AfterFunc(moment, func() { s.listener.Close() }) // fails if it is closed already
 	}
 }
 
-// acceptForALull gives Accept a deadline, or none of it if it can have no deadline.
-func acceptForALull(l net.Listener) {
+// limitAccept gives the next Accept a lull, or no time if l has no deadlines.
+func limitAccept(l net.Listener) {
 	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
 		timed.SetDeadline(time.Now().Add(lull)) // an error here will be returned by Accept
 	} else {
@@ -510,9 +503,8 @@ func printable(line string) string {
 }
 
 // serveCGI is the CGI gateway: it answers the one request that a web server has put into
-// the environment of this process, from standard input to standard output. Environ comes
-// from the process, the head begins with Status, and the rest is as for a socket.
-// (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
+// the environment of this process, from standard input to standard output. The head begins
+// with Status. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
 func serveCGI(application Application, variables []string, stdin io.Reader,
 	stdout io.Writer, errorLog *log.Logger) {
 	environ := cgiEnviron(variables)
