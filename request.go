@@ -177,9 +177,8 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 		line, err = h.line(targetTooLong)
 	}
 	if err != nil && h.size == 0 {
-		err = errSilent
-	}
-	if err != nil {
+		return q, errSilent
+	} else if err != nil {
 		return q, err
 	}
 	if err := q.parseLine(line); err != nil || q.Version == "HTTP/0.9" {
@@ -609,8 +608,7 @@ func serverName(addr net.Addr) (name, port string) {
 	name, port = hostPort(addr)
 	if name == "" { // a Unix socket has no name for a URL
 		return "localhost", "80"
-	}
-	if strings.Contains(name, ":") {
+	} else if strings.Contains(name, ":") {
 		name = "[" + name + "]"
 	}
 	return name, port

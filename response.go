@@ -301,8 +301,7 @@ func bodyless(status string) bool {
 // answers HEAD as if it were GET, and its body is dropped. (RFC 1945 §8.2)
 func (r *Response) hasBody() bool { return r.withBody && !bodyless(r.status) }
 
-// errTooLong is what write() returns when the body is longer than the Content-Length
-// that the application announced.
+// errTooLong is what write() returns for a body longer than its Content-Length.
 var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
 
 // Write is PEP 3333's write(), through which each block of a body goes too. It returns when
@@ -520,18 +519,17 @@ func failure(reason any) string {
 }
 
 // frame matches a function of this program and its place in debug.Stack.
-var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go:\d+)`)
+var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
 
 // frames lists the functions that a panic has left, without those of the gateway.
 func frames() (list string) {
 	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
 	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
-		file, _, _ := strings.Cut(f[2], ":")
 		if f[1] == "run" || f[1] == "callApplication" {
 			break
 		}
-		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) {
-			list += "\t" + f[2] + " " + f[1] + "\n"
+		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, f[2]) {
+			list += "\t" + f[2] + f[3] + " " + f[1] + "\n"
 		}
 	}
 	return list

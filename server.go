@@ -91,6 +91,8 @@ func urlScheme(https string) string {
 
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
 // only the calls of the application take turns: a client that is slow to ask blocks no other.
+// When the server stops, what has waited in the backlog is answered after the last accept:
+// until then those clients open no new connections, so that the backlog becomes empty.
 func (s *Server) Serve(l net.Listener) {
 	s.mu.Lock()
 	s.listener = l
@@ -110,7 +112,15 @@ func (s *Server) Serve(l net.Listener) {
 		if err != nil {
 			return
 		}
-		s.start(c, slots)
+		s.running.Add(1)
+		go func() {
+			defer s.running.Done()
+			defer func() { <-slots }()
+			if s.stopping.Load() {
+				time.Sleep(2 * lull)
+			}
+			s.serveConn(c)
+		}()
 	}
 }
 
@@ -130,21 +140,6 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 		}
 		time.Sleep(lull) // e.g. out of descriptors; wait for some to be closed
 	}
-}
-
-// start serves a connection in a goroutine, which frees a slot at its end. A server that
-// stops answers when it no longer accepts: until then its clients wait for answers and open
-// no new connections, so that the backlog becomes empty.
-func (s *Server) start(c net.Conn, slots <-chan bool) {
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		defer func() { <-slots }()
-		if s.stopping.Load() {
-			time.Sleep(2 * lull)
-		}
-		s.serveConn(c)
-	}()
 }
 
 // An exchange is one connection: one request with its answer.
@@ -317,8 +312,8 @@ func (s *Server) logAccess(e *exchange) {
 	if s.AccessLog == nil {
 		return
 	}
-	client, _ := hostPort(e.conn.RemoteAddr())
 	r := &e.response
+	client, _ := hostPort(e.conn.RemoteAddr())
 	code, _, _ := strings.Cut(r.status, " ")
 	s.AccessLog.Printf(`%s - - [%s] %+.1000q %s %d`, cmp.Or(client, "-"),
 		r.now().Format("02/Jan/2006 15:04:05"), e.request.Line, code, r.sent)
@@ -431,9 +426,9 @@ func (s *Server) stopAccepting() {
 			c.SetReadDeadline(time.Now().Add(moment)) // an error will be returned by Read
 		}
 	}
-	if s.listener != nil {
-		limitAccept(s.listener)
-		time.AfterFunc(moment, func() { s.listener.Close() }) // fails if it is closed already
+	if l := s.listener; l != nil {
+		limitAccept(l)
+		time.AfterFunc(moment, func() { l.Close() }) // fails if it is closed already
 	}
 }
 
@@ -512,15 +507,14 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" {
-		// The web server has checked how large it is.
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its size has been checked
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
 		}
 	}
-	environ.addInterface(urlScheme(environ.Get("HTTPS")), false, true, true,
-		&Input{r: bufio.NewReader(stdin), length: q.Length}, stream)
+	input := &Input{r: bufio.NewReader(stdin), length: q.Length}
+	environ.addInterface(urlScheme(environ.Get("HTTPS")), false, true, true, input, stream)
 	environ["rawsgi.application"] = application
 	run(application, environ, &response)
 }
@@ -532,11 +526,9 @@ func cgiEnviron(variables []string) Environ {
 		key, value, _ := strings.Cut(variable, "=")
 		environ[key] = value
 	}
-	// The first two are called CONTENT_TYPE and CONTENT_LENGTH. Many programs take the last
-	// for their own setting, but here a client's header sets it. (RFC 3875 §4.1.18)
-	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"} {
-		delete(environ, key)
-	}
+	delete(environ, "HTTP_CONTENT_TYPE")   // it is called CONTENT_TYPE
+	delete(environ, "HTTP_CONTENT_LENGTH") // it is called CONTENT_LENGTH
+	delete(environ, "HTTP_PROXY")          // many programs take it for their own setting
 	for key, value := range cgiDefaults {
 		if environ.Get(key) == "" {
 			environ[key] = value
