@@ -132,7 +132,8 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 			limitAccept(l)
 		}
 		c, err := l.Accept()
-		if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+		stopped := errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
+		if err == nil || stopped {
 			return c, err
 		}
 		if !failed {
@@ -507,7 +508,7 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its size has been checked
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // the web server has checked it
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
