@@ -1,8 +1,8 @@
 // response.go: bytes out.
 //
 // An application calls startResponse with a status and headers, which are checked and
-// stored; then it returns (or writes) blocks of bytes. The first that is not empty sends the
-// head ahead of it:
+// stored. Then it returns (or writes) blocks of bytes. The first that is not empty sends
+// the head ahead of it:
 //
 //	startResponse("200 OK", …)     nothing is sent: the application may still fail
 //	block ""                       nothing is sent
@@ -40,9 +40,9 @@ type Header struct{ Name, Value string }
 
 // StartResponse is how an application begins its answer. It stores the status ("200 OK")
 // and headers and returns PEP 3333's write() callable. A second call needs excInfo, the
-// error that made the application change its mind, and panics with it when the head has been
-// sent. A status or header that breaks a rule is a panic too: where Python raises, we panic.
-// (PEP 3333, "The start_response() Callable")
+// error that made the application change its mind, and panics with it when the head has
+// been sent. It panics for a status or header that breaks a rule, too: where Python raises,
+// we panic. (PEP 3333, "The start_response() Callable")
 type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
 
 // A Body is what an application returns, Python's iterable of bytestrings. It may also
@@ -103,7 +103,7 @@ func newFileWrapper(file io.Reader, blockSize ...int) Body {
 // All gives the file in blocks, for middleware.
 func (b *fileBody) All() iter.Seq[[]byte] { return readBlocks(b.file, b.size).All() }
 
-// readBlocks gives what it reads, in blocks of at most size bytes. It panics if a read fails.
+// readBlocks gives what it reads, in blocks of at most size bytes. A failing read panics.
 func readBlocks(reader io.Reader, size int) Stream {
 	return func(yield func([]byte) bool) {
 		block := make([]byte, size)

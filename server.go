@@ -416,8 +416,8 @@ func comes(event <-chan bool, in time.Duration) bool {
 	}
 }
 
-// stopAccepting ends the wait in Serve, at the latest after a moment, and limits the wait for
-// silent clients.
+// stopAccepting lets Serve accept until the backlog is empty, at most for a moment, and
+// limits the wait for silent clients.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -433,7 +433,7 @@ func (s *Server) stopAccepting() {
 	}
 }
 
-// limitAccept gives the next Accept a lull, or no time if l has no deadlines.
+// limitAccept sets the deadline of the next Accept. A listener without deadlines is closed.
 func limitAccept(l net.Listener) {
 	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
 		timed.SetDeadline(time.Now().Add(lull)) // an error here will be returned by Accept
