@@ -633,10 +633,12 @@ func (e Environ) addHeader(field Header) {
 		return
 	}
 	value := field.Value
-	if earlier, again := e[key].(string); again && key == "HTTP_COOKIE" {
-		value = earlier + "; " + value
-	} else if again {
-		value = earlier + "," + value
+	if earlier, again := e[key].(string); again {
+		separator := ","
+		if key == "HTTP_COOKIE" {
+			separator = "; "
+		}
+		value = earlier + separator + value
 	}
 	e[key] = value
 }
