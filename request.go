@@ -20,13 +20,14 @@ package main
 
 import (
 	"bufio"
-	"encoding/hex"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path"
 	"regexp"
@@ -67,16 +68,15 @@ type Refusal struct {
 
 // refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
-	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
-		Reason: fmt.Sprintf(format, args...), Place: caller()}
+	reason := fmt.Sprintf(format, args...)
+	return &Refusal{status, source, line, offset, reason, nil, caller()}
 }
 
-// caller names the function that has called the one that calls caller.
+// caller names the function that called the one that calls caller.
 func caller() string {
-	pcs := make([]uintptr, 1)
-	runtime.Callers(3, pcs)
-	frame, _ := runtime.CallersFrames(pcs).Next()
-	return path.Base(frame.File) + "#" + strings.TrimPrefix(path.Ext(frame.Function), ".")
+	pc, file, _, _ := runtime.Caller(2)
+	function := runtime.FuncForPC(pc).Name() // "main.(*Request).parseTarget"
+	return path.Base(file) + "#" + strings.TrimPrefix(path.Ext(function), ".")
 }
 
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
@@ -123,19 +123,14 @@ func (r *Refusal) excerpt() (before, after string) {
 	if len(before) > most {
 		before = "..." + before[len(before)-most:]
 	}
-	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(shorten(after, most)))
-}
-
-// shorten returns the first n bytes of s, and "..." if there are more.
-func shorten(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
+	if len(after) > most {
+		after = after[:most] + "..."
 	}
-	return s
+	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(after))
 }
 
-// quote returns the first 80 bytes of s, printable and in quotes, for a message.
-func quote(s string) string { return strconv.Quote(shorten(s, 80)) }
+// quote returns the first 80 characters of s, printable and in quotes, for a message.
+func quote(s string) string { return fmt.Sprintf("%.80q", s) }
 
 // visible shows bytes on one line, with the escapes of a Go string: CR LF as \r\n, a byte
 // that is not UTF-8 as \xff, a backslash as \\. Quotes and other text stay as they are.
@@ -144,8 +139,8 @@ func visible(s string) string { return bare(strconv.Quote(s)) }
 // bare removes the quotes around a Go string, and the escapes of those inside.
 func bare(s string) string { return strings.ReplaceAll(s[1:len(s)-1], `\"`, `"`) }
 
-// errSilent reports a client that connected and left without sending a byte, as browsers
-// do with connections that they open in advance. Nothing is answered or logged.
+// errSilent reports a client that left without sending a byte, as browsers do when they
+// open connections in advance. Nothing is answered or logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -162,15 +157,14 @@ type Request struct {
 	Length    int64    // Content-Length in bytes; 0 without one
 }
 
-// readRequest reads the head of one request from r and leaves r at the first byte of the
-// body. maxBody is the largest Content-Length to accept, in bytes.
+// readRequest reads the head of one request, up to the first byte of the body. maxBody is
+// the largest Content-Length to accept, in bytes.
 //
 //	GET /a%20b?x=1 HTTP/1.0\r\nHost: h\r\n\r\n
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
-// The request is never nil: with an error it holds what was read so far, for the log. The
-// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
-// (RFC 1945 §5)
+// With an error the request holds what was read so far, for the log. The error is errSilent
+// or a *Refusal. (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	q := &Request{}
 	if err := refuseTLS(r); err != nil {
@@ -184,8 +178,7 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	}
 	if err != nil && h.size == 0 {
 		return q, errSilent
-	}
-	if err != nil {
+	} else if err != nil {
 		return q, err
 	}
 	if err := q.parseLine(line); err != nil || q.Version == "HTTP/0.9" {
@@ -208,8 +201,7 @@ func refuseTLS(r *bufio.Reader) error {
 		"text, got a TLS handshake: use http:// instead of https://")
 }
 
-// A headReader reads the lines of one head: a request line and header section, or only
-// the section in which a CGI program or another server answers.
+// A headReader reads the lines of one head: a request's, a CGI program's, another server's.
 type headReader struct {
 	r     *bufio.Reader
 	end   string   // "\r\n" or "\n", once a line has shown it
@@ -218,13 +210,10 @@ type headReader struct {
 	mixed bool     // line ends may be mixed: a CGI program's
 }
 
-// line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
-// accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix the two:
-// what one reader takes for a line end, another may take for text.
-//
-//	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
+// line reads one line and returns it without its line end: "Host: h\r\n" → "Host: h". A
+// bare LF is accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix
+// the two: what one reader takes for a line end, another may take for text. A line over
+// maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.rawLine(tooLong)
 	if err != nil {
@@ -246,7 +235,8 @@ func (h *headReader) line(tooLong string) (string, error) {
 	return line, nil
 }
 
-// rawLine reads one line, with its line end, in pieces of the reader's buffer.
+// rawLine reads one line, with its line end, in pieces of the reader's buffer. Only a
+// request line that has come to its target has a target that is too long. (RFC 9112 §3)
 func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	err = bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
@@ -257,46 +247,37 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	h.size += len(line)
 	switch {
 	case len(line) > maxLine:
-		return line, refuseLong(tooLong, line)
-	case err != nil && h.size == 0:
-		return "", incomplete(err, "", "expected a head, got nothing")
-	case err != nil:
-		return line, incomplete(err, line, "expected an empty line to end the head")
-	}
-	return line, nil
-}
-
-// refuseLong refuses a line of more than maxLine bytes. Only a request line that has come
-// to its target has a target that is too long. (RFC 9110 §15.5.15, RFC 9112 §3)
-func refuseLong(status, line string) *Refusal {
-	source := "RFC 6585 §5"
-	if status == targetTooLong {
-		source = "RFC 9110 §15.5.15"
-		if !strings.Contains(line[:maxLine], " ") {
-			status, source = badRequest, "RFC 9112 §3"
+		source := "RFC 6585 §5"
+		if tooLong == targetTooLong && strings.Contains(line[:maxLine], " ") {
+			source = "RFC 9110 §15.5.15"
+		} else if tooLong == targetTooLong {
+			tooLong, source = badRequest, "RFC 9112 §3"
 		}
+		err = refuse(tooLong, source, line, maxLine,
+			"expected at most %d bytes in a line, with its line end", maxLine)
+	case err != nil && h.size == 0:
+		err = incomplete(err, "", "expected a head, got nothing")
+	case err != nil:
+		err = incomplete(err, line, "expected an empty line to end the head")
 	}
-	return refuse(status, source, line, maxLine,
-		"expected at most %d bytes in a line, with its line end", maxLine)
+	return line, err
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time. line is the part of a line that came last. (RFC 9112 §8,
-// RFC 9110 §15.5.9)
-func incomplete(err error, line, format string, args ...any) *Refusal {
-	status, source := badRequest, "RFC 9112 §8"
+// 408 if they do not come in time. (RFC 9112 §8, RFC 9110 §15.5.9)
+func incomplete(err error, line, expected string) *Refusal {
+	r := &Refusal{badRequest, "RFC 9112 §8", line, len(line), "", err, caller()}
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		r.Err = io.ErrUnexpectedEOF
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		status, source = requestTimeout, "RFC 9110 §15.5.9"
+		r.Status, r.Source = requestTimeout, "RFC 9110 §15.5.9"
 	}
-	reason := fmt.Sprintf(format, args...)
-	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err,
-		caller()}
+	r.Reason = expected + ": " + r.Err.Error()
+	return r
 }
 
-// parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// parseLine takes the request line apart, at its two spaces. A line with only GET and a
+// path is HTTP/0.9.
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
@@ -317,9 +298,9 @@ func (q *Request) parseLine(line string) error {
 			"letters, digits and !#$%%&'*+-.^_`|~, then one space")
 	}
 	if target == "" || version == "" {
-		missing := len(line) // where a target or version should begin
+		missing := len(line) // where a version should begin
 		if target == "" {
-			missing = min(len(method)+1, len(line))
+			missing -= len(rest)
 		}
 		return refuse(badRequest, "RFC 1945 §5.1", line, missing, "expected a request line "+
 			"like GET /path HTTP/1.0, with single spaces")
@@ -335,14 +316,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	start, good := len(q.Line)-len(version), 0 // the bytes that are right
-	for good < min(len(form), len(version)) && (version[good] == form[good] ||
-		isDigit(version[good]) && isDigit(form[good])) {
-		good++
-	}
-	if good < max(len(form), len(version)) {
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
-			"expected a version like HTTP/1.0 at the end of the line")
+	start := len(q.Line) - len(version)
+	for i := range max(len(form), len(version)) {
+		if i >= min(len(form), len(version)) ||
+			version[i] != form[i] && !(isDigit(version[i]) && isDigit(form[i])) {
+			return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
+				"expected a version like HTTP/1.0 at the end of the line")
+		}
 	}
 	if major := len("HTTP/"); version[major] != '1' {
 		return refuse(badVersion, "RFC 9110 §15.6.6", q.Line, start+major,
@@ -351,9 +331,8 @@ func (q *Request) checkVersion(version string) error {
 	return nil
 }
 
-// parseTarget splits the target into Path and Query, and Scheme and Authority if it has
-// them. The path is decoded exactly once: %2541 is %41. Dots and double slashes stay: the
-// application decides what they mean. A fragment should not have been sent: it is cut.
+// parseTarget splits the target. The path is decoded exactly once: %2541 is %41. Dots and
+// double slashes stay: the application decides what they mean. A fragment is cut.
 //
 //	/a%20b?x=%201#f     → Path "/a b", Query "x=%201"
 //	http://u@h:81?x=1   → Path "/", Query "x=1", Authority "h:81"
@@ -378,54 +357,32 @@ func (q *Request) parseTarget() error {
 		}
 		start = end - len(target)
 	}
-	var bad int
 	target, q.Query, _ = strings.Cut(target, "?")
-	if q.Path, bad = decodePath(target); bad >= 0 {
-		q.Path = ""
-		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+bad, "expected "+
+	if good := len(pathForm.FindString(target)); good < len(target) {
+		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good, "expected "+
 			"two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
-	if q.Path == "" {
-		q.Path = "/"
-	}
+	q.Path, _ = url.PathUnescape(cmp.Or(target, "/")) // each escape is a good one
 	return nil
 }
 
-// decodePath decodes each escape of a path, once: "/a%20b%2541" → "/a b%41". bad is the
-// offset of the first % without two hex digits, or with those of a control character; -1
-// if there is none. (RFC 3986 §2.1)
-func decodePath(s string) (decoded string, bad int) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
-			continue
-		}
-		char, err := hex.DecodeString(s[i+1 : min(i+3, len(s))])
-		if err != nil || len(char) == 0 || indexControl(string(char)) == 0 {
-			return "", i
-		}
-		b.Write(char)
-		i += 2
-	}
-	return b.String(), -1
-}
+// pathForm is a path in which each % has two hex digits, not those of a control character.
+var pathForm = regexp.MustCompile(`^(?:[^%]|%[2-689A-Fa-f][0-9A-Fa-f]|%7[0-9A-Ea-e])*`)
+
+// absoluteForm is the beginning of an absolute target, or as much of it as is there.
+var absoluteForm = regexp.MustCompile(`^(?i:https?(?::/{0,2})?)?`)
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
-// "h:81", and it returns "/p". A name and password in it are dropped. (RFC 9112 §3.2.2)
+// "h:81", rest "/p". A name and password are dropped. (RFC 9112 §3.2.2)
 func (q *Request) cutAuthority(target string) (rest string, err error) {
-	start := len(q.Method) + 1
-	scheme, after, _ := strings.Cut(target, ":")
-	q.Scheme = strings.ToLower(scheme)
-	authority, found := strings.CutPrefix(after, "//")
-	if isWeb := q.Scheme == "http" || q.Scheme == "https"; !found || !isWeb {
-		if isWeb { // the rest should begin with two slashes
-			start += len(target) - len(strings.TrimPrefix(after, "/"))
-		}
+	scheme := absoluteForm.FindString(target)
+	start := len(q.Method) + 1 + len(scheme)
+	if !strings.HasSuffix(scheme, "://") {
 		return "", refuse(badRequest, "RFC 9112 §3.2", q.Line, start,
 			"expected a target that begins with / or http://host")
 	}
-	start += len(target) - len(authority)
+	q.Scheme = strings.ToLower(strings.TrimSuffix(scheme, "://"))
+	authority := target[len(scheme):]
 	if i := strings.IndexAny(authority, "/?"); i >= 0 {
 		authority, rest = authority[:i], authority[i:]
 	}
@@ -446,11 +403,9 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
-// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// More than maxFields fields or maxSection bytes are refused with 431. (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	fields := make([]Header, 0, 8)
-	h.lines = make([]string, 0, 8)
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
@@ -468,13 +423,10 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart.
-//
-//	"Name: \t value \t " → {"Name", "value"}
-//
-// Spaces and tabs around the value are not part of it. A space before the colon and a line
-// that continues the one before are refused: proxies have read both in different ways,
-// which is how requests are smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+// parseField takes one header line apart: "Name: \t value \t " → {"Name", "value"}. A space
+// before the colon and a line that continues the one before are refused: proxies have read
+// both in different ways, which is how requests are smuggled past them. (RFC 9112 §5.1,
+// §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Header{}, refuse(badRequest, "RFC 9112 §5.2", line, 0,
@@ -575,16 +527,12 @@ func listed(list, name string) bool {
 // method or a header name: letters, digits and fifteen other characters, all ASCII. It
 // returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
 func indexNonToken(s string) int {
-	for i := range len(s) {
-		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
-		if !letter && !isDigit(s[i]) && strings.IndexByte("-!#$%&'*+.^_`|~", s[i]) < 0 {
-			return i
-		}
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	good := len(s) - len(strings.TrimLeft(s, letters+"0123456789-!#$%&'*+.^_`|~"))
+	if good == len(s) && s != "" {
+		return -1
 	}
-	if s == "" {
-		return 0
-	}
-	return -1
+	return good
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -595,14 +543,14 @@ func indexControl(s string) int {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// host is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
-var host = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
+// hostForm is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
+var hostForm = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
 	`%[0-9A-Fa-f]{2})*)(?::[0-9]*)?`)
 
 // badHost returns the offset of the first byte that keeps s from being a host, or -1. The
 // name is not resolved and need not exist.
 func badHost(s string) int {
-	if good := len(host.FindString(s)); good < len(s) {
+	if good := len(hostForm.FindString(s)); good < len(s) {
 		return good
 	}
 	if inner, _, found := strings.Cut(strings.TrimPrefix(s, "["), "]"); found {
@@ -625,9 +573,9 @@ func (e Environ) Get(key string) string {
 
 const software = "rawsgi/1.0"
 
-// newEnviron makes the environ of one request: a map of its own for each, which the
-// application may change at will. server and client are the two ends of the connection.
-// The gateway adds the keys of the interface, those with a dot. (RFC 3875 §4.1)
+// newEnviron makes the environ of one request, which the application may change at will.
+// server and client are the two ends of the connection. The gateway adds the keys of the
+// interface, those with a dot. (RFC 3875 §4.1)
 func newEnviron(q *Request, server, client net.Addr) Environ {
 	name, port := serverName(server)
 	address, clientPort := hostPort(client)
@@ -659,10 +607,9 @@ func newEnviron(q *Request, server, client net.Addr) Environ {
 //	127.0.0.1:8000 → "127.0.0.1", "8000"    [::1]:8000 → "[::1]", "8000"
 func serverName(addr net.Addr) (name, port string) {
 	name, port = hostPort(addr)
-	switch {
-	case name == "": // a Unix socket has no name for a URL
+	if name == "" { // a Unix socket has no name for a URL
 		return "localhost", "80"
-	case strings.Contains(name, ":"):
+	} else if strings.Contains(name, ":") {
 		name = "[" + name + "]"
 	}
 	return name, port
@@ -717,9 +664,8 @@ func environKey(name string) (key string, ok bool) {
 }
 
 // Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that no application waits for more, and never returns the bytes after them. A body that
-// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
-// (PEP 3333, "Input and Error Streams")
+// that no application waits for more. A body that is cut short ends in a *Refusal around
+// io.ErrUnexpectedEOF instead of io.EOF. (PEP 3333, "Input and Error Streams")
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
@@ -743,7 +689,8 @@ func (in *Input) Read(p []byte) (int, error) {
 	n, err := in.r.Read(p[:min(int64(len(p)), in.length-in.read)])
 	in.read += int64(n)
 	if err != nil {
-		in.err = incomplete(err, "", "expected %d body bytes, got %d", in.length, in.read)
+		in.err = incomplete(err, "",
+			fmt.Sprintf("expected %d body bytes, got %d", in.length, in.read))
 	}
 	return n, in.err
 }
@@ -769,8 +716,8 @@ func (in *Input) ReadLine(limit int) ([]byte, error) {
 	return line, nil
 }
 
-// Lines gives the lines of the body, as iterating over Python's wsgi.input does. Where
-// Python raises because the body is cut short, it panics.
+// Lines gives the lines of the body, as iterating over Python's wsgi.input does. It panics
+// if the body is cut short.
 func (in *Input) Lines() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for {

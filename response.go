@@ -1,8 +1,8 @@
 // response.go: bytes out.
 //
-// An application answers in two halves. It calls startResponse with a status and headers,
-// which are checked and stored; then it returns (or writes) blocks of bytes. The first
-// block that is not empty sends the head ahead of it:
+// An application calls startResponse with a status and headers, which are checked and
+// stored. Then it returns (or writes) blocks of bytes. The first that is not empty sends
+// the head ahead of it:
 //
 //	startResponse("200 OK", …)     nothing is sent: the application may still fail
 //	block ""                       nothing is sent
@@ -10,8 +10,8 @@
 //	block " world"                 " world", before the next block is asked for
 //	the body ends                  nothing to send; Close is called, once
 //
-// Half of a gateway is here: run drives any application to any io.Writer. A socket and a
-// CGI program's standard output differ only in the first line of the head.
+// run drives any application to any io.Writer: a socket and a CGI program's standard output
+// differ only in the first line of the head.
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
@@ -19,6 +19,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -38,11 +39,10 @@ const pieceSize = 64 * 1024 // bytes that must reach the client within one timeo
 type Header struct{ Name, Value string }
 
 // StartResponse is how an application begins its answer. It stores the status ("200 OK")
-// and headers and returns PEP 3333's write() callable. Calling it again is allowed only
-// with excInfo, the error that made the application change its mind; when the head has
-// been sent already, it panics with that error. It panics for a status or header that
-// breaks a rule, too: where Python raises, we panic. (PEP 3333, "The start_response()
-// Callable")
+// and headers and returns PEP 3333's write() callable. A second call needs excInfo, the
+// error that made the application change its mind, and panics with it when the head has
+// been sent. It panics for a status or header that breaks a rule, too: where Python raises,
+// we panic. (PEP 3333, "The start_response() Callable")
 type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
 
 // A Body is what an application returns, Python's iterable of bytestrings. It may also
@@ -67,8 +67,7 @@ func closeBody(body any) error {
 	return nil
 }
 
-// Blocks is a body whose blocks are there already, like Python's [b"…"]. Its length is
-// known, so a single block gets a Content-Length.
+// Blocks is a body like Python's [b"…"]: a single block gets a Content-Length.
 type Blocks [][]byte
 
 // All gives the blocks in order.
@@ -101,11 +100,10 @@ func newFileWrapper(file io.Reader, blockSize ...int) Body {
 	return &fileBody{file, size}
 }
 
-// All gives the file in blocks, for middleware and for what is not a real file.
+// All gives the file in blocks, for middleware.
 func (b *fileBody) All() iter.Seq[[]byte] { return readBlocks(b.file, b.size).All() }
 
-// readBlocks gives what it reads, in blocks of at most size bytes. A read that fails
-// panics, as in Python it would raise.
+// readBlocks gives what it reads, in blocks of at most size bytes. A failing read panics.
 func readBlocks(reader io.Reader, size int) Stream {
 	return func(yield func([]byte) bool) {
 		block := make([]byte, size)
@@ -155,8 +153,12 @@ func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Re
 		errors: errorLog, now: time.Now, length: -1}
 }
 
-// errStartedTwice is the panic of an application that does not say why it changes its mind.
-var errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
+// The panics of applications that call startResponse too often, and not at all.
+var (
+	errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
+	errNotStarted   = errors.New("startResponse must be called before the first block " +
+		"that is not empty, and before the body ends")
+)
 
 // startResponse implements StartResponse.
 func (r *Response) startResponse(status string, headers []Header,
@@ -181,17 +183,13 @@ func (r *Response) startResponse(status string, headers []Header,
 // checkHead checks the arguments of startResponse and returns the Content-Length among
 // them, -1 if there is none. (PEP 3333, "The start_response() Callable")
 func checkHead(status string, headers []Header) (length int64, err error) {
-	if err := checkStatus(status); err != nil {
-		return -1, err
-	}
+	err = checkStatus(status)
 	for _, header := range headers {
-		if err := checkField(header); err != nil {
-			return -1, err
-		}
+		err = cmp.Or(err, checkField(header))
 	}
 	value, count := lookup(headers, "Content-Length")
-	if count == 0 {
-		return -1, nil
+	if err != nil || count == 0 {
+		return -1, err
 	}
 	n, err := strconv.ParseUint(value, 10, 63) // takes digits only, no sign
 	if err != nil || count > 1 {
@@ -219,8 +217,8 @@ func checkStatus(status string) error {
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
 
-// checkField checks one header of an application. Its value has no control characters, not
-// even a tab: "any" is the PEP's word.
+// checkField checks one header of an application. Not even a tab may be in its value: "any
+// control characters" are the PEP's words.
 func checkField(header Header) error {
 	switch {
 	case indexNonToken(header.Name) >= 0:
@@ -237,8 +235,7 @@ func checkField(header Header) error {
 }
 
 // run calls the application once, sends the body that it returns and closes it, whatever
-// happens on the way. It knows nothing of sockets: this is the gateway interface.
-// (PEP 3333, "The Server/Gateway Side")
+// happens on the way: this is the gateway interface. (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
 	var body Body
 	complete := false
@@ -267,7 +264,7 @@ func (r *Response) close(body Body) {
 	}
 }
 
-// sendBody sends one block after the other, until the body ends or no more is wanted.
+// sendBody sends the blocks one by one, until the body ends or no more is wanted.
 func (r *Response) sendBody(body Body) {
 	if file, ok := body.(*fileBody); ok && r.sendFile(file) {
 		return
@@ -304,13 +301,11 @@ func bodyless(status string) bool {
 // answers HEAD as if it were GET, and its body is dropped. (RFC 1945 §8.2)
 func (r *Response) hasBody() bool { return r.withBody && !bodyless(r.status) }
 
-// errTooLong is what write() returns when the body is longer than the Content-Length
-// that the application announced.
+// errTooLong is what write() returns for a body longer than its Content-Length.
 var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
 
-// Write sends one block, and the head ahead of the first that is not empty. It is PEP
-// 3333's write(), and each block of a body goes through it, too. It returns when the bytes
-// are with the operating system. (PEP 3333, "The write() Callable", "Handling the
+// Write is PEP 3333's write(), through which each block of a body goes too. It returns when
+// the bytes are with the operating system. (PEP 3333, "The write() Callable", "Handling the
 // Content-Length Header")
 func (r *Response) Write(block []byte) (int, error) {
 	if len(block) == 0 || r.err != nil {
@@ -321,32 +316,25 @@ func (r *Response) Write(block []byte) (int, error) {
 		return 0, r.err
 	}
 	if r.hasBody() && wanted < int64(len(block)) {
-		r.logTooLong()
 		return int(wanted), errTooLong
 	}
 	return len(block), nil
 }
 
 // wanted returns how many of the next n bytes of the body are sent: none if the answer has
-// no body, and none beyond its Content-Length.
+// no body, and none beyond its Content-Length, which is logged.
 func (r *Response) wanted(n int64) int64 {
-	switch {
-	case !r.hasBody():
+	if !r.hasBody() {
 		return 0
-	case r.length >= 0:
-		return min(n, r.length-r.sent)
 	}
-	return n
-}
-
-func (r *Response) logTooLong() {
+	rest := r.length - r.sent
+	if r.length < 0 || n <= rest {
+		return n
+	}
 	fmt.Fprintf(r.errors, "Content-Length is %d, the body is longer: the rest is not sent\n",
 		r.length)
+	return rest
 }
-
-// errNotStarted is the panic of an application that sends a body before a head.
-var errNotStarted = errors.New("startResponse must be called before the first block " +
-	"that is not empty, and before the body ends")
 
 // send sends block, and the head ahead of it if it has not been sent. The head and a small
 // block leave in one write: two would be two system calls, and often two packets.
@@ -406,55 +394,46 @@ func (r *Response) sendFile(body *fileBody) bool {
 	if !ok {
 		return false
 	}
-	rest := restOf(file)
+	offset, rest := restOf(file)
 	if rest <= 0 {
 		return false // empty, a pipe, or made while it is read, as in /proc
 	}
 	r.inferLength(rest)
-	wanted := r.wanted(rest)
+	end := offset + r.wanted(rest)
 	r.send(nil)
-	for left := wanted; left > 0 && r.err == nil; {
-		n, err := io.CopyN(r.out, file, min(left, pieceSize))
-		r.sent, left = r.sent+n, left-n
+	for offset < end && r.err == nil {
+		n, err := io.CopyN(r.out, file, min(end-offset, pieceSize))
+		r.sent, offset = r.sent+n, offset+n
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !readable(file) { // sendfile(2) does not say whose error it is
+		if err != nil && !readable(file, offset) { // sendfile(2) does not say whose error it is
 			panic(err)
 		}
 		r.err = err
 	}
-	if r.hasBody() && r.err == nil && wanted < rest {
-		r.logTooLong()
-	}
 	return true
 }
 
-// restOf returns how many bytes a regular file has from its current offset to its end, 0
-// for anything else. Some files only seem to have a size, as in /sys: the last byte must
-// be there.
-func restOf(file *os.File) int64 {
+// restOf returns the offset in a regular file, and how many bytes it has from there to its
+// end; 0 for anything else. Some files only seem to have a size, as in /sys: their last
+// byte cannot be read.
+func restOf(file *os.File) (offset, rest int64) {
 	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return 0
+	if err != nil || !info.Mode().IsRegular() || !readable(file, info.Size()-1) {
+		return 0, 0
 	}
-	offset, err := file.Seek(0, io.SeekCurrent)
+	offset, err = file.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return 0 // it cannot be measured, so it is read like any other reader
+		return 0, 0 // it cannot be measured, so it is read like any other reader
 	}
-	if _, err := file.ReadAt(make([]byte, 1), info.Size()-1); err != nil {
-		return 0
-	}
-	return info.Size() - offset
+	return offset, info.Size() - offset
 }
 
-// readable reports whether the next byte of a file can be read, or is its end.
-func readable(file *os.File) bool {
-	offset, err := file.Seek(0, io.SeekCurrent)
-	if err == nil {
-		_, err = file.ReadAt(make([]byte, 1), offset)
-	}
-	return err == nil || err == io.EOF
+// readable reports whether the byte at offset of a file can be read.
+func readable(file *os.File, offset int64) bool {
+	_, err := file.ReadAt(make([]byte, 1), offset)
+	return err == nil
 }
 
 // finish ends an answer whose body has ended: it sends the head if no block has.
@@ -484,9 +463,8 @@ func (r *Response) fail(reason any) {
 		r.refuse(refusal)
 	default:
 		fmt.Fprintf(r.errors, "the application failed: %s", failure(reason))
-		r.sendPage(&Refusal{Status: "500 Internal Server Error",
-			Source: `PEP 3333, "Error Handling"`,
-			Reason: "the application failed; the server's error log says how"})
+		r.sendPage(refuse("500 Internal Server Error", `PEP 3333, "Error Handling"`, "", 0,
+			"the application failed; the server's error log says how"))
 	}
 }
 
@@ -513,15 +491,14 @@ func (r *Response) refuse(refusal *Refusal) {
 
 // sendPage answers with the page of a refusal, if the head has not been sent.
 func (r *Response) sendPage(refusal *Refusal) {
-	if r.headSent {
-		return
+	if !r.headSent {
+		page := refusal.page()
+		r.status, r.length = refusal.Status, -1
+		r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
+			{"X-Content-Type-Options", "nosniff"}}
+		r.inferLength(int64(len(page)))
+		r.Write(page) // if it fails, the client has left: r.err ends the answer
 	}
-	page := refusal.page()
-	r.status, r.length = refusal.Status, -1
-	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
-		{"X-Content-Type-Options", "nosniff"}}
-	r.inferLength(int64(len(page)))
-	r.Write(page) // if it fails, the client has left: r.err ends the answer
 }
 
 // failure returns a panic's value and the functions of the application that led to it,
@@ -542,19 +519,18 @@ func failure(reason any) string {
 }
 
 // frame matches a function of this program and its place in debug.Stack.
-var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go:\d+)`)
+var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
 
 // frames lists the functions that a panic has left, without those of the gateway.
 func frames() (list string) {
 	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
 	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
-		file, _, _ := strings.Cut(f[2], ":")
 		if f[1] == "run" || f[1] == "callApplication" {
 			break
 		}
-		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) &&
+		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, f[2]) &&
 			!strings.Contains(f[1], "watched") { // those are the recorder's
-			list += "\t" + f[2] + " " + f[1] + "\n"
+			list += "\t" + f[2] + f[3] + " " + f[1] + "\n"
 		}
 	}
 	return list

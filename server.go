@@ -1,17 +1,14 @@
 // server.go: gateways, which connect applications to clients.
 //
-// A connection is accepted here, a request is read from it (request.go), the application
-// is run (response.go), and the connection is closed in a way that lets the client read
-// the answer to its end. One request a connection, as in HTTP/1.0 (RFC 1945 §1.4):
+// A connection is accepted, a request is read from it (request.go), the application is run
+// (response.go), and the connection is closed so that the client can read the answer to its
+// end. One request a connection, as in HTTP/1.0 (RFC 1945 §1.4):
 //
 //	Serve → serveConn → readRequest → newEnviron → run → hangUp
 //
-// This file also handles clients that send nothing, send slowly, read slowly, come in large
-// numbers or leave in the middle, and a signal to stop.
-//
-// At the end are two shorter gateways: serveCGI, which answers the one request that a web
-// server has put into this process's environment, and callApplication, which has neither
-// client nor server.
+// Clients may send nothing, send slowly, read slowly, come in large numbers or leave in the
+// middle. At the end are two shorter gateways: serveCGI, which answers the one request in
+// this process's environment, and callApplication, which has neither client nor server.
 
 package main
 
@@ -86,8 +83,7 @@ func newServer(application Application) *Server {
 // urlScheme derives wsgi.url_scheme from the variable HTTPS, which is set where a proxy
 // terminates TLS. (PEP 3333, "URL Reconstruction")
 func urlScheme(https string) string {
-	switch https {
-	case "on", "1", "yes":
+	if https == "on" || https == "1" || https == "yes" {
 		return "https"
 	}
 	return "http"
@@ -95,14 +91,18 @@ func urlScheme(https string) string {
 
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
 // only the calls of the application take turns: a client that is slow to ask blocks no other.
+// When the server stops, what has waited in the backlog is answered after the last accept:
+// until then those clients open no new connections, so that the backlog becomes empty.
 func (s *Server) Serve(l net.Listener) {
-	defer l.Close() // fails if it is closed already
+	s.mu.Lock()
+	s.listener = l
+	s.running.Add(1)
+	stopped := s.stopping.Load()
+	s.mu.Unlock()
 	defer s.running.Done()
-	if !s.register(l) {
-		return
-	}
+	defer l.Close() // fails if it is closed already
 	slots := make(chan bool, s.MaxConns)
-	for {
+	for !stopped {
 		select {
 		case slots <- true:
 		case <-s.patience.Done():
@@ -110,28 +110,30 @@ func (s *Server) Serve(l net.Listener) {
 		}
 		c, err := s.accept(l)
 		if err != nil {
-			<-slots
-			s.serveBacklog(l, slots)
 			return
 		}
-		s.start(c, slots)
+		s.running.Add(1)
+		go func() {
+			defer s.running.Done()
+			defer func() { <-slots }()
+			if s.stopping.Load() {
+				time.Sleep(2 * lull)
+			}
+			s.serveConn(c)
+		}()
 	}
 }
 
-// register stores the listener for Shutdown, and reports false after a Shutdown.
-func (s *Server) register(l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listener = l
-	s.running.Add(1)
-	return !s.stopping.Load()
-}
-
-// accept waits for the next connection. It fails only when the server is stopping.
+// accept waits for the next connection. It fails only when the server is stopping and no
+// connection has waited in the backlog for a lull.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; failed = true {
+		if s.stopping.Load() {
+			limitAccept(l)
+		}
 		c, err := l.Accept()
-		if err == nil || isStop(err) {
+		stopped := errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
+		if err == nil || stopped {
 			return c, err
 		}
 		if !failed {
@@ -139,21 +141,6 @@ func (s *Server) accept(l net.Listener) (net.Conn, error) {
 		}
 		time.Sleep(lull) // e.g. out of descriptors; wait for some to be closed
 	}
-}
-
-// isStop reports whether an error of Accept comes from Shutdown.
-func isStop(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
-}
-
-// start serves a connection in a goroutine, which frees a slot at its end.
-func (s *Server) start(c net.Conn, slots <-chan bool) {
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
-		defer func() { <-slots }()
-		s.serveConn(c)
-	}()
 }
 
 // An exchange is one connection: one request with its answer.
@@ -177,12 +164,12 @@ func (s *Server) serveConn(c net.Conn) {
 	if s.Watch != nil {
 		c, application, onHead = s.Watch(c, application)
 	}
-	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout}}
-	e.reader = readers.Get().(*bufio.Reader)
+	e := &exchange{server: s, conn: conn{Conn: c, timeout: s.Timeout},
+		reader: readers.Get().(*bufio.Reader), errors: errorStream{log: s.ErrorLog}}
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
-	s.setState(&e.conn, asking, s.Timeout) // the time for the head begins
+	s.setState(&e.conn, false, s.Timeout) // the time for the head begins
 	var err error
 	e.request, err = readRequest(e.reader, s.MaxBody)
 	err = s.reconsider(e.request, err)
@@ -190,12 +177,11 @@ func (s *Server) serveConn(c net.Conn) {
 	if err == errSilent {
 		return
 	}
-	s.setState(&e.conn, answering, 0)
+	s.setState(&e.conn, true, 0)
 	firstLine := httpLine
 	if e.request.Version == "HTTP/0.9" {
 		firstLine = noHead
 	}
-	e.errors.log = s.ErrorLog
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
@@ -221,23 +207,20 @@ func (s *Server) reconsider(q *Request, err error) error {
 
 // answer runs the application, with an environ made of the request.
 func (e *exchange) answer(application Application) {
-	environ := newEnviron(e.request, e.conn.LocalAddr(), e.conn.RemoteAddr())
-	environ["wsgi.url_scheme"] = e.server.Scheme
-	environ["wsgi.multithread"] = !e.server.Serial // may run twice at once in this process
-	environ["wsgi.multiprocess"] = e.server.Worker // may run in another process too
-	environ["wsgi.run_once"] = false               // this process will answer more
+	s := e.server
 	e.input = Input{r: e.reader, length: e.request.Length}
 	if expectsContinue(e.request) {
 		e.input.before = e.sendContinue
 	}
-	environ.addInterface(&e.input, &e.errors)
+	environ := newEnviron(e.request, e.conn.LocalAddr(), e.conn.RemoteAddr())
+	environ.addInterface(s.Scheme, !s.Serial, s.Worker, false, &e.input, &e.errors)
 	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
 	e.conn.eachRead = true
-	if e.server.Serial {
+	if s.Serial {
 		select {
-		case e.server.turn <- true:
-			defer func() { <-e.server.turn }()
-		case <-e.server.patience.Done():
+		case s.turn <- true:
+			defer func() { <-s.turn }()
+		case <-s.patience.Done():
 			e.response.refuse(refuse("503 Service Unavailable", "RFC 9110 §15.6.4", "", 0,
 				"this server stopped before it was this request's turn"))
 			return
@@ -246,10 +229,15 @@ func (e *exchange) answer(application Application) {
 	run(application, environ, &e.response)
 }
 
-// addInterface adds the keys with which an application reads its request and reports
-// errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errorLog io.Writer) {
+// addInterface adds the keys that say how the application is run, and those with which it
+// reads its request and reports errors. (PEP 3333, "environ Variables")
+func (e Environ) addInterface(scheme string, threads, processes, once bool, input *Input,
+	errorLog io.Writer) {
 	e["wsgi.version"] = [2]int{1, 0}        // Python's tuple (1, 0)
+	e["wsgi.url_scheme"] = scheme           // "http" or "https"
+	e["wsgi.multithread"] = threads         // it may run twice at once in this process
+	e["wsgi.multiprocess"] = processes      // it may run in another process too
+	e["wsgi.run_once"] = once               // this process will answer no more
 	e["wsgi.input"] = input                 // *Input
 	e["wsgi.errors"] = errorLog             // io.Writer
 	e["wsgi.file_wrapper"] = newFileWrapper // func(io.Reader, ...int) Body
@@ -258,18 +246,17 @@ func (e Environ) addInterface(input *Input, errorLog io.Writer) {
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	return q.Length > 0 && q.Version != "HTTP/1.0" &&
-		slices.ContainsFunc(q.Header, func(field Header) bool {
-			return field.is("Expect") && listed(field.Value, "100-continue")
-		})
+	asks := func(field Header) bool {
+		return field.is("Expect") && listed(field.Value, "100-continue")
+	}
+	return q.Length > 0 && q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, asks)
 }
 
 // sendContinue tells the client to send the body, when the application first reads it. It
 // is too late for that when the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
-		// An error is not lost: the next read will return it.
-		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n")
+		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // the next read fails too
 	}
 }
 
@@ -278,13 +265,15 @@ func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
 	}
-	if e.conn.state == answering {
+	if e.conn.answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
 		e.hangUp()
 	}
 	e.conn.Close() // fails if it is closed already
-	e.server.forget(&e.conn)
+	e.server.mu.Lock()
+	delete(e.server.conns, &e.conn)
+	e.server.mu.Unlock()
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
@@ -297,10 +286,8 @@ const drainLimit = 64 << 20
 // hangUp closes only the sending half, and reads until the client has read the answer and
 // closes. If it closed both halves while bytes from the client are unread, the operating
 // system would send a reset, which can destroy the answer on its way. When everything that
-// was announced has been read, such bytes are few, and a moment is enough.
-// (RFC 9112 §9.6)
-//
-// An answer that broke off without a Content-Length must not look whole: a reset ends it.
+// was announced has been read, a moment is enough. An answer that broke off without a
+// Content-Length must not look whole: a reset ends it. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	if tcp, ok := e.conn.Conn.(interface{ SetLinger(int) error }); ok &&
 		e.response.cut && e.response.length < 0 {
@@ -315,7 +302,7 @@ func (e *exchange) hangUp() {
 	if e.conn.eachRead && e.input.read == e.input.length {
 		patience = moment
 	}
-	e.server.setState(&e.conn, leaving, patience) // the time to close begins
+	e.server.setState(&e.conn, false, patience)   // the time to close begins
 	io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 }
 
@@ -326,20 +313,19 @@ func (s *Server) logAccess(e *exchange) {
 	if s.AccessLog == nil {
 		return
 	}
-	client, _ := hostPort(e.conn.RemoteAddr())
 	r := &e.response
+	client, _ := hostPort(e.conn.RemoteAddr())
 	code, _, _ := strings.Cut(r.status, " ")
-	s.AccessLog.Printf(`%s - - [%s] %+q %s %d`, cmp.Or(client, "-"),
-		r.now().Format("02/Jan/2006 15:04:05"), shorten(e.request.Line, 1000), code, r.sent)
+	s.AccessLog.Printf(`%s - - [%s] %+.1000q %s %d`, cmp.Or(client, "-"),
+		r.now().Format("02/Jan/2006 15:04:05"), e.request.Line, code, r.sent)
 }
 
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
-	timeout  time.Duration
-	state    connState // guarded by Server.mu, as is deadline
-	deadline time.Time // until when the client should send a head, or close
-	eachRead bool      // each read has its own deadline; before that, the whole head has one
+	timeout   time.Duration
+	answering bool // the client waits for an answer, and Shutdown too; guarded by Server.mu
+	eachRead  bool // each read has its own deadline; before that, the whole head has one
 }
 
 // Read reads, and adds the timeout to a deadline error.
@@ -385,47 +371,23 @@ func (c *conn) cut(answering bool) {
 	c.Close() // fails if it is closed already
 }
 
-// A connState tells Shutdown whether to wait for a connection.
-type connState int
-
-const (
-	asking    connState = iota // the head has not been read
-	answering                  // Shutdown waits for it
-	leaving                    // the answer has been sent, and the client should close
-)
-
 const (
 	lull   = 50 * time.Millisecond  // in which another connection may come from the backlog
 	moment = 500 * time.Millisecond // for what a client should do at once
 )
 
-// setState sets the state of a connection. A client that is not waiting for an answer has
-// some time to send a head or to close.
-func (s *Server) setState(c *conn, state connState, limit time.Duration) {
+// setState sets whether a connection is being answered. If not, its client has some time
+// to send a head or to close: a server that stops gives it a moment.
+func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.state, c.deadline = state, time.Now().Add(limit)
-	s.conns[c] = true
-	s.limit(c)
-}
-
-// limit sets the deadline of a client that is not waiting for an answer: a server that
-// stops gives it a moment. s.mu is held.
-func (s *Server) limit(c *conn) {
-	if c.state == answering {
-		return
+	s.conns[c], c.answering = true, answering
+	if s.stopping.Load() {
+		limit = min(limit, moment)
 	}
-	if s.stopping.Load() && time.Until(c.deadline) > moment {
-		c.deadline = time.Now().Add(moment)
+	if !answering {
+		c.SetReadDeadline(time.Now().Add(limit)) // an error here will be returned by Read
 	}
-	c.SetReadDeadline(c.deadline) // an error here will be returned by Read
-}
-
-// forget removes a connection that has ended.
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
 }
 
 // Shutdown stops the server in three parts. It accepts what waits in the backlog and no
@@ -442,7 +404,11 @@ func (s *Server) Shutdown(grace time.Duration) {
 	if comes(ended, lull) {
 		return
 	}
-	s.closeAll()
+	s.mu.Lock()
+	for c := range s.conns {
+		go c.cut(c.answering) // with a trace it may wait for a log that nobody reads
+	}
+	s.mu.Unlock()
 	if s.OnStop != nil {
 		s.OnStop()
 	}
@@ -459,67 +425,29 @@ func comes(event <-chan bool, in time.Duration) bool {
 	}
 }
 
-// stopAccepting ends the wait in Serve, and limits the wait for silent clients.
+// stopAccepting lets Serve accept until the backlog is empty, at most for a moment, and
+// limits the wait for silent clients.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopping.Store(true)
 	for c := range s.conns {
-		s.limit(c)
+		if !c.answering {
+			c.SetReadDeadline(time.Now().Add(moment)) // an error will be returned by Read
+		}
 	}
-	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
-		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
-	} else if s.listener != nil {
-		s.listener.Close()
+	if l := s.listener; l != nil {
+		limitAccept(l)
+		time.AfterFunc(moment, func() { l.Close() }) // fails if it is closed already
 	}
 }
 
-// serveBacklog serves the connections that wait when the server stops. It accepts them all
-// before it closes the listener and serves them: until then their clients wait for answers
-// and open no new connections, so that the backlog becomes empty.
-func (s *Server) serveBacklog(l net.Listener, slots chan bool) {
-	var waiting []net.Conn
-	for end := time.Now().Add(moment); time.Now().Before(end) && len(slots) < cap(slots); {
-		c, err := acceptIn(lull, l)
-		if err == nil {
-			slots <- true
-			waiting = append(waiting, c)
-			continue
-		}
-		if isStop(err) {
-			break
-		}
-		s.ErrorLog.Printf("cannot accept a connection that waits: %v", err)
-		for _, c := range waiting { // each frees a descriptor at its end
-			s.start(c, slots)
-		}
-		waiting = nil
-		time.Sleep(lull)
-	}
-	l.Close()
-	if s.Worker && len(waiting) > 0 {
-		time.Sleep(lull) // the other workers may be about to close theirs
-	}
-	for _, c := range waiting {
-		s.start(c, slots)
-	}
-}
-
-// acceptIn accepts a connection that comes in time.
-func acceptIn(patience time.Duration, l net.Listener) (net.Conn, error) {
+// limitAccept sets the deadline of the next Accept. A listener without deadlines is closed.
+func limitAccept(l net.Listener) {
 	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
-		timed.SetDeadline(time.Now().Add(patience)) // an error here will be returned by Accept
-		return l.Accept()
-	}
-	return nil, net.ErrClosed
-}
-
-// closeAll closes every connection.
-func (s *Server) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		go c.cut(c.state == answering) // with a trace it may wait for a log that nobody reads
+		timed.SetDeadline(time.Now().Add(lull)) // an error here will be returned by Accept
+	} else {
+		l.Close()
 	}
 }
 
@@ -528,7 +456,7 @@ func (s *Server) busy() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.state == answering {
+		if c.answering {
 			n++
 		}
 	}
@@ -580,28 +508,23 @@ func printable(line string) string {
 }
 
 // serveCGI is the CGI gateway: it answers the one request that a web server has put into
-// the environment of this process, from standard input to standard output. Environ comes
-// from the process, the head begins with Status, and the rest is as for a socket.
-// (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
+// the environment of this process, from standard input to standard output. The head begins
+// with Status. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
 func serveCGI(application Application, variables []string, stdin io.Reader,
 	stdout io.Writer, errorLog *log.Logger) {
 	environ := cgiEnviron(variables)
-	environ["wsgi.url_scheme"] = urlScheme(environ.Get("HTTPS"))
-	environ["wsgi.multithread"] = false
-	environ["wsgi.multiprocess"] = true
-	environ["wsgi.run_once"] = true
 	stream := &errorStream{log: errorLog}
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" {
-		// The web server has checked how large it is.
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // the web server has checked it
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
 		}
 	}
-	environ.addInterface(&Input{r: bufio.NewReader(stdin), length: q.Length}, stream)
+	input := &Input{r: bufio.NewReader(stdin), length: q.Length}
+	environ.addInterface(urlScheme(environ.Get("HTTPS")), false, true, true, input, stream)
 	environ["rawsgi.application"] = application
 	run(application, environ, &response)
 }
@@ -613,11 +536,9 @@ func cgiEnviron(variables []string) Environ {
 		key, value, _ := strings.Cut(variable, "=")
 		environ[key] = value
 	}
-	// The first two are called CONTENT_TYPE and CONTENT_LENGTH. Many programs take the last
-	// for their own setting, but here a client's header sets it. (RFC 3875 §4.1.18)
-	for _, key := range []string{"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH", "HTTP_PROXY"} {
-		delete(environ, key)
-	}
+	delete(environ, "HTTP_CONTENT_TYPE")   // it is called CONTENT_TYPE
+	delete(environ, "HTTP_CONTENT_LENGTH") // it is called CONTENT_LENGTH
+	delete(environ, "HTTP_PROXY")          // many programs take it for their own setting
 	for key, value := range cgiDefaults {
 		if environ.Get(key) == "" {
 			environ[key] = value
@@ -653,19 +574,16 @@ func callApplication(application Application, environ Environ) (
 // setTestingDefaults completes an environ as if a client on this machine had asked for /,
 // or for the application that is mounted at SCRIPT_NAME.
 func setTestingDefaults(environ Environ) {
-	q := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0",
-		Header: []Header{{"Host", cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")}}}
+	defaults := cgiEnviron([]string{"SERVER_NAME=127.0.0.1", "REMOTE_ADDR=127.0.0.1"})
+	defaults["HTTP_HOST"] = cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")
 	if environ["SCRIPT_NAME"] != nil {
-		q.Path = ""
+		defaults["PATH_INFO"] = ""
 	}
 	scheme := urlScheme(environ.Get("HTTPS"))
-	server := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: map[string]int{"http": 80, "https": 443}[scheme]}
-	defaults := newEnviron(q, server, &net.TCPAddr{IP: server.IP, Port: 49152})
-	defaults["wsgi.url_scheme"] = scheme
-	defaults["wsgi.multithread"] = false
-	defaults["wsgi.multiprocess"] = false
-	defaults["wsgi.run_once"] = false
-	defaults.addInterface(&Input{}, io.Discard)
+	if scheme == "https" {
+		defaults["SERVER_PORT"] = "443"
+	}
+	defaults.addInterface(scheme, false, false, false, &Input{}, io.Discard)
 	maps.Copy(defaults, environ) // what is there is kept
 	maps.Copy(environ, defaults)
 }
