@@ -1,12 +1,13 @@
 //go:build ignore
 
 // Probes: the applications around which an exercise's middleware is wrapped, and which an
-// exercise's gateway calls. Each shows one thing that an application may do, and says on
-// standard error what happens to it. The test adds this file to rawsgi, with the student's.
+// exercise's gateway calls. Each shows one thing that an application may do, and prints to
+// standard error what happens to it. The checker adds this file to rawsgi, with the student's.
 package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -33,31 +34,79 @@ func serveExercise(application Application) {
 	newServer(application).Serve(l)
 }
 
+// secret is known to the checker alone: it marks the lines that a probe has printed.
+var secret = os.Getenv("PROBE_SECRET")
+
+func init() { os.Unsetenv("PROBE_SECRET") }
+
+// probed prints a line that the checker believes.
+func probed(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, secret+" "+format+"\n", args...)
+}
+
 // calls and closes count for all probes.
 var calls, closes atomic.Int64
 
-// closed says that a body was closed.
-func closed() error {
-	fmt.Fprintf(os.Stderr, "closed %d\n", closes.Add(1))
+// A probeStream is a body that has Close, but no Len. It must not be read after Close.
+type probeStream struct {
+	blocks Stream
+	closed *atomic.Bool
+}
+
+func streamed(blocks Stream) Body { return probeStream{blocks, &atomic.Bool{}} }
+
+func (p probeStream) All() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		p.mustBeOpen()
+		p.blocks(func(block []byte) bool {
+			p.mustBeOpen()
+			goesOn := yield(block)
+			if goesOn {
+				p.mustBeOpen()
+			}
+			return goesOn
+		})
+	}
+}
+
+func (p probeStream) mustBeOpen() {
+	if p.closed.Load() {
+		panic(errors.New("the body is read after its Close"))
+	}
+}
+
+func (p probeStream) Close() error {
+	p.closed.Store(true)
+	probed("closed %d", closes.Add(1))
 	return nil
 }
 
-// probeBlocks is a body that has Len and Close.
-type probeBlocks struct{ Blocks }
+// A probeBlocks is one that has Len, too.
+type probeBlocks struct {
+	probeStream
+	n int
+}
 
-func (probeBlocks) Close() error { return closed() }
+func (p probeBlocks) Len() int { return p.n }
 
-// probeStream is a body that has Close, but no Len.
-type probeStream struct{ Stream }
-
-func (probeStream) Close() error { return closed() }
+// blocks is a body of a known number of blocks.
+func blocks(texts ...string) Body {
+	stream := func(yield func([]byte) bool) {
+		for _, text := range texts {
+			if !yield([]byte(text)) {
+				return
+			}
+		}
+	}
+	return probeBlocks{streamed(stream).(probeStream), len(texts)}
+}
 
 // one is a body of one block.
-func one(text string) Body { return probeBlocks{Blocks{[]byte(text)}} }
+func one(text string) Body { return blocks(text) }
 
 // probes is all of them: the path chooses.
 func probes(environ Environ, startResponse StartResponse) Body {
-	fmt.Fprintf(os.Stderr, "called %d\n", calls.Add(1))
+	probed("called %d", calls.Add(1))
 	plain := []Header{{"Content-Type", "text/plain"}}
 	html := []Header{{"Content-Type", "text/html; charset=utf-8"}}
 	json := []Header{{"Content-Type", "application/json"}, {"X-Kept", "yes"}}
@@ -71,40 +120,70 @@ func probes(environ Environ, startResponse StartResponse) Body {
 		return one(page)
 	case "/blocks":
 		startResponse("200 OK", plain)
-		return probeStream{numbered("one\n", "two\n", "three\n")}
+		return streamed(numbered("one\n", "two\n", "three\n"))
 	case "/write":
 		fmt.Fprint(startResponse("200 OK", plain), "written ")
 		return one("returned\n")
 	case "/empty":
 		startResponse("204 No Content", nil)
-		return probeBlocks{}
+		return blocks()
 	case "/nothing":
 		startResponse("200 OK", plain)
-		return probeBlocks{}
+		return blocks()
 	case "/late":
-		return probeStream{func(yield func([]byte) bool) {
+		return streamed(func(yield func([]byte) bool) {
 			startResponse("200 OK", plain)
 			yield([]byte("started late\n"))
-		}}
+		})
 	case "/excinfo":
 		startResponse("200 OK", append(plain, Header{"X-Old", "yes"}))
 		startResponse("503 Service Unavailable", plain, errors.New("the database is on fire"))
 		return one("sorry\n")
 	case "/fail": // before its first block, but after startResponse
 		startResponse("200 OK", plain)
-		return probeStream{func(yield func([]byte) bool) { panic(errors.New("the probe fails")) }}
+		return streamed(func(yield func([]byte) bool) { panic(errors.New("the probe fails")) })
 	case "/broken": // after its first block
 		startResponse("200 OK", plain)
-		return probeStream{func(yield func([]byte) bool) {
+		return streamed(func(yield func([]byte) bool) {
 			yield([]byte("begun\n"))
 			panic(errors.New("the probe fails"))
-		}}
+		})
 	case "/twice":
 		startResponse("200 OK", plain)
 		startResponse("200 OK", plain)
 		return one("a second call needs excInfo\n")
 	case "/never":
 		return one("no startResponse\n")
+	case "/twice-late":
+		return streamed(func(yield func([]byte) bool) {
+			startResponse("200 OK", plain)
+			yield([]byte("begun\n"))
+			startResponse("200 OK", plain)
+			yield([]byte("and again\n"))
+		})
+	case "/lying": // Len is 1, and it has three blocks
+		startResponse("200 OK", plain)
+		return probeBlocks{streamed(numbered("one\n", "two\n", "three\n")).(probeStream), 1}
+	case "/wait":
+		startResponse("200 OK", plain)
+		return streamed(func(yield func([]byte) bool) {
+			yield([]byte("now\n"))
+			time.Sleep(300 * time.Millisecond)
+			yield([]byte("later\n"))
+		})
+	case "/cookies":
+		startResponse("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
+		return one("two cookies\n")
+	case "/small": // the name of a header in small letters
+		startResponse("200 OK", append(plain, Header{"content-length", "14"}))
+		return one("Hello, World!\n")
+	case "/gaps/blocks": // an empty block is a block
+		startResponse("200 OK", plain)
+		return streamed(numbered("one\n", "", "three\n"))
+	case "/errors":
+		fmt.Fprintln(environ["wsgi.errors"].(io.Writer), "a line for the log")
+		startResponse("200 OK", plain)
+		return one("logged\n")
 	case "/encoded":
 		startResponse("200 OK", append(plain, Header{"Content-Encoding", "br"}))
 		return one("as if compressed\n")
@@ -116,7 +195,7 @@ func probes(environ Environ, startResponse StartResponse) Body {
 		return one(`{"name":"rawsgi","year":2026}`)
 	case "/json/blocks":
 		startResponse("203 Non-Authoritative Information", json)
-		return probeStream{numbered(`{"na`, `me":"<b>&`, `</b>"}`)}
+		return streamed(numbered(`{"na`, `me":"<b>&`, `</b>"}`))
 	case "/json/write":
 		fmt.Fprint(startResponse("200 OK", json), `{"name":`)
 		return one(`"written"}`)
@@ -125,6 +204,31 @@ func probes(environ Environ, startResponse StartResponse) Body {
 		return one(`[1,2]`)
 	case "/json/charset":
 		startResponse("200 OK", []Header{{"Content-Type", "application/json; charset=utf-8"}})
+		return one(`{"a":1}`)
+	case "/json/case":
+		startResponse("200 OK", []Header{{"Content-Type", "Application/JSON"}})
+		return one(`{"a":1}`)
+	case "/json/bytes": // more bytes than characters
+		startResponse("200 OK", json)
+		return one(`{"a":"Grüße"}`)
+	case "/json/null":
+		startResponse("200 OK", json)
+		return one(`null`)
+	case "/json/two": // not in the order of the alphabet, and with a name to escape
+		startResponse("200 OK", json)
+		return one(`{"z<b>":"1","a&b":"2"}`)
+	case "/json/again":
+		return streamed(func(yield func([]byte) bool) {
+			startResponse("200 OK", json)
+			if !yield([]byte("")) {
+				return
+			}
+			startResponse("503 Service Unavailable", json, errors.New("the database is on fire"))
+			yield([]byte(`{"new":1}`))
+		})
+	case "/json/second":
+		startResponse("200 OK", json)
+		startResponse("200 OK", json)
 		return one(`{"a":1}`)
 	case "/json/bad":
 		startResponse("200 OK", json)
@@ -154,7 +258,7 @@ func listing(environ Environ) string {
 func numbered(blocks ...string) Stream {
 	return func(yield func([]byte) bool) {
 		for i, block := range blocks {
-			fmt.Fprintf(os.Stderr, "in %d\n", i+1)
+			probed("in %d", i+1)
 			if !yield([]byte(block)) {
 				return
 			}
@@ -162,31 +266,49 @@ func numbered(blocks ...string) Stream {
 	}
 }
 
-// observed stands between the gateway and an exercise's middleware, and says which block
-// comes out of it.
+// observed is between the gateway and an exercise's middleware. It prints which block comes
+// out of it, and for /wait also what a client can read by then.
 func observed(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		body := application(environ, startResponse)
-		if !strings.HasSuffix(environ.Get("PATH_INFO"), "/blocks") || body == nil {
+		path := environ.Get("PATH_INFO")
+		if body == nil || !strings.HasSuffix(path, "/blocks") && path != "/wait" {
 			return body
 		}
-		return observedBody{body}
+		return observedBody{body, path == "/wait"}
 	}
 }
 
-type observedBody struct{ Body }
+type observedBody struct {
+	Body
+	shows bool
+}
 
 func (b observedBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		n := 0
+		var all []byte
 		for block := range b.Body.All() {
 			n++
-			fmt.Fprintf(os.Stderr, "out %d\n", n)
+			probed("out %d", n)
+			if all = append(all, block...); b.shows {
+				probed("seen %q", readable(all))
+			}
 			if !yield(block) {
 				return
 			}
 		}
 	}
+}
+
+// readable is what a client can make of the beginning of a body, which may be gzip.
+func readable(begun []byte) string {
+	r, err := gzip.NewReader(bytes.NewReader(begun))
+	if err != nil {
+		return string(begun)
+	}
+	plain, _ := io.ReadAll(r) // that it is only a beginning is an error
+	return string(plain)
 }
 
 func (b observedBody) Close() error {
@@ -197,18 +319,31 @@ func (b observedBody) Close() error {
 }
 
 // probeClock is what the exercise about time has for a clock. It moves when a request says
-// X-Later: 30s.
+// X-Later: 30s. It does not begin with a full minute, and takes a millisecond to read, so that
+// who reads it without a lock is seen.
 var probeClock = struct {
 	sync.Mutex
 	time.Time
-}{Time: time.Unix(1_800_000_000, 0)}
-
-const probeMinute = time.Minute
+}{Time: time.Unix(1_800_000_017, 0)}
 
 func probeNow() time.Time {
+	time.Sleep(time.Millisecond)
 	probeClock.Lock()
 	defer probeClock.Unlock()
 	return probeClock.Time
+}
+
+// limits puts two limits side by side: three requests a minute and, for X-Limit: five, five in
+// ten seconds.
+func limits(newLimit func(int, time.Duration, func() time.Time) Middleware) Application {
+	three := newLimit(3, time.Minute, probeNow)(probes)
+	five := newLimit(5, 10*time.Second, probeNow)(probes)
+	return func(environ Environ, startResponse StartResponse) Body {
+		if environ.Get("HTTP_X_LIMIT") == "five" {
+			return five(environ, startResponse)
+		}
+		return three(environ, startResponse)
+	}
 }
 
 // clients lets a request say who sends it (X-Client), when (X-Later), and, with the path
@@ -264,7 +399,7 @@ func cgiProgram(gateway func(Application)) Application {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		program := exec.CommandContext(ctx, self)
-		program.Env = append(os.Environ(), "GATEWAY_INTERFACE=CGI/1.1")
+		program.Env = append(os.Environ(), "GATEWAY_INTERFACE=CGI/1.1", "PROBE_SECRET="+secret)
 		if environ.Get("HTTP_X_HTTPS") != "" {
 			program.Env = append(program.Env, "HTTPS="+environ.Get("HTTP_X_HTTPS"))
 		}
@@ -301,7 +436,7 @@ func cgiProgram(gateway func(Application)) Application {
 	}
 }
 
-// probeRoutes has a router put probes side by side: /a, /a/b, and /n, which has a router of
+// probeRoutes has a router put probes side by side: /a, /a/b, a long one, and /n, which has a router of
 // its own behind it. A router that tries prefixes in the order of a map finds the right one
 // by chance, so /a/b is asked for up to 50 times.
 func probeRoutes(route func(map[string]Application, Application) Application) Application {
@@ -311,7 +446,7 @@ func probeRoutes(route func(map[string]Application, Application) Application) Ap
 	}
 	router := route(map[string]Application{
 		"/a": named("a"), "/a/b": named("ab"), "/b": named("b"),
-		"/n": route(map[string]Application{"/in": named("in")}, nowhere),
+		"/long/prefix/of/four": named("four"), "/n": route(map[string]Application{"/in": named("in")}, nowhere),
 	}, nowhere)
 	return func(environ Environ, startResponse StartResponse) Body {
 		var page bytes.Buffer
@@ -372,6 +507,16 @@ type Event map[string]any
 // the request's body in events, and sends its answer in events.
 type AsyncApplication func(scope Event, receive func() Event, send func(Event))
 
+// mounted puts an application under /mounted as well.
+func mounted(application Application) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		if rest, ok := strings.CutPrefix(environ.Get("PATH_INFO"), "/mounted"); ok {
+			environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/mounted", rest
+		}
+		return application(environ, startResponse)
+	}
+}
+
 // asyncProbes is a probe for each path.
 func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 	start := func(status int, headers ...[2]string) {
@@ -404,7 +549,7 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 	case "/blocks":
 		start(200)
 		for i, text := range []string{"one\n", "two\n", "three\n"} {
-			fmt.Fprintf(os.Stderr, "in %d\n", i+1)
+			probed("in %d", i+1)
 			body(text, i < 2)
 		}
 	case "/too-much":
@@ -418,6 +563,17 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 		start(200)
 		body("begun\n", true)
 		panic(errors.New("the probe fails"))
+	case "/events": // the last event of a body says that it is the last
+		more := true
+		for event := receive(); event["type"] == "http.request"; event = receive() {
+			more, _ = event["more_body"].(bool) // may be absent: false
+		}
+		start(200)
+		body(fmt.Sprintf("more=[%v]\n", more), false)
+	case "/silent":
+	case "/unfinished":
+		start(200)
+		body("begun\n", true)
 	case "/early":
 		body("no start\n", false)
 	default:

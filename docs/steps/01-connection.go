@@ -1,9 +1,9 @@
 //go:build ignore
 
-// Step 1, a connection: accept a client, print the bytes that it sends, and hang up.
+// Step 1, a connection: accept a client, read once, print the bytes, hang up.
 //
 //	go run docs/steps/01-connection.go
-//	curl -i http://127.0.0.1:8000/
+//	curl http://127.0.0.1:8000/
 //
 // Still missing: an answer.
 package main

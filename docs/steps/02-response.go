@@ -38,7 +38,7 @@ func main() {
 // serveConn serves one connection: it reads a head, answers, and hangs up.
 func serveConn(c net.Conn) {
 	defer c.Close()
-	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
+	c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
 	r := bufio.NewReader(c)
 	for {
 		line, err := r.ReadString('\n')
@@ -60,6 +60,6 @@ func respond(c net.Conn, status, page string) {
 	head := "HTTP/1.0 " + status + "\r\n" +
 		"Content-Type: text/plain; charset=utf-8\r\n" +
 		"\r\n"
-	c.SetWriteDeadline(time.Now().Add(timeout)) // fails if closed, and so will the write
+	c.SetWriteDeadline(time.Now().Add(timeout)) // an error will be returned by the write
 	io.WriteString(c, head+page)                // if it fails, the client has left
 }

@@ -1,12 +1,12 @@
 //go:build ignore
 
-// Step 7a, environ: give everything that is known of a request the name that CGI and
-// PEP 3333 have for it.
+// Step 7a, environ: the request becomes a map with the names of CGI, which is all that an
+// application will know of it.
 //
 //	go run docs/steps/07a-environ.go
-//	curl -H 'X-A: 1' -H 'X_A: 2' 'http://127.0.0.1:8000/a%20b?x=1'
+//	curl -d name=value 'http://127.0.0.1:8000/path%20info?a=4&b=4'
 //
-// Still missing: a check of Host, and a target that has a host in it.
+// Still missing: a look at Host, and targets that name one.
 package main
 
 import (
@@ -20,27 +20,28 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
+// timeout is how long a client has to send its head, then for each read of its body, and
+// for each write of the answer.
+const timeout = 2 * time.Second
+
+const software = "rawsgi/1.0"
+
+// Limits of a request.
 const (
-	software  = "rawsgi/1.0"
-	timeout   = 2 * time.Second // for a whole head, each read of a body, each 64 KiB written
-	pieceSize = 64 * 1024       // bytes that must reach the client within one timeout
-	maxBody   = 1 << 20         // bytes in a request's body
+	maxLine    = 65536      // bytes in a line, with its line end
+	maxFields  = 100        // header fields
+	maxSection = 256 * 1024 // bytes in all of them
+	maxBody    = 1 << 20    // bytes
 )
 
-// Limits of a head. No buffer of these sizes is allocated in advance.
-const (
-	maxLine    = 65536      // bytes in a request line or header line, with its line end
-	maxFields  = 100        // header fields in one section
-	maxSection = 256 * 1024 // bytes in one header section
-)
-
-// The statuses of requests that this file refuses.
+// The statuses of requests that are refused.
 const (
 	badRequest     = "400 Bad Request"
 	requestTimeout = "408 Request Timeout"
@@ -68,249 +69,169 @@ func main() {
 
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
 func serveConn(socket net.Conn) {
-	c := &conn{Conn: socket, timeout: timeout}
-	c.SetReadDeadline(time.Now().Add(timeout)) // fails if closed, and so will Read
-	r := bufio.NewReader(c)
-	request, err := readRequest(r, maxBody)
-	if err == errSilent {
-		c.Close()
-		return
-	}
+	c := &conn{Conn: socket}
 	defer hangUp(c)
-	response := newResponse(c, firstLineFor(request), request.Method, os.Stderr)
-	var page []byte
+	c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
+	r := bufio.NewReaderSize(c, maxLine+1)
+	request, err := readRequest(r)
+	page := ""
 	if err == nil {
 		c.eachRead = true
-		environ := newEnviron(request, c.LocalAddr(), c.RemoteAddr())
-		environ.addInterface(openInput(c, r, request), os.Stderr)
-		page, err = showEnviron(environ)
+		page, err = showEnviron(newEnviron(request, newInput(r, request, c.sendContinue), c))
 	}
-	if refusal, ok := err.(*Refusal); ok {
-		response.refuse(refusal)
-	} else {
-		response.respond("200 OK", page)
-	}
-}
-
-// firstLineFor returns how the head of the answer to a request begins.
-func firstLineFor(request *Request) string {
-	if request.Version == "HTTP/0.9" {
-		return noHead
-	}
-	return httpLine
-}
-
-// A conn is a connection with deadlines.
-type conn struct {
-	net.Conn
-	timeout  time.Duration
-	eachRead bool // each read has its own deadline; before that, the whole head has one
-}
-
-// Read reads, and adds the timeout to a deadline error.
-func (c *conn) Read(p []byte) (int, error) {
-	if c.eachRead {
-		c.SetReadDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Read
-	}
-	n, err := c.Conn.Read(p)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("waited %v: %w", c.timeout, os.ErrDeadlineExceeded)
-	}
-	return n, err
-}
-
-// Write writes p in pieces, each with its own deadline: a slow client may take any time for
-// a long answer, if it reads 64 KiB within each timeout.
-func (c *conn) Write(p []byte) (int, error) {
-	written := 0
-	for piece := range slices.Chunk(p, pieceSize) {
-		c.SetWriteDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Write
-		n, err := c.Conn.Write(piece)
-		written += n
-		if err != nil {
-			return written, err
-		}
-	}
-	return written, nil
-}
-
-// openInput returns the body of a request. If the client waits for 100 Continue, the first
-// read sends it.
-func openInput(c *conn, r *bufio.Reader, request *Request) *Input {
-	input := &Input{r: r, length: request.Length}
-	if expectsContinue(request) {
-		input.before = func() {
-			// An error is not lost: the next read will return it.
-			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
-		}
-	}
-	return input
-}
-
-// expectsContinue reports whether the client waits for a 100 before it sends the body. An
-// HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
-func expectsContinue(q *Request) bool {
-	value, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
-		q.Version != "HTTP/1.0"
+	response := newResponse(c, request)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		response.send(refusal.Status, refusal.page())
+	case err == nil:
+		response.send("200 OK", page)
+	} // otherwise nothing was asked, or the client has left
 }
 
 // drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
-// hangUp closes the connection. Closing it while bytes from the client lie unread makes
-// the operating system send a reset, which can destroy the answer on its way. So it ends
-// its half first, and reads until the client has read the answer and closes, for a while.
-// (RFC 9112 §9.6)
+// hangUp closes the connection. Closing it while bytes from the client are unread makes
+// the operating system send a reset, which can destroy the answer on its way. So hangUp
+// first closes only the sending half, and reads until the client has read the answer and
+// closes, or the time is over. (RFC 9112 §9.6)
 func hangUp(c *conn) {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if ok && half.CloseWrite() == nil {
-		c.SetReadDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Read
-		// Any error ends the wait, as the end of the bytes does.
-		io.CopyN(io.Discard, c.Conn, drainLimit)
-	}
-	c.Close() // fails if it is closed already
+	c.Conn.(*net.TCPConn).CloseWrite() // fails if the client has left
+	c.SetReadDeadline(time.Now().Add(timeout))
+	io.CopyN(io.Discard, c.Conn, drainLimit) // any error ends the wait too
+	c.Close()
 }
 
-// errSilent reports a client that connected and left without sending a byte, as browsers
-// do with connections that they open in advance. Nothing is answered or logged.
-var errSilent = errors.New("nothing was asked")
+// A conn is a connection with deadlines.
+type conn struct {
+	net.Conn
+	eachRead bool // each read has its own deadline; before that, the whole head has one
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.eachRead {
+		c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(timeout)) // an error will be returned by Write
+	return c.Conn.Write(p)
+}
+
+// sendContinue tells the client to send the body. HTTP/1.0 has no such answer, so it says
+// HTTP/1.1, which the client speaks.
+func (c *conn) sendContinue() {
+	io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n") // if it fails, the next read will
+}
+
+// A Refusal is an error that is sent to the client.
+type Refusal struct {
+	Status string // "400 Bad Request"
+	Source string // the rule: "RFC 9112 §5.1"
+	Reason string // what was expected, what came
+}
+
+func refuse(status, source, format string, args ...any) error {
+	return &Refusal{status, source, fmt.Sprintf(format, args...)}
+}
+
+// Error returns the refusal on one line.
+func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
+
+// page returns the refusal for the client.
+func (r *Refusal) page() string { return r.Status + "\n\n" + r.Error() + "\n" }
 
 // A Request is the head of a request, taken apart.
 type Request struct {
-	Line    string   // the whole request line without its line end, for the log
 	Method  string   // "GET", as it came: methods are case-sensitive
-	Target  string   // "/a%20b?x=1", as it came
 	Path    string   // "/a b": decoded once and otherwise untouched
-	Query   string   // "x=1": never decoded, and without its "?"
-	Version string   // "HTTP/1.0", "HTTP/1.1", "HTTP/0.9"; "" before it is read
+	Query   string   // "x=%201": never decoded, and without its "?"
+	Version string   // "HTTP/1.0", "HTTP/0.9"; "" before it is read
 	Header  []Header // in the order of arrival, nothing joined
 	Length  int64    // Content-Length in bytes; 0 without one
 }
 
-// A Header is one header field, Python's (name, value) tuple.
+// A Header is one header field.
 type Header struct{ Name, Value string }
 
-// readRequest reads the head of one request from r and leaves r at the first byte of the
-// body. maxBody is the largest Content-Length to accept, in bytes.
-//
-//	GET /a%20b?x=1 HTTP/1.0\r\nHost: h\r\n\r\n
-//	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
-//
-// The request is never nil: with an error it holds what was read so far, for the log. The
-// error is errSilent when not one byte of a request has come, otherwise a *Refusal.
-// (RFC 1945 §5)
-func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
-	request := &Request{}
-	h := &headReader{r: r}
-	if err := refuseTLS(r); err != nil {
-		return request, err
+// readRequest reads the head of one request, and leaves r at the first byte of the body.
+// The request is never nil: with an error it holds what was read so far.
+func readRequest(r *bufio.Reader) (*Request, error) {
+	q := &Request{}
+	if first, _ := r.Peek(1); string(first) == "\x16" { // RFC 8446 §5.1
+		return q, refuse(badRequest, "RFC 9112 §3", "expected a request in plain text, got a "+
+			"TLS handshake: use http:// instead of https://")
 	}
+	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
-		h = &headReader{r: r} // an empty line does not decide how the head ends its lines
+		h.end = ""
 		line, err = h.line(targetTooLong)
 	}
-	if err != nil && h.size == 0 {
-		return request, errSilent
+	if err == nil {
+		err = q.parseLine(line)
 	}
-	if err != nil {
-		return request, err
+	if err != nil || q.Version == "HTTP/0.9" {
+		return q, err // a 0.9 request is one line: nothing else will come
 	}
-	if err := request.parseLine(line); err != nil || request.Version == "HTTP/0.9" {
-		return request, err // a 0.9 request is one line: nothing else will come
+	if q.Header, err = readHeader(h); err != nil {
+		return q, err
 	}
-	if request.Header, err = readHeader(h); err != nil {
-		return request, err
-	}
-	return request, request.checkHeader(h.lines, maxBody)
+	return q, q.checkHeader()
 }
 
-// refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
-// type 22, a handshake. (RFC 8446 §5.1)
-func refuseTLS(r *bufio.Reader) error {
-	first, err := r.Peek(1)
-	if err != nil || first[0] != 22 {
-		return nil // the error will come again, when the line is read
-	}
-	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in plain "+
-		"text, got a TLS handshake: use http:// instead of https://")
-}
-
-// A headReader reads the lines of one head: a request line and header section, or only
-// the section in which a CGI program or another server answers.
+// A headReader reads the lines of one head.
 type headReader struct {
-	r     *bufio.Reader
-	end   string   // "\r\n" or "\n", once a line has shown it
-	size  int      // bytes read, line ends included
-	lines []string // the header lines read, which a refusal may show
+	r    *bufio.Reader // with a buffer of maxLine+1 bytes
+	end  string        // "\r\n" or "\n", once a line has shown it
+	size int           // bytes read, line ends included
 }
 
-// line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
-// accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix the two:
-// what one reader takes for a line end, another may take for text.
+// line reads one line and returns it without its line end. The lines of a head end all in
+// CRLF or all in LF: what one reader takes for a line end, another may take for text.
 //
 //	"Host: h\r\n" → "Host: h"
 //
 // A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
-	raw, err := h.rawLine(tooLong)
-	if err != nil {
-		return "", err
+	raw, err := h.r.ReadSlice('\n')
+	h.size += len(raw)
+	switch {
+	case len(raw) > maxLine:
+		if tooLong == targetTooLong && !strings.Contains(string(raw), " ") {
+			tooLong = badRequest // no target has come
+		}
+		return "", refuse(tooLong, "RFC 9112 §3", "expected lines of %d bytes at most", maxLine)
+	case err != nil && len(raw) == 0 && h.end == "":
+		return "", err // nothing was asked, so nothing is answered
+	case err != nil:
+		return "", incomplete(err, "an empty line to end the head")
 	}
-	end := "\n"
-	if strings.HasSuffix(raw, "\r\n") {
-		end = "\r\n"
+	line, end := string(raw[:len(raw)-1]), "\n"
+	if strings.HasSuffix(line, "\r") {
+		line, end = line[:len(line)-1], "\r\n"
 	}
-	line := strings.TrimSuffix(raw, end)
-	if i := strings.IndexByte(line, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n behind each \r`)
-	}
-	if h.end != "" && h.end != end {
-		return "", refuse(badRequest, "RFC 9112 §2.2", raw, len(line), "expected %s, with "+
-			"which this head began: one head does not mix line ends", visible(h.end))
+	if strings.Contains(line, "\r") || h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", `expected lines that all end in \r\n `+
+			`or all in \n, and no other \r, got %.80q`, raw)
 	}
 	h.end = end
 	return line, nil
 }
 
-// rawLine reads one line, with its line end, in pieces of the reader's buffer.
-func (h *headReader) rawLine(tooLong string) (line string, err error) {
-	err = bufio.ErrBufferFull
-	for err == bufio.ErrBufferFull && len(line) <= maxLine {
-		var piece []byte
-		piece, err = h.r.ReadSlice('\n')
-		line += string(piece)
-	}
-	h.size += len(line)
+// incomplete explains a request that stops before its end.
+func incomplete(err error, expected string) error {
 	switch {
-	case len(line) > maxLine:
-		source := "RFC 6585 §5"
-		if tooLong == targetTooLong {
-			source = "RFC 9110 §15.5.15"
-		}
-		err = refuse(tooLong, source, line, maxLine,
-			"expected at most %d bytes in a line, with its line end", maxLine)
-	case err != nil && h.size == 0:
-		err = incomplete(err, "", "expected a head, got nothing")
-	case err != nil:
-		err = incomplete(err, line, "expected an empty line to end the head")
+	case err == io.EOF:
+		return refuse(badRequest, "RFC 9112 §8", "expected %s, but the client ended", expected)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(requestTimeout, "RFC 9110 §15.5.9", "expected %s, waited %v", expected,
+			timeout)
 	}
-	return line, err
-}
-
-// incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time. line is the part of a line that came last. (RFC 9112 §8,
-// RFC 9110 §15.5.9)
-func incomplete(err error, line, format string, args ...any) *Refusal {
-	status, source := badRequest, "RFC 9112 §8"
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		status, source = requestTimeout, "RFC 9110 §15.5.9"
-	}
-	reason := fmt.Sprintf(format, args...)
-	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err}
+	return err // e.g. connection reset by peer: nobody is left to answer
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
@@ -319,89 +240,60 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
 //
-// The version is checked before the target: it decides what a target may be. (RFC 1945
-// §5.1, §4.1; RFC 9112 §3)
+// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
-	q.Line = line
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, full := strings.Cut(rest, " ")
-	q.Method, q.Target = method, target
+	q.Method = method
 	if !full && method == "GET" && strings.HasPrefix(target, "/") {
 		q.Version = "HTTP/0.9"
-		return q.parseTarget()
+		return q.parseTarget(target)
 	}
-	if i := indexNonToken(method); i >= 0 {
-		return refuse(badRequest, "RFC 9110 §5.6.2", line, i, "expected a method made of "+
-			"letters, digits and !#$%%&'*+-.^_`|~, then one space")
-	}
-	if target == "" || version == "" {
-		missing := len(line) // where a target or version should begin
-		if target == "" {
-			missing = min(len(method)+1, len(line))
-		}
-		return refuse(badRequest, "RFC 1945 §5.1", line, missing, "expected a request line "+
-			"like GET /path HTTP/1.0, with single spaces")
-	}
-	if err := q.checkVersion(version); err != nil {
-		return err
+	switch {
+	case !token.MatchString(method) || target == "":
+		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like GET /path "+
+			"HTTP/1.0 with single spaces, got %.80q", line)
+	case !versionForm.MatchString(version):
+		return refuse(badRequest, "RFC 9112 §2.3", "expected a version like HTTP/1.0 at the "+
+			"end of the line, got %.80q", version)
+	case version[len("HTTP/")] != '1': // another major version is another protocol
+		return refuse(badVersion, "RFC 9110 §15.6.6", "expected HTTP/1.0 or HTTP/1.1, got %s",
+			version)
 	}
 	q.Version = version
-	return q.parseTarget()
+	return q.parseTarget(target)
 }
 
-// checkVersion accepts "HTTP/1.0" to "HTTP/1.9". HTTP is upper case, with one digit on
-// each side of the point; another major version is another protocol. (RFC 9112 §2.3)
-func (q *Request) checkVersion(version string) error {
-	const form = "HTTP/1.0"
-	start := len(q.Line) - len(version)
-	for i := range max(len(form), len(version)) {
-		if i < min(len(form), len(version)) && (version[i] == form[i] ||
-			isDigit(version[i]) && isDigit(form[i])) {
-			continue
-		}
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
-			"expected a version like HTTP/1.0 at the end of the line")
-	}
-	if major := len("HTTP/"); version[major] != '1' {
-		return refuse(badVersion, "RFC 9110 §15.6.6", q.Line, start+major,
-			"expected HTTP/1.0 or HTTP/1.1: this server speaks HTTP/1.0")
-	}
-	return nil
-}
+// The forms of what a head is made of: a method or a name, and a version.
+var (
+	token       = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110 §5.6.2
+	versionForm = regexp.MustCompile(`^HTTP/[0-9]\.[0-9]$`)           // RFC 9112 §2.3
+	control     = regexp.MustCompile(`[\x00-\x1f\x7f]`)               // ASCII's
+)
 
 // parseTarget splits the target into Path and Query. The path is decoded exactly once:
-// %2541 is %41. Dots and double slashes stay: the application decides what they mean. A
-// fragment should not have been sent: it is cut.
+// %2541 is %41. A fragment should not have been sent: it is cut.
 //
 //	/a%20b?x=%201#f → Path "/a b", Query "x=%201"
 //
 // (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
-func (q *Request) parseTarget() error {
-	target, _, _ := strings.Cut(q.Target, "#")
-	start := len(q.Method) + 1 // of the target in the line
+func (q *Request) parseTarget(target string) error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
-		return refuse(notImplemented, "RFC 9112 §3.2", q.Line, start, "expected a path: "+
-			"this request is not for an application, and this server has no answer of its own")
+		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
+			q.Method, target)
 	}
-	if i := indexControl(q.Target); i >= 0 {
-		return refuse(badRequest, "RFC 9112 §3.2", q.Line, start+i,
-			"expected a target without control characters")
+	if !strings.HasPrefix(target, "/") || control.MatchString(target) {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected a target that begins with / and "+
+			"has no control characters, got %.80q", target)
 	}
-	if !strings.HasPrefix(target, "/") {
-		return refuse(badRequest, "RFC 9112 §3.2", q.Line, start,
-			"expected a target that begins with /")
-	}
+	target, _, _ = strings.Cut(target, "#")
 	path, query, _ := strings.Cut(target, "?")
-	if i := badEscape(path); i >= 0 {
-		return refuse(badRequest, "RFC 3986 §2.1", q.Line, start+i,
-			"expected two hex digits after %%, which itself is %%25")
+	decoded, err := url.PathUnescape(path)
+	if err != nil || control.MatchString(decoded) {
+		return refuse(badRequest, "RFC 3986 §2.1", "expected two hex digits after each %%, "+
+			"and no control character in the path, got %.80q", path)
 	}
-	if i := controlEscape(path); i >= 0 {
-		return refuse(badRequest, "RFC 3875 §4.1.5", q.Line, start+i,
-			"expected a path without control characters, also behind %%")
-	}
-	q.Query = query
-	q.Path, _ = url.PathUnescape(path) // badEscape has found no error
+	q.Path, q.Query = decoded, query
 	return nil
 }
 
@@ -409,25 +301,23 @@ func (q *Request) parseTarget() error {
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
 //
-// More than maxFields fields or maxSection bytes are refused with 431. Every head has this
-// form: a request's, an upstream's, a CGI program's. (RFC 1945 §4.2)
+// (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
-	fields := make([]Header, 0, 8)
-	h.lines = make([]string, 0, 8)
+	var fields []Header
 	for start := h.size; ; {
 		line, err := h.line(headTooLarge)
 		if err != nil || line == "" {
 			return fields, err
 		}
 		if len(fields) == maxFields || h.size-start > maxSection {
-			return fields, refuse(headTooLarge, "RFC 6585 §5", line, 0,
-				"expected at most %d header fields of %d bytes together", maxFields, maxSection)
+			return fields, refuse(headTooLarge, "RFC 6585 §5", "expected at most %d header "+
+				"fields of %d bytes together", maxFields, maxSection)
 		}
 		field, err := parseField(line)
 		if err != nil {
 			return fields, err
 		}
-		fields, h.lines = append(fields, field), append(h.lines, line)
+		fields = append(fields, field)
 	}
 }
 
@@ -435,85 +325,67 @@ func readHeader(h *headReader) ([]Header, error) {
 //
 //	"Name: \t value \t " → {"Name", "value"}
 //
-// Spaces and tabs around the value are not part of it. A space before the colon and a line
-// that continues the one before are refused: proxies have read both in different ways,
-// which is how requests are smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+// A space before the colon is refused, and one before the name, where it would continue
+// the line above: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
-	if line[0] == ' ' || line[0] == '\t' {
-		return Header{}, refuse(badRequest, "RFC 9112 §5.2", line, 0,
-			"expected a header line that does not begin with a space or tab")
-	}
 	name, value, found := strings.Cut(line, ":")
-	bad := indexNonToken(name)
-	if bad < 0 && !found {
-		bad = len(line) // where the colon should be
+	if !found || !token.MatchString(name) {
+		return Header{}, refuse(badRequest, "RFC 9112 §5.1", `expected a header line like `+
+			`"Name: value", with no space before the colon, got %.80q`, line)
 	}
-	if bad >= 0 {
-		return Header{}, refuse(badRequest, "RFC 9112 §5.1", line, bad,
-			`expected a header line like "Name: value", with no space before the colon`)
-	}
-	if i := indexControl(strings.ReplaceAll(line, "\t", " ")); i >= 0 {
-		return Header{}, refuse(badRequest, "RFC 9110 §5.5", line, i,
-			"expected a header value without control characters")
+	if control.MatchString(strings.ReplaceAll(value, "\t", " ")) {
+		return Header{}, refuse(badRequest, "RFC 9110 §5.5", "expected a header value without "+
+			"control characters, got %.80q", line)
 	}
 	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
 }
 
-// checkHeader validates the fields that decide how to read the request, and sets Length.
-// lines are the lines from which Header was made. (RFC 9110 §5.3)
-func (q *Request) checkHeader(lines []string, maxBody int64) error {
-	for i, field := range q.Header {
-		line := lines[i]
-		start := strings.LastIndex(line, field.Value) // of the value in the line
-		switch {
-		case field.is("Transfer-Encoding"):
-			return refuse(notImplemented, "RFC 9112 §6.1", line, start, "expected a "+
-				"Content-Length instead of Transfer-Encoding: this server speaks HTTP/1.0")
-		case !field.is("Host") && !field.is("Content-Length") && !field.is("Content-Type"):
-			continue
+// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
+// RFC 9110 §5.3)
+func (q *Request) checkHeader() error {
+	if _, n := lookup(q.Header, "Transfer-Encoding"); n > 0 {
+		return refuse(notImplemented, "RFC 9112 §6.1", "expected a Content-Length instead of "+
+			"Transfer-Encoding: this server speaks HTTP/1.0")
+	}
+	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
+			"none)", n)
+	}
+	for _, name := range []string{"Content-Length", "Content-Type"} {
+		if _, n := lookup(q.Header, name); n > 1 {
+			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
 		}
-		if _, n := lookup(q.Header[:i], field.Name); n > 0 {
-			return refuse(badRequest, "RFC 9110 §5.3", line, 0,
-				"expected one %s, here comes a second", field.Name)
-		}
-		if field.is("Content-Length") {
-			if err := q.setLength(line, start, maxBody); err != nil {
-				return err
-			}
-		}
+	}
+	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
+		return q.setLength(value)
 	}
 	return nil
 }
 
-// setLength reads the Content-Length that begins at byte start of line: digits and nothing
-// else, so "+5", "0x5" and "5, 5" get 400; more than maxBody gets 413. (RFC 9110 §8.6)
-func (q *Request) setLength(line string, start int, maxBody int64) error {
-	value := strings.TrimRight(line[start:], " \t")
-	digits := len(value) - len(strings.TrimLeft(value, "0123456789"))
-	if value == "" || digits < len(value) {
-		return refuse(badRequest, "RFC 9110 §8.6", line, start+digits,
-			"expected a Content-Length of digits only")
+var digits = regexp.MustCompile(`^[0-9]+$`)
+
+// setLength reads a Content-Length: digits and nothing else, so "+5" and "5, 5" get 400;
+// more than maxBody gets 413. (RFC 9110 §8.6)
+func (q *Request) setLength(value string) error {
+	if !digits.MatchString(value) {
+		return refuse(badRequest, "RFC 9110 §8.6", "expected a Content-Length of digits only, "+
+			"got %.80q", value)
 	}
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n > maxBody { // the only error possible: more than 63 bits
-		return refuse(tooLarge, "RFC 9110 §15.5.14", line, start,
-			"expected at most %d bytes in a body", maxBody)
+		return refuse(tooLarge, "RFC 9110 §15.5.14", "expected at most %d bytes in a body, "+
+			"Content-Length is %.80s", maxBody, value)
 	}
 	q.Length = n
 	return nil
 }
 
-// is reports whether the field has this name, in any case. Names are ASCII, so EqualFold
-// folds nothing else into them.
-func (h Header) is(name string) bool {
-	return len(h.Name) == len(name) && strings.EqualFold(h.Name, name)
-}
-
-// lookup returns the value of the first field of that name, in any case, and how many
-// there are.
+// lookup returns the value of the first field of that name, and how many there are. Upper
+// and lower case are the same in a name. (RFC 9110 §5.1)
 func lookup(fields []Header, name string) (value string, count int) {
 	for _, field := range fields {
-		if field.is(name) {
+		if strings.EqualFold(field.Name, name) {
 			if count++; count == 1 {
 				value = field.Value
 			}
@@ -522,117 +394,47 @@ func lookup(fields []Header, name string) (value string, count int) {
 	return value, count
 }
 
-// indexNonToken returns the offset of the first byte that keeps s from being a token, which
-// is a method or a header name: letters, digits and fifteen other characters, all ASCII.
-// It returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
-func indexNonToken(s string) int {
-	for i := range len(s) {
-		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
-		if !letter && !isDigit(s[i]) && strings.IndexByte("-!#$%&'*+.^_`|~", s[i]) < 0 {
-			return i
-		}
-	}
-	if s == "" {
-		return 0
-	}
-	return -1
-}
-
-func isDigit(c byte) bool { return '0' <= c && c <= '9' }
-
-// indexControl returns the offset of the first ASCII control character in s, 0 to 31 or
-// 127, or -1.
-func indexControl(s string) int {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] == 0x7f {
-			return i
-		}
-	}
-	return -1
-}
-
-// badEscape returns the offset of the first % in s that two hex digits do not follow, or -1.
-// (RFC 3986 §2.1)
-func badEscape(s string) int {
-	for i := range len(s) {
-		if s[i] != '%' {
-			continue
-		}
-		if _, err := url.PathUnescape(s[i:min(i+3, len(s))]); err != nil {
-			return i
-		}
-	}
-	return -1
-}
-
-// controlEscape returns the offset of the first escape in s, all of which are good, that
-// stands for a control character, or -1: %00 to %1F, and %7F.
-func controlEscape(s string) int {
-	for i := range len(s) {
-		if s[i] == '%' && (s[i+1] < '2' || strings.EqualFold(s[i:i+3], "%7f")) {
-			return i
-		}
-	}
-	return -1
-}
-
 // Environ is what an application knows of its request. Keys in capitals are CGI's and
 // hold strings; keys with a dot are the gateway's. (PEP 3333, "environ Variables")
 type Environ map[string]any
 
-// newEnviron makes the environ of one request: a map of its own for each, which the
-// application may change at will. server and client are the two ends of the connection.
-// The gateway adds the keys of the interface, those with a dot. (RFC 3875 §4.1)
-func newEnviron(q *Request, server, client net.Addr) Environ {
-	name, port := serverName(server)
-	address, clientPort := hostPort(client)
-	e := make(Environ, 21+len(q.Header)) // with room for the gateway's keys
-	e["REQUEST_METHOD"] = q.Method       // "GET"
-	e["SCRIPT_NAME"] = ""                // where the application is mounted: at the root
-	e["PATH_INFO"] = q.Path              // "/environ"
-	e["QUERY_STRING"] = q.Query          // "a=4"
-	e["SERVER_NAME"] = name              // "127.0.0.1"
-	e["SERVER_PORT"] = port              // "8000"
-	e["SERVER_PROTOCOL"] = q.Version     // "HTTP/1.1": the client's version, not ours
-	e["SERVER_SOFTWARE"] = software      // "rawsgi/1.0"
-	e["GATEWAY_INTERFACE"] = "CGI/1.1"   // also over a socket: the names are CGI's
-	e["REMOTE_ADDR"] = address           // "127.0.0.1"; "" on a Unix socket
-	e["REMOTE_PORT"] = clientPort        // "49152": usual, though not in the RFC
-	e["rawsgi.request_uri"] = q.Target   // "/environ?a=4": nothing decoded
+// Get returns the string under key, or "" when there is none.
+func (e Environ) Get(key string) string {
+	value, _ := e[key].(string)
+	return value
+}
+
+// newEnviron makes the environ of one request. (RFC 3875 §4.1)
+func newEnviron(q *Request, input *Input, c net.Conn) Environ {
+	server, client := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr)
+	e := Environ{
+		"REQUEST_METHOD":    q.Method,                // "GET"
+		"SCRIPT_NAME":       "",                      // the application is at the root
+		"PATH_INFO":         q.Path,                  // "/environ"
+		"QUERY_STRING":      q.Query,                 // "a=4"
+		"SERVER_NAME":       server.IP.String(),      // "127.0.0.1"
+		"SERVER_PORT":       fmt.Sprint(server.Port), // "8000"
+		"SERVER_PROTOCOL":   q.Version,               // "HTTP/1.1": the client's version
+		"SERVER_SOFTWARE":   software,                // "rawsgi/1.0"
+		"GATEWAY_INTERFACE": "CGI/1.1",               // the names are CGI's
+		"REMOTE_ADDR":       client.IP.String(),      // "127.0.0.1"
+		"wsgi.version":      [2]int{1, 0},            // Python's tuple (1, 0)
+		"wsgi.url_scheme":   "http",
+		"wsgi.input":        input,     // io.Reader
+		"wsgi.errors":       os.Stderr, // io.Writer
+		"wsgi.multithread":  false,     // may run twice at once in this process
+		"wsgi.multiprocess": false,     // may run in another process too
+		"wsgi.run_once":     false,     // this process will answer more
+	}
 	for _, field := range q.Header {
 		e.addHeader(field)
 	}
 	return e
 }
 
-// serverName returns SERVER_NAME and SERVER_PORT. A server without a name of its own is
-// called by its address, as in a URL. (RFC 3875 §4.1.14)
-//
-//	127.0.0.1:8000 → "127.0.0.1", "8000"    [::1]:8000 → "[::1]", "8000"
-func serverName(addr net.Addr) (name, port string) {
-	name, port = hostPort(addr)
-	switch {
-	case name == "": // a Unix socket has nothing that could stand in a URL
-		return "localhost", "80"
-	case strings.Contains(name, ":"):
-		name = "[" + name + "]"
-	}
-	return name, port
-}
-
-// hostPort takes a TCP address apart: [fe80::1%eth0]:8000 → "fe80::1", "8000". For any
-// other address both are "".
-func hostPort(addr net.Addr) (host, port string) {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return "", ""
-	}
-	return tcp.IP.String(), strconv.Itoa(tcp.Port)
-}
-
 // addHeader puts a header field under its key and joins it to an earlier one of the same
 // name: with a comma, and cookies with a semicolon, in which a comma would be part of the
-// value. (RFC 9110 §5.3, RFC 6265 §5.4)
+// value. (RFC 9110 §5.3, RFC 9113 §8.2.3)
 func (e Environ) addHeader(field Header) {
 	key, ok := environKey(field.Name)
 	if !ok {
@@ -668,205 +470,101 @@ func environKey(name string) (key string, ok bool) {
 	return "HTTP_" + key, true
 }
 
-// addInterface adds the keys with which an application reads its request and reports
-// errors. (PEP 3333, "environ Variables")
-func (e Environ) addInterface(input *Input, errorLog io.Writer) {
-	e["wsgi.version"] = [2]int{1, 0} // Python's tuple (1, 0)
-	e["wsgi.url_scheme"] = "http"
-	e["wsgi.input"] = input        // *Input
-	e["wsgi.errors"] = errorLog    // io.Writer
-	e["wsgi.multithread"] = false  // may run twice at once in this process
-	e["wsgi.multiprocess"] = false // may run in another process too
-	e["wsgi.run_once"] = false     // this process will answer more
-}
-
-// Input is wsgi.input: the body of the request. It ends after Content-Length bytes, so
-// that no application waits for more, and never returns the bytes after them. A body that
-// is cut short ends in a *Refusal around io.ErrUnexpectedEOF instead of io.EOF.
-// (PEP 3333, "Input and Error Streams")
+// Input is wsgi.input, the body of the request. It ends after Content-Length bytes, so
+// that nobody waits for more, and never returns the bytes after them.
 type Input struct {
 	r      *bufio.Reader
 	length int64  // bytes in the whole body
 	read   int64  // bytes read so far
 	before func() // runs ahead of the first read; nil if there is nothing to do
-	err    error  // how the body ended; every later Read returns it
 }
+
+// newInput makes the body of a request. A client that expects a 100 gets it when the body
+// is first read. (RFC 9110 §10.1.1)
+func newInput(r *bufio.Reader, q *Request, sendContinue func()) *Input {
+	in := &Input{r: r, length: q.Length}
+	if expectsContinue(q) {
+		in.before = sendContinue
+	}
+	return in
+}
+
+// expectsContinue reports whether the client waits for a 100 before it sends the body. An
+// HTTP/1.0 client does not know it. The field is a list.
+func expectsContinue(q *Request) bool {
+	return q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, func(field Header) bool {
+		return strings.EqualFold(field.Name, "Expect") && continueForm.MatchString(field.Value)
+	})
+}
+
+var continueForm = regexp.MustCompile(`(?i)(^|,)[ \t]*100-continue[ \t]*(,|$)`)
 
 // Read reads at most len(p) bytes of the body.
 func (in *Input) Read(p []byte) (int, error) {
-	if in.err == nil && in.read == in.length {
-		in.err = io.EOF
+	if in.read == in.length {
+		return 0, io.EOF
 	}
-	if in.err != nil {
-		return 0, in.err
-	}
-	if in.before != nil {
+	if in.read == 0 && in.before != nil {
 		in.before()
-		in.before = nil
 	}
 	n, err := in.r.Read(p[:min(int64(len(p)), in.length-in.read)])
 	in.read += int64(n)
 	if err != nil {
-		in.err = incomplete(err, "", "expected %d body bytes, got %d", in.length, in.read)
+		err = incomplete(err, fmt.Sprintf("%d body bytes, got %d", in.length, in.read))
 	}
-	return n, in.err
+	return n, err
 }
 
-// A Refusal is an error that has an answer: it tells the client what is wrong with the
-// request, and points at the byte.
-type Refusal struct {
-	Status string // "400 Bad Request"
-	Source string // the rule: "RFC 9112 §5.1"
-	Line   string // the line of the head that is at fault; "" if none is
-	Offset int    // of the first bad byte in Line; len(Line) if bytes are missing
-	Reason string // what was expected, what came, what to do
-	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
+// A Response is one answer.
+type Response struct {
+	out      io.Writer // the connection
+	withHead bool      // false for HTTP/0.9
+	withBody bool      // false for HEAD
 }
 
-// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
-func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
-	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
-		Reason: fmt.Sprintf(format, args...)}
+func newResponse(out io.Writer, q *Request) *Response {
+	return &Response{out: out, withHead: q.Version != "HTTP/0.9",
+		withBody: q.Method != "HEAD"}
 }
 
-// Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
-func (r *Refusal) Unwrap() error { return r.Err }
+// send sends the answer. HEAD has the head of GET, and no page. (RFC 1945 §8.2)
+func (r *Response) send(status, page string) {
+	head := r.head(status, len(page))
+	if !r.withHead {
+		head = ""
+	}
+	if !r.withBody {
+		page = ""
+	}
+	io.WriteString(r.out, head+page) // if it fails, the client has left
+}
 
-// Error returns the refusal on one line, for a log:
+// head returns the status line and the header fields. (RFC 1945 §6.1; RFC 9110 §6.6.1,
+// §8.6)
 //
-//	expected a name, a colon and a value: byte 4 of "Host : x" (RFC 9112 §5.1)
-func (r *Refusal) Error() string {
-	if r.Line == "" {
-		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
-	}
-	before, after := r.excerpt()
-	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after, r.Source)
+//	HTTP/1.0 200 OK\r\nDate: …\r\nServer: …\r\nContent-Type: …\r\nContent-Length: 5\r\n\r\n
+func (r *Response) head(status string, length int) string {
+	return "HTTP/1.0 " + status + "\r\n" +
+		"Date: " + time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n" +
+		"Server: " + software + "\r\n" +
+		"Content-Type: text/plain; charset=utf-8\r\n" +
+		"Content-Length: " + strconv.Itoa(length) + "\r\n" +
+		"\r\n"
 }
 
-// page returns the refusal for the client, with a caret under the first bad byte:
-//
-//	400 Bad Request
-//
-//	Host : x
-//	    ^ expected a name, a colon and a value
-//	RFC 9112 §5.1
-//
-// Some clients take any answer for HTML, so the page never has a "<".
-func (r *Refusal) page() []byte {
-	mark := ""
-	if r.Line != "" {
-		before, after := r.excerpt()
-		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
-	}
-	reason := strings.ReplaceAll(r.Reason, "<", `\x3c`)
-	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, reason, r.Source)
-}
-
-// excerpt returns the printable parts of Line before and from the bad byte, at most 40
-// bytes of each.
-func (r *Refusal) excerpt() (before, after string) {
-	const width = 40
-	offset := max(0, min(r.Offset, len(r.Line)))
-	before, after = r.Line[:offset], r.Line[offset:]
-	if len(before) > width {
-		before = "..." + before[len(before)-width:]
-	}
-	if len(after) > width {
-		after = after[:width] + "..."
-	}
-	return harmless(before), harmless(after)
-}
-
-// harmless returns visible(s) without "<".
-func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
-
-// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
-// ASCII as \xNN, a quote as \".
-func visible(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
-}
-
-// showEnviron prints an environ, sorted, and then reads the request's body, so that a client
-// can check that it arrived whole.
-func showEnviron(environ Environ) (page []byte, err error) {
+// showEnviron is the page: environ, sorted. Then it reads the body, so that a client can
+// check that it arrived whole.
+func showEnviron(environ Environ) (page string, err error) {
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		switch value := environ[key].(type) {
 		case string, bool, [2]int:
-			page = fmt.Appendf(page, "%s: %v\n", key, value)
+			page += fmt.Sprintf("%s: %v\n", key, value)
 		default: // the type of wsgi.input says more than its address
-			page = fmt.Appendf(page, "%s: %T\n", key, value)
+			page += fmt.Sprintf("%s: %T\n", key, value)
 		}
 	}
 	sum := sha256.New()
 	length, err := io.Copy(sum, environ["wsgi.input"].(io.Reader))
-	return fmt.Appendf(page, "BODY-LENGTH: %d\nBODY-SHA256: %x\n", length, sum.Sum(nil)), err
-}
-
-// A Response is the state of one answer.
-type Response struct {
-	out       io.Writer // the connection
-	firstLine string    // how the head begins, see below
-	withBody  bool      // false for HEAD
-	errors    io.Writer // wsgi.errors
-	now       func() time.Time
-
-	status  string // "200 OK"
-	headers []Header
-	length  int64 // Content-Length, -1 if there is none
-}
-
-// How the head of an answer begins.
-const (
-	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
-	noHead   = ""          // an HTTP/0.9 client gets the body alone (RFC 1945 §6)
-)
-
-// newResponse makes the answer to a request for method, on its way to out.
-func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Response {
-	return Response{out: out, firstLine: firstLine, withBody: method != "HEAD",
-		errors: errorLog, now: time.Now, length: -1}
-}
-
-// refuse logs a refusal and answers with it.
-func (r *Response) refuse(refusal *Refusal) {
-	fmt.Fprintf(r.errors, "%s: %v\n", refusal.Status, refusal)
-	r.respond(refusal.Status, refusal.page())
-}
-
-// respond answers with a page of plain text. HEAD gets the head of GET alone, and an
-// HTTP/0.9 client the page alone. Both leave in one write: two would be two system calls,
-// and often two packets. (RFC 1945 §6, §8.2)
-func (r *Response) respond(status string, page []byte) {
-	r.status, r.length = status, int64(len(page))
-	r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
-		{"X-Content-Type-Options", "nosniff"}}
-	var answer []byte
-	if r.firstLine != noHead {
-		answer = r.appendHead(answer)
-	}
-	if r.withBody {
-		answer = append(answer, page...)
-	}
-	r.out.Write(answer) // if it fails, the client has left
-}
-
-// appendHead appends the head to b. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6)
-//
-//	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
-func (r *Response) appendHead(b []byte) []byte {
-	b = append(b, r.firstLine+r.status+"\r\n"...)
-	b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
-	b = append(b, "Server: "+software+"\r\n"...)
-	for _, header := range r.headers {
-		b = append(b, header.Name...)
-		b = append(b, ": "...)
-		b = append(b, header.Value...)
-		b = append(b, "\r\n"...)
-	}
-	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n", r.length)
+	page += fmt.Sprintf("BODY-LENGTH: %d\nBODY-SHA256: %x\n", length, sum.Sum(nil))
+	return page, err
 }

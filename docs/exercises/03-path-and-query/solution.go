@@ -50,7 +50,7 @@ func serveConn(c net.Conn) {
 	respond(c, "200 OK", "path: "+path+"\nquery: "+query+"\n")
 }
 
-// parseTarget parts a target at its first question mark, and decodes the path once.
+// parseTarget splits a target at its first question mark, and decodes the path once.
 //
 //	/a%20b?x=1%202 → "/a b", "x=1%202"
 func parseTarget(target string) (path, query string, err error) {

@@ -37,7 +37,11 @@ func serveConn(c net.Conn) {
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(2 * time.Second))
 	status := readHead(bufio.NewReader(c))
-	respond(c, status, map[bool]string{true: "ok\n", false: status + "\n"}[status == "200 OK"])
+	page := "ok\n"
+	if status != "200 OK" {
+		page = status + "\n"
+	}
+	respond(c, status, page)
 	hangUp(c)
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -97,10 +98,13 @@ func readLine(r *bufio.Reader) (string, error) {
 	return line, nil
 }
 
-// parseField parts a line at its colon. The name is not empty, and has no space.
+// A token is what a name may be. (RFC 9110 §5.6.2)
+var token = regexp.MustCompile(`^[-!#$%&'*+.^_|~0-9A-Za-z` + "`" + `]+$`)
+
+// parseField splits a line at its colon. A folded line and a name with a space are no tokens.
 func parseField(line string) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, ":")
-	if !ok || name == "" || strings.ContainsAny(name, " \t") {
+	if !ok || !token.MatchString(name) {
 		return "", "", errors.New("expected a line like Name: value")
 	}
 	return name, strings.Trim(value, " \t"), nil

@@ -40,7 +40,8 @@ func serveConn(c net.Conn) {
 	if err != nil || len(parts) != 3 {
 		return // nobody has asked anything
 	}
-	method, path := parts[0], parts[1]
+	method := parts[0]
+	path, _, _ := strings.Cut(parts[1], "?") // the query does not choose the page
 	switch {
 	case method != "GET" && method != "HEAD":
 		answer(c, method, "405 Method Not Allowed", "405 Method Not Allowed\n", "Allow: GET, HEAD\r\n")
@@ -49,7 +50,7 @@ func serveConn(c net.Conn) {
 	case path == "/empty":
 		answer(c, method, "204 No Content", "", "")
 	default:
-		answer(c, method, "404 Not Found", "404 Not Found\n", "")
+		answer(c, method, "404 Not Found", "404 Not Found: "+path+"\n", "")
 	}
 }
 

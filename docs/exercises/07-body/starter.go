@@ -32,6 +32,7 @@ func main() {
 func serveConn(c net.Conn) {
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	c.SetWriteDeadline(time.Now().Add(4 * time.Second))
 	r := bufio.NewReader(c)
 	length, err := readHead(r)
 	if err != nil {
@@ -56,9 +57,11 @@ func readHead(r *bufio.Reader) (length int64, err error) {
 		}
 		name, value, _ := strings.Cut(line, ":")
 		if strings.EqualFold(name, "Content-Length") {
-			if length, err = strconv.ParseInt(strings.Trim(value, " \t"), 10, 64); err != nil {
+			n, err := strconv.ParseUint(strings.Trim(value, " \t"), 10, 63) // no sign
+			if err != nil {
 				return 0, err
 			}
+			length = int64(n)
 		}
 	}
 }

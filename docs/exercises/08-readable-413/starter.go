@@ -65,9 +65,11 @@ func readHead(r *bufio.Reader) (length int64, err error) {
 		}
 		name, value, _ := strings.Cut(line, ":")
 		if strings.EqualFold(name, "Content-Length") {
-			if length, err = strconv.ParseInt(strings.Trim(value, " \t"), 10, 64); err != nil {
+			n, err := strconv.ParseUint(strings.Trim(value, " \t"), 10, 63) // no sign
+			if err != nil {
 				return 0, err
 			}
+			length = int64(n)
 		}
 	}
 }

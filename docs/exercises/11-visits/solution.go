@@ -21,9 +21,9 @@ func visits(environ Environ, startResponse StartResponse) Body {
 func earlierVisits(cookies string) int {
 	for _, pair := range strings.Split(cookies, ";") {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
-		n, err := strconv.Atoi(value)
-		if name == "visits" && err == nil && 0 <= n && n <= 999999 {
-			return n
+		n, err := strconv.ParseUint(value, 10, 32) // no sign
+		if name == "visits" && err == nil && n <= 999999 {
+			return int(n)
 		}
 	}
 	return 0

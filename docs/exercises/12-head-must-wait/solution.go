@@ -148,6 +148,11 @@ func application(path string, input io.Reader, start startResponse) iter.Seq[[]b
 			start("200 OK", plain)
 			start("200 OK", plain)
 			send("a page\n")
+		case "/twice-late":
+			start("200 OK", plain)
+			send("begun\n")
+			start("200 OK", plain)
+			send("a page\n")
 		case "/too-late":
 			start("200 OK", plain)
 			send("begun\n")
@@ -155,6 +160,9 @@ func application(path string, input io.Reader, start startResponse) iter.Seq[[]b
 			send("sorry\n")
 		case "/empty":
 			start("200 OK", append(plain, Header{"X-Empty", "yes"}))
+		case "/cookies":
+			start("200 OK", append(plain, Header{"Set-Cookie", "a=1"}, Header{"Set-Cookie", "b=2"}))
+			send("two\n")
 		case "/never":
 			send("a page\n")
 		case "/wait":

@@ -17,11 +17,7 @@ func logged(application Application) Application {
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
 			return loggedWriter{startResponse(status, headers, excInfo...)}
 		}
-		body := application(environ, start)
-		if sized, ok := body.(interface{ Len() int }); ok {
-			return sizedBody{loggedBody{body}, sized.Len()}
-		}
-		return loggedBody{body}
+		return loggedBody{application(environ, start)}
 	}
 }
 
@@ -33,7 +29,8 @@ func (w loggedWriter) Write(block []byte) (int, error) {
 	return w.Writer.Write(block)
 }
 
-// A loggedBody prints each block when the gateway asks for it.
+// A loggedBody prints each block when the gateway asks for it. It has no Len: it promises
+// nothing about a body that it did not make.
 type loggedBody struct{ Body }
 
 func (b loggedBody) All() iter.Seq[[]byte] {
@@ -54,11 +51,3 @@ func (b loggedBody) Close() error {
 	}
 	return nil
 }
-
-// A sizedBody is a loggedBody of known length.
-type sizedBody struct {
-	loggedBody
-	n int
-}
-
-func (b sizedBody) Len() int { return b.n }

@@ -8,6 +8,8 @@ import (
 	"compress/gzip"
 	"io"
 	"iter"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,10 +25,11 @@ func gzipped(application Application) Application {
 // acceptsGzip reports whether gzip is among the codings, and not with q=0.
 func acceptsGzip(accepted string) bool {
 	for _, coding := range strings.Split(accepted, ",") {
-		name, quality, _ := strings.Cut(coding, ";")
-		quality = strings.ReplaceAll(quality, " ", "")
+		name, weight, _ := strings.Cut(coding, ";")
 		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-			return strings.Trim(quality, "q=.0") != "" || quality == ""
+			_, q, weighted := strings.Cut(weight, "=") // q is the only parameter
+			quality, err := strconv.ParseFloat(strings.TrimSpace(q), 64)
+			return !weighted || err == nil && quality > 0
 		}
 	}
 	return false
@@ -44,7 +47,9 @@ type gzipBody struct {
 
 // startResponse decides whether this answer is compressed, and says so in its head.
 func (g *gzipBody) startResponse(status string, headers []Header, excInfo ...error) io.Writer {
-	compress := g.accepted && !strings.HasPrefix(status, "204") && !strings.HasPrefix(status, "304")
+	// 204, 205 and 304 have no body; the numbers in a 206 count bytes of the plain page.
+	code, _, _ := strings.Cut(status, " ")
+	compress := g.accepted && !slices.Contains([]string{"204", "205", "206", "304"}, code)
 	for _, header := range headers {
 		compress = compress && !strings.EqualFold(header.Name, "Content-Encoding")
 	}

@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -29,6 +30,7 @@ func jsonToHTML(application Application) Application {
 type jsonPage struct {
 	start     StartResponse
 	body      Body
+	started   bool // startResponse was called
 	isJSON    bool
 	status    string
 	headers   []Header
@@ -38,7 +40,11 @@ type jsonPage struct {
 
 // startResponse stores the head of a JSON answer: its length is not known yet.
 func (p *jsonPage) startResponse(status string, headers []Header, excInfo ...error) io.Writer {
-	p.isJSON = false
+	if p.started && len(excInfo) == 0 {
+		panic(errors.New("startResponse was called twice")) // the gateway has not seen the first
+	}
+	p.started, p.isJSON = true, false
+	p.collected.Reset() // what was collected belongs to the answer that is given up
 	for _, header := range headers {
 		if strings.EqualFold(header.Name, "Content-Type") {
 			mediaType, _, _ := strings.Cut(header.Value, ";")
@@ -73,8 +79,9 @@ func (p *jsonPage) All() iter.Seq[[]byte] {
 // finish starts the response that was held back and returns its only block.
 func (p *jsonPage) finish() []byte {
 	var object map[string]any
-	if json.Unmarshal(p.collected.Bytes(), &object) != nil {
-		p.start(p.status, p.headers, p.excInfo...) // not JSON after all: it stays as it is
+	err := json.Unmarshal(p.collected.Bytes(), &object)
+	if err != nil || object == nil { // null is JSON, but no object
+		p.start(p.status, p.headers, p.excInfo...) // it stays as it is
 		return p.collected.Bytes()
 	}
 	page := "<dl>"

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -12,8 +13,13 @@ import (
 
 const letters = "abcdefghijklmnopqrstuvwxyz"
 
-// alphabet sends the letters, or a part of them, or nothing if the client has them.
+// alphabet sends the letters, or a range of them, or nothing if the client has them.
 func alphabet(environ Environ, startResponse StartResponse) Body {
+	method := environ.Get("REQUEST_METHOD")
+	if method != "GET" && method != "HEAD" {
+		startResponse("405 Method Not Allowed", []Header{{"Allow", "GET, HEAD"}})
+		return Blocks{}
+	}
 	headers := []Header{{"ETag", `"v1"`}, {"Last-Modified", "Sat, 21 Nov 2026 11:52:29 GMT"},
 		{"Accept-Ranges", "bytes"}}
 	if unchanged(environ) {
@@ -23,7 +29,7 @@ func alphabet(environ Environ, startResponse StartResponse) Body {
 	headers = append(headers, Header{"Content-Type", "text/plain"})
 	wanted := environ.Get("HTTP_RANGE")
 	ifRange := environ.Get("HTTP_IF_RANGE")
-	if environ.Get("REQUEST_METHOD") != "GET" || ifRange != "" && ifRange != `"v1"` {
+	if method != "GET" || ifRange != "" && ifRange != `"v1"` {
 		wanted = ""
 	}
 	first, end, ok := parseRange(wanted, len(letters))
@@ -59,21 +65,27 @@ func unchanged(environ Environ) bool {
 }
 
 // parseRange reads one range of bytes: "bytes=20-", "bytes=0-4" or "bytes=-5". It returns the
-// first byte and the one behind the last; ok is false for a range that is to be ignored.
+// first byte and the one after the last; ok is false for a range that is to be ignored.
 func parseRange(value string, size int) (first, end int, ok bool) {
-	spec, isBytes := strings.CutPrefix(value, "bytes=")
+	unit, spec, _ := strings.Cut(value, "=")
 	from, to, found := strings.Cut(spec, "-")
-	a, failedA := strconv.ParseUint(from, 10, 31)
-	b, failedB := strconv.ParseUint(to, 10, 31)
+	a, okA := parsePosition(from)
+	b, okB := parsePosition(to)
 	switch {
-	case !isBytes || !found:
+	case !strings.EqualFold(unit, "bytes") || !found:
 		return 0, 0, false
-	case from == "" && failedB == nil:
-		return max(0, size-int(b)), size, true
-	case failedA == nil && to == "":
-		return int(a), size, true
-	case failedA == nil && failedB == nil && a <= b:
-		return int(a), min(int(b)+1, size), true
+	case from == "" && okB:
+		return max(0, size-b), size, true
+	case okA && to == "":
+		return a, size, true
+	case okA && okB && a <= b:
+		return a, min(b, size-1) + 1, true
 	}
 	return 0, 0, false
+}
+
+// parsePosition reads digits. A number too large is larger than any page.
+func parsePosition(digits string) (n int, ok bool) {
+	value, err := strconv.ParseUint(digits, 10, 31) // the largest value, for ErrRange
+	return int(value), err == nil || errors.Is(err, strconv.ErrRange)
 }

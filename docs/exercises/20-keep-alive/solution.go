@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,6 +52,7 @@ func serveConn(c net.Conn) {
 	r := bufio.NewReader(c)
 	for {
 		c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		c.SetWriteDeadline(time.Now().Add(4 * time.Second)) // the answer is written later
 		if _, err := r.Peek(1); err != nil {
 			return // nobody asks any more
 		}
@@ -89,7 +91,10 @@ func readBody(r *bufio.Reader, q *request) error {
 	case coded:
 		return readChunks(r, q)
 	}
-	length, err := strconv.ParseUint("0"+value, 10, 31)
+	if !hasLength {
+		return nil
+	}
+	length, err := strconv.ParseUint(value, 10, 31) // no sign, and not empty
 	if err != nil {
 		return err
 	}
@@ -118,7 +123,7 @@ func readChunks(r *bufio.Reader, q *request) error {
 			return err
 		}
 		if end, err := readLine(r); err != nil || end != "" {
-			return errors.New("expected CR LF behind a chunk")
+			return errors.New("expected CR LF after a chunk")
 		}
 	}
 	for {
@@ -132,7 +137,7 @@ func readChunks(r *bufio.Reader, q *request) error {
 func answer(c net.Conn, q *request) (stays bool) {
 	pieces := page(q)
 	modern := q.version == "HTTP/1.1"
-	stays = modern && !strings.EqualFold(q.fields["connection"], "close")
+	stays = modern && !hasMember(q.fields["connection"], "close")
 	head := "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 	if !stays {
 		head += "Connection: close\r\n"
@@ -156,6 +161,16 @@ func answer(c net.Conn, q *request) (stays bool) {
 	return stays
 }
 
+// hasMember reports whether a list like "close, TE" has a member, in any case.
+func hasMember(list, member string) bool {
+	for _, m := range strings.Split(list, ",") {
+		if strings.EqualFold(strings.Trim(m, " \t"), member) {
+			return true
+		}
+	}
+	return false
+}
+
 // readHead reads a request line and the fields.
 func readHead(r *bufio.Reader) (*request, error) {
 	line, err := readLine(r)
@@ -173,12 +188,22 @@ func readHead(r *bufio.Reader) (*request, error) {
 			return q, err
 		}
 		name, value, ok := strings.Cut(line, ":")
-		if _, twice := q.fields[strings.ToLower(name)]; !ok || twice {
-			return nil, errors.New("expected Name: value, once")
+		if !ok || name == "" || strings.ContainsAny(name, " \t") {
+			return nil, errors.New("expected Name: value")
 		}
-		q.fields[strings.ToLower(name)] = strings.Trim(value, " \t")
+		name, value = strings.ToLower(name), strings.Trim(value, " \t")
+		if earlier, twice := q.fields[name]; twice {
+			if slices.Contains(onlyOnce, name) {
+				return nil, errors.New("expected this field once: " + name)
+			}
+			value = earlier + ", " + value
+		}
+		q.fields[name] = value
 	}
 }
+
+// onlyOnce has the fields of which two readers could take two different ones.
+var onlyOnce = []string{"host", "content-length", "transfer-encoding"}
 
 // readLine reads a line that ends in CR LF.
 func readLine(r *bufio.Reader) (string, error) {
@@ -187,7 +212,7 @@ func readLine(r *bufio.Reader) (string, error) {
 		return "", err
 	}
 	line, ok := strings.CutSuffix(line, "\r\n")
-	if !ok {
+	if !ok || strings.ContainsAny(line, "\r\x00") {
 		return "", errors.New("expected CR LF")
 	}
 	return line, nil

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +51,7 @@ func serveConn(c net.Conn) {
 	defer hangUp(c)
 	r := bufio.NewReader(c)
 	c.SetReadDeadline(time.Now().Add(2 * time.Second))
+	c.SetWriteDeadline(time.Now().Add(4 * time.Second)) // the answer is written later
 	if _, err := r.Peek(1); err != nil {
 		return // nobody has asked
 	}
@@ -101,12 +103,22 @@ func readHead(r *bufio.Reader) (*request, error) {
 			return q, err
 		}
 		name, value, ok := strings.Cut(line, ":")
-		if _, twice := q.fields[strings.ToLower(name)]; !ok || twice {
-			return nil, errors.New("expected Name: value, once")
+		if !ok || name == "" || strings.ContainsAny(name, " \t") {
+			return nil, errors.New("expected Name: value")
 		}
-		q.fields[strings.ToLower(name)] = strings.Trim(value, " \t")
+		name, value = strings.ToLower(name), strings.Trim(value, " \t")
+		if earlier, twice := q.fields[name]; twice {
+			if slices.Contains(onlyOnce, name) {
+				return nil, errors.New("expected this field once: " + name)
+			}
+			value = earlier + ", " + value
+		}
+		q.fields[name] = value
 	}
 }
+
+// onlyOnce has the fields of which two readers could take two different ones.
+var onlyOnce = []string{"host", "content-length", "transfer-encoding"}
 
 // readLine reads a line that ends in CR LF.
 func readLine(r *bufio.Reader) (string, error) {
@@ -115,7 +127,7 @@ func readLine(r *bufio.Reader) (string, error) {
 		return "", err
 	}
 	line, ok := strings.CutSuffix(line, "\r\n")
-	if !ok {
+	if !ok || strings.ContainsAny(line, "\r\x00") {
 		return "", errors.New("expected CR LF")
 	}
 	return line, nil

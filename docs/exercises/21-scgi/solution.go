@@ -42,8 +42,20 @@ func readSCGI(r *bufio.Reader) (variables []string, err error) {
 	if len(texts)%2 != 1 || texts[len(texts)-1] != "" || texts[0] != "CONTENT_LENGTH" {
 		return nil, errors.New("expected names and values, CONTENT_LENGTH first")
 	}
+	values := map[string]string{}
 	for i := 0; i+1 < len(texts); i += 2 {
-		variables = append(variables, texts[i]+"="+texts[i+1])
+		name, value := texts[i], texts[i+1]
+		if _, twice := values[name]; twice || name == "" {
+			return nil, errors.New("expected each name once")
+		}
+		values[name] = value
+		variables = append(variables, name+"="+value)
+	}
+	if values["SCGI"] != "1" {
+		return nil, errors.New("expected SCGI 1")
+	}
+	if _, err := strconv.ParseUint(values["CONTENT_LENGTH"], 10, 63); err != nil {
+		return nil, errors.New("expected CONTENT_LENGTH to be digits")
 	}
 	return variables, nil
 }
@@ -72,7 +84,7 @@ func readNetstring(r *bufio.Reader) (string, error) {
 		return "", err
 	}
 	if text[length] != ',' {
-		return "", errors.New("expected a comma behind the variables")
+		return "", errors.New("expected a comma after the variables")
 	}
 	return string(text[:length]), nil
 }

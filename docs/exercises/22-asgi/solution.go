@@ -39,7 +39,7 @@ func headersOf(event Event) (headers []Header) {
 	return headers
 }
 
-// scopeOf tells what is asked.
+// scopeOf describes the request.
 func scopeOf(environ Environ) Event {
 	var headers [][2]string
 	for key := range environ {

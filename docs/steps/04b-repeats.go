@@ -1,0 +1,337 @@
+//go:build ignore
+
+// Step 4b, the fields that decide how a request is read: none of them may come twice, and
+// HTTP/1.1 needs a Host.
+//
+//	go run docs/steps/04b-repeats.go
+//	curl -i -H 'Host: a' -H 'Content-Type: b/c' http://127.0.0.1:8000/
+//
+// Still missing: a body.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// timeout is how long a client has to send its head, and then to receive the answer.
+const timeout = 2 * time.Second
+
+// Limits of a head.
+const (
+	maxLine    = 65536      // bytes in a line, with its line end
+	maxFields  = 100        // header fields
+	maxSection = 256 * 1024 // bytes in all of them
+)
+
+// The statuses of requests that are refused.
+const (
+	badRequest     = "400 Bad Request"
+	requestTimeout = "408 Request Timeout"
+	targetTooLong  = "414 URI Too Long"
+	headTooLarge   = "431 Request Header Fields Too Large"
+	notImplemented = "501 Not Implemented"
+	badVersion     = "505 HTTP Version Not Supported"
+)
+
+func main() {
+	l, err := net.Listen("tcp", "127.0.0.1:8000")
+	if err != nil {
+		log.Fatal(err) // e.g. another program has the port
+	}
+	fmt.Printf("Serving HTTP on http://%s/ ...\n", l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err) // e.g. out of file descriptors
+		}
+		serveConn(c)
+	}
+}
+
+// serveConn serves one connection: it reads a request, answers it, and hangs up.
+func serveConn(c net.Conn) {
+	defer c.Close()
+	c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
+	request, err := readRequest(bufio.NewReaderSize(c, maxLine+1))
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		respond(c, request, refusal.Status, refusal.page())
+	case err == nil:
+		respond(c, request, "200 OK", showRequest(request))
+	} // otherwise nothing was asked, or the client has left
+}
+
+// A Refusal is an error that is sent to the client.
+type Refusal struct {
+	Status string // "400 Bad Request"
+	Source string // the rule: "RFC 9112 §5.1"
+	Reason string // what was expected, what came
+}
+
+func refuse(status, source, format string, args ...any) error {
+	return &Refusal{status, source, fmt.Sprintf(format, args...)}
+}
+
+// Error returns the refusal on one line.
+func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
+
+// page returns the refusal for the client.
+func (r *Refusal) page() string { return r.Status + "\n\n" + r.Error() + "\n" }
+
+// A Request is the head of a request, taken apart.
+type Request struct {
+	Method  string   // "GET", as it came: methods are case-sensitive
+	Path    string   // "/a b": decoded once and otherwise untouched
+	Query   string   // "x=%201": never decoded, and without its "?"
+	Version string   // "HTTP/1.0", "HTTP/0.9"; "" before it is read
+	Header  []Header // in the order of arrival, nothing joined
+}
+
+// A Header is one header field.
+type Header struct{ Name, Value string }
+
+// readRequest reads the head of one request, and leaves r at the first byte of the body.
+// The request is never nil: with an error it holds what was read so far.
+func readRequest(r *bufio.Reader) (*Request, error) {
+	q := &Request{}
+	if first, _ := r.Peek(1); string(first) == "\x16" { // RFC 8446 §5.1
+		return q, refuse(badRequest, "RFC 9112 §3", "expected a request in plain text, got a "+
+			"TLS handshake: use http:// instead of https://")
+	}
+	h := &headReader{r: r}
+	line, err := h.line(targetTooLong)
+	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
+		h.end = ""
+		line, err = h.line(targetTooLong)
+	}
+	if err == nil {
+		err = q.parseLine(line)
+	}
+	if err != nil || q.Version == "HTTP/0.9" {
+		return q, err // a 0.9 request is one line: nothing else will come
+	}
+	if q.Header, err = readHeader(h); err != nil {
+		return q, err
+	}
+	return q, q.checkHeader()
+}
+
+// A headReader reads the lines of one head.
+type headReader struct {
+	r    *bufio.Reader // with a buffer of maxLine+1 bytes
+	end  string        // "\r\n" or "\n", once a line has shown it
+	size int           // bytes read, line ends included
+}
+
+// line reads one line and returns it without its line end. The lines of a head end all in
+// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+//
+//	"Host: h\r\n" → "Host: h"
+//
+// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
+func (h *headReader) line(tooLong string) (string, error) {
+	raw, err := h.r.ReadSlice('\n')
+	h.size += len(raw)
+	switch {
+	case len(raw) > maxLine:
+		if tooLong == targetTooLong && !strings.Contains(string(raw), " ") {
+			tooLong = badRequest // no target has come
+		}
+		return "", refuse(tooLong, "RFC 9112 §3", "expected lines of %d bytes at most", maxLine)
+	case err != nil && len(raw) == 0 && h.end == "":
+		return "", err // nothing was asked, so nothing is answered
+	case err != nil:
+		return "", incomplete(err, "an empty line to end the head")
+	}
+	line, end := string(raw[:len(raw)-1]), "\n"
+	if strings.HasSuffix(line, "\r") {
+		line, end = line[:len(line)-1], "\r\n"
+	}
+	if strings.Contains(line, "\r") || h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", `expected lines that all end in \r\n `+
+			`or all in \n, and no other \r, got %.80q`, raw)
+	}
+	h.end = end
+	return line, nil
+}
+
+// incomplete explains a request that stops before its end.
+func incomplete(err error, expected string) error {
+	switch {
+	case err == io.EOF:
+		return refuse(badRequest, "RFC 9112 §8", "expected %s, but the client ended", expected)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(requestTimeout, "RFC 9110 §15.5.9", "expected %s, waited %v", expected,
+			timeout)
+	}
+	return err // e.g. connection reset by peer: nobody is left to answer
+}
+
+// parseLine takes the request line apart: method SP target SP version, with one space
+// each. A line with only GET and a path is HTTP/0.9.
+//
+//	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
+//	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
+//
+// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
+func (q *Request) parseLine(line string) error {
+	method, rest, _ := strings.Cut(line, " ")
+	target, version, full := strings.Cut(rest, " ")
+	q.Method = method
+	if !full && method == "GET" && strings.HasPrefix(target, "/") {
+		q.Version = "HTTP/0.9"
+		return q.parseTarget(target)
+	}
+	switch {
+	case !token.MatchString(method) || target == "":
+		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like GET /path "+
+			"HTTP/1.0 with single spaces, got %.80q", line)
+	case !versionForm.MatchString(version):
+		return refuse(badRequest, "RFC 9112 §2.3", "expected a version like HTTP/1.0 at the "+
+			"end of the line, got %.80q", version)
+	case version[len("HTTP/")] != '1': // another major version is another protocol
+		return refuse(badVersion, "RFC 9110 §15.6.6", "expected HTTP/1.0 or HTTP/1.1, got %s",
+			version)
+	}
+	q.Version = version
+	return q.parseTarget(target)
+}
+
+// The forms of what a head is made of: a method or a name, and a version.
+var (
+	token       = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110 §5.6.2
+	versionForm = regexp.MustCompile(`^HTTP/[0-9]\.[0-9]$`)           // RFC 9112 §2.3
+	control     = regexp.MustCompile(`[\x00-\x1f\x7f]`)               // ASCII's
+)
+
+// parseTarget splits the target into Path and Query. The path is decoded exactly once:
+// %2541 is %41. A fragment should not have been sent: it is cut.
+//
+//	/a%20b?x=%201#f → Path "/a b", Query "x=%201"
+//
+// (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
+func (q *Request) parseTarget(target string) error {
+	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
+		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
+			q.Method, target)
+	}
+	if !strings.HasPrefix(target, "/") || control.MatchString(target) {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected a target that begins with / and "+
+			"has no control characters, got %.80q", target)
+	}
+	target, _, _ = strings.Cut(target, "#")
+	path, query, _ := strings.Cut(target, "?")
+	decoded, err := url.PathUnescape(path)
+	if err != nil || control.MatchString(decoded) {
+		return refuse(badRequest, "RFC 3986 §2.1", "expected two hex digits after each %%, "+
+			"and no control character in the path, got %.80q", path)
+	}
+	q.Path, q.Query = decoded, query
+	return nil
+}
+
+// readHeader reads a header section and the empty line that ends it.
+//
+//	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
+//
+// (RFC 1945 §4.2)
+func readHeader(h *headReader) ([]Header, error) {
+	var fields []Header
+	for start := h.size; ; {
+		line, err := h.line(headTooLarge)
+		if err != nil || line == "" {
+			return fields, err
+		}
+		if len(fields) == maxFields || h.size-start > maxSection {
+			return fields, refuse(headTooLarge, "RFC 6585 §5", "expected at most %d header "+
+				"fields of %d bytes together", maxFields, maxSection)
+		}
+		field, err := parseField(line)
+		if err != nil {
+			return fields, err
+		}
+		fields = append(fields, field)
+	}
+}
+
+// parseField takes one header line apart.
+//
+//	"Name: \t value \t " → {"Name", "value"}
+//
+// A space before the colon is refused, and one before the name, where it would continue
+// the line above: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+func parseField(line string) (Header, error) {
+	name, value, found := strings.Cut(line, ":")
+	if !found || !token.MatchString(name) {
+		return Header{}, refuse(badRequest, "RFC 9112 §5.1", `expected a header line like `+
+			`"Name: value", with no space before the colon, got %.80q`, line)
+	}
+	if control.MatchString(strings.ReplaceAll(value, "\t", " ")) {
+		return Header{}, refuse(badRequest, "RFC 9110 §5.5", "expected a header value without "+
+			"control characters, got %.80q", line)
+	}
+	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
+}
+
+// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
+// RFC 9110 §5.3)
+func (q *Request) checkHeader() error {
+	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
+			"none)", n)
+	}
+	for _, name := range []string{"Content-Length", "Content-Type"} {
+		if _, n := lookup(q.Header, name); n > 1 {
+			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
+		}
+	}
+	return nil
+}
+
+// lookup returns the value of the first field of that name, and how many there are. Upper
+// and lower case are the same in a name. (RFC 9110 §5.1)
+func lookup(fields []Header, name string) (value string, count int) {
+	for _, field := range fields {
+		if strings.EqualFold(field.Name, name) {
+			if count++; count == 1 {
+				value = field.Value
+			}
+		}
+	}
+	return value, count
+}
+
+// respond sends an answer: a status line, header fields, an empty line, the page. The end
+// of the connection is the end of the page. HTTP/0.9 has no head. (RFC 1945 §6)
+func respond(c net.Conn, q *Request, status, page string) {
+	head := "HTTP/1.0 " + status + "\r\n" +
+		"Content-Type: text/plain; charset=utf-8\r\n" +
+		"\r\n"
+	if q.Version == "HTTP/0.9" {
+		head = ""
+	}
+	c.SetWriteDeadline(time.Now().Add(timeout)) // an error will be returned by the write
+	io.WriteString(c, head+page)                // if it fails, the client has left
+}
+
+// showRequest is the page: the request as we understand it.
+func showRequest(q *Request) string {
+	page := fmt.Sprintf("method   %q\npath     %q\nquery    %q\nversion  %q\n",
+		q.Method, q.Path, q.Query, q.Version)
+	for _, field := range q.Header {
+		page += fmt.Sprintf("field    %q %q\n", field.Name, field.Value)
+	}
+	return page
+}

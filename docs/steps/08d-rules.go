@@ -1,0 +1,949 @@
+//go:build ignore
+
+// Step 8d, the rules: an application that breaks one is told so, may change its mind
+// while its head is held back, and its body is closed, whatever happens.
+//
+//	go run docs/steps/08d-rules.go
+//	curl -i http://127.0.0.1:8000/errors/excinfo
+//
+// Still missing: a second client at the same time.
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// timeout is how long a client has to send its head, then for each read of its body, and
+// for each write of the answer.
+const timeout = 2 * time.Second
+
+const software = "rawsgi/1.0"
+
+// Limits of a request.
+const (
+	maxLine    = 65536      // bytes in a line, with its line end
+	maxFields  = 100        // header fields
+	maxSection = 256 * 1024 // bytes in all of them
+	maxBody    = 1 << 20    // bytes
+)
+
+// The statuses of requests that are refused.
+const (
+	badRequest     = "400 Bad Request"
+	requestTimeout = "408 Request Timeout"
+	tooLarge       = "413 Content Too Large"
+	targetTooLong  = "414 URI Too Long"
+	headTooLarge   = "431 Request Header Fields Too Large"
+	notImplemented = "501 Not Implemented"
+	badVersion     = "505 HTTP Version Not Supported"
+)
+
+func main() {
+	l, err := net.Listen("tcp", "127.0.0.1:8000")
+	if err != nil {
+		log.Fatal(err) // e.g. another program has the port
+	}
+	fmt.Printf("Serving HTTP on http://%s/ ...\n", l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err) // e.g. out of file descriptors
+		}
+		serveConn(c)
+	}
+}
+
+// serveConn serves one connection: it reads a request, answers it, and hangs up.
+func serveConn(socket net.Conn) {
+	c := &conn{Conn: socket}
+	defer hangUp(c)
+	c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
+	r := bufio.NewReaderSize(c, maxLine+1)
+	request, err := readRequest(r)
+	response := newResponse(c, request)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		response.refuse(refusal)
+	case err == nil:
+		c.eachRead = true
+		input := newInput(r, request, response.sendContinue)
+		run(gallery, newEnviron(request, input, c), response)
+		if response.cut {
+			c.Conn.(*net.TCPConn).SetLinger(0) // Close sends a reset, not an end
+			c.Close()                          // hangUp finds it closed
+		}
+	} // otherwise nothing was asked, or the client has left
+}
+
+// drainLimit is how many bytes hangUp discards so that the client can read the answer.
+const drainLimit = 64 << 20
+
+// hangUp closes the connection. Closing it while bytes from the client are unread makes
+// the operating system send a reset, which can destroy the answer on its way. So hangUp
+// first closes only the sending half, and reads until the client has read the answer and
+// closes, or the time is over. (RFC 9112 §9.6)
+func hangUp(c *conn) {
+	c.Conn.(*net.TCPConn).CloseWrite() // fails if the client has left
+	c.SetReadDeadline(time.Now().Add(timeout))
+	io.CopyN(io.Discard, c.Conn, drainLimit) // any error ends the wait too
+	c.Close()
+}
+
+// A conn is a connection with deadlines.
+type conn struct {
+	net.Conn
+	eachRead bool // each read has its own deadline; before that, the whole head has one
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if c.eachRead {
+		c.SetReadDeadline(time.Now().Add(timeout)) // an error will be returned by Read
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(timeout)) // an error will be returned by Write
+	return c.Conn.Write(p)
+}
+
+// A Refusal is an error that is sent to the client.
+type Refusal struct {
+	Status string // "400 Bad Request"
+	Source string // the rule: "RFC 9112 §5.1"
+	Reason string // what was expected, what came
+}
+
+func refuse(status, source, format string, args ...any) error {
+	return &Refusal{status, source, fmt.Sprintf(format, args...)}
+}
+
+// Error returns the refusal on one line.
+func (r *Refusal) Error() string { return r.Reason + " (" + r.Source + ")" }
+
+// page returns the refusal for the client.
+func (r *Refusal) page() string { return r.Status + "\n\n" + r.Error() + "\n" }
+
+// A Request is the head of a request, taken apart.
+type Request struct {
+	Method    string   // "GET", as it came: methods are case-sensitive
+	Authority string   // "host:81" from http://host:81/path, otherwise ""
+	Path      string   // "/a b": decoded once and otherwise untouched
+	Query     string   // "x=%201": never decoded, and without its "?"
+	Version   string   // "HTTP/1.0", "HTTP/0.9"; "" before it is read
+	Header    []Header // in the order of arrival, nothing joined
+	Length    int64    // Content-Length in bytes; 0 without one
+}
+
+// A Header is one header field.
+type Header struct{ Name, Value string }
+
+// readRequest reads the head of one request, and leaves r at the first byte of the body.
+// The request is never nil: with an error it holds what was read so far.
+func readRequest(r *bufio.Reader) (*Request, error) {
+	q := &Request{}
+	if first, _ := r.Peek(1); string(first) == "\x16" { // RFC 8446 §5.1
+		return q, refuse(badRequest, "RFC 9112 §3", "expected a request in plain text, got a "+
+			"TLS handshake: use http:// instead of https://")
+	}
+	h := &headReader{r: r}
+	line, err := h.line(targetTooLong)
+	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
+		h.end = ""
+		line, err = h.line(targetTooLong)
+	}
+	if err == nil {
+		err = q.parseLine(line)
+	}
+	if err != nil || q.Version == "HTTP/0.9" {
+		return q, err // a 0.9 request is one line: nothing else will come
+	}
+	if q.Header, err = readHeader(h); err != nil {
+		return q, err
+	}
+	return q, q.checkHeader()
+}
+
+// A headReader reads the lines of one head.
+type headReader struct {
+	r    *bufio.Reader // with a buffer of maxLine+1 bytes
+	end  string        // "\r\n" or "\n", once a line has shown it
+	size int           // bytes read, line ends included
+}
+
+// line reads one line and returns it without its line end. The lines of a head end all in
+// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+//
+//	"Host: h\r\n" → "Host: h"
+//
+// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
+func (h *headReader) line(tooLong string) (string, error) {
+	raw, err := h.r.ReadSlice('\n')
+	h.size += len(raw)
+	switch {
+	case len(raw) > maxLine:
+		if tooLong == targetTooLong && !strings.Contains(string(raw), " ") {
+			tooLong = badRequest // no target has come
+		}
+		return "", refuse(tooLong, "RFC 9112 §3", "expected lines of %d bytes at most", maxLine)
+	case err != nil && len(raw) == 0 && h.end == "":
+		return "", err // nothing was asked, so nothing is answered
+	case err != nil:
+		return "", incomplete(err, "an empty line to end the head")
+	}
+	line, end := string(raw[:len(raw)-1]), "\n"
+	if strings.HasSuffix(line, "\r") {
+		line, end = line[:len(line)-1], "\r\n"
+	}
+	if strings.Contains(line, "\r") || h.end != "" && h.end != end {
+		return "", refuse(badRequest, "RFC 9112 §2.2", `expected lines that all end in \r\n `+
+			`or all in \n, and no other \r, got %.80q`, raw)
+	}
+	h.end = end
+	return line, nil
+}
+
+// incomplete explains a request that stops before its end.
+func incomplete(err error, expected string) error {
+	switch {
+	case err == io.EOF:
+		return refuse(badRequest, "RFC 9112 §8", "expected %s, but the client ended", expected)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(requestTimeout, "RFC 9110 §15.5.9", "expected %s, waited %v", expected,
+			timeout)
+	}
+	return err // e.g. connection reset by peer: nobody is left to answer
+}
+
+// parseLine takes the request line apart: method SP target SP version, with one space
+// each. A line with only GET and a path is HTTP/0.9.
+//
+//	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
+//	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
+//
+// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
+func (q *Request) parseLine(line string) error {
+	method, rest, _ := strings.Cut(line, " ")
+	target, version, full := strings.Cut(rest, " ")
+	q.Method = method
+	if !full && method == "GET" && strings.HasPrefix(target, "/") {
+		q.Version = "HTTP/0.9"
+		return q.parseTarget(target)
+	}
+	switch {
+	case !token.MatchString(method) || target == "":
+		return refuse(badRequest, "RFC 1945 §5.1", "expected a request line like GET /path "+
+			"HTTP/1.0 with single spaces, got %.80q", line)
+	case !versionForm.MatchString(version):
+		return refuse(badRequest, "RFC 9112 §2.3", "expected a version like HTTP/1.0 at the "+
+			"end of the line, got %.80q", version)
+	case version[len("HTTP/")] != '1': // another major version is another protocol
+		return refuse(badVersion, "RFC 9110 §15.6.6", "expected HTTP/1.0 or HTTP/1.1, got %s",
+			version)
+	}
+	q.Version = version
+	return q.parseTarget(target)
+}
+
+// The forms of what a head is made of: a method or a name, and a version.
+var (
+	token       = regexp.MustCompile("^[-!#$%&'*+.^_`|~0-9A-Za-z]+$") // RFC 9110 §5.6.2
+	versionForm = regexp.MustCompile(`^HTTP/[0-9]\.[0-9]$`)           // RFC 9112 §2.3
+	control     = regexp.MustCompile(`[\x00-\x1f\x7f]`)               // ASCII's
+)
+
+// parseTarget splits the target into Path and Query, and Authority if it has one. The
+// path is decoded exactly once: %2541 is %41. A fragment should not have been sent: it is
+// cut.
+//
+//	/a%20b?x=%201#f     → Path "/a b", Query "x=%201"
+//	http://u@h:81?x=1   → Path "/", Query "x=1", Authority "h:81"
+//
+// (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
+func (q *Request) parseTarget(target string) error {
+	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
+		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
+			q.Method, target)
+	}
+	rest, ok := target, true
+	if !strings.HasPrefix(target, "/") {
+		q.Authority, rest, ok = cutAuthority(target)
+	}
+	if !ok || control.MatchString(target) {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected a target that begins with / or "+
+			"http://host and has no control characters, got %.80q", target)
+	}
+	rest, _, _ = strings.Cut(rest, "#")
+	path, query, _ := strings.Cut(rest, "?")
+	if path == "" {
+		path = "/"
+	}
+	decoded, err := url.PathUnescape(path)
+	if err != nil || control.MatchString(decoded) {
+		return refuse(badRequest, "RFC 3986 §2.1", "expected two hex digits after each %%, "+
+			"and no control character in the path, got %.80q", path)
+	}
+	q.Path, q.Query = decoded, query
+	return nil
+}
+
+// cutAuthority splits an absolute target: "http://u:p@h:81/p" → "h:81", "/p", true. A
+// name and password in it are dropped. (RFC 9112 §3.2.2)
+func cutAuthority(target string) (authority, rest string, ok bool) {
+	scheme, after, _ := strings.Cut(target, "://")
+	authority = after
+	if i := strings.IndexAny(after, "/?#"); i >= 0 {
+		authority, rest = after[:i], after[i:]
+	}
+	authority = authority[strings.LastIndex(authority, "@")+1:]
+	ok = strings.EqualFold(scheme, "http") && authority != "" && authority[0] != ':'
+	return authority, rest, ok && isHost(authority)
+}
+
+// hostForm is a name, which may have escapes, or an IPv6 address in brackets; a port may
+// follow. (RFC 9110 §7.2, RFC 3986 §3.2.2)
+var hostForm = regexp.MustCompile("^(?:(?:[-.~!$&'()*+;=0-9A-Z_a-z]|%[0-9A-Fa-f]{2})*|" +
+	`\[([0-9A-Fa-f:.]+)\])(?::[0-9]*)?$`)
+
+// isHost reports whether s is name, name:port, [IPv6] or [IPv6]:port. The name is not
+// resolved and need not exist.
+func isHost(s string) bool {
+	parts := hostForm.FindStringSubmatch(s)
+	if parts == nil || parts[1] == "" {
+		return parts != nil
+	}
+	addr, err := netip.ParseAddr(parts[1])
+	return err == nil && addr.Is6()
+}
+
+// readHeader reads a header section and the empty line that ends it.
+//
+//	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
+//
+// (RFC 1945 §4.2)
+func readHeader(h *headReader) ([]Header, error) {
+	var fields []Header
+	for start := h.size; ; {
+		line, err := h.line(headTooLarge)
+		if err != nil || line == "" {
+			return fields, err
+		}
+		if len(fields) == maxFields || h.size-start > maxSection {
+			return fields, refuse(headTooLarge, "RFC 6585 §5", "expected at most %d header "+
+				"fields of %d bytes together", maxFields, maxSection)
+		}
+		field, err := parseField(line)
+		if err != nil {
+			return fields, err
+		}
+		fields = append(fields, field)
+	}
+}
+
+// parseField takes one header line apart.
+//
+//	"Name: \t value \t " → {"Name", "value"}
+//
+// A space before the colon is refused, and one before the name, where it would continue
+// the line above: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
+func parseField(line string) (Header, error) {
+	name, value, found := strings.Cut(line, ":")
+	if !found || !token.MatchString(name) {
+		return Header{}, refuse(badRequest, "RFC 9112 §5.1", `expected a header line like `+
+			`"Name: value", with no space before the colon, got %.80q`, line)
+	}
+	if control.MatchString(strings.ReplaceAll(value, "\t", " ")) {
+		return Header{}, refuse(badRequest, "RFC 9110 §5.5", "expected a header value without "+
+			"control characters, got %.80q", line)
+	}
+	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
+}
+
+// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
+// RFC 9110 §5.3)
+func (q *Request) checkHeader() error {
+	if _, n := lookup(q.Header, "Transfer-Encoding"); n > 0 {
+		return refuse(notImplemented, "RFC 9112 §6.1", "expected a Content-Length instead of "+
+			"Transfer-Encoding: this server speaks HTTP/1.0")
+	}
+	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
+			"none)", n)
+	}
+	if host, _ := lookup(q.Header, "Host"); !isHost(host) {
+		return refuse(badRequest, "RFC 9112 §3.2", "expected Host: name or Host: name:port, "+
+			"got %.80q", host)
+	}
+	for _, name := range []string{"Content-Length", "Content-Type"} {
+		if _, n := lookup(q.Header, name); n > 1 {
+			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
+		}
+	}
+	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
+		return q.setLength(value)
+	}
+	return nil
+}
+
+var digits = regexp.MustCompile(`^[0-9]+$`)
+
+// setLength reads a Content-Length: digits and nothing else, so "+5" and "5, 5" get 400;
+// more than maxBody gets 413. (RFC 9110 §8.6)
+func (q *Request) setLength(value string) error {
+	if !digits.MatchString(value) {
+		return refuse(badRequest, "RFC 9110 §8.6", "expected a Content-Length of digits only, "+
+			"got %.80q", value)
+	}
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n > maxBody { // the only error possible: more than 63 bits
+		return refuse(tooLarge, "RFC 9110 §15.5.14", "expected at most %d bytes in a body, "+
+			"Content-Length is %.80s", maxBody, value)
+	}
+	q.Length = n
+	return nil
+}
+
+// lookup returns the value of the first field of that name, and how many there are. Upper
+// and lower case are the same in a name. (RFC 9110 §5.1)
+func lookup(fields []Header, name string) (value string, count int) {
+	for _, field := range fields {
+		if strings.EqualFold(field.Name, name) {
+			if count++; count == 1 {
+				value = field.Value
+			}
+		}
+	}
+	return value, count
+}
+
+// Environ is what an application knows of its request. Keys in capitals are CGI's and
+// hold strings; keys with a dot are the gateway's. (PEP 3333, "environ Variables")
+type Environ map[string]any
+
+// Get returns the string under key, or "" when there is none.
+func (e Environ) Get(key string) string {
+	value, _ := e[key].(string)
+	return value
+}
+
+// newEnviron makes the environ of one request. (RFC 3875 §4.1)
+func newEnviron(q *Request, input *Input, c net.Conn) Environ {
+	server, client := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr)
+	e := Environ{
+		"REQUEST_METHOD":    q.Method,                // "GET"
+		"SCRIPT_NAME":       "",                      // the application is at the root
+		"PATH_INFO":         q.Path,                  // "/environ"
+		"QUERY_STRING":      q.Query,                 // "a=4"
+		"SERVER_NAME":       server.IP.String(),      // "127.0.0.1"
+		"SERVER_PORT":       fmt.Sprint(server.Port), // "8000"
+		"SERVER_PROTOCOL":   q.Version,               // "HTTP/1.1": the client's version
+		"SERVER_SOFTWARE":   software,                // "rawsgi/1.0"
+		"GATEWAY_INTERFACE": "CGI/1.1",               // the names are CGI's
+		"REMOTE_ADDR":       client.IP.String(),      // "127.0.0.1"
+		"wsgi.version":      [2]int{1, 0},            // Python's tuple (1, 0)
+		"wsgi.url_scheme":   "http",
+		"wsgi.input":        input,     // io.Reader
+		"wsgi.errors":       os.Stderr, // io.Writer
+		"wsgi.multithread":  false,     // may run twice at once in this process
+		"wsgi.multiprocess": false,     // may run in another process too
+		"wsgi.run_once":     false,     // this process will answer more
+	}
+	for _, field := range q.Header {
+		e.addHeader(field)
+	}
+	if q.Authority != "" {
+		e["HTTP_HOST"] = q.Authority // an absolute target overrides Host (RFC 9112 §3.2.2)
+	}
+	return e
+}
+
+// addHeader puts a header field under its key and joins it to an earlier one of the same
+// name: with a comma, and cookies with a semicolon, in which a comma would be part of the
+// value. (RFC 9110 §5.3, RFC 9113 §8.2.3)
+func (e Environ) addHeader(field Header) {
+	key, ok := environKey(field.Name)
+	if !ok {
+		return
+	}
+	value := field.Value
+	if earlier, again := e[key].(string); again {
+		separator := ","
+		if key == "HTTP_COOKIE" {
+			separator = "; "
+		}
+		value = earlier + separator + value
+	}
+	e[key] = value
+}
+
+// environKey returns the key in environ for a header name, false if there is none:
+//
+//	"X-Forwarded-For" → "HTTP_X_FORWARDED_FOR"    "Content-Type" → "CONTENT_TYPE"
+//	"X_A" → none: "X-A" would have the same key, and a proxy in front that
+//	        sets X-A may have let X_A through
+//	"Proxy" → none: many programs take HTTP_PROXY for their own setting
+//
+// (RFC 3875 §4.1.18; CVE-2016-5385 for Proxy)
+func environKey(name string) (key string, ok bool) {
+	if strings.Contains(name, "_") || strings.EqualFold(name, "Proxy") {
+		return "", false
+	}
+	key = strings.ReplaceAll(strings.ToUpper(name), "-", "_")
+	if key == "CONTENT_TYPE" || key == "CONTENT_LENGTH" {
+		return key, true // these two describe the body and are CGI's own
+	}
+	return "HTTP_" + key, true
+}
+
+// Input is wsgi.input, the body of the request. It ends after Content-Length bytes, so
+// that nobody waits for more, and never returns the bytes after them.
+type Input struct {
+	r      *bufio.Reader
+	length int64  // bytes in the whole body
+	read   int64  // bytes read so far
+	before func() // runs ahead of the first read; nil if there is nothing to do
+}
+
+// newInput makes the body of a request. A client that expects a 100 gets it when the body
+// is first read. (RFC 9110 §10.1.1)
+func newInput(r *bufio.Reader, q *Request, sendContinue func()) *Input {
+	in := &Input{r: r, length: q.Length}
+	if expectsContinue(q) {
+		in.before = sendContinue
+	}
+	return in
+}
+
+// expectsContinue reports whether the client waits for a 100 before it sends the body. An
+// HTTP/1.0 client does not know it. The field is a list.
+func expectsContinue(q *Request) bool {
+	return q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, func(field Header) bool {
+		return strings.EqualFold(field.Name, "Expect") && continueForm.MatchString(field.Value)
+	})
+}
+
+var continueForm = regexp.MustCompile(`(?i)(^|,)[ \t]*100-continue[ \t]*(,|$)`)
+
+// Read reads at most len(p) bytes of the body.
+func (in *Input) Read(p []byte) (int, error) {
+	if in.read == in.length {
+		return 0, io.EOF
+	}
+	if in.read == 0 && in.before != nil {
+		in.before()
+	}
+	n, err := in.r.Read(p[:min(int64(len(p)), in.length-in.read)])
+	in.read += int64(n)
+	if err != nil {
+		err = incomplete(err, fmt.Sprintf("%d body bytes, got %d", in.length, in.read))
+	}
+	return n, err
+}
+
+// Application is what a gateway calls, once for each request. (PEP 3333, "The
+// Application/Framework Side")
+type Application func(environ Environ, startResponse StartResponse) Body
+
+// StartResponse is how an application begins its answer. It stores the status ("200 OK")
+// and headers, and returns PEP 3333's write() callable. Calling it again is allowed only
+// with excInfo, the error that made the application change its mind. (PEP 3333, "The
+// start_response() Callable")
+type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
+
+// A Body is what an application returns, Python's iterable of bytestrings. It may also
+// have a Len method, the number of its blocks, and be an io.Closer.
+type Body interface {
+	All() iter.Seq[[]byte]
+}
+
+// Blocks is a body whose blocks are there already, like Python's [b"…"].
+type Blocks [][]byte
+
+// All gives the blocks in order.
+func (b Blocks) All() iter.Seq[[]byte] { return slices.Values(b) }
+
+// Len is the number of blocks, Python's len(result).
+func (b Blocks) Len() int { return len(b) }
+
+// Stream is a body that is made while it is sent, like a Python generator.
+type Stream iter.Seq[[]byte]
+
+func (s Stream) All() iter.Seq[[]byte] { return iter.Seq[[]byte](s) }
+
+// A Response is the state of one answer.
+type Response struct {
+	out      io.Writer // the connection
+	withHead bool      // false for HTTP/0.9
+	withBody bool      // false for HEAD
+	started  bool      // startResponse was called
+	status   string    // "200 OK"; "" until a call of startResponse has passed its checks
+	headers  []Header  // a copy
+	length   int64     // Content-Length, -1 if there is none
+	headSent bool
+	sent     int64 // body bytes
+	err      error // the client could not be reached: nothing more is sent
+	cut      bool  // bytes are missing, and only a reset can say so
+}
+
+func newResponse(out io.Writer, q *Request) *Response {
+	return &Response{out: out, withHead: q.Version != "HTTP/0.9",
+		withBody: q.Method != "HEAD", length: -1}
+}
+
+// startResponse implements StartResponse. It copies the headers: the application may use
+// its slice again.
+func (r *Response) startResponse(status string, headers []Header,
+	excInfo ...error) io.Writer {
+	if len(excInfo) > 0 && excInfo[0] != nil {
+		if r.headSent {
+			panic(excInfo[0]) // too late: the application's own error ends the answer
+		}
+	} else if r.started {
+		panic(errors.New("startResponse was called before: a second call needs excInfo"))
+	}
+	r.started, r.status = true, ""
+	if err := checkHead(status, headers); err != nil {
+		panic(err)
+	}
+	length, err := contentLength(headers)
+	if err != nil {
+		panic(err)
+	}
+	r.status, r.headers, r.length = status, slices.Clone(headers), length
+	return r
+}
+
+// contentLength returns the Content-Length among headers, -1 if there is none.
+func contentLength(headers []Header) (int64, error) {
+	value, count := lookup(headers, "Content-Length")
+	if count == 0 {
+		return -1, nil
+	}
+	n, err := strconv.ParseUint(value, 10, 63) // takes digits only, no sign
+	if err != nil || count > 1 {
+		return -1, fmt.Errorf("expected one Content-Length of digits, got %q", value)
+	}
+	return int64(n), nil
+}
+
+// statusForm is 200 to 599, a space, and a reason that neither begins nor ends with a
+// space and may be empty.
+var statusForm = regexp.MustCompile(
+	`^[2-5][0-9]{2} ([^\x00-\x20\x7f]([^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?)?$`)
+
+// hopByHop lists the fields that are about the connection, which is the gateway's, and
+// Status, which is CGI's. (PEP 3333, "Other HTTP Features"; RFC 2616 §13.5.1)
+var hopByHop = []string{"connection", "keep-alive", "proxy-authenticate", "status", "te",
+	"proxy-authorization", "trailer", "trailers", "transfer-encoding", "upgrade"}
+
+// checkHead checks the arguments of startResponse. A line end in one of them would begin
+// a header line that the application did not mean.
+func checkHead(status string, headers []Header) error {
+	if !statusForm.MatchString(status) {
+		return fmt.Errorf(`expected a status like "200 OK", got %q`, status)
+	}
+	for _, header := range headers {
+		switch {
+		case !token.MatchString(header.Name):
+			return fmt.Errorf("expected a header name of letters, digits and -, got %q",
+				header.Name)
+		case slices.Contains(hopByHop, strings.ToLower(header.Name)):
+			return fmt.Errorf("the header %s belongs to the gateway", header.Name)
+		case control.MatchString(header.Value):
+			return fmt.Errorf("the value of %s must not contain control characters: %q",
+				header.Name, header.Value)
+		}
+	}
+	return nil
+}
+
+// run calls the application once, sends the body that it returns and closes it, whatever
+// happens on the way. It knows nothing of sockets: this is the gateway interface.
+// (PEP 3333, "The Server/Gateway Side")
+func run(application Application, environ Environ, r *Response) {
+	var body Body
+	complete := false
+	defer func() { // runs after a panic and after runtime.Goexit too
+		if !complete {
+			r.fail(recover()) // where Python raises, we panic
+		}
+		closeBody(body)
+	}()
+	body = application(environ, r.startResponse)
+	r.sendBody(body)
+	r.finish()
+	complete = true
+}
+
+// closeBody calls the body's Close, if it has one. An error or a panic there is logged:
+// the answer is on its way already.
+func closeBody(body Body) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			log.Printf("Close: %v", reason)
+		}
+	}()
+	if closer, ok := body.(io.Closer); ok {
+		if err := closer.Close(); err != nil {
+			log.Printf("Close: %v", err)
+		}
+	}
+}
+
+// sendBody sends one block after the other, until the body ends or no more is wanted.
+func (r *Response) sendBody(body Body) {
+	sized, ok := body.(interface{ Len() int })
+	only := ok && sized.Len() == 1
+	for block := range body.All() {
+		if only {
+			r.inferLength(int64(len(block)))
+		}
+		_, err := r.Write(block)
+		if err != nil || r.sent == r.length || r.headSent && !r.hasBody() {
+			return
+		}
+	}
+}
+
+// inferLength adds the Content-Length of a body that is known to be n bytes long, unless
+// the application has set one or has sent bytes already.
+func (r *Response) inferLength(n int64) {
+	if r.length < 0 && !r.headSent && !r.bodyless() {
+		r.length = n
+		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
+	}
+}
+
+// bodyless reports whether the status is one that has no body. (RFC 9110 §15.3.5,
+// §15.3.6, §15.4.5)
+func (r *Response) bodyless() bool {
+	code, _, _ := strings.Cut(r.status, " ")
+	return code == "204" || code == "205" || code == "304"
+}
+
+// hasBody reports whether body bytes go to the client. An application need not care: it
+// answers HEAD as if it were GET, and its body is dropped. (RFC 1945 §8.2)
+func (r *Response) hasBody() bool { return r.withBody && !r.bodyless() }
+
+// errTooLong is what write() returns when the body is longer than the Content-Length
+// that the application announced.
+var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
+
+// Write sends one block, and the head ahead of the first that is not empty. It is PEP
+// 3333's write(), and each block of a body goes through it, too. (PEP 3333, "The write()
+// Callable", "Handling the Content-Length Header")
+func (r *Response) Write(block []byte) (int, error) {
+	if len(block) == 0 || r.err != nil {
+		return 0, r.err
+	}
+	wanted := block
+	if !r.hasBody() {
+		wanted = nil
+	} else if r.length >= 0 {
+		wanted = block[:min(int64(len(block)), r.length-r.sent)]
+	}
+	if r.send(wanted); r.err != nil {
+		return 0, r.err
+	}
+	if r.hasBody() && len(wanted) < len(block) {
+		log.Printf("Content-Length is %d, the body is longer: the rest is not sent", r.length)
+		return len(wanted), errTooLong
+	}
+	return len(block), nil
+}
+
+// errNotStarted is the panic of an application that sends a body before a head.
+var errNotStarted = errors.New("startResponse must be called before the first block " +
+	"that is not empty, and before the body ends")
+
+// send sends block, and the head ahead of it if it has not been sent.
+func (r *Response) send(block []byte) {
+	if r.status == "" {
+		panic(errNotStarted)
+	}
+	head := ""
+	if !r.headSent && r.withHead {
+		head = r.head()
+	}
+	r.headSent = true
+	r.sent += int64(len(block))
+	_, r.err = r.out.Write(append([]byte(head), block...))
+}
+
+// head returns the status line and the header fields. Date and Server are added, unless
+// the application gave its own. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6)
+//
+//	HTTP/1.0 200 OK\r\nDate: …\r\nServer: …\r\nContent-Type: …\r\nContent-Length: 5\r\n\r\n
+func (r *Response) head() string {
+	head := "HTTP/1.0 " + r.status + "\r\n"
+	if _, n := lookup(r.headers, "Date"); n == 0 {
+		head += "Date: " + time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n"
+	}
+	if _, n := lookup(r.headers, "Server"); n == 0 {
+		head += "Server: " + software + "\r\n"
+	}
+	for _, header := range r.headers {
+		isLength := strings.EqualFold(header.Name, "Content-Length")
+		if !isLength || !r.bodyless() || strings.HasPrefix(r.status, "304") {
+			head += header.Name + ": " + header.Value + "\r\n"
+		}
+	}
+	if strings.HasPrefix(r.status, "205") {
+		head += "Content-Length: 0\r\n" // RFC 9110 §15.3.6
+	}
+	return head + "\r\n"
+}
+
+// sendContinue tells the client to send the body. HTTP/1.0 has no such answer, so it says
+// HTTP/1.1, which the client speaks. When the head has been sent, it is too late.
+func (r *Response) sendContinue() {
+	if !r.headSent {
+		io.WriteString(r.out, "HTTP/1.1 100 Continue\r\n\r\n") // if it fails, Read will
+	}
+}
+
+// finish ends an answer whose body has ended: it sends the head if no block has.
+func (r *Response) finish() {
+	if !r.headSent {
+		if r.hasBody() { // an empty body to HEAD says nothing about that of GET
+			r.inferLength(0)
+		}
+		r.send(nil)
+	}
+	if r.hasBody() && r.sent < r.length && r.err == nil {
+		log.Printf("Content-Length is %d, but the body ended after %d bytes", r.length, r.sent)
+	}
+}
+
+// fail answers for an application that has panicked, if the head has not been sent. A
+// *Refusal keeps its status, such as a body cut short. After the head it is too late: the
+// connection is closed in the middle of the answer. A Content-Length tells the client
+// that bytes are missing; without one, only a reset does. (PEP 3333, "Error Handling")
+func (r *Response) fail(reason any) {
+	var refusal *Refusal
+	err, _ := reason.(error)
+	if r.err != nil && errors.Is(err, r.err) {
+		return // the client has left, and the application said so: nothing is wrong
+	}
+	if !errors.As(err, &refusal) {
+		log.Printf("the application failed: %v", reason)
+		refusal = &Refusal{"500 Internal Server Error", `PEP 3333, "Error Handling"`,
+			"the application failed; the server's error log says how"}
+	}
+	if !r.headSent {
+		r.refuse(refusal)
+	}
+	r.cut = r.length < 0
+}
+
+// refuse answers with the page of a refusal.
+func (r *Response) refuse(refusal *Refusal) {
+	r.status, r.headers, r.length = refusal.Status, slices.Clone(textPlain), -1
+	page := []byte(refusal.page())
+	r.inferLength(int64(len(page)))
+	r.Write(page) // if it fails, the client has left
+}
+
+var textPlain = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
+
+// gallery is the application that this server runs: several, each at its own path.
+func gallery(environ Environ, startResponse StartResponse) Body {
+	switch environ.Get("PATH_INFO") {
+	case "/hello":
+		return hello(environ, startResponse)
+	case "/clock":
+		return clock(environ, startResponse)
+	case "/write":
+		return write(environ, startResponse)
+	case "/errors/before", "/errors/after", "/errors/excinfo":
+		return failing(environ, startResponse)
+	}
+	return showEnviron(environ, startResponse)
+}
+
+// hello is the smallest application.
+func hello(environ Environ, startResponse StartResponse) Body {
+	startResponse("200 OK", textPlain)
+	return Blocks{[]byte("Hello, World!\n")}
+}
+
+// write counts down with the writer that startResponse returns, and returns the rest.
+func write(environ Environ, startResponse StartResponse) Body {
+	out := startResponse("200 OK", textPlain)
+	for n := 3; n > 0; n-- {
+		if _, err := fmt.Fprintf(out, "%d...\n", n); err != nil {
+			panic(err) // the client has left
+		}
+	}
+	return Blocks{[]byte("and the rest is returned\n")}
+}
+
+// clock ticks ten times, a block each second.
+func clock(environ Environ, startResponse StartResponse) Body {
+	startResponse("200 OK", textPlain)
+	return Stream(func(yield func([]byte) bool) {
+		for range 10 {
+			if !yield([]byte(time.Now().Format("15:04:05\n"))) {
+				return // the client has left
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// failing fails before its head is sent, or after it, or makes an error page in time.
+func failing(environ Environ, startResponse StartResponse) Body {
+	if environ.Get("PATH_INFO") == "/errors/before" {
+		panic(errors.New("the application failed before its head was sent"))
+	}
+	startResponse("200 OK", textPlain)
+	if environ.Get("PATH_INFO") == "/errors/excinfo" {
+		err := errors.New("the database is on fire")
+		startResponse("503 Service Unavailable", textPlain, err)
+		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
+	}
+	return Stream(func(yield func([]byte) bool) {
+		yield([]byte("This page will never be comp"))
+		panic(errors.New("the application failed after its head was sent"))
+	})
+}
+
+// showEnviron prints environ, sorted. Then it reads the body, so that a client can check
+// that it arrived whole.
+func showEnviron(environ Environ, startResponse StartResponse) Body {
+	page := ""
+	for _, key := range slices.Sorted(maps.Keys(environ)) {
+		switch value := environ[key].(type) {
+		case string, bool, [2]int:
+			page += fmt.Sprintf("%s: %v\n", key, value)
+		default: // the type of wsgi.input says more than its address
+			page += fmt.Sprintf("%s: %T\n", key, value)
+		}
+	}
+	sum := sha256.New()
+	length, err := io.Copy(sum, environ["wsgi.input"].(io.Reader))
+	if err != nil {
+		panic(err) // the gateway answers a body cut short with 400, a slow one with 408
+	}
+	page += fmt.Sprintf("BODY-LENGTH: %d\nBODY-SHA256: %x\n", length, sum.Sum(nil))
+	startResponse("200 OK", textPlain)
+	return Blocks{[]byte(page)}
+}
