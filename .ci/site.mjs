@@ -1,0 +1,406 @@
+// Builds the pages of the site: node .ci/site.mjs DIRECTORY [URL]. .ci/site calls it, and adds the
+// program that the lab runs. URL is where the site will be; previews of links need it.
+//
+// There is no list of pages here: every Markdown file in docs/ becomes a page, every program a
+// page of code, and the order of the chapters is that of the links in docs/README.md.
+import { createHash } from "node:crypto";
+import { copyFileSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { dirname, join, posix } from "node:path";
+import MarkdownIt from "markdown-it";
+import * as pagefind from "pagefind";
+import { chromium } from "playwright-core";
+import { createCssVariablesTheme, createHighlighter } from "shiki";
+
+const [site, url = ""] = process.argv.slice(2);
+if (!site) {
+	console.error("Usage: node .ci/site.mjs DIRECTORY [URL]");
+	process.exit(2);
+}
+const here = import.meta.dirname, root = dirname(here);
+const read = name => readFileSync(join(root, name), "utf8");
+const template = name => readFileSync(join(here, "pages", name), "utf8");
+const words = JSON.parse(template("words.json"));
+
+function write(name, content) {
+	mkdirSync(dirname(join(site, name)), { recursive: true });
+	writeFileSync(join(site, name), content);
+}
+
+// fill puts values into a template: {{name}}.
+const fill = (text, values) => text.replace(/\{\{(\w+)\}\}/g, (_, name) => values[name] ?? "");
+const escape = text => text.replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
+const plain = html => html.replace(/<span class="tip".*?<\/span>|<[^>]*>/gs, "").replace(/\s+/g, " ").trim();
+
+// ---- What there is
+
+// A mutant of the checker's, or a student's file, is no page.
+const sources = [...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
+	...readdirSync(join(root, "docs"), { recursive: true }).map(name => "docs/" + name.replaceAll("\\", "/"))]
+	.filter(name => !/\/wrong[^/]*$/.test(name)).sort();
+const programs = sources.filter(name => /\.(go|py|js|conf|html)$/.test(name) && name !== "docs/lab.html");
+const languages = [...new Set(sources.map(name => /^docs\/([a-z]{2})\//.exec(name)?.[1]).filter(Boolean))];
+
+// codePath is the page of a program.
+const codePath = source => `code/${source}.html`;
+
+// A page has the file that it comes from, the place where it will be, a language and a kind.
+const pages = sources.filter(name => name.endsWith(".md") && !name.endsWith("/hints.md")).map(source => {
+	const lang = /^docs\/([a-z]{2})\//.exec(source)?.[1] || "en";
+	const path = source === "README.md" ? "readme.html" : source === "docs/README.md" ? "contents.html" :
+		source.replace(/^docs\//, "").replace(/README\.md$/, "index.html").replace(/\.md$/, ".html");
+	const text = source.startsWith(`docs/${lang}/`) ? checkSections(source, lang) : read(source);
+	return {
+		source, path, lang, text, own: lang === "en" ? path : path.slice(3), // the name in every language
+		kind: /^(\w\w\/)?\d\d-[^/]*$/.test(path) ? "chapter" : /^(\w\w\/)?exercises\/\d/.test(path) ? "exercise" : "other",
+		title: /^# (.*)$/m.exec(text)?.[1].replaceAll("`", "") || path, minutes: /^Time: (.*?)\. Needs/m.exec(text)?.[1] || "",
+	};
+});
+const pageOf = Object.fromEntries(pages.map(page => [page.source, page]));
+const mentioned = [...read("docs/README.md").matchAll(/\]\(([\w./-]+\.md)/g)].map(([, link]) => "docs/" + link);
+const place = page => (mentioned.indexOf(page.source) + 1 || 1000);
+pages.sort((a, b) => place(a) - place(b)); // stable: what is not mentioned keeps the order of its names
+const english = pages.filter(page => page.lang === "en");
+const chapters = english.filter(page => page.kind === "chapter"), exercises = english.filter(page => page.kind === "exercise");
+const others = english.filter(page => page.kind === "other" && !["readme.html", "contents.html"].includes(page.path));
+
+// sections cuts a page at its headings.
+function sections(text) {
+	const found = text.replace(/^```[^]*?^```$/gm, block => block.replace(/^#/gm, "\0")).split(/^(?=#+ )/m);
+	return found.map(section => section.replaceAll("\0", "#").trim()).filter(Boolean);
+}
+
+// checkSections returns a translation in which each section whose original has changed says so.
+// Behind its heading, a section has the hash of what was translated: <!-- original: 0123abcd -->.
+function checkSections(source, lang) {
+	const original = sections(read(source.replace(`docs/${lang}/`, "docs/")));
+	return sections(read(source)).map((section, i) => {
+		const now = createHash("sha256").update(original[i] || "").digest("hex").slice(0, 8);
+		const then = /<!-- original: (\w+) -->/.exec(section)?.[1];
+		if (then === now) return section;
+		console.error(`${source}: the original of “${section.split("\n")[0]}” has changed: ${now}, not ${then}`);
+		return section.replace(/^(#+ .*)$/m, `$1\n\n<p class="old">${words[lang].old}</p>\n`);
+	}).join("\n\n");
+}
+
+// ---- Code
+
+const theme = createCssVariablesTheme({ name: "site", variablePrefix: "--" });
+const highlighter = await createHighlighter({ themes: [theme], langs: ["go", "python", "javascript", "nginx", "html"] });
+const grammar = { go: "go", py: "python", python: "python", js: "javascript", conf: "nginx", html: "html" };
+const classes = { keyword: "k", string: "s", "string-expression": "s", comment: "c", function: "f" };
+
+// highlight returns the lines of a program as HTML; tokens have one of four classes, or none.
+function highlight(code, lang) {
+	if (!grammar[lang]) return code.split("\n").map(escape);
+	return highlighter.codeToTokensBase(code, { lang: grammar[lang], theme: "site" }).map(line => {
+		const runs = [];
+		for (const { content, color } of line) {
+			const name = classes[/--token-([\w-]+)/.exec(color)?.[1]] || "", last = runs.at(-1);
+			if (last && (last.name === name || !content.trim())) last.text += content;
+			else runs.push({ name, text: content });
+		}
+		return runs.map(({ name, text }) => name ? `<span class=${name}>${escape(text)}</span>` : escape(text)).join("");
+	});
+}
+
+// lineOf finds a declaration, such as serveConn or Input.Read, in a Go file.
+function lineOf(source, name) {
+	const [type, method] = name.split("."), lines = read(source).split("\n");
+	const patterns = method ? [`^func \\(\\w* ?\\*?${type}\\) ${method}\\b`] :
+		[`^func ${name}\\b`, `^type ${name}\\b`, `^(var|const) ${name}\\b`, `^func \\(.*?\\) ${name}\\b`, `^\\t${name}\\b.*=`, `^\\t${name}\\b`];
+	return patterns.map(pattern => lines.findIndex(line => new RegExp(pattern).test(line)) + 1).find(Boolean);
+}
+
+// linesOf returns, for each line of an excerpt, its number in the file.
+function linesOf(source, shown) {
+	const lines = read(source).split("\n");
+	for (let start = lines.indexOf(shown[0]); start >= 0; start = lines.indexOf(shown[0], start + 1)) {
+		let at = start - 1;
+		const numbers = shown.map((line, i) => /^\s*\/\/ …$/.test(line) ? 0 :
+			/^\s*\/\/ …$/.test(shown[i - 1]) ? (at = lines.indexOf(line, at + 1)) + 1 : lines[++at] === line ? at + 1 : NaN);
+		if (!numbers.some(Number.isNaN)) return numbers;
+	}
+	return [];
+}
+
+// numbered is code with line numbers that link to its file.
+const numbered = (lines, numbers, href) => lines.map((line, i) => !numbers[i] ? line :
+	`<a href="${href}#L${numbers[i]}" data-n=${numbers[i]} tabindex=-1 aria-hidden=true></a>${line}`).join("\n");
+
+// transcript is what happens in a terminal: commands, what they print, bytes sent and received.
+function transcript(text) {
+	let command = false;
+	return text.split("\n").map(line => {
+		const more = command && /\\$/.test(command);
+		command = (line.startsWith("$ ") || more) && line;
+		const name = command ? "cmd" : { ">": "out", "<": "in" }[/^([<>]) /.exec(line)?.[1]] || (/^(\.\.\.|\^C)$/.test(line) ? "c" : "");
+		return name ? `<span class=${name}>${escape(line)}</span>` : escape(line);
+	}).join("\n");
+}
+
+// ---- Markdown
+
+const md = new MarkdownIt({ html: true, linkify: false });
+const diagrams = []; // sources of Mermaid; drawn when all pages have been read
+const definitions = {}; // of the glossary, by language and anchor
+
+// relative leads from a page to a path of the site.
+const relative = (env, path) => posix.relative(posix.dirname(env.page.path), path) || posix.basename(path);
+const labPath = fragment => "lab/index.html" + (fragment || "");
+
+// target is where a link of a page leads on the site; undefined if nowhere.
+function target(env, href) {
+	const lab = /^http:\/\/127\.0\.0\.1:8000\/lab(#.*)?$/.exec(href);
+	if (lab) return relative(env, labPath(lab[1]));
+	if (/^\w+:/.test(href)) return href.startsWith("http://127.0.0.1") ? undefined : href;
+	const [file, anchor] = href.split("#");
+	if (!file) return href;
+	const source = posix.join(posix.dirname(env.page.source), file).replace(/\/$/, ""), hash = anchor ? "#" + anchor : "";
+	const untranslated = source.replace(/^docs\/[a-z]{2}\//, "docs/");
+	const page = pageOf[source] || pageOf[source + "/README.md"] || pageOf[untranslated];
+	if (page) return relative(env, page.path) + hash;
+	if (source.endsWith("/hints.md")) return relative(env, pageOf[source.replace("hints.md", "README.md")].path) + "#hints";
+	if (programs.includes(source)) return relative(env, codePath(source)) + hash;
+	if (programs.some(name => name.startsWith(source + "/"))) return relative(env, "code/index.html") + "#" + source;
+	return sources.includes(source) ? relative(env, source.replace("docs/", "")) : undefined;
+}
+
+// linked is a file or declaration that is named in the text, as a link to its code.
+function linked(env, name, html) {
+	const [, file, declaration] = /^([\w./-]+?)(?:#([\w.]+))?$/.exec(name) || [];
+	if (!programs.includes(file)) return html;
+	const line = declaration && lineOf(file, declaration);
+	return `<a href="${relative(env, codePath(file))}${line ? "#L" + line : ""}">${html}</a>`;
+}
+
+// slug is the anchor that GitHub gives a heading.
+function slug(env, heading) {
+	const name = heading.toLowerCase().replace(/[^\p{L}\p{N}_ -]/gu, "").replaceAll(" ", "-");
+	const times = env.slugs[name] = (env.slugs[name] ?? -1) + 1;
+	return times ? `${name}-${times}` : name;
+}
+
+md.renderer.rules.heading_open = (tokens, i, _, env) => {
+	const text = tokens[i + 1].children.map(token => token.content).join(""), id = slug(env, text), tag = tokens[i].tag;
+	if (tag === "h2") env.toc.push([id, text]);
+	return `<${tag} id="${id}">` + (tag === "h1" ? "" : `<a class=anchor href="#${id}" aria-hidden=true tabindex=-1>#</a>`);
+};
+md.renderer.rules.fence = (tokens, i, _, env) => {
+	const [lang, place = ""] = tokens[i].info.trim().split(/\s+/), text = tokens[i].content.replace(/\n$/, "");
+	if (lang === "mermaid") return `<figure class=diagram>\0${diagrams.push(text) - 1}\0` +
+		`<details><summary>${words[env.page.lang].asText}</summary><pre>${escape(text)}</pre></details></figure>\n`;
+	if (lang === "console") {
+		const label = `${words[env.page.lang].terminal} ${/^\d$/.test(place) ? place : 1}`;
+		return `<figure class=console><figcaption>${label}</figcaption><pre>${transcript(text)}</pre></figure>\n`;
+	}
+	const [file, name] = place.split("#");
+	if (!programs.includes(file)) return `<pre class=code>${highlight(text, lang).join("\n")}</pre>\n`;
+	const lines = highlight(text, lang), href = relative(env, codePath(file)), numbers = linesOf(file, text.split("\n"));
+	return `<figure class=code><figcaption>${linked(env, file + "#" + name, `<code>${file}</code> ${name}`)}</figcaption>` +
+		`<pre>${numbered(lines, numbers, href)}</pre></figure>\n`;
+};
+md.renderer.rules.code_block = (tokens, i) => `<pre class=code>${escape(tokens[i].content.replace(/\n$/, ""))}</pre>\n`;
+md.renderer.rules.table_open = () => "<div class=table><table>\n";
+md.renderer.rules.table_close = () => "</table></div>\n";
+md.renderer.rules.th_open = (tokens, i) => `<th${tokens[i + 1].content ? "" : " aria-label=\" \""}>`;
+md.renderer.rules.code_inline = (tokens, i, _, env) => {
+	const html = `<code>${escape(tokens[i].content)}</code>`;
+	return env.inLink ? html : linked(env, tokens[i].content, html);
+};
+md.renderer.rules.text = (tokens, i, _, env) => env.inLink ? escape(tokens[i].content) :
+	escape(tokens[i].content).replace(/\bdocs\/[\w/-]+\.\w+/g, name => linked(env, name, name));
+md.renderer.rules.link_open = (tokens, i, _, env) => {
+	const href = tokens[i].attrGet("href"), to = env.inLink = target(env, href);
+	env.tip = definitions[env.page.lang]?.[/^[^/:]*glossary\.(?:md|html)#(.*)/.exec(href)?.[1]] || "";
+	if (!to) return "<code class=local>";
+	if (to.includes(labPath())) return `<a class=lab href="${escape(to)}">`;
+	return `<a href="${escape(to)}"${env.tip ? " class=term" : /^https?:/.test(to) ? " rel=noreferrer" : ""}>`;
+};
+md.renderer.rules.link_close = (tokens, i, _, env) => {
+	const end = !env.inLink ? "</code>" : env.tip ? `<span class="tip" role="tooltip" data-pagefind-ignore>${env.tip}</span></a>` : "</a>";
+	env.inLink = env.tip = "";
+	return end;
+};
+md.renderer.rules.image = (tokens, i, _, env) => {
+	const source = posix.join(posix.dirname(env.page.source), tokens[i].attrGet("src")), alt = escape(tokens[i].content);
+	return `<img src="${relative(env, picture(source))}" alt="${alt}" loading=lazy>`;
+};
+
+// A paragraph "Terminal 2:" is the label of the transcript below it, which has one anyhow.
+md.core.ruler.push("terminals", state => {
+	state.tokens = state.tokens.filter((_, i) => ![i - 1, i, i + 1].some(k => // the paragraph's three tokens
+		/^Terminal \d:$/.test(state.tokens[k]?.content) && state.tokens[k + 2]?.info?.startsWith("console")));
+});
+
+// Below the block with a section's first link into the lab comes that experiment as a small lab.
+md.core.ruler.push("labs", state => {
+	let had = false, pending;
+	state.tokens = state.tokens.flatMap(token => {
+		if (token.type === "heading_open") had = false;
+		for (const child of token.children || []) {
+			const href = child.type === "link_open" && !had && /\/lab(#.+)$/.exec(child.attrGet("href"));
+			if (href) [had, pending] = [true, href[1]];
+		}
+		if (!pending || token.level > 0 || token.nesting === 1) return [token];
+		const small = new state.Token("html_block", "", 0);
+		[small.content, pending] = [smallLab(state.env, pending), ""];
+		return [token, small];
+	});
+});
+
+const embeds = /[?"'`]embed\b/.test(read("docs/lab.html")); // the lab has a small form
+
+// smallLab is an experiment in a chapter: the lab itself, or what is sent, with a link to it.
+function smallLab(env, fragment) {
+	const { request = "", app, use, arrival } = Object.fromEntries(new URLSearchParams(fragment.slice(1)));
+	const lines = request.split(/(?<=\\n)/).map(line => `<span class=out>${escape(line)}</span>`).join("\n");
+	const how = [app, use && "-use " + use, arrival].filter(Boolean).map(escape).join(" · ");
+	const sent = `<a href="${relative(env, labPath())}${escape(fragment)}" class=sent><pre>${lines}</pre>` +
+		`<span>${how}</span><b>${words[env.page.lang].lab}</b></a>`;
+	return `<figure class="lab" data-pagefind-ignore>` + (!embeds ? sent : `<iframe loading=lazy title="${words[env.page.lang].theLab}" src="` +
+		`${relative(env, "lab/index.html")}?embed${escape(fragment)}"></iframe>${sent}`) + "</figure>\n";
+}
+
+// ---- Pictures, drawn by a browser
+
+const pictures = {}; // by their place in the site
+const picture = source => {
+	const path = source.replace(/^docs\//, "").replace(/png$/, "webp");
+	pictures[path] = source;
+	return path;
+};
+
+// draw returns the diagrams as SVG, whose colours are those of the page, and writes the pictures.
+async function draw() {
+	const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
+	const page = await browser.newPage({ viewport: { width: 1200, height: 630 } });
+	await page.addScriptTag({ path: join(here, "node_modules/mermaid/dist/mermaid.min.js") });
+	const colours = { ink: "#111213", paper: "#fdfcfb", desk: "#e1e2e3", line: "#616263", soft: "#414243" };
+	const { ink, paper, desk, line, soft } = colours;
+	let svgs = await page.evaluate(async ([sources, themeVariables]) => {
+		mermaid.initialize({ startOnLoad: false, theme: "base", themeVariables, htmlLabels: false, flowchart: { htmlLabels: false },
+			sequence: { mirrorActors: false, messageMargin: 26, height: 40, width: 110, actorMargin: 24, diagramMarginX: 4, diagramMarginY: 4, wrap: true } });
+		const drawn = [];
+		for (const source of sources) drawn.push((await mermaid.render("d" + drawn.length, source)).svg);
+		return drawn;
+	}, [diagrams, {
+		fontFamily: "system-ui, sans-serif", fontSize: "15px", primaryColor: desk, primaryTextColor: ink, primaryBorderColor: line, lineColor: soft,
+		secondaryColor: desk, tertiaryColor: paper, background: paper, mainBkg: desk, clusterBkg: paper, clusterBorder: line, edgeLabelBackground: paper,
+		actorBkg: desk, actorBorder: line, actorTextColor: ink, actorLineColor: line, signalColor: soft, signalTextColor: ink, titleColor: ink, textColor: ink,
+		labelBoxBkgColor: desk, labelBoxBorderColor: line, labelTextColor: ink, loopTextColor: ink, noteBkgColor: desk, noteTextColor: ink, noteBorderColor: line,
+	}]);
+	for (const [name, colour] of Object.entries(colours)) svgs = svgs.map(svg => svg.replaceAll(colour, `var(--${name})`));
+	for (const [path, source] of Object.entries(pictures)) {
+		const data = "data:image/png;base64," + readFileSync(join(root, source)).toString("base64");
+		const small = await page.evaluate(async data => {
+			const image = await createImageBitmap(await (await fetch(data)).blob()), canvas = document.createElement("canvas");
+			[canvas.width, canvas.height] = [image.width, image.height];
+			canvas.getContext("2d").drawImage(image, 0, 0);
+			return canvas.toDataURL("image/webp", 0.7).split(",")[1];
+		}, data);
+		write(path, Buffer.from(small, "base64"));
+	}
+	await page.setContent(template("card.html"));
+	write("card.png", await page.screenshot());
+	await browser.close();
+	return svgs;
+}
+
+// ---- The frame around a page
+
+const entry = (env, page, number) => {
+	const own = pages.find(p => p.own === page.own && p.lang === env.page.lang) || page;
+	const current = own.path === env.page.path ? " aria-current=page" : "", lang = own.lang === env.page.lang ? "" : ` lang=${own.lang}`;
+	return `<li data-done="${page.own}"><a href="${relative(env, own.path)}"${current}${lang}>${escape(own.title)}</a>` +
+		(number && page.minutes ? `<span>${page.minutes.replace(" minutes", "′")}</span>` : "") + "</li>";
+};
+
+// frame is a whole page: a head, the way around, and the content.
+function frame(env, content) {
+	const { page } = env, w = words[page.lang], way = page.kind === "exercise" ? exercises : chapters;
+	const at = way.findIndex(other => other.own === page.own), next = at < 0 ? undefined : way[at + 1], before = at < 0 ? undefined : way[at - 1];
+	const turn = (to, rel, word) => to ? `<a rel=${rel} href="${relative(env, to.path)}"><small>${word}</small> ${escape(to.title)}</a>` : "<span></span>";
+	const same = pages.filter(other => other.own === page.own && other !== page);
+	const toc = env.toc.length < 2 ? "" : `<details class=toc><summary>${w.onThisPage}</summary><nav aria-label="${w.onThisPage}"><ol>` +
+		env.toc.map(([id, text]) => `<li><a href="#${id}">${escape(text)}</a></li>`).join("") + "</ol></nav></details>";
+	const first = /<p>(?!Time:)(.*?)<\/p>/s.exec(content)?.[1] || "";
+	return fill(template("page.html"), {
+		...w, lang: page.lang, title: escape(page.title === "rawsgi" ? page.title : `${page.title} — rawsgi`),
+		description: escape(plain(page.description || first).replace(/&#(\d+);/g, (_, n) => String.fromCharCode(n)).slice(0, 200)),
+		base: page.base ? `<base href="${page.base}">` : "", root: relative(env, "x").slice(0, -1) || "./", picture: url + "card.png",
+		alternate: same.map(other => `<link rel=alternate hreflang=${other.lang} href="${relative(env, other.path)}">`).join(""),
+		switch: same.map(other => `<a lang=${other.lang} hreflang=${other.lang} href="${relative(env, other.path)}">${words[other.lang].name}</a>`).join(" "),
+		chapters: chapters.map(other => entry(env, other, true)).join(""), exercises: exercises.map(other => entry(env, other, true)).join(""),
+		others: others.map(other => entry(env, other)).join(""), open: page.kind === "exercise" ? "open" : "", toc, content,
+		kind: page.kind, index: page.noindex ? "" : "data-pagefind-body",
+		done: page.kind === "other" ? "" : `<p class=done hidden><label><input type=checkbox data-page="${page.own}"> ${w[page.kind]}</label></p>`,
+		turn: at < 0 ? "" : `<nav class=turn aria-label="${w.turn}">${turn(before, "prev", w.before)}${turn(next, "next", w.next)}</nav>`,
+	});
+}
+
+// ---- All pages
+
+const envOf = page => ({ page, toc: [], slugs: {}, inLink: "", tip: "" });
+
+for (const { lang, path, text } of pages.filter(page => page.own === "glossary.html")) {
+	definitions[lang] = {};
+	const env = envOf({ lang, path, source: "docs/glossary.md" });
+	for (const [, id, meaning] of text.matchAll(/^\|[^|]*<a id="([^"]+)"><\/a> \| ([^|]*) \|/gm)) {
+		definitions[lang][id] = md.renderInline(meaning, env).replace(/<\/?a\b[^>]*>/g, "");
+	}
+}
+for (const lang of languages) definitions[lang] = { ...definitions.en, ...definitions[lang] };
+
+const built = [];
+for (const page of pages) {
+	const env = envOf(page);
+	let content = md.render(page.text, env).replace("<p>Time: ", "<p class=time>Time: ");
+	if (page.kind === "exercise") {
+		const files = programs.filter(name => posix.dirname(name) === posix.dirname(page.source));
+		const hints = sections(read(posix.join(posix.dirname(page.source), "hints.md"))).filter(section => /^## /.test(section));
+		content += `<h2 id=hints>Hints</h2>\n` + hints.map(hint => hint.split(/\n([^]*)/)).map(([title, text]) =>
+			`<details><summary>${escape(title.slice(3))}</summary>${md.render(text || "", env)}</details>`).join("\n") +
+			`<h2 id=files>Files</h2>\n<ul>${files.map(name => `<li>${linked(env, name, posix.basename(name))}</li>`).join("")}</ul>`;
+		env.toc.push(["hints", "Hints"], ["files", "Files"]);
+	}
+	built.push([env, content]);
+}
+
+const landing = { path: "index.html", own: "index.html", source: "README.md", lang: "en", kind: "other", title: "rawsgi" };
+const first = chapters[0], env = envOf(landing);
+const facts = { start: first?.path, startTitle: escape(first?.title || ""), chapters: chapters.length, exercises: exercises.length,
+	hours: Math.round(chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0) / 60),
+	lab: embeds ? smallLab(env, "#request=" + encodeURIComponent("POST /a%20b?x=1 HTTP/1.0\\r\\nHost: example.com\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO") + "&app=environ") :
+		`<p class=picture><a href="${labPath()}"><img src="${picture("docs/lab.png")}" width=1280 height=720 alt="The lab: bytes and environ in the same colours, the head held back in the gateway"></a></p>` };
+built.push([env, fill(template("landing.html"), facts)]);
+const lost = { ...landing, path: "404.html", own: "404.html", title: "No such page", noindex: true, base: url ? new URL(url).pathname : "/" };
+built.push([envOf(lost), template("404.html")]);
+
+for (const source of programs) {
+	const code = read(source).replace(/\n$/, ""), page = { path: codePath(source), own: codePath(source), source, lang: "en", kind: "other", title: source, noindex: true };
+	const lines = highlight(code, source.split(".").at(-1)).map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
+	built.push([envOf(page), `<h1>${source}</h1>\n<pre class=file>${lines.join("\n")}</pre>`]);
+}
+const list = { ...landing, path: "code/index.html", own: "code/index.html", title: "The source", noindex: true };
+const directories = Map.groupBy ? Map.groupBy(programs, posix.dirname) : programs.reduce((all, name) => all.set(posix.dirname(name), [...all.get(posix.dirname(name)) || [], name]), new Map());
+built.push([envOf(list), `<h1>The source</h1>` + [...directories].map(([directory, names]) => `<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2><ul>` +
+	names.map(name => `<li>${linked({ page: list }, name, posix.basename(name))}</li>`).join("") + "</ul>").join("")]);
+
+const svgs = await draw();
+for (const [env, content] of built) {
+	write(env.page.path, frame(env, content.replace(/\0(\d+)\0/g, (_, n) => svgs[n].replace("<svg ", "<svg role=img aria-label=diagram "))));
+}
+for (const name of ["style.css", "site.js", "icon.svg"]) copyFileSync(join(here, "pages", name), join(site, name));
+
+// The lab, with the code that it shows; its links lead to the pages.
+write("lab/index.html", read("docs/lab.html").replaceAll('+ ".md"', '+ ".html"').replaceAll('"files/" : ""', '"files/" : "../"')
+	.replaceAll('["Documents", "README.md"]', '["The course", "../contents.html"]'));
+for (const name of programs.filter(name => !name.includes("/"))) copyFileSync(join(root, name), join(site, "lab", name));
+
+// ---- Search
+
+const { index } = await pagefind.createIndex();
+const { errors } = await index.addDirectory({ path: site });
+if (errors.length) throw new Error(errors.join("\n"));
+await index.writeFiles({ outputPath: join(site, "pagefind") });
+await pagefind.close();
