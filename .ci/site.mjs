@@ -33,11 +33,11 @@ const plain = html => html.replace(/<span class="tip".*?<\/span>|<[^>]*>/gs, "")
 
 // ---- What there is
 
-// A mutant of the checker's, or a student's file, is no page.
+// Wrong answers are for the checker, and the tests are longer than all the rest: they are no pages.
 const sources = [...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
 	...readdirSync(join(root, "docs"), { recursive: true }).map(name => "docs/" + name.replaceAll("\\", "/"))]
 	.filter(name => !/\/wrong[^/]*$/.test(name)).sort();
-const programs = sources.filter(name => /\.(go|py|js|conf|html)$/.test(name) && name !== "docs/lab.html");
+const programs = sources.filter(name => /\.(go|py|js|conf|html)$/.test(name) && !/_test\.go$|^docs\/lab\.html$/.test(name));
 const languages = [...new Set(sources.map(name => /^docs\/([a-z]{2})\//.exec(name)?.[1]).filter(Boolean))];
 
 // codePath is the page of a program.
@@ -156,8 +156,8 @@ function target(env, href) {
 	const [file, anchor] = href.split("#");
 	if (!file) return href;
 	const source = posix.join(posix.dirname(env.page.source), file).replace(/\/$/, ""), hash = anchor ? "#" + anchor : "";
-	const untranslated = source.replace(/^docs\/[a-z]{2}\//, "docs/");
-	const page = pageOf[source] || pageOf[source + "/README.md"] || pageOf[untranslated];
+	const translated = source.replace("docs/", `docs/${env.page.lang}/`);
+	const page = pageOf[translated] || pageOf[source] || pageOf[source + "/README.md"];
 	if (page) return relative(env, page.path) + hash;
 	if (source.endsWith("/hints.md")) return relative(env, pageOf[source.replace("hints.md", "README.md")].path) + "#hints";
 	if (programs.includes(source)) return relative(env, codePath(source)) + hash;
@@ -204,7 +204,7 @@ md.renderer.rules.table_open = () => "<div class=table><table>\n";
 md.renderer.rules.table_close = () => "</table></div>\n";
 md.renderer.rules.th_open = (tokens, i) => `<th${tokens[i + 1].content ? "" : " aria-label=\" \""}>`;
 md.renderer.rules.code_inline = (tokens, i, _, env) => {
-	const html = `<code>${escape(tokens[i].content)}</code>`;
+	const html = `<code${tokens[i].content.length > 24 ? " class=long" : ""}>${escape(tokens[i].content)}</code>`;
 	return env.inLink ? html : linked(env, tokens[i].content, html);
 };
 md.renderer.rules.text = (tokens, i, _, env) => env.inLink ? escape(tokens[i].content) :
@@ -296,7 +296,7 @@ async function draw() {
 			const image = await createImageBitmap(await (await fetch(data)).blob()), canvas = document.createElement("canvas");
 			[canvas.width, canvas.height] = [image.width, image.height];
 			canvas.getContext("2d").drawImage(image, 0, 0);
-			return canvas.toDataURL("image/webp", 0.7).split(",")[1];
+			return canvas.toDataURL("image/webp", 0.4).split(",")[1];
 		}, data);
 		write(path, Buffer.from(small, "base64"));
 	}

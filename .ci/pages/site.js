@@ -12,7 +12,7 @@ function showTicks() {
 	const pages = done();
 	for (const box of $(".done input")) box.checked = pages.has(box.dataset.page);
 	for (const item of $("[data-done]")) item.classList.toggle("ticked", pages.has(item.dataset.done));
-	for (const link of $("td a")) link.classList.toggle("ticked", pages.has(new URL(link.href).pathname.slice(root.pathname.length).replace(/^\w\w\//, "")));
+	for (const link of $("td a[href]")) link.classList.toggle("ticked", pages.has(new URL(link.href).pathname.slice(root.pathname.length).replace(/^\w\w\//, "")));
 }
 for (const box of $(".done input")) {
 	box.closest(".done").hidden = false;
