@@ -183,7 +183,7 @@ function slug(env, heading) {
 md.renderer.rules.heading_open = (tokens, i, _, env) => {
 	const text = tokens[i + 1].children.map(token => token.content).join(""), id = slug(env, text), tag = tokens[i].tag;
 	if (tag === "h2") env.toc.push([id, text]);
-	return `<${tag} id="${id}">` + (tag === "h1" ? "" : `<a class=anchor href="#${id}" aria-hidden=true tabindex=-1>#</a>`);
+	return `<${tag} id="${id}">` + (tag === "h1" ? "" : `<a class=anchor href="#${id}" aria-hidden=true tabindex=-1></a>`);
 };
 md.renderer.rules.fence = (tokens, i, _, env) => {
 	const [lang, place = ""] = tokens[i].info.trim().split(/\s+/), text = tokens[i].content.replace(/\n$/, "");

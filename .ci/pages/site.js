@@ -80,7 +80,7 @@ reachable();
 
 // ---- On this page
 
-const [toc] = $(".toc"), wide = matchMedia("(min-width: 84rem)");
+const [toc] = $(".toc"), wide = matchMedia("(min-width: 80rem)");
 if (toc) {
 	const open = () => { toc.open = wide.matches; };
 	wide.addEventListener("change", open);
