@@ -8,8 +8,8 @@ import { copyFileSync, mkdirSync, readFileSync, readdirSync, writeFileSync } fro
 import { dirname, join, posix } from "node:path";
 import MarkdownIt from "markdown-it";
 import * as pagefind from "pagefind";
-import { chromium } from "playwright-core";
 import { createCssVariablesTheme, createHighlighter } from "shiki";
+import { draw } from "./draw.mjs";
 
 const [site, url = ""] = process.argv.slice(2);
 if (!site) {
@@ -165,9 +165,10 @@ function target(env, href) {
 	return sources.includes(source) ? relative(env, source.replace("docs/", "")) : undefined;
 }
 
-// linked is a file or declaration that is named in the text, as a link to its code.
+// linked is a page, file or declaration that is named in the text, as a link to it.
 function linked(env, name, html) {
 	const [, file, declaration] = /^([\w./-]+?)(?:#([\w.]+))?$/.exec(name) || [];
+	if (pageOf[file] && pageOf[file] !== env.page) return `<a href="${relative(env, pageOf[file].path)}">${html}</a>`;
 	if (!programs.includes(file)) return html;
 	const line = declaration && lineOf(file, declaration);
 	return `<a href="${relative(env, codePath(file))}${line ? "#L" + line : ""}">${html}</a>`;
@@ -248,10 +249,12 @@ md.core.ruler.push("labs", state => {
 	});
 });
 
+const labs = new Set(); // the fragments of those in pages
 const embeds = /[?"'`]embed\b/.test(read("docs/lab.html")); // the lab has a small form
 
 // smallLab is an experiment in a chapter: the lab itself, or what is sent, with a link to it.
 function smallLab(env, fragment) {
+	labs.add(fragment);
 	const { request = "", app, use, arrival } = Object.fromEntries(new URLSearchParams(fragment.slice(1)));
 	const lines = request.split(/(?<=\\n)/).map(line => `<span class=out>${escape(line)}</span>`).join("\n");
 	const how = [app, use && "-use " + use, arrival].filter(Boolean).map(escape).join(" · ");
@@ -261,49 +264,12 @@ function smallLab(env, fragment) {
 		`${relative(env, "lab/index.html")}?embed${escape(fragment)}"></iframe>${sent}`) + "</figure>\n";
 }
 
-// ---- Pictures, drawn by a browser
+const pictures = {}; // the places in the site of the pictures that pages show, and their files
 
-const pictures = {}; // by their place in the site
-const picture = source => {
+function picture(source) {
 	const path = source.replace(/^docs\//, "").replace(/png$/, "webp");
-	pictures[path] = source;
+	pictures[path] = join(root, source);
 	return path;
-};
-
-// draw returns the diagrams as SVG, whose colours are those of the page, and writes the pictures.
-async function draw() {
-	const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
-	const page = await browser.newPage({ viewport: { width: 1200, height: 630 } });
-	await page.addScriptTag({ path: join(here, "node_modules/mermaid/dist/mermaid.min.js") });
-	const colours = { ink: "#111213", paper: "#fdfcfb", desk: "#e1e2e3", line: "#616263", soft: "#414243" };
-	const { ink, paper, desk, line, soft } = colours;
-	let svgs = await page.evaluate(async ([sources, themeVariables]) => {
-		mermaid.initialize({ startOnLoad: false, theme: "base", themeVariables, htmlLabels: false, flowchart: { htmlLabels: false },
-			sequence: { mirrorActors: false, messageMargin: 26, height: 40, width: 110, actorMargin: 24, diagramMarginX: 4, diagramMarginY: 4, wrap: true } });
-		const drawn = [];
-		for (const source of sources) drawn.push((await mermaid.render("d" + drawn.length, source)).svg);
-		return drawn;
-	}, [diagrams, {
-		fontFamily: "system-ui, sans-serif", fontSize: "15px", primaryColor: desk, primaryTextColor: ink, primaryBorderColor: line, lineColor: soft,
-		secondaryColor: desk, tertiaryColor: paper, background: paper, mainBkg: desk, clusterBkg: paper, clusterBorder: line, edgeLabelBackground: paper,
-		actorBkg: desk, actorBorder: line, actorTextColor: ink, actorLineColor: line, signalColor: soft, signalTextColor: ink, titleColor: ink, textColor: ink,
-		labelBoxBkgColor: desk, labelBoxBorderColor: line, labelTextColor: ink, loopTextColor: ink, noteBkgColor: desk, noteTextColor: ink, noteBorderColor: line,
-	}]);
-	for (const [name, colour] of Object.entries(colours)) svgs = svgs.map(svg => svg.replaceAll(colour, `var(--${name})`));
-	for (const [path, source] of Object.entries(pictures)) {
-		const data = "data:image/png;base64," + readFileSync(join(root, source)).toString("base64");
-		const small = await page.evaluate(async data => {
-			const image = await createImageBitmap(await (await fetch(data)).blob()), canvas = document.createElement("canvas");
-			[canvas.width, canvas.height] = [image.width, image.height];
-			canvas.getContext("2d").drawImage(image, 0, 0);
-			return canvas.toDataURL("image/webp", 0.4).split(",")[1];
-		}, data);
-		write(path, Buffer.from(small, "base64"));
-	}
-	await page.setContent(template("card.html"));
-	write("card.png", await page.screenshot());
-	await browser.close();
-	return svgs;
 }
 
 // ---- The frame around a page
@@ -382,15 +348,23 @@ for (const source of programs) {
 	built.push([envOf(page), `<h1>${source}</h1>\n<pre class=file>${lines.join("\n")}</pre>`]);
 }
 const list = { ...landing, path: "code/index.html", own: "code/index.html", title: "The source", noindex: true };
-const directories = Map.groupBy ? Map.groupBy(programs, posix.dirname) : programs.reduce((all, name) => all.set(posix.dirname(name), [...all.get(posix.dirname(name)) || [], name]), new Map());
-built.push([envOf(list), `<h1>The source</h1>` + [...directories].map(([directory, names]) => `<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2><ul>` +
-	names.map(name => `<li>${linked({ page: list }, name, posix.basename(name))}</li>`).join("") + "</ul>").join("")]);
+const directories = [...new Set(programs.map(posix.dirname))];
+built.push([envOf(list), "<h1>The source</h1>\n" + directories.map(directory => `<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>` +
+	programs.filter(name => posix.dirname(name) === directory).map(name => `<li>${linked({ page: list }, name, posix.basename(name))}</li>`).join("\n") +
+	"</ul>\n").join("")]);
 
-const svgs = await draw();
+const svgs = await draw(diagrams, pictures, template("card.html"), write);
 for (const [env, content] of built) {
-	write(env.page.path, frame(env, content.replace(/\0(\d+)\0/g, (_, n) => svgs[n].replace("<svg ", "<svg role=img aria-label=diagram "))));
+	write(env.page.path, frame(env, content.replace(/\0(\d+)\0/g, (_, n) => svgs[n])));
 }
 for (const name of ["style.css", "site.js", "icon.svg"]) copyFileSync(join(here, "pages", name), join(site, name));
+
+// The experiments of all pages, as the lab asks for them; .ci/site records what the program answers.
+const experiments = [...labs].map(fragment => {
+	const { request, app = "environ", use = "", arrival = "at once" } = Object.fromEntries(new URLSearchParams(fragment.slice(1)));
+	return JSON.stringify({ request, app, use, arrival });
+});
+write("lab/experiments.json", JSON.stringify(experiments));
 
 // The lab, with the code that it shows; its links lead to the pages.
 write("lab/index.html", read("docs/lab.html").replaceAll('+ ".md"', '+ ".html"').replaceAll('"files/" : ""', '"files/" : "../"')
