@@ -107,7 +107,7 @@ function highlight(code, lang) {
 function lineOf(source, name) {
 	const [type, method] = name.split("."), lines = read(source).split("\n");
 	const patterns = method ? [`^func \\(\\w* ?\\*?${type}\\) ${method}\\b`] :
-		[`^func ${name}\\b`, `^type ${name}\\b`, `^(var|const) ${name}\\b`, `^func \\(.*?\\) ${name}\\b`, `^\\t${name}\\b.*=`, `^\\t${name}\\b`];
+		[`^(func|type|var|const) ${name}\\b`, `^func \\(.*?\\) ${name}\\b`, `^\\t${name}\\b.*=`, `^\\t${name}\\b`];
 	return patterns.map(pattern => lines.findIndex(line => new RegExp(pattern).test(line)) + 1).find(Boolean);
 }
 
@@ -133,7 +133,7 @@ function transcript(text) {
 	return text.split("\n").map(line => {
 		const more = command && /\\$/.test(command);
 		command = (line.startsWith("$ ") || more) && line;
-		const name = command ? "cmd" : { ">": "out", "<": "in" }[/^([<>]) /.exec(line)?.[1]] || (/^(\.\.\.|\^C)$/.test(line) ? "c" : "");
+		const name = command ? "cmd" : /^> /.test(line) ? "out" : /^< /.test(line) ? "in" : /^(\.\.\.|\^C)$/.test(line) ? "c" : "";
 		return name ? `<span class=${name}>${escape(line)}</span>` : escape(line);
 	}).join("\n");
 }
@@ -218,7 +218,8 @@ md.renderer.rules.link_open = (tokens, i, _, env) => {
 	return `<a href="${escape(to)}"${env.tip ? " class=term" : /^https?:/.test(to) ? " rel=noreferrer" : ""}>`;
 };
 md.renderer.rules.link_close = (tokens, i, _, env) => {
-	const end = !env.inLink ? "</code>" : env.tip ? `<span class="tip" role="tooltip" data-pagefind-ignore>${env.tip}</span></a>` : "</a>";
+	const tip = env.tip && `<span class="tip" role="tooltip" data-pagefind-ignore>${env.tip}</span>`;
+	const end = env.inLink ? tip + "</a>" : "</code>";
 	env.inLink = env.tip = "";
 	return end;
 };
@@ -260,8 +261,9 @@ function smallLab(env, fragment) {
 	const how = [app, use && "-use " + use, arrival].filter(Boolean).map(escape).join(" · ");
 	const sent = `<a href="${relative(env, labPath())}${escape(fragment)}" class=sent><pre>${lines}</pre>` +
 		`<span>${how}</span><b>${words[env.page.lang].lab}</b></a>`;
-	return `<figure class="lab" data-pagefind-ignore>` + (!embeds ? sent : `<iframe loading=lazy title="${words[env.page.lang].theLab}" src="` +
-		`${relative(env, "lab/index.html")}?embed${escape(fragment)}"></iframe>${sent}`) + "</figure>\n";
+	const frame = !embeds ? "" : `<iframe loading=lazy title="${words[env.page.lang].theLab}" ` +
+		`src="${relative(env, labPath())}?embed${escape(fragment)}"></iframe>`;
+	return `<figure class="lab" data-pagefind-ignore>${frame}${sent}</figure>\n`;
 }
 
 const pictures = {}; // the places in the site of the pictures that pages show, and their files
@@ -274,33 +276,44 @@ function picture(source) {
 
 // ---- The frame around a page
 
-const entry = (env, page, number) => {
-	const own = pages.find(p => p.own === page.own && p.lang === env.page.lang) || page;
-	const current = own.path === env.page.path ? " aria-current=page" : "", lang = own.lang === env.page.lang ? "" : ` lang=${own.lang}`;
-	return `<li data-done="${page.own}"><a href="${relative(env, own.path)}"${current}${lang}>${escape(own.title)}</a>` +
-		(number && page.minutes ? `<span>${page.minutes.replace(" minutes", "′")}</span>` : "") + "</li>";
-};
+// entry is a page in the list of contents: in the language of the page that has the list, if it is there.
+function entry(env, page) {
+	const own = pages.find(other => other.own === page.own && other.lang === env.page.lang) || page;
+	const more = (own.path === env.page.path ? " aria-current=page" : "") + (own.lang === env.page.lang ? "" : ` lang=${own.lang}`);
+	const minutes = page.minutes && `<span>${page.minutes.replace(" minutes", "′")}</span>`;
+	return `<li data-done="${page.own}"><a href="${relative(env, own.path)}"${more}>${escape(own.title)}</a>${minutes}</li>`;
+}
+
+// turn leads to the chapter or exercise before and after a page.
+function turn(env, way) {
+	const at = way.findIndex(page => page.own === env.page.own), w = words[env.page.lang];
+	const link = (page, rel, word) => page ? `<a rel=${rel} href="${relative(env, page.path)}"><small>${word}</small> ${escape(page.title)}</a>` : "";
+	return at < 0 ? "" : `<nav class=turn aria-label="${w.turn}">${link(way[at - 1], "prev", w.before)}${link(way[at + 1], "next", w.next)}</nav>`;
+}
+
+// describe returns the first sentences of a page, for previews.
+function describe(content) {
+	const first = /<p>(?!Time:)(.*?)<\/p>/s.exec(content)?.[1] || "";
+	return plain(first).replace(/&#(\d+);/g, (_, n) => String.fromCharCode(n)).slice(0, 200);
+}
 
 // frame is a whole page: a head, the way around, and the content.
 function frame(env, content) {
-	const { page } = env, w = words[page.lang], way = page.kind === "exercise" ? exercises : chapters;
-	const at = way.findIndex(other => other.own === page.own), next = at < 0 ? undefined : way[at + 1], before = at < 0 ? undefined : way[at - 1];
-	const turn = (to, rel, word) => to ? `<a rel=${rel} href="${relative(env, to.path)}"><small>${word}</small> ${escape(to.title)}</a>` : "<span></span>";
-	const same = pages.filter(other => other.own === page.own && other !== page);
-	const toc = env.toc.length < 2 ? "" : `<details class=toc><summary>${w.onThisPage}</summary><nav aria-label="${w.onThisPage}"><ol>` +
-		env.toc.map(([id, text]) => `<li><a href="#${id}">${escape(text)}</a></li>`).join("") + "</ol></nav></details>";
-	const first = /<p>(?!Time:)(.*?)<\/p>/s.exec(content)?.[1] || "";
+	const { page } = env, w = words[page.lang], list = pages => pages.map(other => entry(env, other)).join("");
+	const same = pages.filter(other => other.own === page.own && other !== page); // in other languages
+	const toc = env.toc.map(([id, text]) => `<li><a href="#${id}">${escape(text)}</a></li>`).join("");
+	const box = `<label><input type=checkbox data-page="${page.own}"> ${w[page.kind]}</label>`;
+	const versions = (tag, end) => same.map(other => `<${tag} hreflang=${other.lang} href="${relative(env, other.path)}"` + end(other)).join(" ");
 	return fill(template("page.html"), {
-		...w, lang: page.lang, title: escape(page.title === "rawsgi" ? page.title : `${page.title} — rawsgi`),
-		description: escape(plain(page.description || first).replace(/&#(\d+);/g, (_, n) => String.fromCharCode(n)).slice(0, 200)),
-		base: page.base ? `<base href="${page.base}">` : "", root: relative(env, "x").slice(0, -1) || "./", picture: url + "card.png",
-		alternate: same.map(other => `<link rel=alternate hreflang=${other.lang} href="${relative(env, other.path)}">`).join(""),
-		switch: same.map(other => `<a lang=${other.lang} hreflang=${other.lang} href="${relative(env, other.path)}">${words[other.lang].name}</a>`).join(" "),
-		chapters: chapters.map(other => entry(env, other, true)).join(""), exercises: exercises.map(other => entry(env, other, true)).join(""),
-		others: others.map(other => entry(env, other)).join(""), open: page.kind === "exercise" ? "open" : "", toc, content,
-		kind: page.kind, index: page.noindex ? "" : "data-pagefind-body",
-		done: page.kind === "other" ? "" : `<p class=done hidden><label><input type=checkbox data-page="${page.own}"> ${w[page.kind]}</label></p>`,
-		turn: at < 0 ? "" : `<nav class=turn aria-label="${w.turn}">${turn(before, "prev", w.before)}${turn(next, "next", w.next)}</nav>`,
+		...w, lang: page.lang, kind: page.kind, content, root: relative(env, "x").slice(0, -1) || "./",
+		title: escape(page.title === "rawsgi" ? page.title : `${page.title} — rawsgi`), description: escape(describe(content)),
+		base: page.base ? `<base href="${page.base}">` : "", picture: url + "card.png", index: page.noindex ? "" : "data-pagefind-body",
+		alternate: versions("link rel=alternate", () => ">"), switch: versions("a", other => ` lang=${other.lang}>${words[other.lang].name}</a>`),
+		chapters: list(chapters), exercises: list(exercises), others: list(others), open: page.kind === "exercise" ? "open" : "",
+		toc: env.toc.length < 2 ? "" :
+			`<details class=toc><summary>${w.onThisPage}</summary><nav aria-label="${w.onThisPage}"><ol>${toc}</ol></nav></details>`,
+		done: page.kind === "other" ? "" : `<p class=done hidden>${box}</p>`,
+		turn: turn(env, page.kind === "exercise" ? exercises : chapters),
 	});
 }
 
@@ -317,41 +330,47 @@ for (const { lang, path, text } of pages.filter(page => page.own === "glossary.h
 }
 for (const lang of languages) definitions[lang] = { ...definitions.en, ...definitions[lang] };
 
+// list is the programs of a directory, as links.
+const list = (env, directory) => programs.filter(name => posix.dirname(name) === directory)
+	.map(name => `<li>${linked(env, name, posix.basename(name))}</li>`).join("\n");
+
 const built = [];
 for (const page of pages) {
 	const env = envOf(page);
 	let content = md.render(page.text, env).replace("<p>Time: ", "<p class=time>Time: ");
 	if (page.kind === "exercise") {
-		const files = programs.filter(name => posix.dirname(name) === posix.dirname(page.source));
-		const hints = sections(read(posix.join(posix.dirname(page.source), "hints.md"))).filter(section => /^## /.test(section));
-		content += `<h2 id=hints>Hints</h2>\n` + hints.map(hint => hint.split(/\n([^]*)/)).map(([title, text]) =>
-			`<details><summary>${escape(title.slice(3))}</summary>${md.render(text || "", env)}</details>`).join("\n") +
-			`<h2 id=files>Files</h2>\n<ul>${files.map(name => `<li>${linked(env, name, posix.basename(name))}</li>`).join("")}</ul>`;
+		const directory = posix.dirname(page.source), [, ...hints] = sections(read(directory + "/hints.md"));
+		content += "<h2 id=hints>Hints</h2>\n" + hints.map(hint => /^#+ (.*)\n([^]*)/.exec(hint)).map(([, title, text]) =>
+			`<details><summary>${escape(title)}</summary>${md.render(text, env)}</details>\n`).join("") +
+			`<h2 id=files>Files</h2>\n<ul>${list(env, directory)}</ul>`;
 		env.toc.push(["hints", "Hints"], ["files", "Files"]);
 	}
 	built.push([env, content]);
 }
 
-const landing = { path: "index.html", own: "index.html", source: "README.md", lang: "en", kind: "other", title: "rawsgi" };
-const first = chapters[0], env = envOf(landing);
-const facts = { start: first?.path, startTitle: escape(first?.title || ""), chapters: chapters.length, exercises: exercises.length,
-	hours: Math.round(chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0) / 60),
-	lab: embeds ? smallLab(env, "#request=" + encodeURIComponent("POST /a%20b?x=1 HTTP/1.0\\r\\nHost: example.com\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO") + "&app=environ") :
-		`<p class=picture><a href="${labPath()}"><img src="${picture("docs/lab.png")}" width=1280 height=720 alt="The lab: bytes and environ in the same colours, the head held back in the gateway"></a></p>` };
-built.push([env, fill(template("landing.html"), facts)]);
-const lost = { ...landing, path: "404.html", own: "404.html", title: "No such page", noindex: true, base: url ? new URL(url).pathname : "/" };
-built.push([envOf(lost), template("404.html")]);
+// add adds a page that comes from no Markdown.
+function add(path, title, content, more = {}) {
+	const page = { path, own: path, source: "README.md", lang: "en", kind: "other", title, minutes: "", noindex: true, ...more };
+	built.push([envOf(page), typeof content === "string" ? content : content({ page })]);
+}
+
+const example = "POST /a%20b?x=1 HTTP/1.0\\r\\nHost: example.com\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO";
+const still = `<p class=picture><a href="${labPath()}"><img src="${picture("docs/lab.png")}" width=1280 height=720 ` +
+	`alt="The lab: bytes and environ in the same colours, the head held back in the gateway"></a></p>`;
+const minutes = chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0);
+add("index.html", "rawsgi", env => fill(template("landing.html"), {
+	start: chapters[0].path, startTitle: escape(chapters[0].title), chapters: chapters.length, exercises: exercises.length,
+	hours: Math.round(minutes / 60), lab: embeds ? smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`) : still,
+}), { noindex: false });
+add("404.html", "No such page", template("404.html"), { base: url ? new URL(url).pathname : "/" });
 
 for (const source of programs) {
-	const code = read(source).replace(/\n$/, ""), page = { path: codePath(source), own: codePath(source), source, lang: "en", kind: "other", title: source, noindex: true };
-	const lines = highlight(code, source.split(".").at(-1)).map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
-	built.push([envOf(page), `<h1>${source}</h1>\n<pre class=file>${lines.join("\n")}</pre>`]);
+	const lines = highlight(read(source).replace(/\n$/, ""), source.split(".").at(-1));
+	const anchored = lines.map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
+	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file>${anchored.join("\n")}</pre>`);
 }
-const list = { ...landing, path: "code/index.html", own: "code/index.html", title: "The source", noindex: true };
-const directories = [...new Set(programs.map(posix.dirname))];
-built.push([envOf(list), "<h1>The source</h1>\n" + directories.map(directory => `<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>` +
-	programs.filter(name => posix.dirname(name) === directory).map(name => `<li>${linked({ page: list }, name, posix.basename(name))}</li>`).join("\n") +
-	"</ul>\n").join("")]);
+add("code/index.html", "The source", env => "<h1>The source</h1>\n" + [...new Set(programs.map(posix.dirname))].map(directory =>
+	`<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>${list(env, directory)}</ul>\n`).join(""));
 
 const svgs = await draw(diagrams, pictures, template("card.html"), write);
 for (const [env, content] of built) {
