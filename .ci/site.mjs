@@ -214,6 +214,8 @@ md.renderer.rules.link_open = (tokens, i, _, env) => {
 	const href = tokens[i].attrGet("href"), to = env.inLink = target(env, href);
 	env.tip = definitions[env.page.lang]?.[/^[^/:]*glossary\.(?:md|html)#(.*)/.exec(href)?.[1]] || "";
 	if (!to) return "<code class=local>";
+	const page = /\.md$/.test(tokens[i + 1].content) && pageOf[posix.join(posix.dirname(env.page.source), href)];
+	if (page) tokens[i + 1].content = page.title; // a reader of the site knows no glossary.md
 	if (to.includes(labPath())) return `<a class=lab href="${escape(to)}">`;
 	return `<a href="${escape(to)}"${env.tip ? " class=term" : /^https?:/.test(to) ? " rel=noreferrer" : ""}>`;
 };
@@ -354,13 +356,13 @@ function add(path, title, content, more = {}) {
 	built.push([envOf(page), typeof content === "string" ? content : content({ page })]);
 }
 
+const hours = Math.round(chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0) / 60);
 const example = "POST /a%20b?x=1 HTTP/1.0\\r\\nHost: example.com\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO";
 const still = `<p class=picture><a href="${labPath()}"><img src="${picture("docs/lab.png")}" width=1280 height=720 ` +
 	`alt="The lab: bytes and environ in the same colours, the head held back in the gateway"></a></p>`;
-const minutes = chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0);
 add("index.html", "rawsgi", env => fill(template("landing.html"), {
-	start: chapters[0].path, startTitle: escape(chapters[0].title), chapters: chapters.length, exercises: exercises.length,
-	hours: Math.round(minutes / 60), lab: embeds ? smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`) : still,
+	start: chapters[0].path, startTitle: escape(chapters[0].title), chapters: chapters.length, exercises: exercises.length, hours,
+	lab: embeds ? smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`) : still,
 }), { noindex: false });
 add("404.html", "No such page", template("404.html"), { base: url ? new URL(url).pathname : "/" });
 
