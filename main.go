@@ -26,15 +26,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 )
 
-func main() {
-	outliveLogs()
-	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // Exit statuses.
 const (
@@ -43,60 +40,52 @@ const (
 	exitUsage  = 2 // the command line was wrong
 )
 
-// command is the whole program: it returns the exit status.
+// command is the whole program: it reports an error and returns the exit status.
 func command(args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "send" && !hosted() {
-		return send(args[1:], stdout, stderr)
+	err := execute(args, stdout, stderr)
+	if err == nil || err == flag.ErrHelp {
+		return exitOK
 	}
+	fmt.Fprintf(stderr, "rawsgi: %v\n", err)
+	if !errors.As(err, new(usageError)) {
+		return exitFailed
+	}
+	fmt.Fprintln(stderr, "See -help for the flags, -list for the applications.")
+	return exitUsage
+}
+
+// A usageError is an error of the command line.
+type usageError struct{ error }
+
+// execute does what the command line says. To a CGI program, the words "send" and "call"
+// may come from a client.
+func execute(args []string, stdout, stderr io.Writer) error {
 	if hosted() && len(args) > 0 && hasFlags(os.Getenv("QUERY_STRING")) {
 		return serveHost(refuseFlags, Config{}, stdout, stderr)
 	}
+	if !hosted() && len(args) > 0 && args[0] == "send" {
+		return send(args[1:], stdout)
+	}
 	o, err := parseFlags(args, stdout)
-	if errors.Is(err, flag.ErrHelp) {
-		return exitOK
-	}
 	if err != nil {
-		return usage(stderr, err)
-	}
-	if o.list {
-		list(stdout)
-		return exitOK
+		return err
 	}
 	application, err := choose(applications(o.config), o.app, o.use, o.config.Trace)
-	if err != nil {
-		return usage(stderr, err)
-	}
-	if o.cgi || hosted() {
+	switch {
+	case o.list:
+		return list(stdout)
+	case err != nil:
+		return usageError{err}
+	case o.call != "":
+		return callOnce(application, o.call, stdout, stderr)
+	case o.cgi || hosted():
 		return serveHost(application, o.config, stdout, stderr)
 	}
 	return serve(application, o, stdout, stderr)
 }
 
-// outliveLogs keeps the program alive when the reader of its output has ended, as after
-// Ctrl-C in "rawsgi | tee log": a write then returns an error. It does not ignore SIGPIPE,
-// because CGI programs would inherit that.
-func outliveLogs() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
-
 // hosted reports whether a web server has started this program, as a CGI program.
 func hosted() bool { return os.Getenv("GATEWAY_INTERFACE") != "" }
-
-// serveHost answers the one request of a CGI program.
-func serveHost(application Application, c Config, stdout, stderr io.Writer) int {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, endings()...)
-	go func() {
-		<-signals
-		endScripts()
-		os.Exit(exitOK)
-	}()
-	var stdin io.Reader = os.Stdin
-	errorLog := log.New(stderr, "", 0)
-	if c.Trace {
-		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog, c.Brief)
-	}
-	serveCGI(application, os.Environ(), stdin, stdout, errorLog)
-	return exitOK
-}
 
 // hasFlags reports whether a query could give a CGI program flags. A web server may pass
 // a query without = as arguments, its words separated by +, and they look like ours: any
@@ -114,61 +103,78 @@ func refuseFlags(Environ, StartResponse) Body {
 		"word that begins with -, which could be taken for a flag of this CGI program"))
 }
 
-// options are what the command line says.
+// options are the values of the command line.
 type options struct {
 	addr, app, use, mode string
+	call                 string // the path after "call", or ""
 	quiet, list, cgi     bool
 	workers              int
 	maxBody              int64
 	config               Config
 }
 
-// parseFlags reads the command line. It returns flag.ErrHelp after -help, and any other
-// error for a wrong command line.
+const usage = "Usage: rawsgi [flags]                      serve an application\n" +
+	"       rawsgi call [flags] '/path?query'  call it once, without a server\n" +
+	"       rawsgi send [flags] ADDR TEXT      send raw bytes and show the reply\n"
+
+// parseFlags reads the command line. It returns flag.ErrHelp after -help.
 func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	o := &options{maxBody: 1 << 30, config: Config{Timeout: 10 * time.Second}}
-	flags := flag.NewFlagSet("rawsgi", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // errors are printed by usage, once
-	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; "+
-		"port 0 picks a free one")
-	flags.StringVar(&o.app, "app", "gallery", "`application` to serve, see -list")
+	flags, config := flag.NewFlagSet("rawsgi", flag.ContinueOnError), &o.config
+	call, app := !hosted() && len(args) > 0 && args[0] == "call", "gallery"
+	if call {
+		args, app = args[1:], "environ"
+	}
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; port 0 picks one")
+	flags.StringVar(&o.app, "app", app, "`application`, see -list")
 	flags.StringVar(&o.use, "use", "", "`middleware` around it, comma-separated, outermost first")
 	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, serial for one "+
 		"application call at a time, or prefork for several processes")
 	flags.IntVar(&o.workers, "workers", 2, "`number` of processes for -mode prefork")
 	flags.BoolVar(&o.cgi, "cgi", false, "answer one CGI request on standard input and output; "+
 		"on by itself when GATEWAY_INTERFACE is set")
-	flags.StringVar(&o.config.Root, "root", "docs", "`directory` for the application files")
-	flags.StringVar(&o.config.Script, "script", "", "`file` or directory of CGI programs for "+
-		"the application cgi")
-	flags.IntVar(&o.config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+	flags.StringVar(&config.Root, "root", "docs", "`directory` for the application files")
+	flags.StringVar(&config.Script, "script", "", "CGI `program` for cgi, or a directory of them")
+	flags.IntVar(&config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
 		"at once, in each process")
-	flags.StringVar(&o.config.Upstream, "upstream", "", "`host:port,host:port` for the "+
-		"application proxy")
+	flags.StringVar(&config.Upstream, "upstream", "", "`host:port,host:port` for proxy")
 	flags.BoolFunc("trace", "tell every step of every exchange on standard error; "+
 		"-trace=brief tells the most important ones", o.setTrace)
-	flags.BoolVar(&o.config.OpenLab, "open-lab", false, "let other machines use the application lab")
+	flags.BoolVar(&config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
 	flags.Func("timeout", "`time` for the whole head, for each read of the body, for each "+
 		"64 KiB written (default 10s)", o.setTimeout)
 	flags.Func("max-body", "largest request body in `bytes` (default 1073741824)", o.setMaxBody)
-	flags.Usage = func() {}
+	if err := readFlags(flags, args, stdout); err != nil {
+		return nil, err
+	}
+	if call {
+		o.call = flags.Arg(0)
+	} else if flags.NArg() > 0 && !hosted() { // else the words of a query may follow: see hasFlags
+		return nil, usageError{fmt.Errorf("unexpected argument %q: an application is chosen "+
+			"with -app", flags.Arg(0))}
+	}
+	if call && (flags.NArg() != 1 || !strings.HasPrefix(o.call, "/")) {
+		return nil, usageError{errors.New("expected rawsgi call [flags] '/path?query'")}
+	}
+	return o, o.check()
+}
+
+// readFlags parses flags. After -help it prints them and returns flag.ErrHelp.
+func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+	var help strings.Builder
+	flags.SetOutput(&help)
+	flags.Usage = func() { help.WriteString(usage + "\nFlags:\n"); flags.PrintDefaults() }
 	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, "Usage: rawsgi [flags]          serve an application\n"+
-			"       rawsgi send ADDR TEXT   send raw bytes and show the reply\n\nFlags:\n")
-		flags.SetOutput(stdout)
-		flags.PrintDefaults()
+	if err == flag.ErrHelp {
+		if _, err := io.WriteString(stdout, help.String()); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return usageError{err}
 	}
-	// If a web server has started us, the words of a query may follow: see hasFlags.
-	if err == nil && flags.NArg() > 0 && !hosted() {
-		err = fmt.Errorf("unexpected argument %q: an application is chosen with -app", flags.Arg(0))
-	}
-	if err == nil {
-		err = o.check()
-	}
-	return o, err
+	return err
 }
 
 // setTrace sets -trace. Without a value, package flag passes "true".
@@ -182,8 +188,8 @@ func (o *options) setTrace(text string) error {
 
 func (o *options) setTimeout(text string) (err error) {
 	o.config.Timeout, err = time.ParseDuration(text)
-	if err != nil || o.config.Timeout <= 0 {
-		return errors.New("expected a time over 0 with its unit, like 5s or 500ms")
+	if err != nil || o.config.Timeout < time.Millisecond {
+		return errors.New("expected a time of at least 1ms with its unit, like 5s or 500ms")
 	}
 	return nil
 }
@@ -197,38 +203,47 @@ func (o *options) setMaxBody(text string) (err error) {
 }
 
 // check returns an error for a flag with a wrong value.
-func (o *options) check() error {
-	if err := checkAddr(o.addr); err != nil {
-		return fmt.Errorf("-addr %w", err)
+func (o *options) check() (err error) {
+	switch {
+	case !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode):
+		err = fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
+	case o.mode == "prefork" && runtime.GOOS == "windows":
+		err = errors.New("-mode prefork needs Unix: a socket that processes can inherit")
+	case o.workers < 1:
+		err = fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
+	case o.config.Programs < 1 || o.config.Programs > 1<<16:
+		err = fmt.Errorf("-programs must be from 1 to %d; it is %d", 1<<16, o.config.Programs)
+	case checkUpstreams(o.config.Upstream) != nil:
+		err = checkUpstreams(o.config.Upstream)
+	default:
+		return checkAddr("-addr", o.addr)
 	}
-	if !slices.Contains([]string{"concurrent", "serial", "prefork"}, o.mode) {
-		return fmt.Errorf("-mode is concurrent, serial or prefork, not %q", o.mode)
-	}
-	if o.workers < 1 {
-		return fmt.Errorf("-workers must be at least 1; it is %d", o.workers)
-	}
-	if o.config.Programs < 1 || o.config.Programs > 1<<16 {
-		return fmt.Errorf("-programs must be from 1 to %d; it is %d", 1<<16, o.config.Programs)
-	}
-	return nil
+	return usageError{err}
 }
 
 // checkAddr returns an error for an address that is not host:port or unix:/path.
-func checkAddr(addr string) error {
-	path, isUnix := strings.CutPrefix(addr, "unix:")
-	_, port, err := net.SplitHostPort(addr)
-	switch {
-	case isUnix && path == "":
-		return errors.New("needs a path after unix:, like unix:/tmp/rawsgi.sock")
-	case !isUnix && (err != nil || strings.Contains(port, "/")):
-		return fmt.Errorf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
+func checkAddr(name, addr string) error {
+	file, isUnix := strings.CutPrefix(addr, "unix:")
+	longest := 103 // the system stores it in 104 bytes with a 0 at the end, or in 108
+	if runtime.GOOS == "linux" || runtime.GOOS == "windows" {
+		longest = 107
 	}
-	return nil
-}
-
-func usage(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "rawsgi: %v\nSee -help for the flags, -list for the applications.\n", err)
-	return exitUsage
+	_, port, err := net.SplitHostPort(addr)
+	want := ""
+	switch {
+	case isUnix && file == "":
+		want = "needs a path after unix:, like unix:/tmp/rawsgi.sock"
+	case isUnix && file[0] == '@':
+		want = "needs the path of a file: unix:./" + file + ", not an abstract socket, unix:" + file
+	case isUnix && len(file) > longest:
+		want = fmt.Sprintf("has a path of %d bytes, and %s allows %d for a Unix socket", len(file),
+			runtime.GOOS, longest)
+	case !isUnix && (err != nil || strings.Contains(port, "/")):
+		want = fmt.Sprintf("is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not %q", addr)
+	default:
+		return nil
+	}
+	return usageError{errors.New(name + " " + want)}
 }
 
 // choose finds an application by its name and wraps middleware around it.
@@ -236,9 +251,9 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 	var application Application
 	var names []string
 	for _, entry := range entries {
-		names = append(names, entry.name)
-		if entry.name == app {
-			application = entry.app
+		names = append(names, entry.Name)
+		if entry.Name == app {
+			application = entry.App
 		}
 	}
 	if application == nil {
@@ -248,32 +263,87 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 	return withMiddleware(application, use, trace)
 }
 
-// list prints what -app and -use can choose.
-func list(stdout io.Writer) {
-	fmt.Fprintln(stdout, "Applications (-app name):")
+// list prints the names for -app and -use.
+func list(stdout io.Writer) error {
+	text := []byte("Applications (-app name):\n")
 	for _, entry := range applications(Config{}) {
-		fmt.Fprintf(stdout, "  %-10s%s\n", entry.name, entry.about)
+		text = fmt.Appendf(text, "  %-10s%s\n", entry.Name, entry.About)
 	}
-	fmt.Fprintln(stdout, "\nMiddleware (-use name,name, outermost first):")
+	text = append(text, "\nMiddleware (-use name,name, outermost first):\n"...)
 	for _, middleware := range middlewares {
-		fmt.Fprintf(stdout, "  %-10s%s\n", middleware.name, middleware.about)
+		text = fmt.Appendf(text, "  %-10s%s\n", middleware.name, middleware.about)
+	}
+	_, err := stdout.Write(text)
+	return err
+}
+
+// callOnce calls an application without any server, and prints the status, the headers, an
+// empty line and the body.
+func callOnce(application Application, target string, stdout, stderr io.Writer) error {
+	var q Request
+	if err := q.parseLine("GET " + target + " HTTP/1.0"); err != nil {
+		return usageError{err}
+	}
+	problems := &errorStream{log: log.New(stderr, "", 0)}
+	defer problems.Flush()
+	err := errors.New("the application called runtime.Goexit")
+	untilSignal(exitFailed, func() {
+		defer func() {
+			if reason := recover(); reason != nil {
+				err = errors.New("the application panicked: " + strings.TrimSpace(failure(reason)))
+			}
+		}()
+		status, headers, body := callApplication(application, Environ{
+			"PATH_INFO": q.Path, "QUERY_STRING": q.Query, "rawsgi.request_uri": q.Target,
+			"wsgi.errors": problems})
+		text := status + "\n"
+		for _, header := range headers {
+			text += header.Name + ": " + header.Value + "\n"
+		}
+		_, err = io.WriteString(stdout, text+"\n"+string(body))
+	})
+	return err
+}
+
+// serveHost answers the one request of a CGI program.
+func serveHost(application Application, c Config, stdout, stderr io.Writer) error {
+	outliveLogs()
+	var stdin io.Reader = os.Stdin
+	errorLog := log.New(stderr, "", 0)
+	if c.Trace {
+		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog, c.Brief)
+	}
+	untilSignal(exitOK, func() { serveCGI(application, os.Environ(), stdin, stdout, errorLog) })
+	return nil
+}
+
+// untilSignal calls do. A signal ends the program, and the CGI programs it has started.
+func untilSignal(status int, do func()) {
+	signals, done := caught(endings()...), make(chan bool)
+	defer signal.Stop(signals)
+	go func() { defer close(done); do() }()
+	select {
+	case <-done:
+	case <-signals:
+		endScripts()
+		os.Exit(status)
 	}
 }
 
-// serve runs the application under one of the gateways that listen.
-func serve(application Application, o *options, stdout, stderr io.Writer) int {
+// serve runs the application under one of the gateways that listen, until a signal.
+func serve(application Application, o *options, stdout, stderr io.Writer) error {
+	outliveLogs()
 	server := newServer(application)
 	server.Serial = o.mode == "serial"
-	server.Timeout = o.config.Timeout
-	server.MaxBody = o.maxBody
-	server.ErrorLog = log.New(stderr, "", 0)
-	server.OnStop = endScripts // a request may wait for a CGI program
-	if !o.quiet {
-		server.AccessLog = server.ErrorLog
-	}
 	server.Worker = os.Getenv(workerVariable) != ""
+	server.Timeout, server.MaxBody = o.config.Timeout, o.maxBody
+	server.OnStop = endScripts // a request may wait for a CGI program
+	server.ErrorLog = log.New(stderr, "", 0)
 	if server.Worker {
 		server.ErrorLog.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
+	}
+	if !o.quiet {
+		server.AccessLog = server.ErrorLog
 	}
 	if o.config.Trace {
 		narrate(server, o.config.Brief)
@@ -281,22 +351,23 @@ func serve(application Application, o *options, stdout, stderr io.Writer) int {
 	if server.Worker {
 		return serveWorker(server)
 	}
+	signals := caught(endings()...) // first, so that a signal closes the listener
 	listener, err := listen(o.addr)
 	if err != nil {
-		return cannotListen(stderr, err)
+		return err
 	}
 	announce(listener.Addr(), stdout, stderr)
 	if o.mode == "prefork" {
-		err := prefork(listener, o.workers, server.ErrorLog)
-		if err != nil {
-			fmt.Fprintf(stderr, "rawsgi: %v\n", err)
-			return exitFailed
-		}
-		return exitOK
+		return prefork(listener, o.workers, signals, server.ErrorLog)
 	}
-	serveUntil(onSignal(endings(), endScripts), server, listener)
-	return exitOK
+	serveUntil(signals, server, listener)
+	return nil
 }
+
+// outliveLogs keeps a server alive when the reader of its output has ended, as after
+// Ctrl-C in "rawsgi | tee log": a write then returns an error. It does not ignore SIGPIPE,
+// because CGI programs would inherit that.
+func outliveLogs() { caught(syscall.SIGPIPE) }
 
 // listen opens the listening socket: "host:port", or "unix:/path". Port 0 is any free
 // port, and no host is 127.0.0.1, not every address of this machine.
@@ -304,98 +375,101 @@ func listen(addr string) (net.Listener, error) {
 	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
 		return nil, errors.New("WASI has no network for this program: start it with -cgi")
 	}
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return listenUnix(path)
+	if file, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return listenUnix(file)
 	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err // checkAddr has said so
-	}
-	if host == "" {
-		host = "127.0.0.1"
+	if strings.HasPrefix(addr, ":") {
+		addr = "127.0.0.1" + addr
 	}
 	// Keep-alive probes find a dead peer; here the deadlines do, and a short connection
 	// would pay for the system calls. Multipath TCP, Go's default for listeners, makes a
 	// short connection more expensive too, and is of no use to it.
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
-	return config.Listen(context.Background(), "tcp", net.JoinHostPort(host, port))
+	l, err := config.Listen(context.Background(), "tcp", addr)
+	return l, withAdvice(err)
+}
+
+// withAdvice adds advice to an error of listen.
+func withAdvice(err error) error {
+	switch {
+	case errors.As(err, new(*net.AddrError)):
+		return usageError{err}
+	case isErrno(err, syscall.EADDRINUSE, 10048):
+		return fmt.Errorf("%w\nStop the program that has this address, "+
+			"or let -addr :0 pick a free port", err)
+	}
+	return err
+}
+
+// isErrno reports whether err is this error of the system. For sockets, Windows has numbers
+// of its own, which package syscall does not translate.
+func isErrno(err error, unix, windows syscall.Errno) bool {
+	var number syscall.Errno
+	return errors.As(err, &number) &&
+		(number == unix || runtime.GOOS == "windows" && number == windows)
 }
 
 // A unixListener removes its socket when it is closed, but not one that a newer server has
 // made at the same path.
 type unixListener struct {
 	*net.UnixListener
-	path   string
+	file   string
 	socket os.FileInfo
 }
 
 // listenUnix replaces the socket that a killed server has left: one at which nobody answers.
-func listenUnix(path string) (net.Listener, error) {
-	info, err := os.Lstat(path)
+func listenUnix(file string) (net.Listener, error) {
+	info, err := os.Lstat(file)
 	if err == nil && info.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("%s is there, and is not a socket", path)
+		return nil, fmt.Errorf("%s is there, and is not a socket", file)
 	}
-	if err == nil {
-		c, err := net.Dial("unix", path)
-		if err == nil {
-			c.Close() // another server is there: Listen will say so
-		} else if errors.Is(err, syscall.ECONNREFUSED) {
-			os.Remove(path) // if that fails, Listen says so
-		}
+	if c, err := net.Dial("unix", file); err == nil {
+		c.Close() // another server is there: Listen will return an error
+	} else if isErrno(err, syscall.ECONNREFUSED, 10061) {
+		os.Remove(file) // if that fails, so does Listen
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: file, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, withAdvice(err)
 	}
 	l.SetUnlinkOnClose(false)
-	socket, err := os.Lstat(path)
+	socket, err := os.Lstat(file)
 	if err != nil {
 		l.Close()
 		return nil, err
 	}
-	return &unixListener{l, path, socket}, nil
+	return &unixListener{l, file, socket}, nil
 }
 
 // Close closes the listener.
 func (l *unixListener) Close() error {
-	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.socket) {
-		os.Remove(l.path) // if that fails, the next server replaces it
+	if err := l.UnixListener.Close(); err != nil {
+		return err // it was closed before, and the file may be another's
 	}
-	return l.UnixListener.Close()
+	if info, err := os.Lstat(l.file); err == nil && os.SameFile(info, l.socket) {
+		os.Remove(l.file) // if that fails, the next server replaces it
+	}
+	return nil
 }
 
-// cannotListen explains why there is no listening socket.
-func cannotListen(stderr io.Writer, err error) int {
-	var addrErr *net.AddrError
-	if errors.As(err, &addrErr) {
-		return usage(stderr, err)
-	}
-	fmt.Fprintf(stderr, "rawsgi: %v\n", err)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		fmt.Fprintln(stderr, "Stop the program that has this address, "+
-			"or let -addr :0 pick a free port.")
-	}
-	return exitFailed
-}
-
-// announce says where the server can be reached, and by whom.
+// announce prints where the server can be reached, and a warning if it is not only here.
 func announce(addr net.Addr, stdout, stderr io.Writer) {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
 		fmt.Fprintf(stdout, "Serving HTTP on %s ...\n", addr)
 		return
 	}
-	host, url := tcp.IP.String(), tcp.String()
+	host, here := tcp.IP.String(), tcp.String()
 	if tcp.IP.IsUnspecified() { // every address of this machine, IPv6 or not: none to type
-		host, url = "0.0.0.0", fmt.Sprintf("127.0.0.1:%d", tcp.Port)
+		host, here = "0.0.0.0", fmt.Sprintf("127.0.0.1:%d", tcp.Port)
 	}
-	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, url)
+	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, here)
 	if tcp.IP.IsLoopback() {
 		return
 	}
-	if tcp.IP.IsUnspecified() {
-		for _, ip := range ownAddresses() {
+	for _, ip := range ownAddresses() {
+		if tcp.IP.IsUnspecified() {
 			fmt.Fprintf(stdout, "From other machines: http://%s:%d/\n", ip, tcp.Port)
 		}
 	}
@@ -424,31 +498,31 @@ func endings() []os.Signal {
 	return signals
 }
 
-// onSignal closes the channel at the first signal. At the second it calls atOnce and ends
-// the program.
-func onSignal(signals []os.Signal, atOnce func()) <-chan bool {
-	received, stop := make(chan os.Signal, 2), make(chan bool)
+// caught returns a channel for signals, which have no other effect from then on. The first
+// asks a server to stop, and the second not to wait for running requests.
+func caught(signals ...os.Signal) chan os.Signal {
+	received := make(chan os.Signal, 2)
 	signal.Notify(received, signals...)
-	go func() {
-		<-received
-		close(stop)
-		<-received
-		atOnce()
-		os.Exit(exitOK)
-	}()
-	return stop
+	return received
 }
 
 const grace = 5 * time.Second // in which running requests may end after a signal
 
-// serveUntil serves until stop is closed, and then lets running requests finish.
-func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
+// serveUntil serves until the first signal, and then lets running requests finish. The
+// second signal ends the program.
+func serveUntil(signals <-chan os.Signal, server *Server, listener net.Listener) {
 	stopped := make(chan bool)
 	go func() {
-		<-stop
+		<-signals
+		go func() {
+			<-signals
+			listener.Close() // fails if Serve has closed it
+			endScripts()
+			os.Exit(exitOK)
+		}()
 		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
 			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
-				"press Ctrl-C again to stop at once", grace, count(n, "request"))
+				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}
 		server.Shutdown(grace)
 		close(stopped)
@@ -458,310 +532,249 @@ func serveUntil(stop <-chan bool, server *Server, listener net.Listener) {
 	endScripts() // of exchanges that did not end in time
 }
 
-// workerVariable marks a worker process in its environment, and workerSocket and
-// workerLife are the two files that it inherits.
-const (
-	workerVariable = "RAWSGI_WORKER"
-	workerSocket   = 3
-	workerLife     = 4
-)
-
 // prefork serves with n worker processes that share one listening socket: the system
 // gives each connection to one that waits in Accept. It returns after a signal, when all
 // workers have ended.
 //
 // The name is gunicorn's and Apache's, which fork: the child continues where the parent was.
 // A Go program has threads, which do not survive a fork, so it executes itself again.
-//
-// The workers inherit the reading end of a pipe on which nothing is sent. It ends when the
-// parent closes the writing end, or is killed, and that stops the workers.
-func prefork(l net.Listener, n int, errorLog *log.Logger) error {
-	filer, ok := l.(interface{ File() (*os.File, error) })
-	if !ok || runtime.GOOS == "windows" {
-		return errors.New("-mode prefork needs Unix: a socket that processes can inherit")
-	}
-	socket, err := filer.File()
+func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logger) error {
+	socket, err := inheritable(l)
 	if err != nil {
 		return err
 	}
-	life, parentsEnd, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	p := &parent{files: []*os.File{socket, life}, log: errorLog, workers: map[*os.Process]bool{}}
-	p.stop = onSignal(endings(), p.terminate)
-	var all sync.WaitGroup
+	life, kill := context.WithCancel(context.Background())
+	defer kill()
+	replace, workers := make(chan *worker, n), map[*worker]bool{}
 	for range n {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			p.keepWorker()
-		}()
+		workers[startWorker(life, socket, replace)] = true
 	}
-	<-p.stop
-	p.mu.Lock() // not while a worker is started, which inherits these numbers
-	l.Close()   // from here on the socket is the workers' alone
-	socket.Close()
-	life.Close()
-	p.mu.Unlock()
-	parentsEnd.Close() // asks the workers to stop
-	all.Wait()
-	return nil
-}
-
-// A parent is the state of the process that starts workers.
-type parent struct {
-	stop    <-chan bool
-	files   []*os.File // that a worker inherits, from number 3 on
-	log     *log.Logger
-	mu      sync.Mutex // held while a worker is started
-	workers map[*os.Process]bool
-}
-
-// keepWorker starts a worker, and another whenever it ends, until stop is closed. A worker
-// that ends at once will do so again, so there is a pause before the next. One that hangs
-// is killed in the end.
-func (p *parent) keepWorker() {
 	for {
-		begin := time.Now()
-		worker, ended := p.startWorker()
 		select {
-		case how := <-ended:
-			p.log.Printf("a worker has ended (%v), starting another", how)
-		case <-p.stop:
-			if worker == nil {
-				return
-			}
-			select {
-			case <-ended:
-			case <-time.After(grace + 2*time.Second):
-				worker.Kill() // fails if it has ended just now
-				<-ended
-			}
-			return
-		}
-		pause := time.Second - time.Since(begin)
-		select {
-		case <-time.After(max(pause, 0)):
-		case <-p.stop:
-			return
+		case w := <-replace:
+			delete(workers, w)
+			// A log that nobody reads may block for ever, which must not keep us from stopping.
+			go errorLog.Printf("a worker has ended (%v), starting another", w.how)
+			workers[startWorker(life, socket, replace)] = true
+		case <-signals:
+			l.Close() // from here on the socket is the workers' alone
+			stopWorkers(workers, signals, kill)
+			runtime.KeepAlive(socket) // its finalizer would close the descriptor again
+			return nil
 		}
 	}
 }
 
-// startWorker starts a worker, and sends how it ends, or why it could not start.
-func (p *parent) startWorker() (*os.Process, <-chan any) {
-	ended := make(chan any, 1)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-p.stop:
-		return nil, ended
-	default:
+// inheritable returns a file for a listener's socket that workers can inherit. It shares the
+// descriptor with l, which closes it. The file that l.File returns makes the socket blocking
+// for all processes whenever a program is started with it, and nothing ends the wait in a
+// blocking Accept.
+func inheritable(l net.Listener) (socket *os.File, err error) {
+	raw, err := l.(syscall.Conn).SyscallConn() // both kinds of listener have it
+	if err == nil {
+		err = raw.Control(func(descriptor uintptr) { socket = os.NewFile(descriptor, "socket") })
 	}
-	worker := exec.Command(os.Args[0], os.Args[1:]...)
-	if path, err := os.Executable(); err == nil {
-		worker.Path = path // Args[0] need not be one
+	return socket, err
+}
+
+// A worker is a process. Its standard input is a pipe: a byte from the parent asks it to
+// stop, as does the end of the pipe if the parent was killed. The end after a byte asks it
+// not to wait for running requests.
+type worker struct {
+	pipe  *os.File  // its writing end, or nil
+	ended chan bool // closed when it has ended
+	how   any       // its state then, or why it could not start
+}
+
+// workerVariable marks a worker process in its environment, and workerSocket is the number
+// of the socket that it inherits.
+const (
+	workerVariable = "RAWSGI_WORKER"
+	workerSocket   = 3
+)
+
+// startWorker starts a worker, and sends it to replace when it has ended. One that ends at
+// once will do so again, so that takes a second at least.
+func startWorker(life context.Context, socket *os.File, replace chan<- *worker) *worker {
+	program, _ := os.Executable() // without it, Start fails
+	process := exec.CommandContext(life, program, os.Args[1:]...)
+	process.Env = append(os.Environ(), workerVariable+"=1")
+	process.Stdout, process.Stderr = os.Stdout, os.Stderr
+	process.ExtraFiles = []*os.File{socket} // from number 3 on
+	begin := time.Now()
+	stdin, pipe, err := os.Pipe()
+	if err == nil {
+		process.Stdin = stdin
+		err = process.Start()
+		stdin.Close() // the worker has its own
 	}
-	worker.Env = append(os.Environ(), workerVariable+"=1")
-	worker.Stdout, worker.Stderr = os.Stdout, os.Stderr
-	worker.ExtraFiles = p.files
-	err := worker.Start()
-	// Start makes the socket blocking for every process that shares it, and then Close
-	// does not end a waiting Accept. FileListener makes it non-blocking again; if that
-	// fails here, the next worker's own call will do it.
-	if l, listenErr := net.FileListener(p.files[0]); listenErr == nil {
-		l.Close()
-	}
-	if err != nil {
-		ended <- err
-		return nil, ended
-	}
-	p.workers[worker.Process] = true
+	w := &worker{pipe: pipe, ended: make(chan bool), how: err}
 	go func() {
-		worker.Wait() // its error is in the state
-		p.mu.Lock()
-		delete(p.workers, worker.Process)
-		p.mu.Unlock()
-		ended <- worker.ProcessState
+		if err == nil {
+			process.Wait() // its error is in the state
+			w.how = process.ProcessState
+		}
+		pipe.Close()
+		close(w.ended)
+		time.Sleep(time.Until(begin.Add(time.Second)))
+		replace <- w
 	}()
-	return worker.Process, ended
+	return w
 }
 
-// terminate ends the workers at once.
-func (p *parent) terminate() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for worker := range p.workers {
-		worker.Signal(syscall.SIGTERM) // fails if it has ended
+// stopWorkers asks the workers to stop and waits for them. A second signal shortens the
+// wait. A worker that hangs is killed in the end.
+func stopWorkers(workers map[*worker]bool, signals <-chan os.Signal, kill func()) {
+	for w := range workers {
+		io.WriteString(w.pipe, "x") // fails if it has ended
+	}
+	timer := time.AfterFunc(grace+moment, kill)
+	go func() {
+		<-signals
+		for w := range workers {
+			w.pipe.Close() // fails if it has ended
+		}
+		timer.Reset(moment)
+	}()
+	for w := range workers {
+		<-w.ended
 	}
 }
 
 // serveWorker is a worker: it serves the socket that it inherits until SIGTERM, or until
 // its parent stops or is killed.
-func serveWorker(server *Server) int {
-	syscall.CloseOnExec(workerSocket) // CGI programs must not inherit the two files
-	syscall.CloseOnExec(workerLife)
+func serveWorker(server *Server) error {
+	signals := workerSignals()
+	syscall.CloseOnExec(workerSocket) // CGI programs must not inherit it
 	socket := os.NewFile(workerSocket, "socket")
 	listener, err := net.FileListener(socket)
 	socket.Close() // FileListener has made a copy
 	if err != nil {
-		server.ErrorLog.Printf("rawsgi: a worker needs the socket of its parent: %v", err)
-		return exitFailed
+		return fmt.Errorf("a worker needs the socket of its parent: %w", err)
 	}
-	serveUntil(workerStop(listener), server, listener)
-	return exitOK
+	serveUntil(signals, server, listener)
+	return nil
 }
 
-// workerStop returns a channel that is closed when a worker has to stop. After SIGTERM to
-// this worker alone, the backlog is left to the others; when the parent stops or is killed,
-// the last worker answers it. A SIGTERM to all of them, as systemd sends it, reaches worker
-// and parent in any order.
-func workerStop(listener net.Listener) <-chan bool {
-	// Ctrl-C and a hangup reach every process of a terminal: only the parent obeys.
-	signal.Notify(make(chan os.Signal, 1), endings()...)
-	terminated, orphaned := onSignal([]os.Signal{syscall.SIGTERM}, endScripts), make(chan bool)
-	stop := make(chan bool)
+// workerSignals returns a channel with a first signal when a worker has to stop, and with a
+// second when it must not wait. A SIGTERM to all processes, as systemd sends it, reaches
+// worker and parent in any order, and is one signal.
+func workerSignals() <-chan os.Signal {
+	caught(endings()...) // Ctrl-C and a hangup reach every process: only the parent obeys
+	terminated, asked := caught(syscall.SIGTERM), make(chan bool, 1)
+	signals := make(chan os.Signal, 2)
 	go func() {
-		io.Copy(io.Discard, os.NewFile(workerLife, "life")) // until the parent ends it
-		close(orphaned)
+		n, _ := os.Stdin.Read(make([]byte, 1)) // a byte, or the end of the pipe
+		asked <- true
+		if n > 0 {
+			os.Stdin.Read(make([]byte, 1)) // the end of the pipe
+			signals <- syscall.SIGTERM
+		}
 	}()
 	go func() {
-		defer close(stop)
 		select {
-		case <-orphaned:
-			return
+		case <-asked:
 		case <-terminated:
 		}
-		select {
-		case <-orphaned:
-		case <-time.After(moment): // the parent goes on
-			listener.Close()
-		}
+		signals <- syscall.SIGTERM
 	}()
-	go func() {
-		<-orphaned
-		select {
-		case <-terminated: // together with the parent
-		case <-time.After(lull):
-			<-terminated // the parent's second signal
-			endScripts()
-			os.Exit(exitOK)
-		}
-	}()
-	return stop
+	return signals
 }
 
 // send is a client: it sends raw bytes, at once or in pieces with pauses, and shows the reply
 // with its line ends.
-func send(args []string, stdout, stderr io.Writer) int {
+func send(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("rawsgi send", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	split := flags.Int("split", 0, "send in pieces of `n` bytes; 0 sends all at once")
 	delay := flags.Duration("delay", 50*time.Millisecond, "`pause` between the pieces")
 	half := flags.Bool("half-close", false, "end our half of the connection after sending")
-	flags.Usage = func() {
-		fmt.Fprintln(stderr, `Usage: rawsgi send [flags] ADDR 'GET / HTTP/1.0\r\n\r\n'`)
-		flags.PrintDefaults()
-	}
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return exitOK
-	} else if err != nil {
-		return exitUsage // Parse has said why
+	if err := readFlags(flags, args, stdout); err != nil {
+		return err
 	}
 	if flags.NArg() != 2 {
-		if flags.NArg() > 2 && strings.HasPrefix(flags.Arg(2), "-") {
-			fmt.Fprintln(stderr, "rawsgi: flags stand before ADDR")
-		}
-		flags.Usage()
-		return exitUsage
+		return usageError{errors.New("expected flags, ADDR and TEXT, in this order: " +
+			`rawsgi send [flags] ADDR 'GET / HTTP/1.0\r\n\r\n'`)}
 	}
-	if err := checkAddr(flags.Arg(0)); err != nil {
-		fmt.Fprintf(stderr, "rawsgi: ADDR %v\n", err)
-		return exitUsage
+	if err := checkAddr("ADDR", flags.Arg(0)); err != nil {
+		return err
 	}
 	text, err := unescape(flags.Arg(1))
 	if err != nil {
-		fmt.Fprintf(stderr, "rawsgi: %v\n", err)
-		return exitUsage
+		return usageError{err}
 	}
-	if err := converse(flags.Arg(0), pieces(text, *split), *delay, *half, stdout); err != nil {
-		fmt.Fprintf(stderr, "rawsgi: %v\n", err)
-		return exitFailed
-	}
-	return exitOK
+	return converse(flags.Arg(0), pieces(text, *split), *delay, *half, stdout)
 }
 
 // unescape turns the escapes of a Go string into bytes: `\r\n` into two, `\x00` into one.
 func unescape(text string) (string, error) {
-	var b strings.Builder
+	var b []byte
 	for rest := text; rest != ""; {
-		delimiter := byte('"') // UnquoteChar takes \" then, as visible shows it
-		if rest[0] == '"' {
-			delimiter = 0 // and now a bare quote
-		}
-		if rest[0] >= 0x80 { // the text need not be UTF-8
-			b.WriteByte(rest[0])
-			rest = rest[1:]
+		if rest[0] == '"' || rest[0] >= 0x80 { // a bare quote, or text that need not be UTF-8
+			b, rest = append(b, rest[0]), rest[1:]
 			continue
 		}
-		char, multibyte, tail, err := strconv.UnquoteChar(rest, delimiter)
+		char, multibyte, tail, err := strconv.UnquoteChar(rest, '"')
 		if err != nil {
 			return "", fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, rest)
 		}
-		rest = tail
-		if multibyte {
-			b.WriteRune(char)
+		if rest = tail; multibyte {
+			b = utf8.AppendRune(b, char)
 		} else {
-			b.WriteByte(byte(char))
+			b = append(b, byte(char))
 		}
 	}
-	return b.String(), nil
+	return string(b), nil
 }
 
-// pieces cuts text into pieces of n bytes.
-func pieces(text string, n int) []string {
-	var all []string
-	for n > 0 && len(text) > n {
+// pieces cuts text into pieces of n bytes, or not at all.
+func pieces(text string, n int) (all []string) {
+	for ; n > 0 && len(text) > n; text = text[n:] {
 		all = append(all, text[:n])
-		text = text[n:]
 	}
 	return append(all, text)
 }
 
-// converse sends the pieces to addr, then prints what comes back, line by line.
-func converse(addr string, pieces []string, delay time.Duration, half bool, out io.Writer) error {
+// converse sends pieces to addr, then prints the reply.
+func converse(addr string, all []string, delay time.Duration, half bool, out io.Writer) error {
 	network := "tcp"
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, addr = "unix", path
+	if file, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, addr = "unix", file
 	}
 	c, err := net.Dial(network, addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	var sendErr error
-	for i, piece := range pieces {
+	var sendErr error // the server has hung up, and may have sent the reason
+	for i := 0; i < len(all) && sendErr == nil; i++ {
 		if i > 0 {
 			time.Sleep(delay)
 		}
-		for line := range strings.Lines(piece) {
-			fmt.Fprintf(out, "> %s\n", visible(line))
+		if err := show(out, ">", strings.NewReader(all[i])); err != nil {
+			return err
 		}
-		if _, sendErr = io.WriteString(c, piece); sendErr != nil {
-			break // the server has hung up, and may have said why
-		}
+		_, sendErr = io.WriteString(c, all[i])
 	}
 	if h, ok := c.(interface{ CloseWrite() error }); ok && half {
 		h.CloseWrite() // fails if the server has hung up, which the reply will show
 	}
-	for r := bufio.NewReader(c); ; {
+	if err := show(out, "<", c); err != nil {
+		return err
+	}
+	return sendErr
+}
+
+// show prints all bytes of source, line by line, with a mark before each line.
+func show(out io.Writer, mark string, source io.Reader) error {
+	for r := bufio.NewReader(source); ; {
 		line, err := r.ReadSlice('\n')
 		if len(line) > 0 {
-			fmt.Fprintf(out, "< %s\n", visible(string(line)))
+			if _, err := fmt.Fprintf(out, "%s %s\n", mark, visible(string(line))); err != nil {
+				return err
+			}
 		}
 		if err == io.EOF {
-			return sendErr
+			return nil
 		}
 		if err != nil && err != bufio.ErrBufferFull { // a full buffer is a long line's part
 			return err

@@ -10,24 +10,27 @@
 //	CRLF                               (the empty line ends the head)
 //	HELLO                              wsgi.input, a reader that ends after 5 bytes
 //
-// readRequest reads the head and checks it, newEnviron turns it into the map, and Input
-// is the body. A Go string holds bytes, so PEP 3333's "native string" and "bytestring" are
-// both just string here: nothing is decoded into runes.
+// A Go string holds bytes, so PEP 3333's "native string" and "bytestring" are both just
+// string here: nothing is decoded into runes.
 //
 // Sources: RFC 1945 (HTTP/1.0), RFC 9112 and 9110 where they say the same more precisely,
 // RFC 3875 (CGI) for the names in environ, PEP 3333 for the rest of it.
+
 package main
 
 import (
 	"bufio"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
+	"path"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -50,21 +53,30 @@ const (
 	badVersion     = "505 HTTP Version Not Supported"
 )
 
-// A Refusal is an error that has an answer: it tells the client what is wrong with the
-// request, and points at the byte.
+// A Refusal is an error that is sent to the client: it says what is wrong with the request,
+// and points at the byte.
 type Refusal struct {
 	Status string // "400 Bad Request"
 	Source string // the rule: "RFC 9112 §5.1"
-	Line   string // the line of the head that is at fault; "" if none is
+	Line   string // the line of the head with the bad byte; "" if no line has one
 	Offset int    // of the first bad byte in Line; len(Line) if bytes are missing
 	Reason string // what was expected, what came, what to do
 	Err    error  // the cause: io.ErrUnexpectedEOF, a timeout, or nil
+	Place  string // the function that refuses: "request.go#parseTarget"
 }
 
 // refuse makes a Refusal of the line and the offset in it. format makes its Reason.
 func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
 	return &Refusal{Status: status, Source: source, Line: line, Offset: offset,
-		Reason: fmt.Sprintf(format, args...)}
+		Reason: fmt.Sprintf(format, args...), Place: caller()}
+}
+
+// caller names the function that has called the one that calls caller.
+func caller() string {
+	pcs := make([]uintptr, 1)
+	runtime.Callers(3, pcs)
+	frame, _ := runtime.CallersFrames(pcs).Next()
+	return path.Base(frame.File) + "#" + strings.TrimPrefix(path.Ext(frame.Function), ".")
 }
 
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
@@ -94,48 +106,43 @@ func (r *Refusal) page() []byte {
 	mark := ""
 	if r.Line != "" {
 		before, after := r.excerpt()
+		before, after = escapeLess(before), escapeLess(after)
 		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
 	}
-	reason := strings.ReplaceAll(r.Reason, "<", `\x3c`)
-	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, reason, r.Source)
+	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeLess(r.Reason), r.Source)
 }
 
-// excerpt returns the printable parts of Line before and from the bad byte, at most 40
-// bytes of each.
+func escapeLess(s string) string { return strings.ReplaceAll(s, "<", `\x3c`) }
+
+// excerpt returns the parts of Line before and from the bad byte, at most 40 bytes of each,
+// in ASCII: other letters may look like those that were expected.
 func (r *Refusal) excerpt() (before, after string) {
-	const width = 40
-	offset := max(0, min(r.Offset, len(r.Line)))
+	const most = 40
+	offset := max(0, min(r.Offset, len(r.Line))) // an application may have made r
 	before, after = r.Line[:offset], r.Line[offset:]
-	if len(before) > width {
-		before = "..." + before[len(before)-width:]
+	if len(before) > most {
+		before = "..." + before[len(before)-most:]
 	}
-	if len(after) > width {
-		after = after[:width] + "..."
-	}
-	return harmless(before), harmless(after)
+	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(shorten(after, most)))
 }
 
-// harmless returns visible(s) without "<".
-func harmless(s string) string { return strings.ReplaceAll(visible(s), "<", `\x3c`) }
-
-// quote returns the first 80 bytes of s, printable and in quotes, for an error message.
-func quote(s string) string {
-	if len(s) > 80 {
-		s = s[:80] + "..."
+// shorten returns the first n bytes of s, and "..." if there are more.
+func shorten(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "..."
 	}
-	return `"` + harmless(s) + `"`
+	return s
 }
 
-// visible shows bytes on one line of ASCII, as in a Go string: CR LF as \r\n, bytes beyond
-// ASCII as \xNN, a quote as \".
-func visible(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		quoted := strconv.Quote(s[i : i+1]) // alone, a byte beyond ASCII is not UTF-8
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
-}
+// quote returns the first 80 bytes of s, printable and in quotes, for a message.
+func quote(s string) string { return strconv.Quote(shorten(s, 80)) }
+
+// visible shows bytes on one line, with the escapes of a Go string: CR LF as \r\n, a byte
+// that is not UTF-8 as \xff, a backslash as \\. Quotes and other text stay as they are.
+func visible(s string) string { return bare(strconv.Quote(s)) }
+
+// bare removes the quotes around a Go string, and the escapes of those inside.
+func bare(s string) string { return strings.ReplaceAll(s[1:len(s)-1], `\"`, `"`) }
 
 // errSilent reports a client that connected and left without sending a byte, as browsers
 // do with connections that they open in advance. Nothing is answered or logged.
@@ -165,29 +172,29 @@ type Request struct {
 // error is errSilent when not one byte of a request has come, otherwise a *Refusal.
 // (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
-	request := &Request{}
-	h := &headReader{r: r}
+	q := &Request{}
 	if err := refuseTLS(r); err != nil {
-		return request, err
+		return q, err
 	}
+	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
 		h = &headReader{r: r} // an empty line does not decide how the head ends its lines
 		line, err = h.line(targetTooLong)
 	}
 	if err != nil && h.size == 0 {
-		return request, errSilent
+		return q, errSilent
 	}
 	if err != nil {
-		return request, err
+		return q, err
 	}
-	if err := request.parseLine(line); err != nil || request.Version == "HTTP/0.9" {
-		return request, err // a 0.9 request is one line: nothing else will come
+	if err := q.parseLine(line); err != nil || q.Version == "HTTP/0.9" {
+		return q, err // a 0.9 request is one line: nothing else will come
 	}
-	if request.Header, err = readHeader(h); err != nil {
-		return request, err
+	if q.Header, err = readHeader(h); err != nil {
+		return q, err
 	}
-	return request, request.checkHeader(h.lines, maxBody)
+	return q, q.checkHeader(h.lines, maxBody)
 }
 
 // refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
@@ -208,6 +215,7 @@ type headReader struct {
 	end   string   // "\r\n" or "\n", once a line has shown it
 	size  int      // bytes read, line ends included
 	lines []string // the header lines read, which a refusal may show
+	mixed bool     // line ends may be mixed: a CGI program's
 }
 
 // line reads one line and returns it without its line end. CRLF is the rule. A bare LF is
@@ -228,9 +236,9 @@ func (h *headReader) line(tooLong string) (string, error) {
 	}
 	line := strings.TrimSuffix(raw, end)
 	if i := strings.IndexByte(line, '\r'); i >= 0 {
-		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n behind each \r`)
+		return "", refuse(badRequest, "RFC 9112 §2.2", raw, i, `expected \n after each \r`)
 	}
-	if h.end != "" && h.end != end {
+	if h.end != "" && h.end != end && !h.mixed {
 		return "", refuse(badRequest, "RFC 9112 §2.2", raw, len(line), "expected %s, with "+
 			"which this head began: one head does not mix line ends", visible(h.end))
 	}
@@ -249,18 +257,27 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	h.size += len(line)
 	switch {
 	case len(line) > maxLine:
-		source := "RFC 6585 §5"
-		if tooLong == targetTooLong {
-			source = "RFC 9110 §15.5.15"
-		}
-		err = refuse(tooLong, source, line, maxLine,
-			"expected at most %d bytes in a line, with its line end", maxLine)
+		return line, refuseLong(tooLong, line)
 	case err != nil && h.size == 0:
-		err = incomplete(err, "", "expected a head, got nothing")
+		return "", incomplete(err, "", "expected a head, got nothing")
 	case err != nil:
-		err = incomplete(err, line, "expected an empty line to end the head")
+		return line, incomplete(err, line, "expected an empty line to end the head")
 	}
-	return line, err
+	return line, nil
+}
+
+// refuseLong refuses a line of more than maxLine bytes. Only a request line that has come
+// to its target has a target that is too long. (RFC 9110 §15.5.15, RFC 9112 §3)
+func refuseLong(status, line string) *Refusal {
+	source := "RFC 6585 §5"
+	if status == targetTooLong {
+		source = "RFC 9110 §15.5.15"
+		if !strings.Contains(line[:maxLine], " ") {
+			status, source = badRequest, "RFC 9112 §3"
+		}
+	}
+	return refuse(status, source, line, maxLine,
+		"expected at most %d bytes in a line, with its line end", maxLine)
 }
 
 // incomplete explains a request that stops before its end: 400 if no more bytes can come,
@@ -274,7 +291,8 @@ func incomplete(err error, line, format string, args ...any) *Refusal {
 		status, source = requestTimeout, "RFC 9110 §15.5.9"
 	}
 	reason := fmt.Sprintf(format, args...)
-	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err}
+	return &Refusal{status, source, line, len(line), fmt.Sprintf("%s: %v", reason, err), err,
+		caller()}
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
@@ -317,13 +335,13 @@ func (q *Request) parseLine(line string) error {
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const form = "HTTP/1.0"
-	start := len(q.Line) - len(version)
-	for i := range max(len(form), len(version)) {
-		if i < min(len(form), len(version)) && (version[i] == form[i] ||
-			isDigit(version[i]) && isDigit(form[i])) {
-			continue
-		}
-		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
+	start, good := len(q.Line)-len(version), 0 // the bytes that are right
+	for good < min(len(form), len(version)) && (version[good] == form[good] ||
+		isDigit(version[good]) && isDigit(form[good])) {
+		good++
+	}
+	if good < max(len(form), len(version)) {
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
@@ -360,37 +378,56 @@ func (q *Request) parseTarget() error {
 		}
 		start = end - len(target)
 	}
-	path, query, _ := strings.Cut(target, "?")
-	if i := badEscape(path); i >= 0 {
-		return refuse(badRequest, "RFC 3986 §2.1", q.Line, start+i,
-			"expected two hex digits after %%, which itself is %%25")
+	var bad int
+	target, q.Query, _ = strings.Cut(target, "?")
+	if q.Path, bad = decodePath(target); bad >= 0 {
+		q.Path = ""
+		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+bad, "expected "+
+			"two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
-	if i := controlEscape(path); i >= 0 {
-		return refuse(badRequest, "RFC 3875 §4.1.5", q.Line, start+i,
-			"expected a path without control characters, also behind %%")
+	if q.Path == "" {
+		q.Path = "/"
 	}
-	if path == "" {
-		path = "/"
-	}
-	q.Query = query
-	q.Path, _ = url.PathUnescape(path) // badEscape has found no error
 	return nil
+}
+
+// decodePath decodes each escape of a path, once: "/a%20b%2541" → "/a b%41". bad is the
+// offset of the first % without two hex digits, or with those of a control character; -1
+// if there is none. (RFC 3986 §2.1)
+func decodePath(s string) (decoded string, bad int) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			b.WriteByte(s[i])
+			continue
+		}
+		char, err := hex.DecodeString(s[i+1 : min(i+3, len(s))])
+		if err != nil || len(char) == 0 || indexControl(string(char)) == 0 {
+			return "", i
+		}
+		b.Write(char)
+		i += 2
+	}
+	return b.String(), -1
 }
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
 // "h:81", and it returns "/p". A name and password in it are dropped. (RFC 9112 §3.2.2)
 func (q *Request) cutAuthority(target string) (rest string, err error) {
 	start := len(q.Method) + 1
-	scheme, after, _ := strings.Cut(target, "://")
+	scheme, after, _ := strings.Cut(target, ":")
 	q.Scheme = strings.ToLower(scheme)
-	if after == "" || q.Scheme != "http" && q.Scheme != "https" {
+	authority, found := strings.CutPrefix(after, "//")
+	if isWeb := q.Scheme == "http" || q.Scheme == "https"; !found || !isWeb {
+		if isWeb { // the rest should begin with two slashes
+			start += len(target) - len(strings.TrimPrefix(after, "/"))
+		}
 		return "", refuse(badRequest, "RFC 9112 §3.2", q.Line, start,
 			"expected a target that begins with / or http://host")
 	}
-	start += len(scheme) + len("://")
-	authority := after
-	if i := strings.IndexAny(after, "/?"); i >= 0 {
-		authority, rest = after[:i], after[i:]
+	start += len(target) - len(authority)
+	if i := strings.IndexAny(authority, "/?"); i >= 0 {
+		authority, rest = authority[:i], authority[i:]
 	}
 	user := strings.LastIndexByte(authority, '@') + 1
 	q.Authority = authority[user:]
@@ -460,31 +497,32 @@ func parseField(line string) (Header, error) {
 }
 
 // checkHeader validates the fields that decide how to read the request, and sets Length.
-// lines are the lines from which Header was made. (RFC 9110 §5.3)
+// lines are the lines from which Header was made. (RFC 9110 §5.3, RFC 9112 §3.2)
 func (q *Request) checkHeader(lines []string, maxBody int64) error {
 	for i, field := range q.Header {
 		line := lines[i]
 		start := strings.LastIndex(line, field.Value) // of the value in the line
+		_, before := lookup(q.Header[:i], field.Name)
 		switch {
 		case field.is("Transfer-Encoding"):
 			return refuse(notImplemented, "RFC 9112 §6.1", line, start, "expected a "+
 				"Content-Length instead of Transfer-Encoding: this server speaks HTTP/1.0")
-		case !field.is("Host") && !field.is("Content-Length") && !field.is("Content-Type"):
-			continue
-		}
-		if _, n := lookup(q.Header[:i], field.Name); n > 0 {
-			return refuse(badRequest, "RFC 9110 §5.3", line, 0,
-				"expected one %s, here comes a second", field.Name)
-		}
-		if bad := badHost(field.Value); field.is("Host") && bad >= 0 {
-			return refuse(badRequest, "RFC 9112 §3.2", line, start+bad,
+		case before > 0 && field.is("Host"):
+			return refuse(badRequest, "RFC 9112 §3.2", line, 0, "expected one Host, not two")
+		case before > 0 && (field.is("Content-Length") || field.is("Content-Type")):
+			return refuse(badRequest, "RFC 9110 §5.3", line, 0, "expected one %s, not two", field.Name)
+		case field.is("Host") && badHost(field.Value) >= 0:
+			return refuse(badRequest, "RFC 9112 §3.2", line, start+badHost(field.Value),
 				"expected Host: name or Host: name:port")
-		}
-		if field.is("Content-Length") {
+		case field.is("Content-Length"):
 			if err := q.setLength(line, start, maxBody); err != nil {
 				return err
 			}
 		}
+	}
+	if _, n := lookup(q.Header, "Host"); n == 0 && q.Version != "HTTP/1.0" {
+		return refuse(badRequest, "RFC 9112 §3.2", q.Line, len(q.Line), "expected a header "+
+			"line like Host: name, which every request in %s has; HTTP/1.0 needs none", q.Version)
 	}
 	return nil
 }
@@ -507,14 +545,10 @@ func (q *Request) setLength(line string, start int, maxBody int64) error {
 	return nil
 }
 
-// is reports whether the field has this name, in any case. Names are ASCII, so EqualFold
-// folds nothing else into them.
-func (h Header) is(name string) bool {
-	return len(h.Name) == len(name) && strings.EqualFold(h.Name, name)
-}
+// is reports whether the field has this name, in upper or lower case.
+func (h Header) is(name string) bool { return strings.EqualFold(h.Name, name) }
 
-// lookup returns the value of the first field of that name, in any case, and how many
-// there are.
+// lookup returns the value of the first field of that name, and how many there are.
 func lookup(fields []Header, name string) (value string, count int) {
 	for _, field := range fields {
 		if field.is(name) {
@@ -526,9 +560,20 @@ func lookup(fields []Header, name string) (value string, count int) {
 	return value, count
 }
 
-// indexNonToken returns the offset of the first byte that keeps s from being a token, which
-// is a method or a header name: letters, digits and fifteen other characters, all ASCII.
-// It returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
+// listed reports whether an item of a comma-separated list is name, in upper or lower case.
+// (RFC 9110 §5.6.1)
+func listed(list, name string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(strings.Trim(item, " \t"), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// indexNonToken returns the offset of the first byte not allowed in a token, which is a
+// method or a header name: letters, digits and fifteen other characters, all ASCII. It
+// returns -1 if s is a token, and 0 if s is empty. (RFC 9110 §5.6.2)
 func indexNonToken(s string) int {
 	for i := range len(s) {
 		letter := 'a' <= s[i]|0x20 && s[i]|0x20 <= 'z'
@@ -547,72 +592,25 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // indexControl returns the offset of the first ASCII control character in s, 0 to 31 or
 // 127, or -1.
 func indexControl(s string) int {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] == 0x7f {
-			return i
-		}
-	}
-	return -1
+	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// badEscape returns the offset of the first % in s that two hex digits do not follow, or -1.
-// (RFC 3986 §2.1)
-func badEscape(s string) int {
-	for i := range len(s) {
-		if s[i] != '%' {
-			continue
-		}
-		if _, err := url.PathUnescape(s[i:min(i+3, len(s))]); err != nil {
-			return i
-		}
-	}
-	return -1
-}
+// host is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
+var host = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
+	`%[0-9A-Fa-f]{2})*)(?::[0-9]*)?`)
 
-// controlEscape returns the offset of the first escape in s, all of which are good, that
-// stands for a control character, or -1: %00 to %1F, and %7F.
-func controlEscape(s string) int {
-	for i := range len(s) {
-		if s[i] == '%' && (s[i+1] < '2' || strings.EqualFold(s[i:i+3], "%7f")) {
-			return i
-		}
-	}
-	return -1
-}
-
-// badHost returns the offset of the first byte that keeps s from being name, name:port,
-// [IPv6] or [IPv6]:port, or -1. The name is not resolved and need not exist. (RFC 9110
-// §7.2, RFC 3986 §3.2.2)
+// badHost returns the offset of the first byte that keeps s from being a host, or -1. The
+// name is not resolved and need not exist.
 func badHost(s string) int {
-	name, _, _ := strings.Cut(s, ":")
-	end := len(name) // a colon and a port may follow
-	if inner, ok := strings.CutPrefix(s, "["); ok {
-		inner, _, ok = strings.Cut(inner, "]")
-		addr, err := netip.ParseAddr(inner)
-		if !ok || err != nil || !addr.Is6() || addr.Zone() != "" {
-			return 1
-		}
-		end = len("[]") + len(inner)
-	} else if i := badName(name); i >= 0 {
-		return i
+	if good := len(host.FindString(s)); good < len(s) {
+		return good
 	}
-	for i := end; i < len(s); i++ {
-		if i == end && s[i] != ':' || i > end && !isDigit(s[i]) {
-			return i
+	if inner, _, found := strings.Cut(strings.TrimPrefix(s, "["), "]"); found {
+		if addr, err := netip.ParseAddr(inner); err != nil || !addr.Is6() {
+			return 0
 		}
 	}
 	return -1
-}
-
-// badName returns the offset of the first byte that no host name has, or -1. A name may
-// have escapes.
-func badName(s string) int {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte("\"<>\\^`{|}/?#@[],", s[i]) >= 0 {
-			return i
-		}
-	}
-	return badEscape(s)
 }
 
 // Environ is what an application knows of its request. Keys in capitals are CGI's and
@@ -662,7 +660,7 @@ func newEnviron(q *Request, server, client net.Addr) Environ {
 func serverName(addr net.Addr) (name, port string) {
 	name, port = hostPort(addr)
 	switch {
-	case name == "": // a Unix socket has nothing that could stand in a URL
+	case name == "": // a Unix socket has no name for a URL
 		return "localhost", "80"
 	case strings.Contains(name, ":"):
 		name = "[" + name + "]"
@@ -681,8 +679,8 @@ func hostPort(addr net.Addr) (host, port string) {
 }
 
 // addHeader puts a header field under its key and joins it to an earlier one of the same
-// name: with a comma, and cookies with a semicolon, in which a comma would be part of the
-// value. (RFC 9110 §5.3, RFC 6265 §5.4)
+// name: with a comma, and cookies with a semicolon, since a comma may be part of a cookie.
+// (RFC 9110 §5.3, RFC 9113 §8.2.3)
 func (e Environ) addHeader(field Header) {
 	key, ok := environKey(field.Name)
 	if !ok {
@@ -777,13 +775,10 @@ func (in *Input) Lines() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for {
 			line, err := in.ReadLine(0)
-			if err == io.EOF {
-				return
-			}
-			if err != nil {
+			if err != nil && err != io.EOF {
 				panic(err)
 			}
-			if !yield(line) {
+			if err == io.EOF || !yield(line) {
 				return
 			}
 		}

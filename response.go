@@ -15,6 +15,7 @@
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
+
 package main
 
 import (
@@ -23,8 +24,7 @@ import (
 	"io"
 	"iter"
 	"os"
-	"path"
-	"runtime"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -138,6 +138,7 @@ type Response struct {
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
+	cut      bool  // a panic ended the body before its end
 	err      error // the client could not be reached: nothing more is sent
 }
 
@@ -218,8 +219,8 @@ func checkStatus(status string) error {
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
 
-// checkField checks one header of an application. Not even a tab may stand in its value:
-// "any control characters" is what the PEP says.
+// checkField checks one header of an application. Its value has no control characters, not
+// even a tab: "any" is the PEP's word.
 func checkField(header Header) error {
 	switch {
 	case indexNonToken(header.Name) >= 0:
@@ -287,20 +288,21 @@ func (r *Response) sendBody(body Body) {
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless
 // the application has set one or has sent bytes already.
 func (r *Response) inferLength(n int64) {
-	if r.length < 0 && !r.headSent && !r.bodyless() {
+	if r.length < 0 && !r.headSent && !bodyless(r.status) {
 		r.length = n
 		r.headers = append(r.headers, Header{"Content-Length", strconv.FormatInt(n, 10)})
 	}
 }
 
-// bodyless reports whether the status is one that has no body. (RFC 9110 §15.3.5, §15.4.5)
-func (r *Response) bodyless() bool {
-	return strings.HasPrefix(r.status, "204 ") || strings.HasPrefix(r.status, "304 ")
+// bodyless reports whether the status is one that has no body. (RFC 9110 §15.3.5, §15.3.6,
+// §15.4.5)
+func bodyless(status string) bool {
+	return slices.Contains([]string{"204 ", "205 ", "304 "}, status[:min(4, len(status))])
 }
 
 // hasBody reports whether body bytes go to the client. An application need not care: it
 // answers HEAD as if it were GET, and its body is dropped. (RFC 1945 §8.2)
-func (r *Response) hasBody() bool { return r.withBody && !r.bodyless() }
+func (r *Response) hasBody() bool { return r.withBody && !bodyless(r.status) }
 
 // errTooLong is what write() returns when the body is longer than the Content-Length
 // that the application announced.
@@ -352,47 +354,48 @@ func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
 	}
-	headSize := 0 // bytes in front of the block that are not part of the body
+	head := ""
 	if !r.headSent && r.firstLine != noHead {
-		head := r.appendHead(make([]byte, 0, 512))
-		if len(block) <= 16*1024 {
-			headSize, block = len(head), append(head, block...)
-		} else {
-			_, r.err = r.out.Write(head)
-		}
+		head = r.head()
+	}
+	if len(block) <= 16*1024 {
+		block = append([]byte(head), block...)
+	} else if head != "" {
+		_, r.err = io.WriteString(r.out, head)
+		head = ""
 	}
 	r.headSent = true
-	if r.err != nil || len(block) == 0 {
-		return
+	if r.err == nil && len(block) > 0 {
+		var n int
+		n, r.err = r.out.Write(block)
+		r.sent += int64(max(0, n-len(head)))
 	}
-	n, err := r.out.Write(block)
-	r.sent += int64(max(0, n-headSize))
-	r.err = err
 }
 
-// appendHead appends the head to b. A server adds Date and Server, unless the application
-// gave its own; a CGI program leaves them to the server that started it. 204 has no
-// Content-Length. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6)
+// head returns the head. A server adds Date and Server, unless the application gave its
+// own; a CGI program leaves them to the server that started it. 204 has no Content-Length,
+// and 205 one of 0. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6, §15.3.6)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
-func (r *Response) appendHead(b []byte) []byte {
-	b = append(b, r.firstLine+r.status+"\r\n"...)
+func (r *Response) head() string {
+	var b strings.Builder
+	b.WriteString(r.firstLine + r.status + "\r\n")
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
-		b = r.now().UTC().AppendFormat(b, "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")
+		b.WriteString(r.now().UTC().Format("Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n"))
 	}
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
-		b = append(b, "Server: "+software+"\r\n"...)
+		b.WriteString("Server: " + software + "\r\n")
 	}
+	empty := strings.HasPrefix(r.status, "204 ") || strings.HasPrefix(r.status, "205 ")
 	for _, header := range r.headers {
-		if header.is("Content-Length") && strings.HasPrefix(r.status, "204 ") {
-			continue
+		if !empty || !header.is("Content-Length") {
+			b.WriteString(header.Name + ": " + header.Value + "\r\n")
 		}
-		b = append(b, header.Name...)
-		b = append(b, ": "...)
-		b = append(b, header.Value...)
-		b = append(b, "\r\n"...)
 	}
-	return append(b, "\r\n"...)
+	if strings.HasPrefix(r.status, "205 ") {
+		b.WriteString("Content-Length: 0\r\n")
+	}
+	return b.String() + "\r\n"
 }
 
 // sendFile sends the rest of a real file, in pieces that each have their own deadline, and
@@ -410,25 +413,25 @@ func (r *Response) sendFile(body *fileBody) bool {
 	r.inferLength(rest)
 	wanted := r.wanted(rest)
 	r.send(nil)
-	for wanted > 0 && r.err == nil {
-		n, err := io.CopyN(r.out, file, min(wanted, pieceSize))
-		r.sent, wanted, rest = r.sent+n, wanted-n, rest-n
+	for left := wanted; left > 0 && r.err == nil; {
+		n, err := io.CopyN(r.out, file, min(left, pieceSize))
+		r.sent, left = r.sent+n, left-n
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !readable(file) {
+		if err != nil && !readable(file) { // sendfile(2) does not say whose error it is
 			panic(err)
 		}
 		r.err = err
 	}
-	if r.hasBody() && r.err == nil && wanted == 0 && rest > 0 {
+	if r.hasBody() && r.err == nil && wanted < rest {
 		r.logTooLong()
 	}
 	return true
 }
 
 // restOf returns how many bytes a regular file has from its current offset to its end, 0
-// for anything else. Some files only seem to have a size, as in /sys: the last byte has to
+// for anything else. Some files only seem to have a size, as in /sys: the last byte must
 // be there.
 func restOf(file *os.File) int64 {
 	info, err := file.Stat()
@@ -445,8 +448,7 @@ func restOf(file *os.File) int64 {
 	return info.Size() - offset
 }
 
-// readable reports whether the next byte of a file can be read. sendfile(2) does not say
-// whether its error is the file's or the client's.
+// readable reports whether the next byte of a file can be read, or is its end.
 func readable(file *os.File) bool {
 	offset, err := file.Seek(0, io.SeekCurrent)
 	if err == nil {
@@ -470,10 +472,11 @@ func (r *Response) finish() {
 }
 
 // fail ends an answer that a panic has stopped: with an error page if the head has not been
-// sent, otherwise the connection is closed in the middle of the answer. A *Refusal that the
+// sent, otherwise the connection is cut in the middle of the answer. A *Refusal that the
 // application let through, such as a body cut short, keeps its own status. reason is nil
 // after runtime.Goexit. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
+	r.cut = r.headSent && r.hasBody()
 	clientLeft, refusal := r.classify(reason)
 	switch {
 	case clientLeft: // nothing is wrong with the application
@@ -538,30 +541,21 @@ func failure(reason any) string {
 	return fmt.Sprintf("%v (set RAWSGI_STACK=1 to see the whole stack)\n%s", reason, frames())
 }
 
-// frames lists the functions on the stack between run and a panic, without those of the
-// gateway and of other packages.
-func frames() string {
-	callers := make([]uintptr, 100)
-	all := runtime.CallersFrames(callers[:runtime.Callers(1, callers)])
-	self, more := all.Next()
-	program := strings.TrimSuffix(self.Function, "frames") // "main."
-	var list strings.Builder
-	for panicked := false; more; {
-		var frame runtime.Frame
-		frame, more = all.Next()
-		name, ours := strings.CutPrefix(frame.Function, program)
-		file := path.Base(frame.File)
-		switch {
-		case frame.Function == "runtime.gopanic":
-			panicked = true
-		case ours && name == "run":
-			return list.String()
-		case strings.Contains(name, "[...]"): // a generic function of the library, made for us
-		case panicked && ours && !slices.Contains(gatewayFiles, file):
-			fmt.Fprintf(&list, "\t%s:%d %s\n", file, frame.Line, name)
+// frame matches a function of this program and its place in debug.Stack.
+var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go:\d+)`)
+
+// frames lists the functions that a panic has left, without those of the gateway.
+func frames() (list string) {
+	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
+	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
+		file, _, _ := strings.Cut(f[2], ":")
+		if f[1] == "run" || f[1] == "callApplication" {
+			break
+		}
+		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, file) &&
+			!strings.Contains(f[1], "watched") { // those are the recorder's
+			list += "\t" + f[2] + " " + f[1] + "\n"
 		}
 	}
-	return list.String()
+	return list
 }
-
-var gatewayFiles = []string{"server.go", "request.go", "response.go"}

@@ -9,14 +9,17 @@
 // This file also handles clients that send nothing, send slowly, read slowly, come in large
 // numbers or leave in the middle, and a signal to stop.
 //
-// At the end stand two shorter gateways: serveCGI, which answers the one request that a web
+// At the end are two shorter gateways: serveCGI, which answers the one request that a web
 // server has put into this process's environment, and callApplication, which has neither
 // client nor server.
+
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,12 +28,13 @@ import (
 	"math"
 	"net"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
-	"unicode"
 )
 
 // Server is the HTTP/1.0 gateway. newServer sets every field; each may be changed before
@@ -53,27 +57,30 @@ type Server struct {
 	// Shutdown calls OnStop, if set, when requests have not ended in time.
 	OnStop func()
 
-	turn     sync.Mutex     // held by the one application call that runs in serial mode
-	running  sync.WaitGroup // Serve, and the connections that it serves
-	gaveUp   chan bool      // closed when Shutdown has waited long enough
-	mu       sync.Mutex     // guards what follows
+	turn     chan bool       // holds a value while an application runs in serial mode
+	running  sync.WaitGroup  // Serve, and the connections that it serves
+	stopping atomic.Bool     // Shutdown has been called
+	patience context.Context // done when Shutdown has waited long enough
+	giveUp   func()          // ends it
+	mu       sync.Mutex      // guards what follows
 	listener net.Listener
 	conns    map[*conn]bool
-	stopping bool // Shutdown has been called
 }
 
 // newServer returns a Server with the limits of the command line's defaults.
 func newServer(application Application) *Server {
-	return &Server{
+	s := &Server{
 		Application: application,
 		Scheme:      urlScheme(os.Getenv("HTTPS")),
 		Timeout:     10 * time.Second,
 		MaxBody:     1 << 30,
 		MaxConns:    8192,
 		ErrorLog:    log.New(os.Stderr, "", 0),
-		gaveUp:      make(chan bool),
+		turn:        make(chan bool, 1),
 		conns:       map[*conn]bool{},
 	}
+	s.patience, s.giveUp = context.WithCancel(context.Background())
+	return s
 }
 
 // urlScheme derives wsgi.url_scheme from the variable HTTPS, which is set where a proxy
@@ -87,33 +94,26 @@ func urlScheme(https string) string {
 }
 
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
-// only the calls of the application take turns: an idle connection blocks no other.
+// only the calls of the application take turns: a client that is slow to ask blocks no other.
 func (s *Server) Serve(l net.Listener) {
 	defer l.Close() // fails if it is closed already
+	defer s.running.Done()
 	if !s.register(l) {
 		return
 	}
-	defer s.running.Done()
 	slots := make(chan bool, s.MaxConns)
 	for {
 		select {
 		case slots <- true:
-		case <-s.gaveUp:
+		case <-s.patience.Done():
 			return
 		}
 		c, err := s.accept(l)
 		if err != nil {
 			<-slots
-			break
+			s.serveBacklog(l, slots)
+			return
 		}
-		s.start(c, slots)
-	}
-	waiting := acceptWaiting(l, slots)
-	l.Close()
-	if s.Worker && len(waiting) > 0 {
-		time.Sleep(lull) // the other workers may be about to close theirs
-	}
-	for _, c := range waiting {
 		s.start(c, slots)
 	}
 }
@@ -122,11 +122,28 @@ func (s *Server) Serve(l net.Listener) {
 func (s *Server) register(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.stopping {
-		s.listener = l
-		s.running.Add(1)
+	s.listener = l
+	s.running.Add(1)
+	return !s.stopping.Load()
+}
+
+// accept waits for the next connection. It fails only when the server is stopping.
+func (s *Server) accept(l net.Listener) (net.Conn, error) {
+	for failed := false; ; failed = true {
+		c, err := l.Accept()
+		if err == nil || isStop(err) {
+			return c, err
+		}
+		if !failed {
+			s.ErrorLog.Printf("cannot accept a connection, retrying: %v", err)
+		}
+		time.Sleep(lull) // e.g. out of descriptors; wait for some to be closed
 	}
-	return !s.stopping
+}
+
+// isStop reports whether an error of Accept comes from Shutdown.
+func isStop(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // start serves a connection in a goroutine, which frees a slot at its end.
@@ -139,50 +156,7 @@ func (s *Server) start(c net.Conn, slots <-chan bool) {
 	}()
 }
 
-// accept waits for the next connection. Its error means that the server stops.
-func (s *Server) accept(l net.Listener) (net.Conn, error) {
-	for failed := false; ; failed = true {
-		c, err := l.Accept()
-		if err == nil || errors.Is(err, net.ErrClosed) ||
-			errors.Is(err, os.ErrDeadlineExceeded) {
-			return c, err
-		}
-		if !failed {
-			s.ErrorLog.Printf("cannot accept a connection, retrying: %v", err)
-		}
-		time.Sleep(50 * time.Millisecond) // e.g. for want of descriptors: some will be closed
-	}
-}
-
-// How long a server that stops waits.
-const (
-	lull   = 50 * time.Millisecond  // for another connection in the backlog
-	moment = 500 * time.Millisecond // for the request of a new connection
-)
-
-// acceptWaiting accepts the connections in the backlog. They are served after the listener
-// is closed: until then, their clients wait for the answers and open no new connections, so
-// that the backlog becomes empty.
-func acceptWaiting(l net.Listener, slots chan<- bool) (waiting []net.Conn) {
-	timed, ok := l.(interface{ SetDeadline(time.Time) error })
-	for end := time.Now().Add(moment); ok && time.Now().Before(end); {
-		select {
-		case slots <- true:
-		default:
-			return waiting // all slots are taken
-		}
-		timed.SetDeadline(time.Now().Add(lull)) // fails if closed, and so will Accept
-		c, err := l.Accept()
-		if err != nil {
-			return waiting
-		}
-		waiting = append(waiting, c)
-	}
-	return waiting
-}
-
-// An exchange is one connection: one request with its answer. Its parts are fields and
-// not pointers, so that they come with a single allocation.
+// An exchange is one connection: one request with its answer.
 type exchange struct {
 	server   *Server
 	conn     conn
@@ -193,8 +167,8 @@ type exchange struct {
 	response Response
 }
 
-// readers holds the buffers of exchanges that have ended. A new one for each would make an
-// exchange slower. Most heads fit into 2 KiB, and an idle client costs no more.
+// readers holds the buffers of exchanges that have ended: a new one for each would cost 5% of
+// an exchange. Most heads fit into 2 KiB, and an idle client costs no more.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) }}
 
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
@@ -208,15 +182,21 @@ func (s *Server) serveConn(c net.Conn) {
 	e.reader.Reset(&e.conn)
 	defer e.end() // even if an application calls runtime.Goexit
 
-	s.setState(&e.conn, asking) // the time for the head begins
+	s.setState(&e.conn, asking, s.Timeout) // the time for the head begins
 	var err error
-	e.request, err = s.readRequest(e.reader)
+	e.request, err = readRequest(e.reader, s.MaxBody)
+	err = s.reconsider(e.request, err)
 	onHead(e.request, err)
 	if err == errSilent {
 		return
 	}
-	s.setState(&e.conn, answering)
-	e.begin()
+	s.setState(&e.conn, answering, 0)
+	firstLine := httpLine
+	if e.request.Version == "HTTP/0.9" {
+		firstLine = noHead
+	}
+	e.errors.log = s.ErrorLog
+	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if refusal, ok := err.(*Refusal); ok {
 		e.response.refuse(refusal)
 	} else {
@@ -224,30 +204,19 @@ func (s *Server) serveConn(c net.Conn) {
 	}
 }
 
-// readRequest reads a request that this server can answer: an https:// target can only be
-// meant for a server behind TLS (RFC 9110 §7.4), and a server that stops does not wait for
-// the rest of a head.
-func (s *Server) readRequest(r *bufio.Reader) (*Request, error) {
-	request, err := readRequest(r, s.MaxBody)
-	if err == nil && request.Scheme == "https" && s.Scheme != "https" {
-		err = refuse("421 Misdirected Request", "RFC 9110 §7.4", request.Line,
-			len(request.Method)+1, "expected http://: nothing has decrypted this request")
+// reconsider returns the parser's error, or what only a server can know of a request: an
+// https:// target is meant for one behind TLS (RFC 9110 §7.4), and a server that stops does
+// not wait for the rest of a head.
+func (s *Server) reconsider(q *Request, err error) error {
+	if err == nil && q.Scheme == "https" && s.Scheme != "https" {
+		return refuse("421 Misdirected Request", "RFC 9110 §7.4", q.Line,
+			len(q.Method)+1, "expected http://: nothing has decrypted this request")
 	}
-	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.isStopping() {
-		err = refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
+	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.stopping.Load() {
+		return refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
 			"expected an empty line to end the head before this server stopped")
 	}
-	return request, err
-}
-
-// begin prepares the answer.
-func (e *exchange) begin() {
-	firstLine := httpLine
-	if e.request.Version == "HTTP/0.9" {
-		firstLine = noHead
-	}
-	e.errors.log = e.server.ErrorLog
-	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
+	return err
 }
 
 // answer runs the application, with an environ made of the request.
@@ -265,8 +234,14 @@ func (e *exchange) answer(application Application) {
 	environ["rawsgi.application"] = application // for a local redirect (RFC 3875 §6.2.2)
 	e.conn.eachRead = true
 	if e.server.Serial {
-		e.server.turn.Lock()
-		defer e.server.turn.Unlock()
+		select {
+		case e.server.turn <- true:
+			defer func() { <-e.server.turn }()
+		case <-e.server.patience.Done():
+			e.response.refuse(refuse("503 Service Unavailable", "RFC 9110 §15.6.4", "", 0,
+				"this server stopped before it was this request's turn"))
+			return
+		}
 	}
 	run(application, environ, &e.response)
 }
@@ -283,9 +258,10 @@ func (e Environ) addInterface(input *Input, errorLog io.Writer) {
 // expectsContinue reports whether the client waits for a 100 before it sends the body. An
 // HTTP/1.0 client does not know it. (RFC 9110 §10.1.1)
 func expectsContinue(q *Request) bool {
-	value, _ := lookup(q.Header, "Expect")
-	return strings.EqualFold(value, "100-continue") && q.Length > 0 &&
-		q.Version != "HTTP/1.0"
+	return q.Length > 0 && q.Version != "HTTP/1.0" &&
+		slices.ContainsFunc(q.Header, func(field Header) bool {
+			return field.is("Expect") && listed(field.Value, "100-continue")
+		})
 }
 
 // sendContinue tells the client to send the body, when the application first reads it. It
@@ -305,9 +281,10 @@ func (e *exchange) end() {
 	if e.conn.state == answering {
 		e.errors.Flush()
 		e.server.logAccess(e)
+		e.hangUp()
 	}
-	e.hangUp()
-	e.server.setState(&e.conn, closed)
+	e.conn.Close() // fails if it is closed already
+	e.server.forget(&e.conn)
 	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
@@ -317,71 +294,60 @@ func (e *exchange) end() {
 // drainLimit is how many bytes hangUp discards so that the client can read the answer.
 const drainLimit = 64 << 20
 
-// hangUp closes the connection. Closing it while bytes from the client are unread makes the
-// operating system send a reset, which can destroy the answer on its way. If there may be
-// such bytes, hangUp first closes only the sending half, and reads until the client has read
-// the answer and closes, or the time is over. (RFC 9112 §9.6)
+// hangUp closes only the sending half, and reads until the client has read the answer and
+// closes. If it closed both halves while bytes from the client are unread, the operating
+// system would send a reset, which can destroy the answer on its way. When everything that
+// was announced has been read, such bytes are few, and a moment is enough.
+// (RFC 9112 §9.6)
+//
+// An answer that broke off without a Content-Length must not look whole: a reset ends it.
 func (e *exchange) hangUp() {
+	if tcp, ok := e.conn.Conn.(interface{ SetLinger(int) error }); ok &&
+		e.response.cut && e.response.length < 0 {
+		tcp.SetLinger(0) // fails if it is closed already
+		return
+	}
 	half, ok := e.conn.Conn.(interface{ CloseWrite() error })
-	if ok && e.mayBeUnread() && half.CloseWrite() == nil {
-		e.server.setState(&e.conn, answered)          // the time to close begins
-		io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
+	if !ok || half.CloseWrite() != nil {
+		return // it is closed, or has no halves
 	}
-	e.conn.Close() // fails if it is closed already
+	patience := e.server.Timeout
+	if e.conn.eachRead && e.input.read == e.input.length {
+		patience = moment
+	}
+	e.server.setState(&e.conn, leaving, patience) // the time to close begins
+	io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 }
 
-// mayBeUnread reports whether the client may have sent, or be sending, bytes that nobody
-// has read: the rest of a refused request or of a body, header lines behind an HTTP/0.9
-// request, a line end behind a body, or a body without Content-Length.
-func (e *exchange) mayBeUnread() bool {
-	if e.conn.state == asking { // without a request
-		return false
-	}
-	q := e.request
-	bodyless := q.Version != "HTTP/0.9" && (q.Method == "GET" || q.Method == "HEAD")
-	ran := e.conn.eachRead // otherwise the request was refused
-	return !ran || !bodyless || q.Length > 0 || e.reader.Buffered() > 0 || e.conn.full
-}
-
-// logAccess writes the access log line of an exchange.
+// logAccess writes the access log line of an exchange, in wsgiref's form:
+//
+//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
 func (s *Server) logAccess(e *exchange) {
 	if s.AccessLog == nil {
 		return
 	}
 	client, _ := hostPort(e.conn.RemoteAddr())
 	r := &e.response
-	s.AccessLog.Print(accessLine(client, r.now(), e.request.Line, r.status, r.sent))
-}
-
-// accessLine is a line of the access log, in wsgiref's form:
-//
-//	127.0.0.1 - - [21/Nov/2026 09:07:30] "GET / HTTP/1.1" 200 18
-func accessLine(client string, now time.Time, requestLine, status string, sent int64) string {
-	if client == "" {
-		client = "-"
-	}
-	code, _, _ := strings.Cut(status, " ")
-	return fmt.Sprintf(`%s - - [%s] "%s" %s %d`, client,
-		now.Format("02/Jan/2006 15:04:05"), visible(requestLine), code, sent)
+	code, _, _ := strings.Cut(r.status, " ")
+	s.AccessLog.Printf(`%s - - [%s] %+q %s %d`, cmp.Or(client, "-"),
+		r.now().Format("02/Jan/2006 15:04:05"), shorten(e.request.Line, 1000), code, r.sent)
 }
 
 // A conn is a connection with deadlines.
 type conn struct {
 	net.Conn
 	timeout  time.Duration
-	state    connState // guarded by Server.mu, as is since
-	since    time.Time // when the client began to owe a head, or its close
+	state    connState // guarded by Server.mu, as is deadline
+	deadline time.Time // until when the client should send a head, or close
 	eachRead bool      // each read has its own deadline; before that, the whole head has one
-	full     bool      // the last read filled its buffer: there may have been more
 }
 
 // Read reads, and adds the timeout to a deadline error.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.eachRead {
-		c.SetReadDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Read
+		c.SetReadDeadline(time.Now().Add(c.timeout)) // an error here will be returned by Read
 	}
 	n, err := c.Conn.Read(p)
-	c.full = n == len(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf("waited %v: %w", c.timeout, os.ErrDeadlineExceeded)
 	}
@@ -393,7 +359,7 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	written := 0
 	for piece := range slices.Chunk(p, pieceSize) {
-		c.SetWriteDeadline(time.Now().Add(c.timeout)) // fails if closed, and so will Write
+		c.SetWriteDeadline(time.Now().Add(c.timeout)) // an error here will be returned by Write
 		n, err := c.Conn.Write(piece)
 		written += n
 		if err != nil {
@@ -416,69 +382,81 @@ type connState int
 const (
 	asking    connState = iota // the head has not been read
 	answering                  // Shutdown waits for it
-	answered                   // the client may still send, and has to close
-	closed
+	leaving                    // the answer has been sent, and the client should close
 )
 
-// setState sets the state of a connection. A client that has no answer to expect gets a
-// time limit, to send a head or to close.
-func (s *Server) setState(c *conn, state connState) {
+const (
+	lull   = 50 * time.Millisecond  // in which another connection may come from the backlog
+	moment = 500 * time.Millisecond // for what a client should do at once
+)
+
+// setState sets the state of a connection. A client that is not waiting for an answer has
+// some time to send a head or to close.
+func (s *Server) setState(c *conn, state connState, limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.state = state
-	switch state {
-	case asking, answered:
-		s.conns[c], c.since = true, time.Now()
-		s.limit(c)
-	case closed:
-		delete(s.conns, c)
-	}
+	c.state, c.deadline = state, time.Now().Add(limit)
+	s.conns[c] = true
+	s.limit(c)
 }
 
-// limit sets the time limit of a client that has no answer to expect. s.mu is held.
+// limit sets the deadline of a client that is not waiting for an answer: a server that
+// stops gives it a moment. s.mu is held.
 func (s *Server) limit(c *conn) {
-	deadline := c.since.Add(s.Timeout)
-	if s.stopping {
-		deadline = time.Now().Add(lull)
-		if fresh := c.since.Add(moment); c.state == asking && fresh.After(deadline) {
-			deadline = fresh
-		}
+	if c.state == answering {
+		return
 	}
-	c.SetReadDeadline(deadline) // fails if closed, and so will Read
+	if s.stopping.Load() && time.Until(c.deadline) > moment {
+		c.deadline = time.Now().Add(moment)
+	}
+	c.SetReadDeadline(c.deadline) // an error here will be returned by Read
 }
 
-// Shutdown stops the server: it accepts what waits in the backlog, answers what has been
-// asked, closes connections that stay silent, and returns when all exchanges have ended.
-// After grace it closes what is still open and gives that a second to end.
+// forget removes a connection that has ended.
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// Shutdown stops the server in three parts. It accepts what waits in the backlog and no
+// more, and gives silent clients a moment. It waits up to grace for the answers to end.
+// Then it gives up: a request that waits for its turn gets 503, and what runs is cut.
 func (s *Server) Shutdown(grace time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)
 	go func() { s.running.Wait(); close(ended) }()
-	select {
-	case <-ended:
+	if comes(ended, grace) {
 		return
-	case <-time.After(grace):
+	}
+	s.giveUp()
+	if comes(ended, lull) {
+		return
 	}
 	s.closeAll()
 	if s.OnStop != nil {
 		s.OnStop()
 	}
+	comes(ended, time.Second) // or not, e.g. if an application does not end
+}
+
+// comes waits for an event, and reports false if it does not come in time.
+func comes(event <-chan bool, in time.Duration) bool {
 	select {
-	case <-ended:
-	case <-time.After(time.Second): // e.g. an application that does not end
+	case <-event:
+		return true
+	case <-time.After(in):
+		return false
 	}
 }
 
-// stopAccepting ends the wait in Serve, and limits the wait for clients that have no answer
-// to expect.
+// stopAccepting ends the wait in Serve, and limits the wait for silent clients.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopping = true
+	s.stopping.Store(true)
 	for c := range s.conns {
-		if c.state != answering {
-			s.limit(c)
-		}
+		s.limit(c)
 	}
 	if timed, ok := s.listener.(interface{ SetDeadline(time.Time) error }); ok {
 		timed.SetDeadline(time.Now()) // fails if it is closed, which serves as well
@@ -487,25 +465,53 @@ func (s *Server) stopAccepting() {
 	}
 }
 
-// closeAll closes every connection, and stops a Serve that waits for a connection to end.
+// serveBacklog serves the connections that wait when the server stops. It accepts them all
+// before it closes the listener and serves them: until then their clients wait for answers
+// and open no new connections, so that the backlog becomes empty.
+func (s *Server) serveBacklog(l net.Listener, slots chan bool) {
+	var waiting []net.Conn
+	for end := time.Now().Add(moment); time.Now().Before(end) && len(slots) < cap(slots); {
+		c, err := acceptIn(lull, l)
+		if err == nil {
+			slots <- true
+			waiting = append(waiting, c)
+			continue
+		}
+		if isStop(err) {
+			break
+		}
+		s.ErrorLog.Printf("cannot accept a connection that waits: %v", err)
+		for _, c := range waiting { // each frees a descriptor at its end
+			s.start(c, slots)
+		}
+		waiting = nil
+		time.Sleep(lull)
+	}
+	l.Close()
+	if s.Worker && len(waiting) > 0 {
+		time.Sleep(lull) // the other workers may be about to close theirs
+	}
+	for _, c := range waiting {
+		s.start(c, slots)
+	}
+}
+
+// acceptIn accepts a connection that comes in time.
+func acceptIn(patience time.Duration, l net.Listener) (net.Conn, error) {
+	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
+		timed.SetDeadline(time.Now().Add(patience)) // an error here will be returned by Accept
+		return l.Accept()
+	}
+	return nil, net.ErrClosed
+}
+
+// closeAll closes every connection.
 func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		c.Close() // fails if it is closed already
+		go c.Close() // with a trace it may wait for a log that nobody reads
 	}
-	select {
-	case <-s.gaveUp: // a second Shutdown
-	default:
-		close(s.gaveUp)
-	}
-}
-
-// isStopping reports whether Shutdown has been called, and has shortened the time limits.
-func (s *Server) isStopping() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stopping
 }
 
 // busy returns how many requests are being answered.
@@ -554,18 +560,14 @@ func (e *errorStream) Flush() {
 	}
 }
 
-// printable replaces control characters except tabs, characters that begin a line or change
-// its direction, which a terminal would obey, and bytes that are not UTF-8.
+// obeyed matches what a terminal might obey or could not show: characters that are not
+// letters, marks, numbers, signs, spaces, tabs or joiners, and bytes that are not UTF-8.
+var obeyed = regexp.MustCompile(`[^\pL\pM\pN\pP\pS\p{Zs}\t\x{200c}\x{200d}]`)
+
+// printable replaces those characters of a line of text, for a log.
 func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case ' ' <= r && r <= '~' || r == '\t': // most are
-			return r
-		case unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control):
-			return '\uFFFD'
-		}
-		return r // bytes that are not UTF-8 have become U+FFFD already
-	}, strings.TrimSuffix(line, "\r"))
+	line = strings.ToValidUTF8(strings.TrimSuffix(line, "\r"), "\uFFFD")
+	return obeyed.ReplaceAllString(line, "\uFFFD")
 }
 
 // serveCGI is the CGI gateway: it answers the one request that a web server has put into
@@ -625,56 +627,31 @@ var cgiDefaults = map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "",
 	"SERVER_PROTOCOL": "HTTP/1.0", "SERVER_SOFTWARE": software,
 	"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": ""}
 
-// callApplication runs an application without any server, and is the shortest gateway
-// there is: it calls, iterates, closes. Missing variables of environ get plausible values.
+// callApplication runs an application without any server: it calls, iterates and closes.
+// Missing variables of environ get plausible values.
 func callApplication(application Application, environ Environ) (
 	status string, headers []Header, body []byte) {
-	if environ == nil {
-		environ = Environ{}
-	}
 	setTestingDefaults(environ)
 	var out bytes.Buffer
-	startResponse := func(s string, h []Header, excInfo ...error) io.Writer {
-		if status != "" && (len(excInfo) == 0 || excInfo[0] == nil) {
-			panic(errStartedTwice)
-		}
-		if _, err := checkHead(s, h); err != nil {
-			panic(err)
-		}
-		status, headers = s, slices.Clone(h)
-		return &out
-	}
-	result := application(environ, startResponse)
+	r := newResponse(&out, noHead, environ.Get("REQUEST_METHOD"), io.Discard)
+	result := application(environ, r.startResponse)
 	defer closeBody(result) // an error is for a server to log
-	for block := range blocks(result) {
-		if status == "" && len(block) > 0 {
-			break
-		}
-		out.Write(block)
-	}
-	if status == "" {
-		panic(errNotStarted)
-	}
-	return status, headers, out.Bytes()
+	r.sendBody(result)
+	r.finish()
+	return r.status, r.headers, out.Bytes()
 }
 
 // setTestingDefaults completes an environ as if a client on this machine had asked for /,
 // or for the application that is mounted at SCRIPT_NAME.
 func setTestingDefaults(environ Environ) {
-	request := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0"}
+	q := &Request{Method: "GET", Target: "/", Path: "/", Version: "HTTP/1.0",
+		Header: []Header{{"Host", cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")}}}
 	if environ["SCRIPT_NAME"] != nil {
-		request.Path = ""
+		q.Path = ""
 	}
-	loopback, scheme, port := net.IPv4(127, 0, 0, 1), urlScheme(environ.Get("HTTPS")), 80
-	if scheme == "https" {
-		port = 443
-	}
-	defaults := newEnviron(request, &net.TCPAddr{IP: loopback, Port: port},
-		&net.TCPAddr{IP: loopback, Port: 49152})
-	defaults["HTTP_HOST"] = loopback.String()
-	if name := environ.Get("SERVER_NAME"); name != "" {
-		defaults["HTTP_HOST"] = name
-	}
+	scheme := urlScheme(environ.Get("HTTPS"))
+	server := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: map[string]int{"http": 80, "https": 443}[scheme]}
+	defaults := newEnviron(q, server, &net.TCPAddr{IP: server.IP, Port: 49152})
 	defaults["wsgi.url_scheme"] = scheme
 	defaults["wsgi.multithread"] = false
 	defaults["wsgi.multiprocess"] = false
