@@ -26,7 +26,7 @@ const files = createServer(async (request, response) => {
 	}
 });
 await once(files.listen(0, "127.0.0.1"), "listening");
-const pages = { "the server": served + "lab", "the site": `http://127.0.0.1:${files.address().port}/lab.html` };
+const pages = { "the server": served + "lab", "the site": `http://127.0.0.1:${files.address().port}/lab/index.html` };
 
 const browser = await chromium.launch({
 	executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -578,7 +578,7 @@ const once_ = {
 		await page.evaluate(() => { $("request").value = "x".repeat(70000); $("request").dispatchEvent(new Event("input")); });
 		await page.waitForFunction(() => /may have 65536 bytes here, this one has 70000/.test($("status").textContent));
 		const file = await context.newPage();
-		await file.goto("file://" + join(site, "lab.html"));
+		await file.goto("file://" + join(site, "lab/index.html"));
 		await file.waitForFunction(() => /Opened as a file.*go run \./.test(document.querySelector("#status").textContent));
 		await file.close();
 		const plain = await browser.newContext({ javaScriptEnabled: false }), still = await plain.newPage();

@@ -167,7 +167,7 @@ const both = {
 const once_ = {
 	async "axe-core finds nothing serious, in the light and in the dark"() {
 		const dark = await open({ colorScheme: "dark" });
-		const shown = [...prose, ...pages.filter(name => name.startsWith("code/")).slice(0, 2)];
+		const shown = [...prose, ...pages.filter(name => name.startsWith("code/")).slice(0, 2), "lab/index.html?embed"];
 		for (const name of shown) for (const on of name === chapter || !/\d/.test(name) ? [page, dark] : [page]) {
 			await visit(name, on);
 			await on.evaluate(axe);
