@@ -253,9 +253,8 @@ md.core.ruler.push("labs", state => {
 });
 
 const labs = new Set(); // the fragments of those in pages
-const embeds = /[?"'`]embed\b/.test(read("docs/lab.html")); // the lab has a small form
 
-// smallLab is an experiment in a chapter: the lab itself, or what is sent, with a link to it.
+// smallLab is an experiment in a chapter: the lab itself, and on paper or without JavaScript the request.
 function smallLab(env, fragment) {
 	labs.add(fragment);
 	const { request = "", app, use, arrival } = Object.fromEntries(new URLSearchParams(fragment.slice(1)));
@@ -263,8 +262,7 @@ function smallLab(env, fragment) {
 	const how = [app, use && "-use " + use, arrival].filter(Boolean).map(escape).join(" · ");
 	const sent = `<a href="${relative(env, labPath())}${escape(fragment)}" class=sent><pre>${lines}</pre>` +
 		`<span>${how}</span><b>${words[env.page.lang].lab}</b></a>`;
-	const frame = !embeds ? "" : `<iframe loading=lazy title="${words[env.page.lang].theLab}" ` +
-		`src="${relative(env, labPath())}?embed${escape(fragment)}"></iframe>`;
+	const frame = `<iframe loading=lazy title="${words[env.page.lang].theLab}" src="${relative(env, labPath())}?embed${escape(fragment)}"></iframe>`;
 	return `<figure class="lab" data-pagefind-ignore>${frame}${sent}</figure>\n`;
 }
 
@@ -358,11 +356,9 @@ function add(path, title, content, more = {}) {
 
 const hours = Math.round(chapters.reduce((sum, page) => sum + (parseInt(page.minutes) || 0), 0) / 60);
 const example = "POST /a%20b?x=1 HTTP/1.0\\r\\nHost: example.com\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO";
-const still = `<p class=picture><a href="${labPath()}"><img src="${picture("docs/lab.png")}" width=1280 height=720 ` +
-	`alt="The lab: bytes and environ in the same colours, the head held back in the gateway"></a></p>`;
 add("index.html", "rawsgi", env => fill(template("landing.html"), {
 	start: chapters[0].path, startTitle: escape(chapters[0].title), chapters: chapters.length, exercises: exercises.length, hours,
-	lab: embeds ? smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`) : still,
+	lab: smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`),
 }), { noindex: false });
 add("404.html", "No such page", template("404.html"), { base: url ? new URL(url).pathname : "/" });
 
