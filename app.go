@@ -991,7 +991,7 @@ func (p *program) killGroup() error {
 // (Not on Windows, where pipes have no deadlines.)
 func (p *program) Read(b []byte) (int, error) {
 	begin, hasEnded := time.Now(), false
-	p.output.SetReadDeadline(begin.Add(p.patience)) // fails if closed, and so will Read
+	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
 	n, err := p.output.Read(b)
 	select {
 	case <-p.ended:
