@@ -6684,6 +6684,34 @@ func TestDocsMap(t *testing.T) {
 	}
 }
 
+// TestDocsApplication builds the program with the application that the map adds, in a copy of
+// app.go, and asks it and the gallery's index.
+func TestDocsApplication(t *testing.T) {
+	t.Parallel()
+	text := string(must(os.ReadFile("docs/00-map.md"))(t))
+	_, text, _ = strings.Cut(text, "\n## Write your own application\n")
+	blocks := blocksOf(text)
+	function, row := strings.Join(blocks[0].lines, "\n"), blocks[1].lines[0]
+	const list = "entries := []entry{\n"
+	source := strings.Replace(string(must(os.ReadFile("app.go"))(t)), list, list+row+"\n", 1)
+	dir := t.TempDir()
+	changed, overlay := filepath.Join(dir, "app.go"), filepath.Join(dir, "overlay.json")
+	replace := map[string]any{"Replace": map[string]string{must(filepath.Abs("app.go"))(t): changed}}
+	writeFile(t, changed, source+"\n"+function+"\n")
+	writeFile(t, overlay, string(must(json.Marshal(replace))(t)))
+	program := filepath.Join(dir, "greeter.exe")
+	out, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for path, want := range map[string]string{"/greet/Ada": "\n\nHello, Ada!\n", "/": "Greets by name."} {
+		out, err := exec.Command(program, "call", "-app", "gallery", path).Output()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: expected %q, got %q, %v", path, want, out, err)
+		}
+	}
+}
+
 // TestDocsContents holds the opening comment of this file to its parts.
 func TestDocsContents(t *testing.T) {
 	source := string(must(os.ReadFile("server_test.go"))(t))
