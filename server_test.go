@@ -341,19 +341,13 @@ var exceptions = sync.OnceValue(func() map[string]string {
 func TestConformance(t *testing.T) {
 	modes := map[string]string{}
 	for _, mode := range []string{"serial", "concurrent"} {
-		modes[mode] = start(t, showEnviron, func(s *Server) {
-			s.Serial = mode == "serial"
-			s.Timeout = time.Minute // 64 KiB byte by byte may take more than 10 s, e.g. under Wine
-		}).addr
+		modes[mode] = start(t, showEnviron, func(s *Server) { s.Serial = mode == "serial" }).addr
 	}
 	modes["traced"] = start(t, watched("environ", showEnviron), func(s *Server) {
-		s.Timeout = time.Minute
 		s.ErrorLog = log.New(io.Discard, "", 0)
 		narrate(s, false)
 	}).addr
-	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second), func(s *Server) {
-		s.Timeout = time.Minute
-	}).addr
+	modes["proxy"] = start(t, newProxy(modes["concurrent"], 20*time.Second)).addr
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
 		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
