@@ -9,6 +9,9 @@
 //	go run docs/check.go -serve 07              serve it on 127.0.0.1:8000
 //	go run docs/check.go 07 FILE                check another file than the one in mine/
 //	go run docs/check.go server ADDR [3|3-5|R04]     grade any server
+//	go run docs/check.go host URL DIR           grade a CGI host that serves DIR as URL
+//	go run docs/check.go proxy ADDR UPSTREAM    grade a proxy that forwards to UPSTREAM
+//	go run docs/check.go applications ADDR      grade a gallery of applications
 //	go run docs/check.go hunt 3                 find a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
 //	go run docs/check.go author 07              hold an exercise to its wrong answers
@@ -41,6 +44,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -87,6 +91,9 @@ func main() {
 			args[1] = path // the working directory changes now
 		}
 	}
+	if args[0] == "host" && args[2] != "" {
+		args[2], _ = filepath.Abs(args[2]) // fails as findRoot would
+	}
 	findRoot()
 	os.Exit(command(args[0], args[1], strings.Fields(strings.Join(args[2:], " "))))
 }
@@ -111,6 +118,12 @@ func command(verb, object string, rest []string) int {
 		return printJSON(readRows())
 	case verb == "server" && object != "":
 		return gradeServer(object, strings.Join(rest, ""))
+	case verb == "applications" && object != "":
+		return gradeApplications(object)
+	case verb == "host" && len(rest) > 0:
+		return gradeHost(object, strings.Join(rest, " "))
+	case verb == "proxy" && len(rest) == 1:
+		return gradeProxy(object, rest[0])
 	case verb == "hunt":
 		return hunt(object)
 	case verb == "class" && object != "":
@@ -1392,6 +1405,201 @@ func (g *grading) total(results []result) (unseen bool) {
 		fmt.Println("What cannot be judged has the right status, but does not show environ.")
 	}
 	return unseen
+}
+
+// ---------------------------------------------------------------- Hosts and proxies
+//
+// These rows come from the last tables of docs/conformance.md. They have two sides: bytes
+// are given on one, and a message is looked at on the other.
+
+// An edge is one of these rows.
+type edge struct {
+	row
+	expected string // the sixth cell
+}
+
+// edges reads the table under a heading: id, level, rule, source, given, expected.
+func edges(heading string) (rows []edge) {
+	_, section, _ := strings.Cut(page("docs/conformance.md"), "\n### "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	for line := range strings.Lines(section) {
+		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+		if len(cells) != 6 || !regexp.MustCompile(`^[A-Z]\d\d$`).MatchString(cells[0]) {
+			continue
+		}
+		e := edge{row{Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3]},
+			cells[5]}
+		if given, ok := strings.CutPrefix(cells[4], "`"); ok { // or nothing
+			e.Send = []byte(drawn{}.expand(strings.TrimSuffix(given, "`")))
+		}
+		rows = append(rows, e)
+	}
+	return rows
+}
+
+// judge compares the message on the other side with the row. The version of an answer is
+// the server's own matter, and so is the case of letters.
+func (e *edge) judge(message string) *mismatch {
+	spans := regexp.MustCompile("(not |body |page )?`([^`]*)`")
+	head, body, _ := strings.Cut(message, "\r\n\r\n")
+	head = regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, "")
+	for i, span := range spans.FindAllStringSubmatch(e.expected, -1) {
+		about, text := span[1], drawn{}.expand(span[2])
+		found := strings.Contains(strings.ToLower("\r\n"+head), "\r\n"+strings.ToLower(text))
+		switch {
+		case i == 0:
+			if e.Want = text; !strings.HasPrefix(head, text) {
+				return differ(text, head)
+			}
+		case about == "body " && body != text:
+			return differ(text, body)
+		case about == "page " && !strings.Contains(body, text):
+			return likeliest("a page with ", text, body)
+		case about == "not " && found:
+			return &mismatch{expected: "no field " + text, came: headerLine(head, text)}
+		case about == "" && !found:
+			return differ(text, cmp.Or(headerLine(head, text), "(no such field)"))
+		}
+	}
+	if e.Want == "" && message != "" {
+		return &mismatch{expected: "nothing", came: message}
+	}
+	return nil
+}
+
+// result judges a row's message; an exchange that failed is its cause.
+func (e edge) result(message string, err error) result {
+	m := e.judge(message)
+	if m == nil {
+		return result{row: e.row, Outcome: "passes"}
+	}
+	if err != nil && message == "" {
+		m.notes = []string{"the exchange did not end well: " + err.Error()}
+	}
+	return result{e.row, e.outcome(message, err), m.brief(), m}
+}
+
+// gradeApplications sends rows to the applications of a gallery.
+func gradeApplications(addr string) int {
+	var results []result
+	for _, e := range edges("Applications") {
+		results = append(results, e.result(e.ask(addr, edgePatience)))
+	}
+	return reportEdges(addr, results)
+}
+
+const edgePatience = 10 * time.Second // for a program to start, or for an upstream
+
+// gradeHost asks a CGI host for programs that it writes into a directory which the host
+// serves under an address like http://127.0.0.1:8000/cgi-bin/.
+func gradeHost(address, dir string) int {
+	target, err := url.Parse(strings.TrimSuffix(address, "/") + "/")
+	if err == nil && (target.Scheme != "http" || target.Port() == "") {
+		err = fmt.Errorf("expected an address like http://127.0.0.1:8000/cgi-bin/, not %q",
+			address)
+	}
+	die(err)
+	var results []result
+	for i, e := range edges("CGI hosts") {
+		file := fmt.Sprintf("row%02d.cgi", i+1)
+		die(os.WriteFile(filepath.Join(dir, file), []byte(printer(e.Send)), 0o755))
+		get := e.row
+		get.Send = fmt.Appendf(nil, "GET %s%s HTTP/1.0\r\nHost: %s\r\n\r\n", target.Path, file,
+			target.Host)
+		results = append(results, e.result(get.ask(target.Host, edgePatience)))
+	}
+	return reportEdges(address, results)
+}
+
+// printer is a program for a Unix shell that prints these bytes, each in octal.
+func printer(output []byte) string {
+	var octal strings.Builder
+	for _, b := range output {
+		fmt.Fprintf(&octal, `\0%03o`, b)
+	}
+	return "#!/bin/sh\nprintf %b '" + octal.String() + "'\n"
+}
+
+// An upstream is the server to which a proxy forwards. It answers each connection once.
+type upstream struct {
+	net.Listener
+	mu     sync.Mutex
+	answer []byte
+	got    *limitedBuffer // what arrives
+}
+
+// gradeProxy is both the client and the upstream of a proxy.
+func gradeProxy(addr, upstreamAddr string) int {
+	l, err := net.Listen("tcp", upstreamAddr)
+	die(err)
+	defer l.Close()
+	u := &upstream{Listener: l}
+	go u.serve()
+	var results []result
+	for _, e := range edges("Proxies: what is forwarded") {
+		got := u.expect([]byte("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"))
+		_, err := e.ask(addr, edgePatience)
+		results = append(results, e.result(got.String(), err))
+	}
+	for _, e := range edges("Proxies: what is answered") {
+		u.expect(e.Send)
+		get := e.row
+		get.Send = plainRow.Send
+		results = append(results, e.result(get.ask(addr, edgePatience)))
+	}
+	return reportEdges(addr, results)
+}
+
+// expect sets the answer to the connections from now on.
+func (u *upstream) expect(answer []byte) (got *limitedBuffer) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.answer, u.got = answer, &limitedBuffer{}
+	return u.got
+}
+
+func (u *upstream) serve() {
+	for {
+		c, err := u.Accept()
+		if err != nil {
+			return // closed: all rows are done
+		}
+		u.mu.Lock()
+		answer, got := u.answer, u.got
+		u.mu.Unlock()
+		go func() {
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(edgePatience))
+			request, err := http.ReadRequest(bufio.NewReader(io.TeeReader(c, got)))
+			if err == nil {
+				io.Copy(io.Discard, request.Body) // an error leaves it short, as the row shows
+			}
+			c.Write(answer) // fails if the proxy has gone, which the client sees
+		}()
+	}
+}
+
+// reportEdges has a line for each row that fails, explains the first, and counts.
+func reportEdges(name string, results []result) int {
+	if *asJSON {
+		return printJSON(results)
+	}
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", name, len(results))
+	count := map[string]int{}
+	var failed *result
+	for i, r := range results {
+		if count[r.Outcome]++; r.Outcome == "fails" || r.Outcome == "hung up" {
+			fmt.Printf("NO  %s: %s\n", r.Name, r.Fault)
+			failed = cmp.Or(failed, &results[i])
+		}
+	}
+	if failed != nil {
+		fmt.Printf("\n%s: %s\n", failed.Outcome, failed.Name)
+		failed.m.explain(os.Stdout, visible(failed.Send), failed.Source+"; level "+failed.Level)
+	}
+	fmt.Printf("\n%d of %d rows pass, %d fail, %d hung up, %d differ where they may\n",
+		count["passes"], len(results), count["fails"], count["hung up"], count["differs"])
+	return map[bool]int{true: solved, false: notYet}[failed == nil]
 }
 
 // ---------------------------------------------------------------- Exercises
