@@ -68,6 +68,13 @@ const (
 	wrongUsage = 2
 )
 
+func exitStatus(ok bool) int {
+	if ok {
+		return solved
+	}
+	return notYet
+}
+
 var (
 	hintAsked = flag.Int("hint", 0, "show hint 1, 2 or 3")
 	serving   = flag.Bool("serve", false, "serve the program instead of checking it")
@@ -456,6 +463,14 @@ func (p *child) dial() (*net.TCPConn, error) {
 		}
 	}
 	return nil, errDeaf
+}
+
+func (p *child) listens() error {
+	c, err := p.dial()
+	if err == nil {
+		c.Close()
+	}
+	return err
 }
 
 // log returns what the program has printed. Lines of our probes lose their secret; a line
@@ -931,13 +946,20 @@ func readRows() (rows []row) {
 			chapter = 0
 			fmt.Sscanf(heading, "Chapter %d:", &chapter) // leaves 0 for another heading
 		}
-		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
-		isRow := regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0])
-		if chapter > 0 && len(cells) == 6 && isRow {
+		if cells := rowCells(line); chapter > 0 && cells != nil {
 			rows = append(rows, newRow(chapter, cells))
 		}
 	}
 	return rows
+}
+
+// rowCells returns the six cells of a row, nil for any other line.
+func rowCells(line string) []string {
+	cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+	if len(cells) != 6 || !regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
+		return nil
+	}
+	return cells
 }
 
 // newRow reads one line of a table: id, level, rule, source, sent, expected.
@@ -1379,7 +1401,7 @@ func (g *grading) report(results []result, one bool) int {
 		next = chapterPage(8)
 	}
 	fmt.Println("next:", next)
-	return map[bool]int{true: solved, false: notYet}[failed == nil]
+	return exitStatus(failed == nil)
 }
 
 // total counts by chapter, and reports whether something could not be judged.
@@ -1423,8 +1445,8 @@ func edges(heading string) (rows []edge) {
 	_, section, _ := strings.Cut(page("docs/conformance.md"), "\n### "+heading+"\n")
 	section, _, _ = strings.Cut(section, "\n#")
 	for line := range strings.Lines(section) {
-		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
-		if len(cells) != 6 || !regexp.MustCompile(`^[A-Z]\d\d$`).MatchString(cells[0]) {
+		cells := rowCells(line)
+		if cells == nil {
 			continue
 		}
 		e := edge{row{Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3]},
@@ -1611,7 +1633,7 @@ func reportEdges(name string, results []result) int {
 	}
 	fmt.Printf("\n%d of %d rows pass, %d fail, %d hung up, %d differ where they may\n",
 		count["passes"], len(results), count["fails"], count["hung up"], count["differs"])
-	return map[bool]int{true: solved, false: notYet}[failed == nil]
+	return exitStatus(failed == nil)
 }
 
 // ---------------------------------------------------------------- Exercises
@@ -1723,9 +1745,9 @@ func (x *exercise) work(file string) int {
 	}
 	for {
 		before := stamp(file)
-		status := x.checkFile(file, own)
+		code := x.checkFile(file, own)
 		if !*watching {
-			return status
+			return code
 		}
 		fmt.Printf("watching %s; end it with Ctrl-C\n", file)
 		for stamp(file) == before {
@@ -1754,7 +1776,7 @@ func (x *exercise) checkFile(file string, own bool) int {
 		x.note(content, a.ok())
 		progress()
 	}
-	return map[bool]int{true: solved, false: notYet}[a.ok()]
+	return exitStatus(a.ok())
 }
 
 // begin puts the starters of an exercise where students work: a module of its own, so
@@ -2195,10 +2217,8 @@ func (x *exercise) raceIn(p *child) *mismatch {
 // rows sends the rows that a source demands of everyone, and returns the first that
 // fails.
 func (p *child) rows(chapter int) *mismatch {
-	if c, err := p.dial(); err != nil {
+	if err := p.listens(); err != nil {
 		return &mismatch{expected: "a server", notes: []string{err.Error()}}
-	} else {
-		c.Close()
 	}
 	rows := slices.DeleteFunc(readRows(), func(r row) bool {
 		return r.Chapter != chapter || r.Level != "M"
@@ -2241,11 +2261,9 @@ func (p *child) askWith(name string) (reply string, err error) {
 		defer front.stop()
 	}
 	for _, server := range []*child{p, front} { // until both listen
-		c, err := server.dial()
-		if err != nil {
+		if err := server.listens(); err != nil {
 			return server.printed.String(), err
 		}
-		c.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -2367,14 +2385,14 @@ func hunt(which string) int {
 // author holds an exercise to itself: the starter fails, the solution passes, each wrong
 // answer is refused by its check; and the hunts to their rows.
 func author(which string, names []string) int {
-	status := solved
+	code := solved
 	hold := func(name string, problem func() string) {
 		if len(names) > 0 && !slices.Contains(names, filepath.Base(name)) {
 			return
 		}
 		if text := problem(); text != "" {
 			fmt.Printf("  NO   %s: %s\n", name, text)
-			status = notYet
+			code = notYet
 			return
 		}
 		fmt.Printf("  ok   %s\n", name)
@@ -2383,7 +2401,7 @@ func author(which string, names []string) int {
 		for _, m := range hunts() {
 			hold(m.name, m.unseen)
 		}
-		return status
+		return code
 	}
 	x := exerciseNamed(which)
 	if x == nil {
@@ -2411,7 +2429,7 @@ func author(which string, names []string) int {
 	for _, m := range mistakes(x.dir + "/wrong.md") {
 		hold(m.name, func() string { return x.accepts(m, solutions[0]) })
 	}
-	return status
+	return code
 }
 
 // accepts says why a wrong answer is not refused as it should be.
@@ -2444,9 +2462,7 @@ func (m mistake) unseen() string {
 	p, err := start("127.0.0.1:"+port, command...)
 	die(err)
 	defer p.stop()
-	c, err := p.dial()
-	die(err)
-	c.Close()
+	die(p.listens())
 	*strict = true
 	caught := map[string]bool{}
 	rows := slices.DeleteFunc(readRows(), func(r row) bool {
