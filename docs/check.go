@@ -186,6 +186,13 @@ func page(path string) string {
 	return string(content)
 }
 
+// glob returns the files of a pattern, which is one of ours and so is not malformed.
+func glob(pattern string) []string {
+	files, err := filepath.Glob(pattern)
+	die(err)
+	return files
+}
+
 func write(path, content string) {
 	die(os.MkdirAll(filepath.Dir(path), 0o755))
 	die(os.WriteFile(path, []byte(content), 0o644))
@@ -424,7 +431,7 @@ func (p *child) stop() (died bool) {
 	if runtime.GOOS != "windows" {
 		pids = append(pids, -p.process.Pid) // the group
 	}
-	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is right
+	files := glob("/proc/[0-9]*/environ")
 	for _, file := range files {
 		environ, err := os.ReadFile(file) // fails for another user's
 		if err == nil && bytes.Contains(environ, []byte("PROBE_SECRET="+p.secret)) {
@@ -1007,7 +1014,7 @@ func (r row) hint() string {
 
 // chapterPage is the page to read, "docs/03-request-line.md".
 func chapterPage(chapter int) string {
-	pages, _ := filepath.Glob(fmt.Sprintf("docs/%02d-*.md", chapter)) // the pattern is right
+	pages := glob(fmt.Sprintf("docs/%02d-*.md", chapter))
 	return filepath.ToSlash(append(pages, fmt.Sprintf("chapter %d", chapter))[0])
 }
 
@@ -1464,7 +1471,8 @@ func edges(heading string) (rows []edge) {
 func (e *edge) judge(message string) *mismatch {
 	spans := regexp.MustCompile("(not |body |page )?`([^`]*)`")
 	head, body, _ := strings.Cut(message, "\r\n\r\n")
-	if end := regexp.MustCompile(`\r?\n\r?\n`).FindStringIndex(message); end != nil && !*strict {
+	end := regexp.MustCompile(`\r?\n\r?\n`).FindStringIndex(message)
+	if end != nil && !*strict {
 		head, body = message[:end[0]], message[end[1]:] // LF alone: RFC 9112 §2.2
 		head = regexp.MustCompile(`\r?\n`).ReplaceAllString(head, "\r\n")
 	}
@@ -1656,7 +1664,7 @@ type check struct{ name, sent, expected, rule, cause string }
 
 // exercises reads docs/exercises.
 var exercises = sync.OnceValue(func() (all []*exercise) {
-	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]*-*") // the pattern is right
+	dirs := glob("docs/exercises/[0-9][0-9]*-*")
 	for _, dir := range dirs {
 		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir)}
 		x.number, _, _ = strings.Cut(x.name, "-")
@@ -1769,7 +1777,7 @@ func (x *exercise) checkFile(file string, own bool) int {
 	content, _ := readSource(file) // attempt says what is wrong with it
 	a := x.attempt(os.Stdout, file, false)
 	if a.ok() {
-		solutions, _ := filepath.Glob(x.dir + "/solution.*") // the pattern is right
+		solutions := glob(x.dir + "/solution.*")
 		fmt.Printf("solved    another solution: %s\n", strings.Join(solutions, ", "))
 	}
 	if own {
@@ -1782,7 +1790,7 @@ func (x *exercise) checkFile(file string, own bool) int {
 // begin puts the starters of an exercise where students work: a module of its own, so
 // that neither git nor ./... sees what they do there.
 func (x *exercise) begin() (files []string) {
-	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
+	starters := glob(x.dir + "/starter.*")
 	for _, starter := range starters {
 		file := "mine/" + x.name + filepath.Ext(starter)
 		write(file, page(starter))
@@ -2407,8 +2415,8 @@ func author(which string, names []string) int {
 	if x == nil {
 		die(errors.New("there is no exercise " + which))
 	}
-	starters, _ := filepath.Glob(x.dir + "/starter.*")   // the patterns are right
-	solutions, _ := filepath.Glob(x.dir + "/solution.*") // and so is this
+	starters := glob(x.dir + "/starter.*")
+	solutions := glob(x.dir + "/solution.*")
 	for _, file := range starters {
 		hold(file, func() string {
 			passes := x.attempt(io.Discard, file, false).ok()
@@ -2551,7 +2559,7 @@ func (x *exercise) fingerprint(source []byte) string {
 func owners(students []*student, chosen []*exercise) map[string][]string {
 	owners := map[string][]string{}
 	for _, x := range chosen {
-		ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
+		ours := glob(x.dir + "/s[ot]*.*")
 		for _, file := range ours {
 			key := x.fingerprint([]byte(page(file)))
 			name, _, _ := strings.Cut(filepath.Base(file), ".")
