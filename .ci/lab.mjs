@@ -26,7 +26,7 @@ const files = createServer(async (request, response) => {
 	}
 });
 await once(files.listen(0, "127.0.0.1"), "listening");
-const pages = { "the server": served + "lab", "the site": `http://127.0.0.1:${files.address().port}/lab.html` };
+const pages = { "the server": served + "lab", "the site": `http://127.0.0.1:${files.address().port}/lab/index.html` };
 
 const browser = await chromium.launch({
 	executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
@@ -160,7 +160,7 @@ const questions = {
 		await preset("refused: a space before the colon");
 		assert.equal(await page.locator("#marks .bad").textContent(), " ");
 		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, RFC 9112 §5\.1, chapter 4/);
-		assert.deepEqual(await page.locator("#fault a").evaluateAll(list => list.map(a => a.getAttribute("href").replace(/.*\//, ""))), ["rfc9112#section-5.1", "04-header-fields.md"]);
+		assert.deepEqual(await page.locator("#fault a").evaluateAll(list => list.map(a => a.getAttribute("href").replace(/.*\/|\.(md|html)$/g, ""))), ["rfc9112#section-5.1", "04-header-fields"]);
 		assert.match(await text("#onion"), /^Not called/);
 		assert.ok(await visible("#marks .bad") && await visible("#fault") && await visible("#onion .none"));
 	},
@@ -578,7 +578,7 @@ const once_ = {
 		await page.evaluate(() => { $("request").value = "x".repeat(70000); $("request").dispatchEvent(new Event("input")); });
 		await page.waitForFunction(() => /may have 65536 bytes here, this one has 70000/.test($("status").textContent));
 		const file = await context.newPage();
-		await file.goto("file://" + join(site, "lab.html"));
+		await file.goto("file://" + join(site, "lab/index.html"));
 		await file.waitForFunction(() => /Opened as a file.*go run \./.test(document.querySelector("#status").textContent));
 		await file.close();
 		const plain = await browser.newContext({ javaScriptEnabled: false }), still = await plain.newPage();
