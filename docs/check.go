@@ -35,7 +35,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
 	"go/parser"
 	"go/scanner"
 	"go/token"
@@ -1966,19 +1965,23 @@ func positioned(file, source string) string {
 }
 
 // declares returns the names that a source declares for its package.
-func declares(source string) map[string]*ast.Object {
+func declares(source string) map[string]bool {
 	// The compiler says better what is wrong with it.
 	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0)
-	return file.Scope.Objects
+	names := map[string]bool{}
+	for name := range file.Scope.Objects {
+		names[name] = true
+	}
+	return names
 }
 
 // setAside appends a "_" to names in a source of ours, those that the student's file
 // declares: students may give a function any name.
-func setAside(source string, names map[string]*ast.Object) string {
+func setAside(source string, names map[string]bool) string {
 	var out strings.Builder
 	last := 0
 	for offset, name := range tokens(source) {
-		if names[name] != nil {
+		if names[name] {
 			out.WriteString(source[last:offset+len(name)] + "_")
 			last = offset + len(name)
 		}
