@@ -614,6 +614,12 @@ const once_ = {
 		assert.match(await page.inputValue("#request"), /^GET \/typed HTTP\/1\.1\nHost: h\n/);
 		assert.equal(await text("#status"), "The request of this curl command.");
 	},
+	async "a step has a why, its rule and its chapter"() {
+		await fresh();
+		await step(/the head leaves/);
+		assert.match(await text("#why"), /^The first block that is not empty, or the end, sends the head before it\. PEP 3333, chapter 8$/);
+		assert.equal(await page.locator("#why a").count(), 2);
+	},
 	async "the experiments are a tour, and Back goes to the last one"() {
 		await fresh();
 		assert.match(await text("#about"), /^A browser sends a web server some bytes/);
