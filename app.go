@@ -108,19 +108,19 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333", "08-start-response", "curl -i URL/before URL/after URL/excinfo",
 			failing, "Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "the cgi module", "10-middleware",
+		{"form", "the cgi module", "11-middleware",
 			"curl -F name=value -F file=@README.md URL", form,
 			"Takes a form and an upload apart and shows the fields."},
-		{"files", "RFC 1945", "10-middleware", "curl -i URL/", newFiles(c.Root),
+		{"files", "RFC 1945", "11-middleware", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
-		{"mount", "mod_wsgi's WSGIScriptAlias", "10-middleware", "curl URL/a/x URL/b/x",
+		{"mount", "mod_wsgi's WSGIScriptAlias", "11-middleware", "curl URL/a/x URL/b/x",
 			mount(map[string]Application{"/a": watched("environ", showEnviron),
 				"/b": watched("hello", hello)}, showEnviron),
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
-		{"proxy", "RFC 9110", "13-in-front-and-behind", "curl -i URL/",
+		{"proxy", "RFC 9110", "14-in-front-and-behind", "curl -i URL/",
 			newProxy(c.Upstream, c.Timeout),
 			"Forwards to other servers (-upstream), in turn, over HTTP/1.0."},
-		{"cgi", "RFC 3875", "11-cgi", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
+		{"cgi", "RFC 3875", "12-cgi", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
 			"Runs a CGI program (-script) for each request."},
 	}
 	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
@@ -991,7 +991,7 @@ func (p *program) killGroup() error {
 // (Not on Windows, where pipes have no deadlines.)
 func (p *program) Read(b []byte) (int, error) {
 	begin, hasEnded := time.Now(), false
-	p.output.SetReadDeadline(begin.Add(p.patience)) // fails if closed, and so will Read
+	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
 	n, err := p.output.Read(b)
 	select {
 	case <-p.ended:
@@ -1096,7 +1096,7 @@ func cgiVariables(file string, environ Environ) (list []string) {
 // cgiHead turns the head of a CGI program's answer into a status and headers. It gets no
 // field without a value: that counts as not sent.
 //
-//	Status: 404 Gone\n Content-Type: text/plain\n → "404 Gone", [{"Content-Type", …}]
+//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone", [{"Content-Type", …}]
 //	Location: http://h/\n                        → "302 Found", [{"Location", …}]
 //
 // (RFC 3875 §6.2, §6.3)

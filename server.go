@@ -362,6 +362,15 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
+// cut closes the connection. An answer that is under way must not look whole: a reset ends
+// it, which a client can tell from an end.
+func (c *conn) cut(answering bool) {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok && answering {
+		tcp.SetLinger(0) // fails if it is closed already
+	}
+	c.Close() // fails if it is closed already
+}
+
 const (
 	lull   = 50 * time.Millisecond  // in which another connection may come from the backlog
 	moment = 500 * time.Millisecond // for what a client should do at once
@@ -397,7 +406,7 @@ func (s *Server) Shutdown(grace time.Duration) {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		go c.Close() // with a trace it may wait for a log that nobody reads
+		go c.cut(c.answering) // with a trace it may wait for a log that nobody reads
 	}
 	s.mu.Unlock()
 	if s.OnStop != nil {

@@ -30,14 +30,14 @@ async function diagram([source, name, themeVariables]) {
 		.replace(/ style="max-width[^"]*"/, ` style="max-width:${width}px;min-width:min(${width}px,30rem)"`);
 }
 
-// smaller runs in the browser, and returns a PNG as WebP of the width of a page, both in base64.
+// smaller runs in the browser, and returns a PNG as WebP of the width of the prose, both in base64.
 async function smaller(png) {
 	const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
-	const width = Math.min(image.width, 1000), height = Math.round(image.height * width / image.width);
+	const width = Math.min(image.width, 840), height = Math.round(image.height * width / image.width);
 	const canvas = Object.assign(document.createElement("canvas"), { width, height }), brush = canvas.getContext("2d");
 	brush.imageSmoothingQuality = "high";
 	brush.drawImage(image, 0, 0, width, height);
-	return canvas.toDataURL("image/webp", 0.6).split(",")[1];
+	return canvas.toDataURL("image/webp", 0.5).split(",")[1];
 }
 
 // draw returns the diagrams as SVG, and writes the pictures and card.png.

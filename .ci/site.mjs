@@ -34,10 +34,10 @@ const plain = html => html.replace(/<span class="tip".*?<\/span>|<[^>]*>/gs, "")
 // ---- What there is
 
 // Wrong answers are for the checker, and the tests are longer than all the rest: they are no pages.
-const sources = [...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
+const sources = ["LICENSE", ...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
 	...readdirSync(join(root, "docs"), { recursive: true }).map(name => "docs/" + name.replaceAll("\\", "/"))]
 	.filter(name => !/\/wrong[^/]*$/.test(name)).sort();
-const programs = sources.filter(name => /\.(go|py|js|conf|html)$/.test(name) && !/_test\.go$|^docs\/lab\.html$/.test(name));
+const programs = sources.filter(name => /^LICENSE$|\.(go|py|js|conf|html)$/.test(name) && !/_test\.go$|^docs\/lab\.html$/.test(name));
 const languages = [...new Set(sources.map(name => /^docs\/([a-z]{2})\//.exec(name)?.[1]).filter(Boolean))];
 
 // codePath is the page of a program.
@@ -148,7 +148,7 @@ const definitions = {}; // of the glossary, by language and anchor
 const relative = (env, path) => posix.relative(posix.dirname(env.page.path), path) || posix.basename(path);
 const labPath = fragment => "lab/index.html" + (fragment || "");
 
-// target is where a link of a page leads on the site; undefined if nowhere.
+// target is where a link of a page leads on the site; undefined if to the reader's own machine.
 function target(env, href) {
 	const lab = /^http:\/\/127\.0\.0\.1:8000\/lab(#.*)?$/.exec(href);
 	if (lab) return relative(env, labPath(lab[1]));
@@ -162,7 +162,7 @@ function target(env, href) {
 	if (source.endsWith("/hints.md")) return relative(env, pageOf[source.replace("hints.md", "README.md")].path) + "#hints";
 	if (programs.includes(source)) return relative(env, codePath(source)) + hash;
 	if (programs.some(name => name.startsWith(source + "/"))) return relative(env, "code/index.html") + "#" + source;
-	return sources.includes(source) ? relative(env, source.replace("docs/", "")) : undefined;
+	return href; // leads nowhere, as the test of the site will say
 }
 
 // linked is a page, file or declaration that is named in the text, as a link to it.

@@ -9,6 +9,9 @@
 //	go run docs/check.go -serve 07              serve it on 127.0.0.1:8000
 //	go run docs/check.go 07 FILE                check another file than the one in mine/
 //	go run docs/check.go server ADDR [3|3-5|R04]     grade any server
+//	go run docs/check.go host URL DIR           grade a CGI host that serves DIR as URL
+//	go run docs/check.go proxy ADDR UPSTREAM    grade a proxy that forwards to UPSTREAM
+//	go run docs/check.go applications ADDR      grade a gallery of applications
 //	go run docs/check.go hunt 3                 find a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
 //	go run docs/check.go author 07              hold an exercise to its wrong answers
@@ -32,7 +35,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"go/ast"
 	"go/parser"
 	"go/scanner"
 	"go/token"
@@ -41,6 +43,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -64,6 +67,13 @@ const (
 	wrongUsage = 2
 )
 
+func exitStatus(ok bool) int {
+	if ok {
+		return solved
+	}
+	return notYet
+}
+
 var (
 	hintAsked = flag.Int("hint", 0, "show hint 1, 2 or 3")
 	serving   = flag.Bool("serve", false, "serve the program instead of checking it")
@@ -86,6 +96,9 @@ func main() {
 		if _, missing := os.Stat(path); missing == nil {
 			args[1] = path // the working directory changes now
 		}
+	}
+	if args[0] == "host" && args[2] != "" {
+		args[2], _ = filepath.Abs(args[2]) // fails as findRoot would
 	}
 	findRoot()
 	os.Exit(command(args[0], args[1], strings.Fields(strings.Join(args[2:], " "))))
@@ -111,6 +124,12 @@ func command(verb, object string, rest []string) int {
 		return printJSON(readRows())
 	case verb == "server" && object != "":
 		return gradeServer(object, strings.Join(rest, ""))
+	case verb == "applications" && object != "":
+		return gradeApplications(object)
+	case verb == "host" && len(rest) > 0:
+		return gradeHost(object, strings.Join(rest, " "))
+	case verb == "proxy" && len(rest) == 1:
+		return gradeProxy(object, rest[0])
 	case verb == "hunt":
 		return hunt(object)
 	case verb == "class" && object != "":
@@ -164,6 +183,13 @@ func page(path string) string {
 	content, err := os.ReadFile(path)
 	die(err)
 	return string(content)
+}
+
+// glob returns the files of a pattern, which is one of ours and so is not malformed.
+func glob(pattern string) []string {
+	files, err := filepath.Glob(pattern)
+	die(err)
+	return files
 }
 
 func write(path, content string) {
@@ -404,7 +430,7 @@ func (p *child) stop() (died bool) {
 	if runtime.GOOS != "windows" {
 		pids = append(pids, -p.process.Pid) // the group
 	}
-	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is right
+	files := glob("/proc/[0-9]*/environ")
 	for _, file := range files {
 		environ, err := os.ReadFile(file) // fails for another user's
 		if err == nil && bytes.Contains(environ, []byte("PROBE_SECRET="+p.secret)) {
@@ -443,6 +469,14 @@ func (p *child) dial() (*net.TCPConn, error) {
 		}
 	}
 	return nil, errDeaf
+}
+
+func (p *child) listens() error {
+	c, err := p.dial()
+	if err == nil {
+		c.Close()
+	}
+	return err
 }
 
 // log returns what the program has printed. Lines of our probes lose their secret; a line
@@ -918,13 +952,20 @@ func readRows() (rows []row) {
 			chapter = 0
 			fmt.Sscanf(heading, "Chapter %d:", &chapter) // leaves 0 for another heading
 		}
-		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
-		isRow := regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0])
-		if chapter > 0 && len(cells) == 6 && isRow {
+		if cells := rowCells(line); chapter > 0 && cells != nil {
 			rows = append(rows, newRow(chapter, cells))
 		}
 	}
 	return rows
+}
+
+// rowCells returns the six cells of a row, nil for any other line.
+func rowCells(line string) []string {
+	cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+	if len(cells) != 6 || !regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
+		return nil
+	}
+	return cells
 }
 
 // newRow reads one line of a table: id, level, rule, source, sent, expected.
@@ -972,7 +1013,7 @@ func (r row) hint() string {
 
 // chapterPage is the page to read, "docs/03-request-line.md".
 func chapterPage(chapter int) string {
-	pages, _ := filepath.Glob(fmt.Sprintf("docs/%02d-*.md", chapter)) // the pattern is right
+	pages := glob(fmt.Sprintf("docs/%02d-*.md", chapter))
 	return filepath.ToSlash(append(pages, fmt.Sprintf("chapter %d", chapter))[0])
 }
 
@@ -988,8 +1029,11 @@ func (r row) ask(addr string, patience time.Duration) (reply string, err error) 
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		size := 1 << 20
-		if r.How == "byte by byte" || *bytewise && len(r.Send) < 70000 {
+		size, longest := 1<<20, 70000
+		if runtime.GOOS == "windows" {
+			longest = 10000 // 64 KiB take 20 s under Wine
+		}
+		if r.How == "byte by byte" || *bytewise && len(r.Send) < longest {
 			size = 1
 		}
 		for piece := range slices.Chunk(r.Send, size) {
@@ -1366,7 +1410,7 @@ func (g *grading) report(results []result, one bool) int {
 		next = chapterPage(8)
 	}
 	fmt.Println("next:", next)
-	return map[bool]int{true: solved, false: notYet}[failed == nil]
+	return exitStatus(failed == nil)
 }
 
 // total counts by chapter, and reports whether something could not be judged.
@@ -1394,6 +1438,214 @@ func (g *grading) total(results []result) (unseen bool) {
 	return unseen
 }
 
+// ---------------------------------------------------------------- Hosts and proxies
+//
+// These rows come from the last tables of docs/conformance.md. They have two sides: bytes
+// are given on one, and a message is looked at on the other.
+
+// An edge is one of these rows.
+type edge struct {
+	row
+	expected string // the sixth cell
+}
+
+// edges reads the table under a heading: id, level, rule, source, given, expected.
+func edges(heading string) (rows []edge) {
+	_, section, _ := strings.Cut(page("docs/conformance.md"), "\n### "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n#")
+	for line := range strings.Lines(section) {
+		cells := rowCells(line)
+		if cells == nil {
+			continue
+		}
+		e := edge{row{Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3]},
+			cells[5]}
+		if given, ok := strings.CutPrefix(cells[4], "`"); ok { // or nothing
+			e.Send = []byte(drawn{}.expand(strings.TrimSuffix(given, "`")))
+		}
+		rows = append(rows, e)
+	}
+	return rows
+}
+
+// judge compares the message on the other side with the row. The version of an answer is
+// the server's own matter, and so is the case of letters.
+func (e *edge) judge(message string) *mismatch {
+	spans := regexp.MustCompile("(not |body |page )?`([^`]*)`")
+	head, body, _ := strings.Cut(message, "\r\n\r\n")
+	end := regexp.MustCompile(`\r?\n\r?\n`).FindStringIndex(message)
+	if end != nil && !*strict {
+		head, body = message[:end[0]], message[end[1]:] // LF alone: RFC 9112 §2.2
+		head = regexp.MustCompile(`\r?\n`).ReplaceAllString(head, "\r\n")
+	}
+	head = regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, "")
+	for i, span := range spans.FindAllStringSubmatch(e.expected, -1) {
+		about, text := span[1], drawn{}.expand(span[2])
+		found := strings.Contains(strings.ToLower("\r\n"+head), "\r\n"+strings.ToLower(text))
+		switch {
+		case i == 0:
+			if e.Want = text; !strings.HasPrefix(head, text) {
+				return differ(text, head)
+			}
+		case about == "body " && body != text:
+			return differ(text, body)
+		case about == "page " && !strings.Contains(body, text):
+			return likeliest("a page with ", text, body)
+		case about == "not " && found:
+			return &mismatch{expected: "no field " + text, came: headerLine(head, text)}
+		case about == "" && !found && !sameOnLines(text, head):
+			return differ(text, cmp.Or(headerLine(head, text), "(no such field)"))
+		}
+	}
+	if e.Want == "" && message != "" {
+		return &mismatch{expected: "nothing", came: message}
+	}
+	return nil
+}
+
+// sameOnLines reports whether a head has a field's list on several lines, in its order:
+// RFC 9110 §5.3 leaves it to a proxy whether it joins them.
+func sameOnLines(field, head string) bool {
+	name, value, _ := strings.Cut(field, ": ")
+	lines := strings.ReplaceAll(headerLine(head, field), "\r\n"+name+": ", ",")
+	return lines == name+": "+value
+}
+
+// result judges a row's message; an exchange that failed is its cause.
+func (e edge) result(message string, err error) result {
+	m := e.judge(message)
+	if m == nil {
+		return result{row: e.row, Outcome: "passes"}
+	}
+	if err != nil && message == "" {
+		m.notes = []string{"the exchange did not end well: " + err.Error()}
+	}
+	return result{e.row, e.outcome(message, err), m.brief(), m}
+}
+
+// gradeApplications sends rows to the applications of a gallery.
+func gradeApplications(addr string) int {
+	var results []result
+	for _, e := range edges("Applications") {
+		results = append(results, e.result(e.ask(addr, edgePatience)))
+	}
+	return reportEdges(addr, results)
+}
+
+const edgePatience = 10 * time.Second // for a program to start, or for an upstream
+
+// gradeHost asks a CGI host for programs that it writes into a directory which the host
+// serves under an address like http://127.0.0.1:8000/cgi-bin/.
+func gradeHost(address, dir string) int {
+	target, err := url.Parse(strings.TrimSuffix(address, "/") + "/")
+	if err == nil && (target.Scheme != "http" || target.Port() == "") {
+		err = fmt.Errorf("expected an address like http://127.0.0.1:8000/cgi-bin/, not %q",
+			address)
+	}
+	die(err)
+	var results []result
+	for i, e := range edges("CGI hosts") {
+		file := fmt.Sprintf("row%02d.cgi", i+1)
+		die(os.WriteFile(filepath.Join(dir, file), []byte(printer(e.Send)), 0o755))
+		get := e.row
+		get.Send = fmt.Appendf(nil, "GET %s%s HTTP/1.0\r\nHost: %s\r\n\r\n", target.Path, file,
+			target.Host)
+		results = append(results, e.result(get.ask(target.Host, edgePatience)))
+	}
+	return reportEdges(address, results)
+}
+
+// printer is a program for a Unix shell that prints these bytes, each in octal.
+func printer(output []byte) string {
+	var octal strings.Builder
+	for _, b := range output {
+		fmt.Fprintf(&octal, `\0%03o`, b)
+	}
+	return "#!/bin/sh\nprintf %b '" + octal.String() + "'\n"
+}
+
+// An upstream is the server to which a proxy forwards. It answers each connection once.
+type upstream struct {
+	net.Listener
+	mu     sync.Mutex
+	answer []byte
+	got    *limitedBuffer // what arrives
+}
+
+// gradeProxy is both the client and the upstream of a proxy.
+func gradeProxy(addr, upstreamAddr string) int {
+	l, err := net.Listen("tcp", upstreamAddr)
+	die(err)
+	defer l.Close()
+	u := &upstream{Listener: l}
+	go u.serve()
+	var results []result
+	for _, e := range edges("Proxies: what is forwarded") {
+		got := u.expect([]byte("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi"))
+		_, err := e.ask(addr, edgePatience)
+		results = append(results, e.result(got.String(), err))
+	}
+	for _, e := range edges("Proxies: what is answered") {
+		u.expect(e.Send)
+		get := e.row
+		get.Send = plainRow.Send
+		results = append(results, e.result(get.ask(addr, edgePatience)))
+	}
+	return reportEdges(addr, results)
+}
+
+// expect sets the answer to the connections from now on.
+func (u *upstream) expect(answer []byte) (got *limitedBuffer) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.answer, u.got = answer, &limitedBuffer{}
+	return u.got
+}
+
+func (u *upstream) serve() {
+	for {
+		c, err := u.Accept()
+		if err != nil {
+			return // closed: all rows are done
+		}
+		u.mu.Lock()
+		answer, got := u.answer, u.got
+		u.mu.Unlock()
+		go func() {
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(edgePatience))
+			request, err := http.ReadRequest(bufio.NewReader(io.TeeReader(c, got)))
+			if err == nil {
+				io.Copy(io.Discard, request.Body) // an error leaves it short, as the row shows
+			}
+			c.Write(answer) // fails if the proxy has gone, which the client sees
+		}()
+	}
+}
+
+// reportEdges has a line for each row that fails, explains the first, and counts.
+func reportEdges(name string, results []result) int {
+	if *asJSON {
+		return printJSON(results)
+	}
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", name, len(results))
+	count := map[string]int{}
+	var failed *result
+	for i, r := range results {
+		if count[r.Outcome]++; r.Outcome == "fails" {
+			fmt.Printf("NO  %s: %s\n", r.Name, r.Fault)
+			failed = cmp.Or(failed, &results[i])
+		}
+	}
+	if failed != nil {
+		fmt.Printf("\n%s: %s\n", failed.Outcome, failed.Name)
+		failed.m.explain(os.Stdout, visible(failed.Send), failed.Source+"; level "+failed.Level)
+	}
+	fmt.Printf("\n%d of %d rows pass, %d fail, %d hung up, %d differ where they may\n",
+		count["passes"], len(results), count["fails"], count["hung up"], count["differs"])
+	return exitStatus(failed == nil)
+}
+
 // ---------------------------------------------------------------- Exercises
 
 // An exercise is a directory of docs/exercises.
@@ -1414,7 +1666,7 @@ type check struct{ name, sent, expected, rule, cause string }
 
 // exercises reads docs/exercises.
 var exercises = sync.OnceValue(func() (all []*exercise) {
-	dirs, _ := filepath.Glob("docs/exercises/[0-9][0-9]*-*") // the pattern is right
+	dirs := glob("docs/exercises/[0-9][0-9]*-*")
 	for _, dir := range dirs {
 		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir)}
 		x.number, _, _ = strings.Cut(x.name, "-")
@@ -1503,9 +1755,9 @@ func (x *exercise) work(file string) int {
 	}
 	for {
 		before := stamp(file)
-		status := x.checkFile(file, own)
+		code := x.checkFile(file, own)
 		if !*watching {
-			return status
+			return code
 		}
 		fmt.Printf("watching %s; end it with Ctrl-C\n", file)
 		for stamp(file) == before {
@@ -1527,20 +1779,20 @@ func (x *exercise) checkFile(file string, own bool) int {
 	content, _ := readSource(file) // attempt says what is wrong with it
 	a := x.attempt(os.Stdout, file, false)
 	if a.ok() {
-		solutions, _ := filepath.Glob(x.dir + "/solution.*") // the pattern is right
+		solutions := glob(x.dir + "/solution.*")
 		fmt.Printf("solved    another solution: %s\n", strings.Join(solutions, ", "))
 	}
 	if own {
 		x.note(content, a.ok())
 		progress()
 	}
-	return map[bool]int{true: solved, false: notYet}[a.ok()]
+	return exitStatus(a.ok())
 }
 
 // begin puts the starters of an exercise where students work: a module of its own, so
 // that neither git nor ./... sees what they do there.
 func (x *exercise) begin() (files []string) {
-	starters, _ := filepath.Glob(x.dir + "/starter.*") // the pattern is right
+	starters := glob(x.dir + "/starter.*")
 	for _, starter := range starters {
 		file := "mine/" + x.name + filepath.Ext(starter)
 		write(file, page(starter))
@@ -1713,19 +1965,23 @@ func positioned(file, source string) string {
 }
 
 // declares returns the names that a source declares for its package.
-func declares(source string) map[string]*ast.Object {
+func declares(source string) map[string]bool {
 	// The compiler says better what is wrong with it.
 	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0)
-	return file.Scope.Objects
+	names := map[string]bool{}
+	for name := range file.Scope.Objects {
+		names[name] = true
+	}
+	return names
 }
 
 // setAside appends a "_" to names in a source of ours, those that the student's file
 // declares: students may give a function any name.
-func setAside(source string, names map[string]*ast.Object) string {
+func setAside(source string, names map[string]bool) string {
 	var out strings.Builder
 	last := 0
 	for offset, name := range tokens(source) {
-		if names[name] != nil {
+		if names[name] {
 			out.WriteString(source[last:offset+len(name)] + "_")
 			last = offset + len(name)
 		}
@@ -1975,10 +2231,8 @@ func (x *exercise) raceIn(p *child) *mismatch {
 // rows sends the rows that a source demands of everyone, and returns the first that
 // fails.
 func (p *child) rows(chapter int) *mismatch {
-	if c, err := p.dial(); err != nil {
+	if err := p.listens(); err != nil {
 		return &mismatch{expected: "a server", notes: []string{err.Error()}}
-	} else {
-		c.Close()
 	}
 	rows := slices.DeleteFunc(readRows(), func(r row) bool {
 		return r.Chapter != chapter || r.Level != "M"
@@ -2021,11 +2275,9 @@ func (p *child) askWith(name string) (reply string, err error) {
 		defer front.stop()
 	}
 	for _, server := range []*child{p, front} { // until both listen
-		c, err := server.dial()
-		if err != nil {
+		if err := server.listens(); err != nil {
 			return server.printed.String(), err
 		}
-		c.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -2147,14 +2399,14 @@ func hunt(which string) int {
 // author holds an exercise to itself: the starter fails, the solution passes, each wrong
 // answer is refused by its check; and the hunts to their rows.
 func author(which string, names []string) int {
-	status := solved
+	code := solved
 	hold := func(name string, problem func() string) {
 		if len(names) > 0 && !slices.Contains(names, filepath.Base(name)) {
 			return
 		}
 		if text := problem(); text != "" {
 			fmt.Printf("  NO   %s: %s\n", name, text)
-			status = notYet
+			code = notYet
 			return
 		}
 		fmt.Printf("  ok   %s\n", name)
@@ -2163,14 +2415,14 @@ func author(which string, names []string) int {
 		for _, m := range hunts() {
 			hold(m.name, m.unseen)
 		}
-		return status
+		return code
 	}
 	x := exerciseNamed(which)
 	if x == nil {
 		die(errors.New("there is no exercise " + which))
 	}
-	starters, _ := filepath.Glob(x.dir + "/starter.*")   // the patterns are right
-	solutions, _ := filepath.Glob(x.dir + "/solution.*") // and so is this
+	starters := glob(x.dir + "/starter.*")
+	solutions := glob(x.dir + "/solution.*")
 	for _, file := range starters {
 		hold(file, func() string {
 			passes := x.attempt(io.Discard, file, false).ok()
@@ -2191,7 +2443,7 @@ func author(which string, names []string) int {
 	for _, m := range mistakes(x.dir + "/wrong.md") {
 		hold(m.name, func() string { return x.accepts(m, solutions[0]) })
 	}
-	return status
+	return code
 }
 
 // accepts says why a wrong answer is not refused as it should be.
@@ -2224,9 +2476,7 @@ func (m mistake) unseen() string {
 	p, err := start("127.0.0.1:"+port, command...)
 	die(err)
 	defer p.stop()
-	c, err := p.dial()
-	die(err)
-	c.Close()
+	die(p.listens())
 	*strict = true
 	caught := map[string]bool{}
 	rows := slices.DeleteFunc(readRows(), func(r row) bool {
@@ -2315,7 +2565,7 @@ func (x *exercise) fingerprint(source []byte) string {
 func owners(students []*student, chosen []*exercise) map[string][]string {
 	owners := map[string][]string{}
 	for _, x := range chosen {
-		ours, _ := filepath.Glob(x.dir + "/s[ot]*.*") // the pattern is right
+		ours := glob(x.dir + "/s[ot]*.*")
 		for _, file := range ours {
 			key := x.fingerprint([]byte(page(file)))
 			name, _, _ := strings.Cut(filepath.Base(file), ".")
