@@ -605,6 +605,35 @@ const once_ = {
 			assert.match(await text("#out"), /^HTTP\/1\.0 200/);
 		}
 	},
+	async "a curl command that is typed is said to be one, and Run turns it into a request"() {
+		await fresh();
+		await page.fill("#request", "curl http://h/typed");
+		await page.waitForFunction(() => /Run turns it into a request/.test($("status").textContent));
+		await page.click("#run");
+		await page.waitForFunction(() => /typed/.test(asked.request));
+		assert.match(await page.inputValue("#request"), /^GET \/typed HTTP\/1\.1\nHost: h\n/);
+		assert.equal(await text("#status"), "The request of this curl command.");
+	},
+	async "a step has a why, its rule and its chapter"() {
+		await fresh();
+		await step(/the head leaves/);
+		assert.match(await text("#why"), /^The first block that is not empty, or the end, sends the head before it\. PEP 3333, chapter 8$/);
+		assert.equal(await page.locator("#why a").count(), 2);
+	},
+	async "the experiments are a tour, and Back goes to the last one"() {
+		await fresh();
+		assert.match(await text("#about"), /^A browser sends a web server some bytes/);
+		assert.match(await text("#place"), /^1 of \d+$/);
+		await page.click("#following");
+		await page.waitForFunction(() => asked.arrival === "byte by byte");
+		assert.match(await text("#place"), /^2 of \d+$/);
+		await page.goBack();
+		await page.waitForFunction(() => asked.arrival === "at once");
+		assert.equal(await page.inputValue("#example"), "a path and a query");
+		await page.click("#signs");
+		assert.ok(await visible("#legend"));
+		await page.keyboard.press("Escape");
+	},
 	async "a large request is drawn at once"() {
 		await experiment({ request: "POST / HTTP/1.0\\r\\nContent-Length: 30000\\r\\n\\r\\n" + "x".repeat(30000), app: "hello" });
 		const [key, one] = await page.evaluate(() => {
