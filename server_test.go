@@ -1894,6 +1894,41 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// An answer that breaks off must not look whole to a client that cannot count its bytes.
+func TestBrokenAnswers(t *testing.T) {
+	t.Parallel()
+	breaks := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", []Header{{"Content-Length", "9"}})
+		return Stream(func(yield func([]byte) bool) {
+			if yield([]byte("abc")) && environ.Get("PATH_INFO") == "/panic" {
+				panic("on fire")
+			}
+		})
+	}
+	for _, path := range []string{"/panic", "/short"} {
+		t.Run("HTTP/0.9, which has no Content-Length "+path, func(t *testing.T) {
+			askCut(t, start(t, breaks).addr, "GET "+path+"\r\n")
+		})
+		t.Run("HTTP/1.0, which has one "+path, func(t *testing.T) {
+			reply := ask(t, start(t, breaks).addr, getPath(path))
+			if !strings.HasSuffix(reply, "\r\n\r\nabc") {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+	t.Run("a client that reads again, too late", func(t *testing.T) {
+		closed := make(chan bool, 1)
+		s := start(t, endless(closed), short)
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		wait(t, "the end of the iteration", closed)
+		eventually(t, "the end of the exchange", func() bool { return s.access.String() != "" })
+		if n, err := io.Copy(io.Discard, c); !isReset(err) {
+			t.Errorf("the client got %d bytes and then %v, expected a reset", n, err)
+		}
+	})
+}
+
 // endless sends blocks until nobody wants them, and tells when it is closed.
 func endless(closed chan<- bool) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
