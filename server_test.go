@@ -5045,6 +5045,30 @@ func TestFiles(t *testing.T) {
 		program.Process.Kill()
 		program.Wait() // says that it was killed
 	})
+	t.Run("fewer and fewer descriptors", func(t *testing.T) { // a whole answer, or 503
+		if runtime.GOOS == "windows" {
+			t.Skip("needs ulimit")
+		}
+		index, list := t.TempDir(), t.TempDir()
+		os.WriteFile(filepath.Join(index, "index.html"), []byte("the page"), 0o600)
+		os.MkdirAll(filepath.Join(list, "a", "b"), 0o700)
+		os.Symlink(filepath.Join("a", "b"), filepath.Join(list, "link"))
+		for directory, whole := range map[string]string{index: "the page", list: `"./link/"`} {
+			program, addr, _ := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+				os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", directory, "-timeout", "1m"))
+			for range 40 {
+				reply := ask(t, addr, get())
+				if status, _, _ := splitReply(t, reply); status[:3] == "503" {
+					break
+				} else if !strings.Contains(reply, whole) {
+					t.Fatalf("expected %q, got %q", whole, reply)
+				}
+				must(io.WriteString(dial(t, addr), "GET "))(t) // one descriptor less
+			}
+			program.Process.Kill()
+			program.Wait() // says that it was killed
+		}
+	})
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
 		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
 		"Monday, 03-Feb-20 04:05:06 GMT": "304", "Mon Feb  3 04:05:06 2020": "304", "Mon Feb  3 04:05:05 2020": "200",
