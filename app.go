@@ -649,6 +649,8 @@ func servePath(root *os.Root, environ Environ, startResponse StartResponse) (Bod
 	index, stat, err := openFile(root, path.Join(name, "index.html"))
 	if err == nil && !stat.IsDir() {
 		return serveFile(index, stat, environ, startResponse), nil
+	} else if outOfFiles(err) {
+		return nil, err // there may be one
 	}
 	index.Close() // fails if there is none
 	return listDirectory(root, name, file, environ, startResponse)
@@ -775,7 +777,9 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		if err != nil || indexControl(item) >= 0 {
+		if outOfFiles(err) {
+			return nil, err // a list without it would not be whole
+		} else if err != nil || indexControl(item) >= 0 {
 			continue
 		}
 		if stat.IsDir() {

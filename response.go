@@ -136,7 +136,7 @@ type Response struct {
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
-	cut      bool  // a panic ended the body before its end
+	cut      bool  // the body ended too early
 	err      error // the client could not be reached: nothing more is sent
 }
 
@@ -445,9 +445,16 @@ func (r *Response) finish() {
 		r.send(nil)
 	}
 	if r.hasBody() && r.sent < r.length && r.err == nil {
+		r.cut = true
 		fmt.Fprintf(r.errors, "Content-Length is %d, but the body ended after %d bytes: "+
 			"the connection is cut\n", r.length, r.sent)
 	}
+}
+
+// seemsWhole reports whether the answer broke off although its client, which has seen no
+// Content-Length, would take the end of the connection for the end of the body.
+func (r *Response) seemsWhole() bool {
+	return (r.cut || r.err != nil) && (r.length < 0 || r.firstLine == noHead)
 }
 
 // fail ends an answer that a panic has stopped: with an error page if the head has not been

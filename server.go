@@ -286,11 +286,11 @@ const drainLimit = 64 << 20
 // hangUp closes only the sending half, and reads until the client has read the answer and
 // closes. If it closed both halves while bytes from the client are unread, the operating
 // system would send a reset, which can destroy the answer on its way. When everything that
-// was announced has been read, a moment is enough. An answer that broke off without a
-// Content-Length must not look whole: a reset ends it. (RFC 9112 §9.6)
+// was announced has been read, a moment is enough. An answer that broke off and would seem
+// whole ends with a reset instead. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	if tcp, ok := e.conn.Conn.(interface{ SetLinger(int) error }); ok &&
-		e.response.cut && e.response.length < 0 {
+		e.response.seemsWhole() {
 		tcp.SetLinger(0) // fails if it is closed already
 		return
 	}

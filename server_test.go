@@ -1898,6 +1898,41 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// An answer that breaks off must not look whole to a client that cannot count its bytes.
+func TestBrokenAnswers(t *testing.T) {
+	t.Parallel()
+	breaks := func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", []Header{{"Content-Length", "9"}})
+		return Stream(func(yield func([]byte) bool) {
+			if yield([]byte("abc")) && environ.Get("PATH_INFO") == "/panic" {
+				panic("on fire")
+			}
+		})
+	}
+	for _, path := range []string{"/panic", "/short"} {
+		t.Run("HTTP/0.9, which has no Content-Length "+path, func(t *testing.T) {
+			askCut(t, start(t, breaks).addr, "GET "+path+"\r\n")
+		})
+		t.Run("HTTP/1.0, which has one "+path, func(t *testing.T) {
+			reply := ask(t, start(t, breaks).addr, getPath(path))
+			if !strings.HasSuffix(reply, "\r\n\r\nabc") {
+				t.Errorf("got %q", reply)
+			}
+		})
+	}
+	t.Run("a client that reads again, too late", func(t *testing.T) {
+		closed := make(chan bool, 1)
+		s := start(t, endless(closed), short)
+		c := dial(t, s.addr)
+		io.WriteString(c, get())
+		wait(t, "the end of the iteration", closed)
+		eventually(t, "the end of the exchange", func() bool { return s.access.String() != "" })
+		if n, err := io.Copy(io.Discard, c); !isReset(err) {
+			t.Errorf("the client got %d bytes and then %v, expected a reset", n, err)
+		}
+	})
+}
+
 // endless sends blocks until nobody wants them, and tells when it is closed.
 func endless(closed chan<- bool) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
@@ -4934,6 +4969,30 @@ func TestFiles(t *testing.T) {
 		eventually(t, "a line in the log", func() bool { return strings.Contains(log.String(), "too many open files") })
 		program.Process.Kill()
 		program.Wait() // says that it was killed
+	})
+	t.Run("fewer and fewer descriptors", func(t *testing.T) { // a whole answer, or 503
+		if runtime.GOOS == "windows" {
+			t.Skip("needs ulimit")
+		}
+		index, list := t.TempDir(), t.TempDir()
+		os.WriteFile(filepath.Join(index, "index.html"), []byte("the page"), 0o600)
+		os.MkdirAll(filepath.Join(list, "a", "b"), 0o700)
+		os.Symlink(filepath.Join("a", "b"), filepath.Join(list, "link"))
+		for directory, whole := range map[string]string{index: "the page", list: `"./link/"`} {
+			program, addr, _ := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+				os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", directory, "-timeout", "1m"))
+			for range 40 {
+				reply := ask(t, addr, get())
+				if status, _, _ := splitReply(t, reply); status[:3] == "503" {
+					break
+				} else if !strings.Contains(reply, whole) {
+					t.Fatalf("expected %q, got %q", whole, reply)
+				}
+				must(io.WriteString(dial(t, addr), "GET "))(t) // one descriptor less
+			}
+			program.Process.Kill()
+			program.Wait() // says that it was killed
+		}
 	})
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
 		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
