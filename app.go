@@ -2359,7 +2359,7 @@ func watchedStart(l *layer, startResponse StartResponse) StartResponse {
 			e.Note += []string{": ", ", "}[min(i, 1)] + header.Name
 		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
-			e.Note += ", because of an error: " + excInfo[0].Error()
+			e.Note += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
 		}
 		if _, file, line, ok := runtime.Caller(1); ok {
 			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
@@ -2415,8 +2415,8 @@ func (l *layer) watchBody(body Body) Body {
 	if body == nil {
 		return nil
 	}
-	if sized, ok := body.(interface{ Len() int }); ok {
-		return watchedSized{watchedBody{body, l}, sized.Len()}
+	if _, ok := body.(interface{ Len() int }); ok {
+		return watchedSized{watchedBody{body, l}}
 	}
 	return watchedBody{body, l}
 }
@@ -2438,12 +2438,9 @@ type watchedBody struct {
 }
 
 // A watchedSized is a body with Len, which the gateway asks for.
-type watchedSized struct {
-	watchedBody
-	n int
-}
+type watchedSized struct{ watchedBody }
 
-func (b watchedSized) Len() int { return b.n }
+func (b watchedSized) Len() int { return b.Body.(interface{ Len() int }).Len() }
 
 func (b watchedBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {

@@ -1090,6 +1090,10 @@ type lying struct{ Stream }
 
 func (lying) Len() int { return 1 }
 
+type spitefulSize struct{ closing }
+
+func (spitefulSize) Len() int { panic("no length") }
+
 // An appCase is a small application and the answer that it gets.
 type appCase struct {
 	name   string
@@ -1394,6 +1398,16 @@ func lifeCases() []appCase {
 			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
 			app: panics(spiteful{})},
+		{name: "S05 an excInfo whose methods panic", want: ok200 + "Content-Length: 0\r\n\r\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil, spiteful{})
+				return Blocks{}
+			}},
+		{name: "C01 a body whose Len panics", want: "500", closes: 1, log: "the application failed: no length",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return spitefulSize{closing{Body: stream("abc"), p: p}}
+			}},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
 			app: returns("200 OK", nil, Stream(nil))},
 		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
