@@ -992,7 +992,8 @@ func (p *program) killGroup() error {
 // Read reads the program's output, and kills a program that keeps it waiting for too
 // long. The whole head has one timeout, each later read its own. After the program's end
 // there is one for the rest: a process that has left the group may keep the output open.
-// (Not on Windows, where pipes have no deadlines.)
+// (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
+// is not whole.
 func (p *program) Read(b []byte) (int, error) {
 	begin, hasEnded := time.Now(), false
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
@@ -1008,6 +1009,8 @@ func (p *program) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
 		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
+	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
+		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
 }

@@ -3437,6 +3437,8 @@ func TestCGIHost(t *testing.T) {
 		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
 		"hang":   `sleep 1000`,
 		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
+		"killed": `printf 'Content-Type: text/plain\n\nhi'; kill -9 $$`,
+		"dead":   `printf 'Content-Type: text/plain\n\n'; kill -9 $$`,
 		"die":    `echo oops >&2; exit 3`,
 		"noisy":  `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; printf 'Content-Type: text/plain\n\nhi'`,
 		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
@@ -3491,6 +3493,8 @@ func TestCGIHost(t *testing.T) {
 		{"X11 nothing at all", "/", "404", ""},
 		{"X12 it hangs", "/hang", "504", "waited 1s"},
 		{"X12 it stalls", "/stall", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
+		{"X12 it is killed", "/killed", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
+		{"X12 it is killed after its head", "/dead", "502", "signal: killed"},
 		{"X12 it dies", "/die", "502", "exit status 3"},
 		{"X12 it floods standard error", "/noisy", ok200 + "Content-Type: text/plain\r\n\r\nhi", strings.Repeat("x", maxLine)},
 		{"X12 it leaves a child", "/child", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
@@ -3502,7 +3506,7 @@ func TestCGIHost(t *testing.T) {
 				return Blocks{[]byte(environ.Get("PATH_INFO") + " ?" + environ.Get("QUERY_STRING"))}
 			}))
 			get := ask
-			if c.name == "X12 it stalls" {
+			if c.log == "the answer broke off" {
 				get = askCut
 			}
 			reply := get(t, s.addr, "GET /cgi"+c.path+" HTTP/1.0\r\n\r\n")
