@@ -992,7 +992,8 @@ func (p *program) killGroup() error {
 // Read reads the program's output, and kills a program that keeps it waiting for too
 // long. The whole head has one timeout, each later read its own. After the program's end
 // there is one for the rest: a process that has left the group may keep the output open.
-// (Not on Windows, where pipes have no deadlines.)
+// (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
+// is not whole.
 func (p *program) Read(b []byte) (int, error) {
 	begin, hasEnded := time.Now(), false
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
@@ -1008,6 +1009,8 @@ func (p *program) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
 		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
+	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
+		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
 }
@@ -2359,7 +2362,7 @@ func watchedStart(l *layer, startResponse StartResponse) StartResponse {
 			e.Note += []string{": ", ", "}[min(i, 1)] + header.Name
 		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
-			e.Note += ", because of an error: " + excInfo[0].Error()
+			e.Note += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
 		}
 		if _, file, line, ok := runtime.Caller(1); ok {
 			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
@@ -2415,8 +2418,8 @@ func (l *layer) watchBody(body Body) Body {
 	if body == nil {
 		return nil
 	}
-	if sized, ok := body.(interface{ Len() int }); ok {
-		return watchedSized{watchedBody{body, l}, sized.Len()}
+	if _, ok := body.(interface{ Len() int }); ok {
+		return watchedSized{watchedBody{body, l}}
 	}
 	return watchedBody{body, l}
 }
@@ -2438,12 +2441,9 @@ type watchedBody struct {
 }
 
 // A watchedSized is a body with Len, which the gateway asks for.
-type watchedSized struct {
-	watchedBody
-	n int
-}
+type watchedSized struct{ watchedBody }
 
-func (b watchedSized) Len() int { return b.n }
+func (b watchedSized) Len() int { return b.Body.(interface{ Len() int }).Len() }
 
 func (b watchedBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {

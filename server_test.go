@@ -1093,6 +1093,10 @@ type lying struct{ Stream }
 
 func (lying) Len() int { return 1 }
 
+type spitefulSize struct{ closing }
+
+func (spitefulSize) Len() int { panic("no length") }
+
 // An appCase is a small application and the answer that it gets.
 type appCase struct {
 	name   string
@@ -1397,6 +1401,16 @@ func lifeCases() []appCase {
 			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		{name: "C07 a panic whose methods panic", want: "500", log: "the application failed: ",
 			app: panics(spiteful{})},
+		{name: "S05 an excInfo whose methods panic", want: ok200 + "Content-Length: 0\r\n\r\n",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil, spiteful{})
+				return Blocks{}
+			}},
+		{name: "C01 a body whose Len panics", want: "500", closes: 1, log: "the application failed: no length",
+			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
+				startResponse("200 OK", nil)
+				return spitefulSize{closing{Body: stream("abc"), p: p}}
+			}},
 		{name: "C08 a nil Stream", want: "500", log: "nil pointer",
 			app: returns("200 OK", nil, Stream(nil))},
 		{name: "C08 a body that does not stop", want: length3, log: "range function continued",
@@ -3427,6 +3441,8 @@ func TestCGIHost(t *testing.T) {
 		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
 		"hang":   `sleep 1000`,
 		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
+		"killed": `printf 'Content-Type: text/plain\n\nhi'; kill -9 $$`,
+		"dead":   `printf 'Content-Type: text/plain\n\n'; kill -9 $$`,
 		"die":    `echo oops >&2; exit 3`,
 		"noisy":  `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; printf 'Content-Type: text/plain\n\nhi'`,
 		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
@@ -3481,6 +3497,8 @@ func TestCGIHost(t *testing.T) {
 		{"X11 nothing at all", "/", "404", ""},
 		{"X12 it hangs", "/hang", "504", "waited 1s"},
 		{"X12 it stalls", "/stall", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
+		{"X12 it is killed", "/killed", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
+		{"X12 it is killed after its head", "/dead", "502", "signal: killed"},
 		{"X12 it dies", "/die", "502", "exit status 3"},
 		{"X12 it floods standard error", "/noisy", ok200 + "Content-Type: text/plain\r\n\r\nhi", strings.Repeat("x", maxLine)},
 		{"X12 it leaves a child", "/child", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
@@ -3496,7 +3514,7 @@ func TestCGIHost(t *testing.T) {
 				return Blocks{[]byte(environ.Get("PATH_INFO") + " ?" + environ.Get("QUERY_STRING"))}
 			}))
 			get := ask
-			if c.name == "X12 it stalls" {
+			if c.log == "the answer broke off" {
 				get = askCut
 			}
 			reply := get(t, s.addr, "GET /cgi"+c.path+" HTTP/1.0\r\n\r\n")
