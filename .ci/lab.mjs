@@ -622,7 +622,7 @@ const once_ = {
 	},
 	async "the experiments are a tour, and Back goes to the last one"() {
 		await fresh();
-		assert.match(await text("#about"), /^A browser sends a web server some bytes/);
+		assert.match(await text("#about"), /^A browser sends bytes/);
 		assert.match(await text("#place"), /^1 of \d+$/);
 		await page.click("#following");
 		await page.waitForFunction(() => asked.arrival === "byte by byte");
