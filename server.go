@@ -117,7 +117,7 @@ func (s *Server) Serve(l net.Listener) {
 			defer s.running.Done()
 			defer func() { <-slots }()
 			if s.stopping.Load() {
-				time.Sleep(2 * lull)
+				time.Sleep(2 * lull) // until the last accept, see above
 			}
 			s.serveConn(c)
 		}()
