@@ -3282,66 +3282,6 @@ func writeScript(t *testing.T, dir, name, commands string) string {
 	return path
 }
 
-// TestCGIUnderOthers runs the program as a CGI program of servers that are not ours.
-func TestCGIUnderOthers(t *testing.T) {
-	check := func(t *testing.T, url string) {
-		t.Helper()
-		response := must(http.Post(url+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
-		defer response.Body.Close()
-		holds(t, string(must(io.ReadAll(response.Body))(t)), strings.Join(body("abc"), "\n|")+
-			"|PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|wsgi.run_once: true\n")
-	}
-	t.Run("net/http/cgi", func(t *testing.T) {
-		script := asProgram(t, t.TempDir(), "self", "-app environ")
-		s := &http.Server{Handler: &cgi.Handler{Path: script, Root: "/self", Stderr: io.Discard}}
-		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-		go s.Serve(l)
-		defer s.Close()
-		check(t, "http://"+l.Addr().String()+"/self")
-	})
-	t.Run("our own host", func(t *testing.T) {
-		script := asProgram(t, t.TempDir(), "self", "-cgi -app environ")
-		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute, 0)}, hello))
-		check(t, "http://"+s.addr+"/cgi")
-	})
-	t.Run("python -m http.server --cgi", func(t *testing.T) {
-		long(t)
-		needsPython(t, "http.server", "python3")
-		// As root, that server runs programs as nobody, who must be let in.
-		dir := must(os.MkdirTemp("", "rawsgi-cgi-"))(t)
-		defer os.RemoveAll(dir)
-		bin, copied := filepath.Join(dir, "cgi-bin"), filepath.Join(dir, "program")
-		noError(t, os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755),
-			os.WriteFile(copied, must(os.ReadFile(os.Args[0]))(t), 0o755))
-		writeScript(t, bin, "self", "RAWSGI_AS_PROGRAM=1 exec "+copied+` -app environ "$@"`)
-		addr := freeAddr(t)
-		background(t, addr, exec.Command(debianPython, "-m", "http.server", "--cgi", "--bind",
-			"127.0.0.1", "--directory", dir, portOf(addr)))
-		check(t, "http://"+addr+"/cgi-bin/self")
-		// This server passes a query without = as an argument.
-		for query, want := range map[string]string{"": "QUERY_STRING: \n", "?foo": "QUERY_STRING: foo\n",
-			"?foo+bar": "QUERY_STRING: foo+bar\n", "?-list": "400 Bad Request\n",
-			"?x+-app+hello": "400 Bad Request\n"} {
-			holds(t, ask(t, addr, getPath("/cgi-bin/self/x"+query)), want)
-		}
-	})
-	t.Run("lighttpd", func(t *testing.T) {
-		long(t)
-		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
-		if err != nil {
-			skip(t, "needs lighttpd", "lighttpd")
-		}
-		dir, addr := t.TempDir(), freeAddr(t)
-		asProgram(t, dir, "self.cgi", "-app environ")
-		config := filepath.Join(dir, "lighttpd.conf")
-		writeFile(t, config, fmt.Sprintf("server.document-root = %q\nserver.bind = \"127.0.0.1\"\n"+
-			"server.port = %s\nserver.modules = (\"mod_cgi\")\ncgi.assign = (\".cgi\" => \"\")\n",
-			dir, portOf(addr)))
-		background(t, addr, exec.Command(lighttpd, "-D", "-f", config))
-		check(t, "http://"+addr+"/self.cgi")
-	})
-}
-
 // freeAddr returns an address at which nobody listens. Its port is below those that systems
 // give to ":0" and to clients, so that no test that runs beside this one gets it.
 func freeAddr(t testing.TB) string {
@@ -4768,100 +4708,48 @@ func TestValidateEverything(t *testing.T) {
 	}
 }
 
-// TestNginxInFront runs docs/nginx.conf in front of us, over TCP and over a Unix socket.
-func TestNginxInFront(t *testing.T) {
-	long(t)
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			skip(t, "needs nginx", "nginx-light")
-		}
-	}
-	config := string(must(os.ReadFile("docs/nginx.conf"))(t))
-	for _, network := range []string{"tcp", "unix"} {
-		t.Run(network, func(t *testing.T) {
-			dir, front := t.TempDir(), freeAddr(t)
-			addr, pass := "127.0.0.1:0", "http://"
-			if network == "unix" {
-				addr, pass = "unix:"+dir+"/s", "http://unix:"
-			}
-			s := startOn(t, addr, showEnviron)
-			replace := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr)
-			path, directives := filepath.Join(dir, "nginx.conf"), "daemon off;"
-			writeFile(t, path, replace.Replace(config))
-			if os.Getuid() == 0 {
-				directives += " user root;" // or its workers could not enter our directory
-			}
-			background(t, front, exec.Command(nginx, "-p", dir, "-c", path, "-g", directives))
-			client := &http.Client{Transport: &http.Transport{}}
-			defer client.CloseIdleConnections()
-			for range 3 { // over one connection of the client's
-				reply := must(client.Post("http://"+front+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
-				holds(t, string(must(io.ReadAll(reply.Body))(t)), strings.Join(body("abc"), "\n|")+"\n|\nPATH_INFO: /a b\n|"+
-					"\nQUERY_STRING: q=1\n|\nSERVER_PROTOCOL: HTTP/1.0\n|\nHTTP_HOST: "+front+"\n|\nHTTP_X_FORWARDED_FOR: 127.0.0.1\n")
-				reply.Body.Close()
-			}
-			behind := start(t, newProxy(front, 10*time.Second)) // and nginx behind our proxy
-			replies(t, behind.addr, get(), "\nHTTP_X_FORWARDED_FOR: 127.0.0.1, 127.0.0.1\n")
-		})
-	}
+// TestCGIUnderOthers runs the program as a CGI program of a server that is not ours.
+func TestCGIUnderOthers(t *testing.T) {
+	script := asProgram(t, t.TempDir(), "self", "-app environ")
+	s := &http.Server{Handler: &cgi.Handler{Path: script, Root: "/self", Stderr: io.Discard}}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	go s.Serve(l)
+	defer s.Close()
+	const post = " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+	holds(t, ask(t, l.Addr().String(), "POST /self/a%20b?q=1"+post), "\nPATH_INFO: /a b\n|"+
+		"\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
 }
 
 // debianPython is the one that sees Debian's packages.
 const debianPython = "/usr/bin/python3"
 
-// needsPython skips a test where a Python package is missing.
-func needsPython(t *testing.T, module, install string) {
-	t.Helper()
-	if err := exec.Command(debianPython, "-c", "import "+module).Run(); err != nil {
-		skip(t, "needs "+module, install)
-	}
-}
-
-// pythonApp is a WSGI application for Python servers behind our proxy.
-const pythonApp = `
+// Files for servers that are not ours. ADDR, PORT and DIR are filled in.
+const (
+	lighttpdConf = `
+server.document-root = "DIR"
+server.bind = "127.0.0.1"
+server.port = PORT
+server.modules = ("mod_cgi")
+cgi.assign = (".cgi" => "")
+`
+	pythonApp = `
 def app(environ, start_response):
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-From", "python")])
-    return [environ["PATH_INFO"].encode("latin-1"), b" ", environ["HTTP_X_FORWARDED_FOR"].encode(), b" ", body]
+    return [environ["PATH_INFO"].encode("latin-1"), environ["HTTP_X_FORWARDED_FOR"].encode(), body]
 if __name__ == "__main__":
-    import sys
     from wsgiref.simple_server import make_server
-    make_server("127.0.0.1", int(sys.argv[1]), app).serve_forever()
+    make_server("127.0.0.1", PORT, app).serve_forever()
 `
-
-// TestProxyToOthers has the proxy in front of servers that are not ours.
-func TestProxyToOthers(t *testing.T) {
-	long(t)
-	for module, install := range map[string]string{"wsgiref": "python3", "gunicorn": "gunicorn"} {
-		t.Run(module, func(t *testing.T) {
-			needsPython(t, module, install)
-			dir, addr := t.TempDir(), freeAddr(t)
-			writeFile(t, filepath.Join(dir, "wsgiapp.py"), pythonApp)
-			command := exec.Command(debianPython, "wsgiapp.py", portOf(addr))
-			if module == "gunicorn" {
-				command = exec.Command(debianPython, "-m", "gunicorn", "-b", addr, "wsgiapp:app")
-			}
-			command.Dir = dir
-			background(t, addr, command)
-			s := start(t, newProxy(addr, 10*time.Second))
-			for range 3 {
-				replies(t, s.addr, "POST /a%20b HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc",
-					"^"+ok200+"|X-From: python\r\n|\r\n\r\n/a b 127.0.0.1 abc$")
-			}
-		})
-	}
-}
-
-// TestPythonUnderCGI runs Python's frameworks as CGI programs under our host.
-func TestPythonUnderCGI(t *testing.T) {
-	long(t)
-	for module, program := range map[string]string{"flask": `
+	flaskApp = `#!/usr/bin/python3
 from flask import Flask, request
 app = Flask(__name__)
 @app.route("/a b", methods=["POST"])
 def page(): return "flask " + request.args["q"] + " " + request.get_data(as_text=True)
-`, "django": `
+from wsgiref.handlers import CGIHandler
+CGIHandler().run(app)
+`
+	djangoApp = `#!/usr/bin/python3
 from django.conf import settings
 settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x")
 from django.http import HttpResponse
@@ -4869,15 +4757,71 @@ from django.urls import path
 def page(request): return HttpResponse("django " + request.GET["q"] + " " + request.body.decode())
 urlpatterns = [path("a b", page)]
 from django.core.wsgi import get_wsgi_application
-app = get_wsgi_application()
-`} {
-		t.Run(module, func(t *testing.T) {
-			needsPython(t, module, "python3-"+module)
-			file := writeScript(t, t.TempDir(), "app.py", "")
-			writeFile(t, file, "#!"+debianPython+program+"from wsgiref.handlers import CGIHandler\nCGIHandler().run(app)\n")
-			s := start(t, mount(map[string]Application{"/cgi": newCGI(file, 30*time.Second, 0)}, hello))
-			replies(t, s.addr, "POST /cgi/a%20b?q=1 HTTP/1.0\r\nHost: localhost\r\nContent-Length: 3\r\n"+
-				"Content-Type: text/plain\r\n\r\nabc", "^"+ok200+"|"+module+" 1 abc$")
+from wsgiref.handlers import CGIHandler
+CGIHandler().run(get_wsgi_application())
+`
+)
+
+// TestOtherServers has us behind and in front of servers that are not ours, over each interface.
+func TestOtherServers(t *testing.T) {
+	long(t)
+	const python, here, self = debianPython, "/a%20b?q=1", "/cgi-bin/self.cgi"
+	const cgiHost = "exec " + python + " -m http.server --cgi --bind 127.0.0.1 PORT"
+	const environ = "\nPATH_INFO: /a b\n|\nQUERY_STRING: q=1\n|\nCONTENT_TYPE: text/x\n|\nBODY-LENGTH: 3\n"
+	const forwarded = environ + "|\nHTTP_HOST: h\n|\nHTTP_X_FORWARDED_FOR: 127.0.0.1"
+	const answered = "\r\nX-From: python\r\n|\r\n\r\n/a b127.0.0.1abc$"
+	nginxConf, nginx := string(must(os.ReadFile("docs/nginx.conf"))(t)), "exec nginx -p . -c conf -g 'daemon off;"
+	nginxConf = strings.NewReplacer("127.0.0.1:8080", "ADDR", "http://127.0.0.1:8000", "OURS").Replace(nginxConf)
+	if os.Getuid() == 0 {
+		nginx += " user root;" // or its workers could not enter the directory
+	}
+	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
+		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self + here, environ},
+		{"http.server", "python3", python + " -V", "", cgiHost, self + here, environ},
+		{"http.server, with arguments", "python3", python + " -V", "", cgiHost, self + "?x+-app+hello", "400 Bad Request\n"},
+		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx + "'", here, forwarded + "\n"},
+		{"nginx and a Unix socket", "nginx-light", "nginx -v", nginxConf, nginx + "'", here, forwarded + "\n"},
+		{"nginx behind our proxy", "nginx-light", "nginx -v", nginxConf, nginx + "'", here, forwarded + ", 127.0.0.1\n"},
+		{"wsgiref behind our proxy", "python3", python + " -V", pythonApp, "exec " + python + " conf", here, answered},
+		{"gunicorn behind our proxy", "gunicorn", python + " -c 'import gunicorn'", pythonApp,
+			"ln conf app.py; exec " + python + " -m gunicorn -b ADDR app:app", here, answered},
+		{"flask", "python3-flask", python + " -c 'import flask'", flaskApp, "", here, "\r\n\r\nflask 1 abc$"},
+		{"django", "python3-django", python + " -c 'import django'", djangoApp, "", here, "\r\n\r\ndjango 1 abc$"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			shell := func(command string) *exec.Cmd {
+				return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
+			}
+			if shell(c.needs).Run() != nil {
+				skip(t, "needs "+c.install, c.install)
+			}
+			dir, addr := must(os.MkdirTemp("", "rawsgi-others-"))(t), freeAddr(t)
+			defer os.RemoveAll(dir)
+			ours := addr
+			if strings.HasPrefix(c.name, "nginx") {
+				ours = start(t, showEnviron).addr
+			}
+			if strings.HasSuffix(c.name, "socket") {
+				ours = "unix:" + startOn(t, "unix:"+dir+"/s", showEnviron).addr
+			}
+			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr), "DIR", dir, "OURS", "http://"+ours).Replace
+			program, bin := filepath.Join(dir, "program"), filepath.Join(dir, "cgi-bin")
+			noError(t, os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755), // Python's runs programs as nobody
+				os.WriteFile(program, must(os.ReadFile(os.Args[0]))(t), 0o755),
+				os.WriteFile(filepath.Join(dir, "conf"), []byte(fill(c.conf)), 0o755))
+			writeScript(t, bin, "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+program+` -app environ "$@"`)
+			if c.command == "" { // a program for our host
+				addr = start(t, newCGI(filepath.Join(dir, "conf"), 30*time.Second, 0)).addr
+			} else {
+				command := shell(fill(c.command))
+				command.Dir = dir
+				background(t, addr, command)
+			}
+			if strings.HasSuffix(c.name, "our proxy") {
+				addr = start(t, newProxy(addr, 10*time.Second)).addr
+			}
+			replies(t, addr, "POST "+c.target+" HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n"+
+				"Content-Length: 3\r\n\r\nabc", c.want)
 		})
 	}
 }
