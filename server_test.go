@@ -3670,49 +3670,6 @@ func TestPrefork(t *testing.T) {
 		program.Process.Signal(syscall.SIGTERM)
 		ended(t, program) // how it ends is for others
 	})
-	for stage, begun := range map[string]string{"idle": "", "in the head": "POST / HT",
-		"in the body":   post("ab", "Content-Length: 3"),
-		"in the answer": post(strings.Repeat("x", 100), "Content-Length: 101")} {
-		t.Run("a worker killed while its clients are "+stage, func(t *testing.T) {
-			t.Parallel() // mostly waits until there is another
-			program := rawsgi("-app", "echo")
-			addr, log, workers := startPrefork(t, program)
-			whole, want := post("abc", "Content-Length: 3"), "abc"
-			if stage == "in the answer" {
-				whole, want = begun+"x", strings.Repeat("x", 101)
-			}
-			var clients []*net.TCPConn
-			for range 20 {
-				c := dial(t, addr)
-				io.WriteString(c, begun)
-				clients = append(clients, c)
-				if stage == "in the answer" {
-					must(io.ReadFull(c, make([]byte, 1)))(t)
-				}
-			}
-			tell(workers[0], os.Kill)
-			eventually(t, "its end", func() bool { return !alive(workers[0]) })
-			answered := 0
-			for _, c := range clients {
-				io.WriteString(c, strings.TrimPrefix(whole, begun)) // fails if its worker is dead
-				if reply, err := io.ReadAll(c); err == nil && bytes.HasSuffix(reply, []byte(want)) {
-					answered++
-				}
-				c.Close()
-			}
-			eventually(t, "another worker", func() bool {
-				now := children(t, program.Process.Pid)
-				return len(now) == 2 && !slices.Contains(now, workers[0])
-			})
-			program.Process.Signal(syscall.SIGTERM)
-			ended(t, program) // how it ends is for the first case
-			holds(t, log.String(), "a worker has ended (signal: killed), starting another")
-			// Of the one that lives, each client has its answer.
-			if lines := strings.Count(log.String(), `"POST / HTTP/1.0" 200`); answered != lines {
-				t.Errorf("%d answers, of %d that were sent", answered, lines)
-			}
-		})
-	}
 	for signals := 1; signals <= 2; signals++ {
 		t.Run(fmt.Sprintf("SIGTERM lets requests end, but not the second: %d", signals), func(t *testing.T) {
 			program := rawsgi("-app", "echo", "-quiet", "-timeout", "1h")
@@ -3885,7 +3842,7 @@ func TestNothingLost(t *testing.T) {
 			}
 			command := rawsgi("-addr", "127.0.0.1:0", "-mode", mode, "-app", "hello", "-quiet")
 			command.SysProcAttr = ownGroup()
-			program, addr, _ := startCommand(t, command)
+			program, addr, log := startCommand(t, command)
 			var answers, lost, refused atomic.Int64
 			var stopped atomic.Bool
 			finished := make(chan bool)
@@ -3928,6 +3885,7 @@ func TestNothingLost(t *testing.T) {
 				if refused.Load() > 0 {
 					t.Errorf("%d clients were refused", refused.Load())
 				}
+				eventually(t, "another worker", func() bool { return strings.Contains(log.String(), "another") })
 				stopped.Store(true)
 				wait(t, "the clients", finished)
 				program.Process.Signal(syscall.SIGTERM)
@@ -3945,7 +3903,7 @@ func TestNothingLost(t *testing.T) {
 // and closes. It records what it got.
 func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *lockedBuffer) {
 	got = &lockedBuffer{}
-	return accepts(t, func(c net.Conn) {
+	return accepts(t, func(_ net.Listener, c net.Conn) {
 		for r := bufio.NewReader(c); ; {
 			line, err := r.ReadString('\n')
 			io.WriteString(got, line)
@@ -3961,7 +3919,7 @@ func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *
 }
 
 // accepts listens, and has each connection served and closed.
-func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
+func accepts(t *testing.T, serve func(net.Listener, net.Conn)) (addr string) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -3972,7 +3930,7 @@ func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
 			}
 			go func() {
 				defer c.Close()
-				serve(c)
+				serve(l, c)
 			}()
 		}
 	}()
@@ -4016,17 +3974,12 @@ func TestProxy(t *testing.T) {
 		{"a head byte by byte", ok + "X: ", drip(0), " 504 ", "i/o timeout"},
 		// This takes longer than each of its bytes may.
 		{"a body byte by byte", ok + "Content-Length: 10\r\n\r\n", drip(10), "\r\n\r\nxxxxxxxxxx$", "^$"},
-		{"HEAD", ok + "Content-Length: 5\r\n\r\n", nil, "^" + ok + "Content-Length: 5\r\n\r\n$", "^$"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			addr, _ := fake(t, c.answer, c.after)
 			s := through(t, addr)
-			method := "GET"
-			if c.name == "HEAD" {
-				method = "HEAD"
-			}
-			replies(t, s.addr, method+" /p HTTP/1.0\r\n\r\n", c.want)
+			replies(t, s.addr, getPath("/p"), c.want)
 			s.stop()
 			holds(t, s.errors.String(), c.log)
 		})
@@ -4037,15 +3990,6 @@ func TestProxy(t *testing.T) {
 		io.WriteString(c, "POST /p HTTP/1.0\r\nContent-Length: 10\r\n\r\n")
 		drip(10)(c)
 		holds(t, string(must(io.ReadAll(c))(t)), strings.Join(body("xxxxxxxxxx"), "\n|"))
-	})
-	t.Run("what is forwarded", func(t *testing.T) {
-		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\n\r\nhi", nil)
-		replies(t, through(t, addr).addr, "GET /p/a%20b%25?q=%20 HTTP/1.1\r\nHost: h:1\r\nConnection: close, X-Secret\r\n"+
-			"X-Forwarded-For: 1.2.3.4\r\nX-Secret: 1\r\nTE: trailers\r\nX-A: 1\r\nX-A: 2\r\nX-Empty:\r\n\r\n",
-			"^"+ok200+"X: a b\r\n\r\nhi$")
-		holds(t, regexp.MustCompile(`rawsgi-\w{10,}`).ReplaceAllString(got.String(), "NAME"),
-			"^GET /a%20b%25?q=%20 HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\nX-Forwarded-Proto: http\r\n"+
-				"Via: 1.1 NAME\r\nHost: h:1\r\nX-A: 1,2\r\nX-Empty: \r\n\r\n$")
 	})
 	t.Run("the target", func(t *testing.T) {
 		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
@@ -4087,13 +4031,7 @@ func TestProxy(t *testing.T) {
 		holds(t, answers, "^221221$") // the one after the refusing takes its turn
 		replies(t, through(t, freeAddr(t)).addr, getPath("/p"), " 502 ")
 	})
-	t.Run("bodies both ways, block by block", func(t *testing.T) {
-		big := strings.Repeat("0123456789", 1<<19)
-		send := "POST /p HTTP/1.0\r\nContent-Length: 5242880\r\n\r\n" + big
-		reply := exchangeWith(t, through(t, start(t, echo).addr).addr, row{send: send}, 1<<16)
-		if !strings.HasSuffix(reply, "\r\n\r\n"+big) {
-			t.Errorf("got %d bytes", len(reply))
-		}
+	t.Run("block by block", func(t *testing.T) {
 		seen := make(chan bool)
 		slow := start(t, func(environ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
@@ -4115,19 +4053,19 @@ func TestProxy(t *testing.T) {
 // docs/conformance.md, through the checker.
 func TestApplicationRows(t *testing.T) {
 	s := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t))
-	checkEdges(t, 35, "applications", s.addr)
+	checkEdges(t, 61, "applications", s.addr)
 }
 
 func TestHostRows(t *testing.T) {
 	only(t, "the programs are for a Unix shell")
 	dir := t.TempDir()
 	s := start(t, newCGI(dir, 10*time.Second, 0))
-	checkEdges(t, 37, "host", "http://"+s.addr+"/", dir)
+	checkEdges(t, 38, "host", "http://"+s.addr+"/", dir)
 }
 
 func TestProxyRows(t *testing.T) {
 	upstream := freeAddr(t) // the checker listens there
-	checkEdges(t, 41, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
+	checkEdges(t, 43, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
 }
 
 // checkEdges has the checker grade one of ours, and wants all rows to pass, so many at least.
@@ -4145,37 +4083,11 @@ func checkEdges(t *testing.T, least int, args ...string) {
 	}
 }
 
-// TestForm shows the limits of a form, and what they are for. (The rest is rows.)
+// TestForm shows what a form costs, and one that does not arrive whole. The rest is rows.
 func TestForm(t *testing.T) {
-	s := start(t, form)
-	send := func(kind, content string) string {
-		return post(content, "Content-Type: "+kind, fmt.Sprint("Content-Length: ", len(content)))
-	}
-	coded := func(content string) string { return send("application/x-www-form-urlencoded", content) }
-	parts := func(parts ...string) string {
-		return send("multipart/form-data; boundary=B", "--B\r\n"+strings.Join(parts, "\r\n--B\r\n")+"\r\n--B--\r\n")
-	}
 	const name = "Content-Disposition: form-data; name=\"n\"\r\n\r\n"
-	const headTooLong, formTooLong = " 413 |the head of a part may have 2048 bytes", " 413 |a form may have 10000 fields"
-	long := "X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"
-	for what, c := range map[string]struct{ send, want string }{
-		"nothing":                     {get(), " 200 |</th></tr>\n</table>"},
-		"10,000 fields":               {coded(strings.Repeat("a&", 9999) + "a"), " 200 |<td>a</td>"},
-		"10,001 fields":               {coded(strings.Repeat("a&", 10000) + "a"), formTooLong},
-		"10,001 fields in the query":  {getPath("/?" + strings.Repeat("a&", 10000) + "a"), formTooLong},
-		"a body too large":            {coded(strings.Repeat("x", 1<<20+1)), " 413 |send files as multipart"},
-		"a body as large as can be":   {coded(strings.Repeat("x", 1<<20)), " 200 |xxxx"},
-		"too many parts":              {parts(slices.Repeat([]string{name}, 1001)...), " 413 |a form may have 1000 parts"},
-		"a long part":                 {parts(name + strings.Repeat("z", 1001)), ">" + strings.Repeat("z", 1000) + "…</td>"},
-		"a long name":                 {parts(`Content-Disposition: form-data; name="` + strings.Repeat("n", 2048) + "\"\r\n\r\n1"), headTooLong},
-		"other fields of a part":      {parts("X-A: " + strings.Repeat("a", 1948) + "\r\n" + name + "v"), "<td>n</td><td>v</td>"},
-		"too many of them":            {parts(long), headTooLong},
-		"too many in the second part": {parts(name+strings.Repeat("v", 1<<20), long), headTooLong},
-		"a refusal is not HTML":       {getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`},
-		"nor is that of a part":       {parts("<script>\r\n\r\nx"), " 400 |a part cannot be read|!<"},
-	} {
-		t.Run(what, func(t *testing.T) { holds(t, exchangeWith(t, s.addr, row{send: c.send}, 1<<20), c.want) })
-	}
+	s := start(t, form)
+	holds(t, ask(t, s.addr, getPath("/?a=%<b")), ` 400 |invalid URL escape \"%\x3cb\"|!<`) // is not HTML
 	cut := post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")
 	holds(t, exchangeWith(t, s.addr, row{how: "then end", send: cut}, 1<<20), " 400 |expected 1000 body bytes")
 	replies(t, start(t, form, short).addr, cut, " 408 ")
@@ -4205,7 +4117,7 @@ func TestForm(t *testing.T) {
 			t.Errorf("allocated %d bytes", used)
 		}
 	})
-	many := ""
+	long, many := "X-A: "+strings.Repeat("a", 1<<20), ""
 	for n := range 400 {
 		many += fmt.Sprintf("%x:\n", n)
 	}
@@ -4261,27 +4173,16 @@ func TestFiles(t *testing.T) {
 			"X-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>$"},
 		{"unknown", "GET /f/c.unknown", " 200 |application/octet-stream"},
 		{"empty", "GET /f/empty", " 200 |Content-Length: 0\r\n\r\n$"},
-		{"HEAD", "HEAD /f/a.txt", " 200 |Content-Length: 4\r\n\r\n$"},
 		{"a link inside", "GET /f/in", " 200 |text$"},
 		{"a list", "GET /f/sub/", `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`},
 		{"the root's list has what can be served", "GET /f/",
 			`<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`},
 		{"an index page", "GET /f/with/", " 200 |\r\n\r\nindex$"},
-		{"a directory without its slash", "GET /f/sub?q=1", " 301 |Location: http://127.0.0.1:80/f/sub/?q=1\r\n"},
 		{"what a query may not have", "GET /f/sub?a=%&%4\x80\"[|]%41?b/c:d@e", " 301 |Location: http://127.0.0.1:80/f/sub/" +
 			"?a=%25&%254%80%22%5B%7C%5D%41?b/c:d@e\r\n"},
 		{"the root without its slash", "GET /f", " 301 |/f/\r\n"},
-		{"a file with a slash", "GET /f/a.txt/", " 404 "},
-		{"a file as a directory", "GET /f/a.txt/b", " 404 "},
-		{"missing", "GET /f/nothing", " 404 "},
-		{"POST", "POST /f/a.txt", " 405 |Allow: GET, HEAD\r\n"},
-		{"a way out", "GET /f/../secret", " 404 "},
-		{"a longer way out", "GET /f/sub/../../secret", " 404 "},
-		{"an escaped way out", "GET /f/..%2fsecret", " 404 "},
-		{"a backslash", "GET /f/..%5csecret", " 404 "},
 		{"a link out", "GET /f/out", " 404 "},
 		{"an absolute link", "GET /f/abs", " 404 "},
-		{"an absolute path", "GET /f//etc/passwd", " 404 "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			replies(t, s.addr, c.line+" HTTP/1.0\r\nHost: 127.0.0.1:80\r\n\r\n", c.want+"|!hidden|!root:")
@@ -4290,8 +4191,8 @@ func TestFiles(t *testing.T) {
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": " 304 ",
 		"Mon, 03 Feb 2020 04:05:07 GMT": " 304 ", "Mon, 03 Feb 2020 04:05:05 GMT": " 200 ",
 		"Monday, 03-Feb-20 04:05:06 GMT": " 304 ", "Mon Feb  3 04:05:06 2020": " 304 ",
-		"Mon Feb  3 04:05:05 2020": " 200 ", "Fri, 01 Jan 2100 00:00:00 GMT": " 200 ",
-		"Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": " 200 ", "yesterday": " 200 ", "": " 200 "} {
+		"Mon Feb  3 04:05:05 2020": " 200 ", "": " 200 ",
+		"Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": " 200 "} {
 		replies(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n", want)
 	}
 	t.Run("a year of two digits is not more than 50 years ahead", func(t *testing.T) {
@@ -4851,13 +4752,33 @@ func TestGrade(t *testing.T) {
 			_, err = io.WriteString(c, strings.Repeat("\x00\xff\x1b[31m", 1000))
 		}
 	}
+	mortal := accepts(t, func(l net.Listener, c net.Conn) { // ends at the first byte beyond ASCII
+		line, _ := bufio.NewReader(c).ReadString('\n') // what came is enough
+		if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
+			l.Close()
+			return
+		}
+		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nContent-Length: 2\r\n\r\nhi") // or the client has left
+	})
+	refuses := accepts(t, func(_ net.Listener, c net.Conn) { // hangs up where 400 is due
+		server, err := net.Dial("tcp", ours)
+		if err != nil {
+			return
+		}
+		defer server.Close()
+		go func() { // copies as reader and writer: splice(2) would keep its pipes open
+			io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
+			server.(*net.TCPConn).CloseWrite()
+		}()
+		if reply, _ := io.ReadAll(server); bytes.HasPrefix(reply, []byte("HTTP/1.0 200")) {
+			c.Write(reply)
+		}
+	})
 	for _, c := range []struct {
 		name, addr, rows, want string
 		status                 int
 	}{
 		{"ours", ours, "", "chapter 3   87 of  87 rows pass  (|chapter 7   51 of  51 rows pass  (|!NO  ", 0},
-		{"a chapter", ours, "4", "chapter 4   45 of  45 rows pass  (|then go run docs/check.go server |!chapter 3 ", 0},
-		{"a rule that holds", ours, "R04", "chapter 3    6 of   6 rows pass  (|\nnext: go run docs/check.go server |!docs/04", 0},
 		{"no such row", ours, "R99", `no row of docs/conformance.md is "R99"|!pass`, 2},
 		{"a URL", "http://127.0.0.1:8000", "", `expected host:port, not "http://127.0.0.1:8000"|!empty line`, 1},
 		{"nobody", freeAddr(t), "", "Nobody listens on |!rows pass", 1},
@@ -4866,7 +4787,7 @@ func TestGrade(t *testing.T) {
 			"That is chapter 1.|next: give it one (|!rows pass", 1},
 		{"slow: one that gets tired", tired, "7", "since this row the server answers nothing, not even GET / HTTP/1.0|" +
 			" 2 of  51 rows pass, 1 fail, 48 not tried  (|\nnext: start it again, then go run docs/check.go server |!PASS", 1},
-		{"one that ends", mortal(t), "3-4", "NO  chapter 3  R20 a target has no control characters (1 of 7 rows): " +
+		{"one that ends", mortal, "3-4", "NO  chapter 3  R20 a target has no control characters (1 of 7 rows): " +
 			"the server has ended here: |\nchapter 4    0 of  45 rows pass, 45 not tried  (|!NO  chapter 4", 1},
 		{"fixed text", hi, "R04", "NO  chapter 3  R04 a method is a token (6 of 6 rows): expected HTTP/1.0 400, got " +
 			"HTTP/1.0 200 OK\n|chapter 3    0 of   6 rows pass, 6 fail  (|!expected the line", 1},
@@ -4879,7 +4800,7 @@ func TestGrade(t *testing.T) {
 			"NO  chapter 3  R01 a request |the connection stays open: in HTTP/1.0|!not tried", 1},
 		{"garbage without end", upstream("", endless), "R01",
 			"the answer has no end|chapter 3    0 of   1 rows pass, 1 fail|!\x1b", 1},
-		{"one that hangs up on what it refuses", refusesSilently(t, ours), "3-4",
+		{"one that hangs up on what it refuses", refuses, "3-4",
 			" hung up: 400 would say why|chapter 4   |!NO  ", 0},
 		{"a query left in PATH_INFO", wrong, "E09", "NO  chapter 7  E09 the query is raw, from the first ? on (4 of 4 rows): " +
 			"expected PATH_INFO: /p, got PATH_INFO: /p?|fails: E09 the query is raw, from the first ? on: /p?a?b%20c+d\n|" +
@@ -4900,47 +4821,6 @@ func TestGrade(t *testing.T) {
 			}
 		})
 	}
-}
-
-// mortal is a program that ends at the first byte beyond ASCII: it closes its listener as well.
-func mortal(t *testing.T) (addr string) {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			line, _ := bufio.NewReader(c).ReadString('\n') // what came is enough
-			if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
-				l.Close()
-			} else { // fails if the client has left
-				io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nContent-Length: 2\r\n\r\nhi")
-			}
-			c.Close()
-		}
-	}()
-	return l.Addr().String()
-}
-
-// refusesSilently stands in front of a server and passes on its answers of 200 alone.
-func refusesSilently(t *testing.T, addr string) string {
-	return accepts(t, func(c net.Conn) {
-		server, err := net.Dial("tcp", addr)
-		if err != nil {
-			return
-		}
-		defer server.Close()
-		go func() {
-			// Only as reader and writer: splice(2) would keep its pipes open.
-			io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
-			server.(*net.TCPConn).CloseWrite()
-		}()
-		if reply, _ := io.ReadAll(server); bytes.HasPrefix(reply, []byte("HTTP/1.0 200")) {
-			c.Write(reply)
-		}
-	})
 }
 
 // TestMutants proves the table and the tests: each mistake in our source, one that real servers
