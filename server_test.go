@@ -3207,6 +3207,10 @@ func TestCGIGateway(t *testing.T) {
 			strings.Join(body("012"), "\n|"), "^$"},
 		{"G04 before its head", failing, "PATH_INFO=/before", "^Status: 500|!goroutine", "failing"},
 		{"G04 after its head", failing, "PATH_INFO=/after", "^Status: 200|!goroutine", "failing"},
+		{"G04 an error without a line end", func(e Environ, s StartResponse) Body {
+			io.WriteString(e["wsgi.errors"].(io.Writer), "no line end")
+			return hello(e, s)
+		}, "", "^Status: 200", "no line end"},
 		{"G04 a wrong length", failing, "CONTENT_LENGTH=+3", "^Status: 400 Bad Request\r\n", "digits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
