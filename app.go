@@ -82,7 +82,7 @@ type entry struct {
 type Config struct {
 	Root     string        // the directory of files
 	Script   string        // the CGI program of cgi, or a directory of them
-	Programs int           // CGI programs that run at once; 0 means 64
+	Programs int           // CGI programs that run at once; 0 means maxPrograms
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // a narrator watches the applications
@@ -92,14 +92,15 @@ type Config struct {
 
 // applications returns all of them, in the order in which they are best met.
 func applications(c Config) []entry {
+	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
+		"/b": watched("hello", hello)}, showEnviron)
 	entries := []entry{
 		{"hello", "PEP 3333", "08-start-response", "curl -i URL", hello,
 			"The smallest application: a function that returns one block."},
 		{"class", "PEP 3333", "08-start-response", "curl -i URL", class,
 			"The body is an object; it calls startResponse when its blocks are asked for."},
-		{"environ", "PEP 3333", "07-environ", "curl -d name=value 'URL/path?a=4&b=4'",
-			showEnviron, "Prints what an application knows of its request, and how long the " +
-				"body was."},
+		{"environ", "PEP 3333", "07-environ", "curl -d a=b 'URL/path?a=4&b=4'", showEnviron,
+			"Prints what an application knows of its request, and how long the body was."},
 		{"write", "PEP 3333", "08-start-response", "curl -i URL", write,
 			"The imperative way: startResponse returns a writer."},
 		{"clock", "PEP 3333", "08-start-response", "curl -N URL", clock,
@@ -108,14 +109,11 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333", "08-start-response", "curl -i URL/before URL/after URL/excinfo",
 			failing, "Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "the cgi module", "11-middleware",
-			"curl -F name=value -F file=@README.md URL", form,
-			"Takes a form and an upload apart and shows the fields."},
+		{"form", "the cgi module", "11-middleware", "curl -F name=value -F file=@README.md URL",
+			form, "Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945", "11-middleware", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
-		{"mount", "mod_wsgi's WSGIScriptAlias", "11-middleware", "curl URL/a/x URL/b/x",
-			mount(map[string]Application{"/a": watched("environ", showEnviron),
-				"/b": watched("hello", hello)}, showEnviron),
+		{"mount", "mod_wsgi's WSGIScriptAlias", "11-middleware", "curl URL/a/x URL/b/x", two,
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110", "14-in-front-and-behind", "curl -i URL/",
 			newProxy(c.Upstream, c.Timeout),
@@ -126,17 +124,11 @@ func applications(c Config) []entry {
 	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
 		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
-	for i, entry := range entries {
-		if c.Trace {
-			entry.App = watched(entry.Name, entry.App)
-			entries[i] = entry
-		}
-		routes["/"+entry.Name] = entry.App
+	for i, each := range entries {
+		entries[i].App = watched(each.Name, each.App)
+		routes["/"+each.Name] = entries[i].App
 	}
-	gallery := mount(routes, newIndex(entries))
-	if c.Trace {
-		gallery = watched("gallery", gallery)
-	}
+	gallery := watched("gallery", mount(routes, newIndex(entries)))
 	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL", gallery,
 		"The default: all of these, mounted under their names, with an index page."})
 }
@@ -147,14 +139,11 @@ var middlewares = []struct {
 	wrap        Middleware
 }{
 	{"log", "Prints the request URI, the status and each block of the answer.", logging},
-	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
-		onion},
+	{"onion", "Prints a line around the call: onion,onion shows who wraps whom.", onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
-		catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine.", catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
-	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
-		validate},
+	{"validate", "Checks both sides against PEP 3333, and names which breaks a rule.", validate},
 }
 
 // withMiddleware puts middleware around an application. The first name is the outermost
@@ -369,7 +358,8 @@ func mount(routes map[string]Application, fallback Application) Application {
 //go:embed docs/pages.html
 var pageTemplates string
 
-var pages = template.Must(template.New("").Parse(pageTemplates))
+var pages = template.Must(template.New("").Funcs(template.FuncMap{"lab": labLink,
+	"replace": strings.ReplaceAll}).Parse(pageTemplates))
 
 // htmlPage answers with a page of docs/pages.html, filled with data. The page says that
 // it is UTF-8; what a client or a file system has given need not be.
@@ -382,14 +372,6 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// Command returns the command to try an application that is mounted at a URL.
-func (e entry) Command(mounted string) string {
-	return strings.ReplaceAll(e.Try, "URL", mounted+"/"+e.Name)
-}
-
-// Lab returns a link to an experiment with it in the lab at place, "" if there is none.
-func (e entry) Lab(place string) string { return labLink(place, e.Name) }
-
 // newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
@@ -398,7 +380,7 @@ func newIndex(entries []entry) Application {
 			return notFound(startResponse, "The index is at "+mounted+"/")
 		}
 		return htmlPage(startResponse, "index", map[string]any{"Entries": entries,
-			"Mounted": mounted, "URL": baseURL(environ) + mounted, "Lab": mounted + "/lab"})
+			"Mounted": mounted, "Base": baseURL(environ)})
 	}
 }
 
@@ -409,36 +391,8 @@ func escapePath(decoded string) string { return (&url.URL{Path: decoded}).Escape
 // one, is the name by which the client calls this server. (PEP 3333, "URL
 // Reconstruction")
 func baseURL(environ Environ) string {
-	host := environ.Get("HTTP_HOST")
-	if host == "" {
-		host = environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
-	}
-	return environ.Get("wsgi.url_scheme") + "://" + host
-}
-
-// escapeURI percent-encodes the bytes that a URI may not have. (RFC 3986 §2)
-//
-//	/a b?q="%41%" → /a%20b?q=%22%41%25%22
-func escapeURI(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		_, badEscape := url.PathUnescape(s[i:min(i+3, len(s))])
-		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte(`"<>[\]^{|}`+"`", s[i]) >= 0 ||
-			s[i] == '%' && badEscape != nil {
-			fmt.Fprintf(&b, "%%%02X", s[i])
-		} else {
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-// form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too
-// large is refused, by a panic with a *Refusal, which the gateway answers with its
-// status.
-func form(environ Environ, startResponse StartResponse) Body {
-	return htmlPage(startResponse, "form", readForm(environ))
+	host := environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
+	return environ.Get("wsgi.url_scheme") + "://" + cmp.Or(environ.Get("HTTP_HOST"), host)
 }
 
 // A formField is one line of the table that form shows.
@@ -453,30 +407,32 @@ const (
 	partBytes  = 1000    // of each part are shown
 )
 
-// readForm takes the query string and the body apart.
-func readForm(environ Environ) []formField {
+// form shows the fields that a browser makes of a form: the query string, a body in the
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, by a panic with a *Refusal, which the gateway answers with its
+// status.
+func form(environ Environ, startResponse StartResponse) Body {
 	fields := readQuery("query", environ.Get("QUERY_STRING"))
-	contentType, input := environ.Get("CONTENT_TYPE"), environ["wsgi.input"].(io.Reader)
-	if contentType == "" {
-		return fields
+	if contentType := environ.Get("CONTENT_TYPE"); contentType != "" {
+		kind, params, err := mime.ParseMediaType(contentType)
+		allow(err == nil, badRequest, "RFC 9110 §8.3.1", "expected a Content-Type like "+
+			"text/plain; charset=utf-8, got %s", quote(contentType))
+		charset := cmp.Or(params["charset"], "utf-8")
+		allow(strings.EqualFold(charset, "utf-8"), "415 Unsupported Media Type",
+			"RFC 9110 §15.5.16", "expected a form in UTF-8, got charset=%s", quote(charset))
+		input := environ["wsgi.input"].(io.Reader)
+		switch kind {
+		case "application/x-www-form-urlencoded":
+			body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+			allowPart(err)
+			allowSize(len(body) <= formBytes, "a form may have %d bytes; send files as "+
+				"multipart/form-data", formBytes)
+			fields = append(fields, readQuery("body", string(body))...)
+		case "multipart/form-data":
+			fields = append(fields, readParts(input, params["boundary"])...)
+		}
 	}
-	kind, params, err := mime.ParseMediaType(contentType)
-	allow(err == nil, badRequest, "RFC 9110 §8.3.1",
-		"expected a Content-Type like text/plain; charset=utf-8, got %s", quote(contentType))
-	charset := cmp.Or(params["charset"], "utf-8")
-	allow(strings.EqualFold(charset, "utf-8"), "415 Unsupported Media Type",
-		"RFC 9110 §15.5.16", "expected a form in UTF-8, got charset=%s", quote(charset))
-	switch kind {
-	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		allowPart(err)
-		allowSize(len(body) <= formBytes, "a form may have %d bytes; send files as "+
-			"multipart/form-data", formBytes)
-		return append(fields, readQuery("body", string(body))...)
-	case "multipart/form-data":
-		return append(fields, readParts(input, params["boundary"])...)
-	}
-	return fields
+	return htmlPage(startResponse, "form", fields)
 }
 
 // allow panics with a *Refusal if a form breaks a rule.
@@ -523,63 +479,36 @@ func readQuery(from, text string) (fields []formField) {
 	return fields
 }
 
-// readParts goes through the parts of a body and keeps the beginning of each. A body that
-// ends before its closing delimiter has been cut. (RFC 7578 §4.1, RFC 2046 §5.1.1)
+// readParts reads the parts of a body and keeps the beginning of each; of a file, its
+// size. A body that ends before its closing delimiter has been cut. (RFC 7578 §4.1, RFC
+// 2046 §5.1.1)
 func readParts(input io.Reader, boundary string) (fields []formField) {
 	// The line end after the closing delimiter is optional, but mime/multipart needs it.
 	limited := &headLimit{Reader: io.MultiReader(input, strings.NewReader("\r\n"))}
 	parts := multipart.NewReader(limited, boundary)
 	for {
-		limited.inHead, limited.allowed = true, partHead
+		limited.allowed = partHead
 		part, err := parts.NextRawPart() // a part has no coding of its own (RFC 7578 §4.7)
-		limited.inHead = false
 		if err == io.EOF && len(fields) > 0 {
 			return fields
 		}
 		allowPart(err) // with io.EOF, a form without a part
 		allowSize(len(fields) < formParts, "a form may have %d parts", formParts)
 		name, file := disposition(part.Header["Content-Disposition"])
-		fields = append(fields, formField{"part", name, readPart(part, file)})
-	}
-}
-
-// extended matches a parameter like filename*=UTF-8”x, and each quoted string as a whole.
-var extended = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|;[^"=;]*\*[ \t]*=[^";]*`)
-
-// disposition returns the name of a part, and that of the file in it, "" if there is
-// none. filename* must not be used. (RFC 7578 §4.2)
-//
-//	form-data; name="a"; filename="b.txt"; filename*=UTF-8''c → "a", "b.txt"
-func disposition(values []string) (name, file string) {
-	value := strings.Join(values, ", ")
-	plain := extended.ReplaceAllStringFunc(value, func(match string) string {
-		if match[0] == '"' {
-			return match
+		limited.allowed = math.MaxInt
+		start, err := io.ReadAll(io.LimitReader(part, partBytes))
+		allowPart(err)
+		rest, err := io.Copy(io.Discard, part)
+		allowPart(err)
+		value := string(start)
+		if file != "" {
+			value = fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
+				part.Header.Get("Content-Type"))
+		} else if rest > 0 {
+			value += "…"
 		}
-		return ""
-	})
-	kind, params, err := mime.ParseMediaType(plain)
-	name, named := params["name"]
-	allow(err == nil && kind == "form-data" && named, badRequest, "RFC 7578 §4.2",
-		`expected one Content-Disposition: form-data; name="x" in each part, got %s`,
-		quote(value))
-	return name, params["filename"]
-}
-
-// readPart returns the beginning of a field, or says how large a file is.
-func readPart(part *multipart.Part, file string) string {
-	start, err := io.ReadAll(io.LimitReader(part, partBytes))
-	allowPart(err)
-	rest, err := io.Copy(io.Discard, part)
-	allowPart(err)
-	switch {
-	case file != "":
-		return fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
-			part.Header.Get("Content-Type"))
-	case rest > 0:
-		return string(start) + "…"
+		fields = append(fields, formField{"part", name, value})
 	}
-	return string(start)
 }
 
 // A headLimit limits the head of each part of a body, of which mime/multipart alone would
@@ -588,21 +517,34 @@ func readPart(part *multipart.Part, file string) string {
 // form that is whole, so io.EOF becomes io.ErrUnexpectedEOF.
 type headLimit struct {
 	io.Reader
-	inHead  bool
-	allowed int // bytes, while inHead
+	allowed int // bytes
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
-	if h.inHead {
-		allowSize(h.allowed > 0, "the head of a part may have %d bytes", partHead)
-		p = p[:min(len(p), h.allowed)]
-	}
-	n, err := h.Reader.Read(p)
+	allowSize(h.allowed > 0, "the head of a part may have %d bytes", partHead)
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
 	h.allowed -= n
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
+}
+
+// extended matches a quoted string, or a parameter like filename*=UTF-8”x.
+var extended = regexp.MustCompile(`("(?:[^"\\]|\\.)*")|;[^"=;]*\*[ \t]*=[^";]*`)
+
+// disposition returns the name of a part, and that of the file in it, "" if there is
+// none. filename* must not be used. (RFC 7578 §4.2)
+//
+//	form-data; name="a"; filename="b.txt"; filename*=UTF-8''c → "a", "b.txt"
+func disposition(values []string) (name, file string) {
+	value := strings.Join(values, ", ")
+	kind, params, err := mime.ParseMediaType(extended.ReplaceAllString(value, "$1"))
+	name, named := params["name"]
+	allow(err == nil && kind == "form-data" && named, badRequest, "RFC 7578 §4.2",
+		`expected one Content-Disposition: form-data; name="x" in each part, got %s`,
+		quote(value))
+	return name, params["filename"]
 }
 
 // newFiles makes an application that serves the files of a directory and never leaves
@@ -630,13 +572,11 @@ func newFiles(directory string) Application {
 // cannot be opened.
 func servePath(root *os.Root, environ Environ, startResponse StartResponse) (Body, error) {
 	info := environ.Get("PATH_INFO")
-	name := cmp.Or(strings.Trim(info, "/"), ".")
+	name, slash := cmp.Or(strings.Trim(info, "/"), "."), strings.HasSuffix(info, "/")
 	file, stat, err := openFile(root, name)
 	if err != nil {
 		return nil, err
-	}
-	slash := strings.HasSuffix(info, "/")
-	if !stat.IsDir() && !slash {
+	} else if !stat.IsDir() && !slash {
 		return serveFile(file, stat, environ, startResponse), nil
 	}
 	defer file.Close()
@@ -697,12 +637,22 @@ func outOfFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
+// badInURI matches what a URI may not have, and good escapes. (RFC 3986 §2)
+var badInURI = regexp.MustCompile(`%[0-9A-Fa-f]{2}|[^!#$&'()*+,./0-9:;=?@A-Z_a-z~-]`)
+
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
 // URL.
+//
+//	query "a b?q=%41%" → Location: http://h/path?a%20b?q=%41%25
 func redirect(environ Environ, startResponse StartResponse, to string) Body {
 	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
-		location += "?" + escapeURI(query)
+		location += "?" + badInURI.ReplaceAllStringFunc(query, func(bad string) string {
+			if len(bad) == len("%41") && bad[0] == '%' {
+				return bad
+			}
+			return url.PathEscape(bad)
+		})
 	}
 	return plainly(startResponse, "301 Moved Permanently",
 		"A directory ends with a slash: see the header Location.",
@@ -722,20 +672,15 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	headers = append(headers, Header{"Content-Type", contentType(stat.Name())}, nosniff)
-	startResponse("200 OK", headers)
+	kind := textPlain[0].Value // so that browsers show the course and the source
+	if extension := path.Ext(stat.Name()); !listed(".md,.go", extension) {
+		kind = cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
+	}
+	startResponse("200 OK", append(headers, Header{"Content-Type", kind}, nosniff))
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
 	return newFileWrapper(file) // a gateway need not have one
-}
-
-// contentType guesses the type of a file from its name.
-func contentType(name string) string {
-	if extension := path.Ext(name); !listed(".md,.go", extension) {
-		return cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
-	}
-	return textPlain[0].Value // so that browsers show them
 }
 
 // httpDate is the form of dates that HTTP prefers.
@@ -794,6 +739,13 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // ---------------------------------------------------------------- CGI host
 
+// Limits of the CGI host and of the proxy, beside Config.Timeout.
+const (
+	maxPrograms = 64                     // CGI programs that run at once, without -programs
+	maxFollowed = 10                     // local redirects in a row, and interim answers of a server
+	killAfter   = 100 * time.Millisecond // for a program whose answer is not used
+)
+
 // A cgiHost is the host's side of CGI: an application that starts a program for each
 // request. (RFC 3875)
 type cgiHost struct {
@@ -802,9 +754,9 @@ type cgiHost struct {
 	slots   chan bool // holds a value for each program that runs
 }
 
-// newCGI makes the application; limit is how many programs may run at once, 0 means 64.
+// newCGI makes the application; limit is how many programs may run at once.
 func newCGI(script string, timeout time.Duration, limit int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, 64))}
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, maxPrograms))}
 	return h.app
 }
 
@@ -828,7 +780,10 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	var body Body
 	p, err := h.start(file, environ)
 	if err == nil {
-		body, err = p.respond(environ, startResponse)
+		body, err = relay(environ, startResponse, p, p.readHead)
+	}
+	if location, ok := err.(localRedirect); ok {
+		body, err = location.follow(environ, startResponse)
 	}
 	if err != nil {
 		body = badGateway(environ, startResponse, err)
@@ -858,51 +813,12 @@ func (h *cgiHost) find(environ Environ) (file string, stat os.FileInfo, err erro
 	return file, stat, err
 }
 
-// start gives the request to a program, which runs in its directory, with a small clean
-// environment and in a process group of its own.
-func (h *cgiHost) start(file string, environ Environ) (*program, error) {
-	ctx, kill := context.WithCancel(context.Background())
-	p := &program{Cmd: exec.CommandContext(ctx, file), timeout: h.timeout, kill: kill,
-		patience: h.timeout, ended: make(chan bool), slots: h.slots}
-	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
-	p.Stderr = environ["wsgi.errors"].(io.Writer)
-	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
-	started := false
-	defer func() {
-		if !started { // an error, or a panic about a body that did not arrive whole
-			p.free()
-		}
-	}()
-	body, err := spool(environ)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close() // the program has its own descriptor
-	if body != nil {
-		p.Stdin, p.body = body, body.Name()
-	}
-	output, stdout, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer stdout.Close()
-	p.output, p.Stdout = output, stdout
-	if err := p.Start(); err != nil {
-		output.Close()
-		return nil, err
-	}
-	started = true
-	programs.Store(p, nil)
-	go p.wait()
-	return p, nil
-}
-
 // A program is a CGI program that runs. Read reads its output.
 type program struct {
 	*exec.Cmd
 	timeout  time.Duration
-	body     string // the file of its standard input; "" if the request has no body
 	output   *os.File
+	body     string        // the file of its standard input; "" if the request has no body
 	hasHead  bool          // the head of its answer has been read
 	patience time.Duration // for the next Read
 	kill     func()        // ends it and its child processes
@@ -913,36 +829,55 @@ type program struct {
 // programs are the CGI programs that run: the keys are *program.
 var programs sync.Map
 
-// endScripts ends them all, before this program ends.
-func endScripts() {
-	programs.Range(func(p, _ any) bool {
-		p.(*program).killGroup() // fails if it has just ended
-		return true
-	})
-}
-
-// spool writes the body of the request to a file, nil if there is none: a program can
-// then read it or not, in its own time, and gets its end when it has read CONTENT_LENGTH
-// bytes. (RFC 3875 §4.2)
-func spool(environ Environ) (file *os.File, err error) {
-	if length := environ.Get("CONTENT_LENGTH"); length == "" || length == "0" {
-		return nil, nil
+// start gives the request to a program, which runs in its directory, with a small clean
+// environment and in a process group of its own.
+func (h *cgiHost) start(file string, environ Environ) (*program, error) {
+	ctx, kill := context.WithCancel(context.Background())
+	p := &program{Cmd: exec.CommandContext(ctx, file), timeout: h.timeout, kill: kill,
+		patience: h.timeout, ended: make(chan bool), slots: h.slots}
+	defer func() {
+		if p.Process == nil { // an error, or a panic about a body that did not arrive whole
+			p.free()
+		}
+	}()
+	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
+		body, err := os.CreateTemp("", "rawsgi-body-")
+		if err != nil {
+			return nil, err
+		}
+		defer body.Close() // the program has its own descriptor
+		p.Stdin, p.body = body, body.Name()
+		spool(body, environ)
 	}
-	if file, err = os.CreateTemp("", "rawsgi-body-"); err != nil {
+	output, stdout, err := os.Pipe()
+	if err != nil {
 		return nil, err
 	}
+	defer stdout.Close()
+	p.output, p.Stdout, p.Stderr = output, stdout, environ["wsgi.errors"].(io.Writer)
+	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
+	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	programs.Store(p, nil)
+	go p.wait()
+	return p, nil
+}
+
+// spool writes the body of the request to a file: a program can then read it or not, in
+// its own time, and gets its end when it has read CONTENT_LENGTH bytes. (RFC 3875 §4.2)
+func spool(file *os.File, environ Environ) {
 	// On Unix, the file without a name lives while it is open, whatever happens to us. On
 	// Windows this fails, and free removes the file.
 	os.Remove(file.Name())
-	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
+	_, err := io.Copy(file, environ["wsgi.input"].(io.Reader))
+	if err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		file.Close()
-		os.Remove(file.Name())
 		panic(err) // often a *Refusal: the client's fault
 	}
-	return file, nil
 }
 
 // wait waits for the end of the program, ends the processes that it has left, and logs a
@@ -959,11 +894,22 @@ func (p *program) wait() {
 	close(p.ended)
 }
 
-// free frees what the program has used.
+// free frees what the program has used, except its output.
 func (p *program) free() {
+	if p.Process == nil {
+		p.output.Close() // fails if there is none yet
+	}
 	p.kill()          // it has ended: this frees the context
 	os.Remove(p.body) // fails without a body, and where spool has removed it
 	<-p.slots
+}
+
+// endScripts ends all programs, before this program ends.
+func endScripts() {
+	programs.Range(func(p, _ any) bool {
+		p.(*program).killGroup() // fails if it has just ended
+		return true
+	})
 }
 
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
@@ -995,17 +941,13 @@ func (p *program) killGroup() error {
 // (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
 // is not whole.
 func (p *program) Read(b []byte) (int, error) {
-	begin, hasEnded := time.Now(), false
+	if p.hasHead && !comes(p.ended, 0) {
+		p.patience = p.timeout
+	}
+	begin := time.Now()
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
 	n, err := p.output.Read(b)
-	select {
-	case <-p.ended:
-		hasEnded = true
-	default:
-	}
-	if !p.hasHead || hasEnded {
-		p.patience -= time.Since(begin)
-	}
+	p.patience -= time.Since(begin)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
 		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
@@ -1019,6 +961,10 @@ func (p *program) Read(b []byte) (int, error) {
 // work to the end although its answer has been cut, by HEAD or by its own Content-Length.
 // There is a limit, for the client may have left. (RFC 3875 §6.4)
 func (p *program) Close() error {
+	if !p.hasHead {
+		p.end(killAfter)
+		return nil
+	}
 	p.output.SetReadDeadline(time.Now().Add(p.timeout)) // for all of it
 	io.CopyN(io.Discard, p.output, drainLimit)          // an error ends it as well
 	p.end(p.timeout)
@@ -1026,39 +972,26 @@ func (p *program) Close() error {
 }
 
 // end gives the program some time to end by itself, and then ends it.
-func (p *program) end(grace time.Duration) {
+func (p *program) end(in time.Duration) {
 	p.output.Close() // an error would mean that it is closed already
-	defer time.AfterFunc(grace, p.kill).Stop()
+	defer time.AfterFunc(in, p.kill).Stop()
 	<-p.ended
 }
 
-// respond reads the head of the program's answer and returns its body, which ends the
-// program when it is closed.
-func (p *program) respond(environ Environ, startResponse StartResponse) (
-	body Body, err error) {
-	defer func() {
-		if body == nil { // an error, or a panic
-			p.end(100 * time.Millisecond)
-		}
-	}()
-	h := &headReader{r: bufio.NewReader(p), mixed: true}
-	fields, err := readHeader(h)
-	if err != nil {
-		return nil, err
+// readHead reads the head of the program's answer, or returns a localRedirect.
+func (p *program) readHead(h *headReader) (status string, fields []Header, err error) {
+	h.mixed = true
+	if fields, err = readHeader(h); err != nil {
+		return "", nil, err
 	}
-	p.hasHead, p.patience = true, p.timeout
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		p.end(100 * time.Millisecond) // the other path may be a program of this host too
-		return localRedirect(location, environ, startResponse)
+		return "", nil, localRedirect(location)
 	}
-	status, headers, err := cgiHead(fields)
-	if err != nil {
-		return nil, err
-	}
-	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{h.r, p}, pieceSize), nil
+	status, err = cgiHead(fields)
+	p.hasHead, p.patience = err == nil, p.timeout
+	return status, fields, err
 }
 
 // cgiNames are the variables of RFC 3875 §4.1 that environ may have, and three more that
@@ -1100,29 +1033,25 @@ func cgiVariables(file string, environ Environ) (list []string) {
 	return append(list, "PATH="+os.Getenv("PATH"), "SCRIPT_FILENAME="+file)
 }
 
-// cgiHead turns the head of a CGI program's answer into a status and headers. It gets no
-// field without a value: that counts as not sent.
+// cgiHead returns the status of a CGI program's answer. It gets no field without a value:
+// that counts as not sent. (RFC 3875 §6.2, §6.3)
 //
-//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone", [{"Content-Type", …}]
-//	Location: http://h/\n                        → "302 Found", [{"Location", …}]
-//
-// (RFC 3875 §6.2, §6.3)
-func cgiHead(fields []Header) (status string, headers []Header, err error) {
+//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone"
+//	Location: http://h/\n                        → "302 Found"
+func cgiHead(fields []Header) (status string, err error) {
 	status, statuses := lookup(fields, "Status")
 	_, locations := lookup(fields, "Location")
 	_, types := lookup(fields, "Content-Type")
 	switch most := max(statuses, locations, types); {
 	case most != 1:
-		return "", nil, fmt.Errorf("expected Status, Location or Content-Type in the answer "+
-			"of a CGI program, each once at most, got one of them %d times", most)
+		err = fmt.Errorf("expected Status, Location or Content-Type in the answer of a CGI "+
+			"program, each once at most, got one of them %d times", most)
 	case statuses+locations == 0:
 		status = "200 OK"
 	case statuses == 0:
 		status = "302 Found"
 	}
-	status, headers = tidyStatus(status), endToEnd(fields)
-	_, err = checkHead(status, headers)
-	return status, headers, err
+	return status, err
 }
 
 // logHint logs how to mend the commonest mistakes in a CGI program.
@@ -1151,30 +1080,65 @@ func logHint(environ Environ, file string, err error) {
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "hint for %s: %s\n", file, hint)
 }
 
-// localRedirect answers with another path of this server, as if the client had asked for
-// it. It follows at most 10 redirects. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ,
-	startResponse StartResponse) (Body, error) {
+// A localRedirect is the path of this server that a CGI program names in place of an
+// answer. For relay, it is an error. (RFC 3875 §6.2.2)
+type localRedirect string
+
+// Error says what has become of it.
+func (to localRedirect) Error() string {
+	return "cannot follow the local redirect to " + quote(string(to))
+}
+
+// follow answers as if the client had asked for the other path. The program has ended: the
+// other path may be a program of this host too, and need its slot.
+func (to localRedirect) follow(environ Environ, startResponse StartResponse) (Body, error) {
 	followed, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
-	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
+	q := &Request{Method: "GET", Target: strings.ReplaceAll(string(to), " ", "%20")}
 	err := q.parseTarget()
-	if followed == 10 || !ok {
+	if followed == maxFollowed || !ok {
 		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
-			quote(location), err)
+		return nil, fmt.Errorf("%w: %w", to, err)
 	}
 	next := maps.Clone(environ)
-	next["rawsgi.redirects"] = followed + 1
-	next["rawsgi.request_uri"] = q.Target
+	next["rawsgi.redirects"], next["rawsgi.request_uri"] = followed+1, q.Target
 	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
 	next["PATH_INFO"], next["QUERY_STRING"] = q.Path, q.Query
 	next["wsgi.input"] = &Input{}
 	delete(next, "CONTENT_LENGTH")
 	delete(next, "CONTENT_TYPE")
 	return application(next, startResponse), nil
+}
+
+// relay passes on the answer of a CGI program or another server. readHead reads its head;
+// closing the body closes origin. (RFC 9110 §7.6.1)
+func relay(environ Environ, startResponse StartResponse, origin io.ReadCloser,
+	readHead func(*headReader) (string, []Header, error)) (body Body, err error) {
+	defer func() {
+		if body == nil { // an error, or a panic
+			origin.Close()
+		}
+	}()
+	h := &headReader{r: bufio.NewReader(origin)}
+	status, fields, err := readHead(h)
+	if err != nil {
+		return nil, err
+	}
+	status, headers := tidyStatus(status), endToEnd(fields)
+	length, err := checkHead(status, headers)
+	if err != nil {
+		return nil, err
+	}
+	var content io.Reader = h.r
+	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
+		content = strings.NewReader("") // whatever its Content-Length says
+	} else if length >= 0 {
+		content = &Input{r: h.r, length: length}
+	}
+	startResponse(status, headers)
+	return newFileWrapper(upstreamBody{content, origin}, pieceSize), nil
 }
 
 // An upstreamBody is the body of another program's answer, and the program or connection
@@ -1305,11 +1269,16 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
-	c, err := p.dial()
-	if err != nil {
-		return badGateway(environ, startResponse, fmt.Errorf("no upstream answers: %w", err))
+	var body Body
+	upstream, err := p.dial()
+	if err == nil {
+		body, err = relay(environ, startResponse, upstream, func(h *headReader) (
+			string, []Header, error) {
+			p.send(environ, upstream)
+			defer func() { upstream.eachRead = true }()
+			return readAnswer(h)
+		})
 	}
-	body, err := p.forward(environ, startResponse, &conn{Conn: c, timeout: p.timeout})
 	if err != nil {
 		return badGateway(environ, startResponse, err)
 	}
@@ -1329,79 +1298,45 @@ func mayForward(environ Environ) bool {
 }
 
 // dial connects to the server whose turn it is, or to the first after it that answers.
-func (p *proxy) dial() (c net.Conn, err error) {
+func (p *proxy) dial() (*conn, error) {
 	first, servers := p.turn.Add(1), uint64(len(p.servers))
+	var failed error
 	for i := range servers {
-		c, err = net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
+		c, err := net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
 		if err == nil {
-			break
+			return &conn{Conn: c, timeout: p.timeout}, nil
 		}
+		failed = fmt.Errorf("no upstream answers: %w", err)
 	}
-	return c, err
-}
-
-// forward sends the request to upstream and returns the body of its answer, which closes
-// the connection when it is closed.
-func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
-	body Body, err error) {
-	defer func() {
-		if body == nil { // an error, or a panic
-			upstream.Close()
-		}
-	}()
-	if err := p.send(environ, upstream); err != nil {
-		return nil, err
-	}
-	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
-	h := &headReader{r: bufio.NewReader(upstream)}
-	status, headers, err := readAnswer(h)
-	if err != nil {
-		return nil, err
-	}
-	length, err := checkHead(status, headers)
-	if err != nil {
-		return nil, err
-	}
-	upstream.eachRead = true
-	var content io.Reader = h.r
-	if length >= 0 {
-		content = &Input{r: h.r, length: length}
-	}
-	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
-		content = strings.NewReader("") // whatever its Content-Length says
-	}
-	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{content, upstream}, pieceSize), nil
+	return nil, failed
 }
 
 // send sends the request. Write has a deadline for each piece of the body; the struct
-// hides ReadFrom, which has one for all of it and which io.Copy would call.
-func (p *proxy) send(environ Environ, upstream *conn) error {
-	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
-		return err
-	}
-	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
-	_, err := io.Copy(out, in)
+// hides ReadFrom, which has one for all of it and which io.Copy would call. An error of
+// upstream is not one yet: it may have answered without the whole body.
+func (p *proxy) send(environ Environ, upstream *conn) {
+	content := io.MultiReader(strings.NewReader(p.requestHead(environ)),
+		environ["wsgi.input"].(io.Reader))
+	_, err := io.Copy(struct{ io.Writer }{upstream}, content)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		panic(err) // the client's fault: the gateway answers
 	}
-	return nil // any other error is upstream's: it may have answered without the whole body
+	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
 }
 
 // requestHead makes the head of the request to an upstream out of an environ.
 func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
-	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
-	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
-	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
 	more := func(key, item string) string { // a list with one more item
 		return strings.TrimLeft(environ.Get(key)+", "+item, ", ")
 	}
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", more("HTTP_X_FORWARDED_FOR", client))
-	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
-	fmt.Fprintf(&b, "Via: %s\r\n", more("HTTP_VIA", version+" "+p.name))
+	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
+	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n"+
+		"Via: %s\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ),
+		more("HTTP_X_FORWARDED_FOR", client), environ.Get("wsgi.url_scheme"),
+		more("HTTP_VIA", version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		name, ok := strings.CutPrefix(key, "HTTP_")
 		ok = ok || listed("CONTENT_TYPE,CONTENT_LENGTH", key) && environ.Get(key) != ""
@@ -1420,14 +1355,14 @@ func (p *proxy) requestHead(environ Environ) string {
 func upstreamTarget(environ Environ) string {
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	sent, query, asks := strings.Cut(originForm(environ.Get("rawsgi.request_uri")), "?")
-	at := 0 // where, in the path as it was sent, the application begins
-	for n := 0; n < len(name) && at < len(sent); n++ {
-		if sent[at] == '%' {
-			at += len("25")
+	target := sent
+	for range len(name) { // each byte of it has been sent as one byte or as three
+		size := 1
+		if strings.HasPrefix(target, "%") {
+			size = len("%2F")
 		}
-		at++
+		target = target[min(size, len(target)):]
 	}
-	target := sent[min(at, len(sent)):]
 	decoded, err := url.PathUnescape(sent)
 	if err != nil || decoded != name+info || target != "" && target[0] != '/' {
 		target = escapePath(info)
@@ -1451,37 +1386,36 @@ func originForm(target string) string {
 	return target
 }
 
+// statusLine is the first line of an answer: HTTP/1 and a digit, and the status. (RFC 9112
+// §4)
+var statusLine = regexp.MustCompile(`(?s)^HTTP/1\.[0-9](?: (.*))?$`)
+
 // readAnswer reads the head of an upstream's answer. It skips the heads of interim
 // answers, such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has
-// asked. The version of the status line is HTTP/1 and a digit. (RFC 9110 §15.2; RFC 9112
-// §4)
+// asked. (RFC 9110 §15.2)
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
-func readAnswer(h *headReader) (status string, headers []Header, err error) {
-	for range 11 {
+func readAnswer(h *headReader) (status string, fields []Header, err error) {
+	for range maxFollowed + 1 {
 		line, err := h.line(headTooLarge)
 		if err != nil {
 			return "", nil, err
 		}
-		version, status, _ := strings.Cut(line, " ")
-		minor, ok := strings.CutPrefix(version, "HTTP/1.")
-		if !ok || len(minor) != 1 || !isDigit(minor[0]) {
+		match := statusLine.FindStringSubmatch(line)
+		if match == nil {
 			return "", nil, fmt.Errorf("expected a status line, got %s", quote(line))
 		}
 		fields, err := readHeader(h)
-		if err != nil {
-			return "", nil, err
-		}
-		if strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
+		coding, codings := lookup(fields, "Transfer-Encoding")
+		if err == nil && strings.HasPrefix(match[1], "1") && !strings.HasPrefix(match[1], "101") {
 			continue
+		} else if err == nil && codings > 0 {
+			err = fmt.Errorf("expected an answer for HTTP/1.0, got Transfer-Encoding: %s",
+				quote(coding))
 		}
-		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
-				"Transfer-Encoding: %s", quote(coding))
-		}
-		return tidyStatus(status), endToEnd(fields), nil
+		return match[1], fields, err
 	}
-	return "", nil, errors.New("upstream sends more than 10 interim answers")
+	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxFollowed)
 }
 
 // ---------------------------------------------------------------- Middleware
