@@ -186,6 +186,7 @@ var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
 	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
+	retryAfter = Header{"Retry-After", "1"} // this server could serve it at another time
 )
 
 // hello is the smallest application.
@@ -320,12 +321,6 @@ func plainly(startResponse StartResponse, status, text string, more ...Header) B
 // notFound answers 404 and says what could be asked instead.
 func notFound(startResponse StartResponse, hint string) Body {
 	return plainly(startResponse, "404 Not Found", "Nothing here. "+hint)
-}
-
-// unavailable answers 503 to a request that this server could serve at another time.
-func unavailable(startResponse StartResponse, reason string) Body {
-	return plainly(startResponse, "503 Service Unavailable", reason,
-		Header{"Retry-After", "1"})
 }
 
 // mount puts applications side by side, each under the prefix that is its key: "/app"
@@ -547,20 +542,14 @@ func disposition(values []string) (name, file string) {
 	return name, params["filename"]
 }
 
-// newFiles makes an application that serves the files of a directory and never leaves
-// it: os.Root refuses each way out, by "..", by an escape or by a symbolic link.
+// newFiles makes an application that serves the files of a directory.
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
 			return plainly(startResponse, "405 Method Not Allowed",
 				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
-		var body Body
-		root, err := os.OpenRoot(directory)
-		if err == nil {
-			defer root.Close() // files opened below stay open
-			body, err = servePath(root, environ, startResponse)
-		}
+		body, err := servePath(directory, environ, startResponse)
 		if err != nil {
 			return cannotServe(environ, startResponse, err)
 		}
@@ -568,32 +557,37 @@ func newFiles(directory string) Application {
 	}
 }
 
-// servePath serves the file or directory that PATH_INFO names. An error means that it
+// servePath serves the file or directory that PATH_INFO names, and never leaves top: os.Root
+// refuses each way out, by "..", by an escape or by a symbolic link. An error means that it
 // cannot be opened.
-func servePath(root *os.Root, environ Environ, startResponse StartResponse) (Body, error) {
-	info := environ.Get("PATH_INFO")
-	name, slash := cmp.Or(strings.Trim(info, "/"), "."), strings.HasSuffix(info, "/")
-	file, stat, err := openFile(root, name)
+func servePath(top string, environ Environ, startResponse StartResponse) (Body, error) {
+	root, err := os.OpenRoot(top)
 	if err != nil {
 		return nil, err
-	} else if !stat.IsDir() && !slash {
-		return serveFile(file, stat, environ, startResponse), nil
 	}
-	defer file.Close()
+	defer root.Close() // files opened below stay open
+	info := environ.Get("PATH_INFO")
+	name := cmp.Or(strings.Trim(info, "/"), ".")
+	file, stat, err := openFile(root, name)
+	if err == nil && strings.HasSuffix(info, "/") {
+		defer file.Close()
+		index, stat, err := openFile(root, path.Join(name, "index.html"))
+		if err == nil && stat.Mode().IsRegular() {
+			return serveFile(index, stat, environ, startResponse), nil
+		} else if outOfFiles(err) {
+			return nil, err // there may be one
+		}
+		index.Close() // fails if there is none
+		return listDirectory(root, name, file, environ, startResponse)
+	}
 	switch {
-	case !stat.IsDir():
-		return nil, os.ErrNotExist
-	case !slash:
+	case err != nil:
+		return nil, err
+	case stat.IsDir():
+		file.Close()
 		return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+info+"/"), nil
 	}
-	index, stat, err := openFile(root, path.Join(name, "index.html"))
-	if err == nil && !stat.IsDir() {
-		return serveFile(index, stat, environ, startResponse), nil
-	} else if outOfFiles(err) {
-		return nil, err // there may be one
-	}
-	index.Close() // fails if there is none
-	return listDirectory(root, name, file, environ, startResponse)
+	return serveFile(file, stat, environ, startResponse), nil
 }
 
 // nonblock is O_NONBLOCK, which package syscall does not have for every system.
@@ -627,7 +621,8 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
 	case outOfFiles(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+		return plainly(startResponse, "503 Service Unavailable",
+			"Too many files are open: try again.", retryAfter)
 	}
 	return notFound(startResponse, "No file has this name.")
 }
@@ -717,7 +712,7 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 	startResponse StartResponse) (Body, error) {
 	names, err := directory.Readdirnames(-1)
 	if err != nil {
-		return nil, err // e.g. it has been removed
+		return nil, err // it is a file, or has been removed
 	}
 	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
@@ -775,7 +770,8 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	select {
 	case h.slots <- true: // until the program has ended
 	default:
-		return unavailable(startResponse, "Too many CGI programs run at once: try again.")
+		return plainly(startResponse, "503 Service Unavailable",
+			"Too many CGI programs run at once: try again.", retryAfter)
 	}
 	var body Body
 	p, err := h.start(file, environ)
@@ -928,10 +924,7 @@ func (p *program) killGroup() error {
 	if runtime.GOOS == "windows" {
 		return p.Process.Kill()
 	}
-	group, err := os.FindProcess(-p.Process.Pid)
-	if err != nil {
-		return err
-	}
+	group, _ := os.FindProcess(-p.Process.Pid) // on Unix, it never fails
 	return group.Kill()
 }
 
@@ -957,25 +950,21 @@ func (p *program) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close reads the rest of the output and throws it away, so that the program can do its
-// work to the end although its answer has been cut, by HEAD or by its own Content-Length.
-// There is a limit, for the client may have left. (RFC 3875 §6.4)
+// Close gives the program some time to end by itself, and then ends it. If its answer is
+// used, the rest of its output is read and thrown away, so that it can do its work to the
+// end although the answer has been cut, by HEAD or by its own Content-Length. There is a
+// limit, for the client may have left. (RFC 3875 §6.4)
 func (p *program) Close() error {
-	if !p.hasHead {
-		p.end(killAfter)
-		return nil
+	limit := killAfter
+	if p.hasHead {
+		limit = p.timeout
+		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
+		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
 	}
-	p.output.SetReadDeadline(time.Now().Add(p.timeout)) // for all of it
-	io.CopyN(io.Discard, p.output, drainLimit)          // an error ends it as well
-	p.end(p.timeout)
-	return nil
-}
-
-// end gives the program some time to end by itself, and then ends it.
-func (p *program) end(in time.Duration) {
-	p.output.Close() // an error would mean that it is closed already
-	defer time.AfterFunc(in, p.kill).Stop()
+	defer time.AfterFunc(limit, p.kill).Stop()
+	err := p.output.Close()
 	<-p.ended
+	return err
 }
 
 // readHead reads the head of the program's answer, or returns a localRedirect.

@@ -3708,7 +3708,7 @@ func TestCGIHost(t *testing.T) {
 		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
 		h.slots <- true
 		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
-		defer p.end(0)
+		defer p.Close()
 		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Read says %v", err)
 		}
