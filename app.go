@@ -773,19 +773,7 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many CGI programs run at once: try again.", retryAfter)
 	}
-	var body Body
-	p, err := h.start(file, environ)
-	if err == nil {
-		body, err = relay(environ, startResponse, p, p.readHead)
-	}
-	if location, ok := err.(localRedirect); ok {
-		body, err = location.follow(environ, startResponse)
-	}
-	if err != nil {
-		body = badGateway(environ, startResponse, err)
-		logHint(environ, file, err)
-	}
-	return body
+	return h.start(file, environ).respond(environ, startResponse)
 }
 
 // find returns the path of the program. In a directory of them, the first segment of
@@ -827,38 +815,34 @@ var programs sync.Map
 
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
-func (h *cgiHost) start(file string, environ Environ) (*program, error) {
+func (h *cgiHost) start(file string, environ Environ) *program {
 	ctx, kill := context.WithCancel(context.Background())
 	p := &program{Cmd: exec.CommandContext(ctx, file), timeout: h.timeout, kill: kill,
 		patience: h.timeout, ended: make(chan bool), slots: h.slots}
 	defer func() {
-		if p.Process == nil { // an error, or a panic about a body that did not arrive whole
+		if p.Process == nil { // it did not start, or a body did not arrive whole
+			p.output.Close() // fails if there is none yet
 			p.free()
 		}
 	}()
+	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
+	p.Stderr = environ["wsgi.errors"].(io.Writer)
+	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
-		if err != nil {
-			return nil, err
-		}
+		p.must(err)
 		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
 		spool(body, environ)
 	}
 	output, stdout, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
+	p.must(err)
 	defer stdout.Close()
-	p.output, p.Stdout, p.Stderr = output, stdout, environ["wsgi.errors"].(io.Writer)
-	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
-	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
-	if err := p.Start(); err != nil {
-		return nil, err
-	}
+	p.output, p.Stdout = output, stdout
+	p.must(p.Start())
 	programs.Store(p, nil)
 	go p.wait()
-	return p, nil
+	return p
 }
 
 // spool writes the body of the request to a file: a program can then read it or not, in
@@ -890,11 +874,8 @@ func (p *program) wait() {
 	close(p.ended)
 }
 
-// free frees what the program has used, except its output.
+// free frees what the program has used.
 func (p *program) free() {
-	if p.Process == nil {
-		p.output.Close() // fails if there is none yet
-	}
 	p.kill()          // it has ended: this frees the context
 	os.Remove(p.body) // fails without a body, and where spool has removed it
 	<-p.slots
@@ -967,20 +948,22 @@ func (p *program) Close() error {
 	return err
 }
 
-// readHead reads the head of the program's answer, or returns a localRedirect.
-func (p *program) readHead(h *headReader) (status string, fields []Header, err error) {
-	h.mixed = true
-	if fields, err = readHeader(h); err != nil {
-		return "", nil, err
-	}
+// respond passes on the program's answer. (RFC 3875 §6.2)
+func (p *program) respond(environ Environ, startResponse StartResponse) (body Body) {
+	defer closeWithout(&body, p)
+	h := &headReader{r: bufio.NewReader(p), mixed: true}
+	fields, err := readHeader(h)
+	p.must(err)
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		return "", nil, localRedirect(location)
+		p.Close() // the other path may be a program of this host too, and need its slot
+		return localRedirect(location, environ, startResponse)
 	}
-	status, err = cgiHead(fields)
-	p.hasHead, p.patience = err == nil, p.timeout
-	return status, fields, err
+	status, err := cgiStatus(fields)
+	p.must(err)
+	p.hasHead, p.patience = true, p.timeout
+	return relay(environ, startResponse, p, h, status, fields)
 }
 
 // cgiNames are the variables of RFC 3875 §4.1 that environ may have, and three more that
@@ -1022,12 +1005,12 @@ func cgiVariables(file string, environ Environ) (list []string) {
 	return append(list, "PATH="+os.Getenv("PATH"), "SCRIPT_FILENAME="+file)
 }
 
-// cgiHead returns the status of a CGI program's answer. It gets no field without a value:
+// cgiStatus returns the status of a CGI program's answer. It gets no field without a value:
 // that counts as not sent. (RFC 3875 §6.2, §6.3)
 //
 //	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone"
 //	Location: http://h/\n                        → "302 Found"
-func cgiHead(fields []Header) (status string, err error) {
+func cgiStatus(fields []Header) (status string, err error) {
 	status, statuses := lookup(fields, "Status")
 	_, locations := lookup(fields, "Location")
 	_, types := lookup(fields, "Content-Type")
@@ -1043,16 +1026,20 @@ func cgiHead(fields []Header) (status string, err error) {
 	return status, err
 }
 
-// logHint logs how to mend the commonest mistakes in a CGI program.
-func logHint(environ Environ, file string, err error) {
+// must panics with a 502 if the program has failed, and logs how to mend the commonest
+// mistakes.
+func (p *program) must(err error) {
+	if err == nil {
+		return
+	}
 	start := make([]byte, 200)
-	if f, err := os.Open(file); err == nil {
+	if f, err := os.Open(p.Path); err == nil {
 		f.Read(start) // it may be empty
 		f.Close()
 	}
 	first, _, _ := strings.Cut(string(start), "\n")
 	script := strings.HasPrefix(first, "#!")
-	hint := "print a head, like Content-Type: text/plain, then an empty line, then the body"
+	hint := ""
 	var refusal *Refusal
 	switch {
 	case script && strings.HasSuffix(first, "\r"):
@@ -1061,35 +1048,30 @@ func logHint(environ Environ, file string, err error) {
 		hint = "the interpreter in its first line does not exist: " + quote(first)
 	case errors.Is(err, syscall.ENOEXEC):
 		hint = "its first line does not name an interpreter, like #!/bin/sh"
-	case !errors.As(err, &refusal) || refusal.Line == "":
-		return
-	case strings.HasPrefix(refusal.Line, "HTTP/"):
+	case errors.As(err, &refusal) && strings.HasPrefix(refusal.Line, "HTTP/"):
 		hint = "print Status: 200 OK instead of HTTP/1.0 200 OK"
+	case refusal != nil && refusal.Line != "":
+		hint = "print a head, like Content-Type: text/plain, then an empty line, then the body"
 	}
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "hint for %s: %s\n", file, hint)
+	if hint != "" {
+		fmt.Fprintf(p.Stderr, "hint for %s: %s\n", p.Path, hint)
+	}
+	panic(badGateway(err))
 }
 
-// A localRedirect is the path of this server that a CGI program names in place of an
-// answer. For relay, it is an error. (RFC 3875 §6.2.2)
-type localRedirect string
-
-// Error says what has become of it.
-func (to localRedirect) Error() string {
-	return "cannot follow the local redirect to " + quote(string(to))
-}
-
-// follow answers as if the client had asked for the other path. The program has ended: the
-// other path may be a program of this host too, and need its slot.
-func (to localRedirect) follow(environ Environ, startResponse StartResponse) (Body, error) {
+// localRedirect answers with another path of this server, as if the client had asked for
+// it. It follows at most 10 redirects. (RFC 3875 §6.2.2)
+func localRedirect(location string, environ Environ, startResponse StartResponse) Body {
 	followed, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
-	q := &Request{Method: "GET", Target: strings.ReplaceAll(string(to), " ", "%20")}
+	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
 	if followed == maxFollowed || !ok {
 		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", to, err)
+		panic(badGateway(fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)))
 	}
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"], next["rawsgi.request_uri"] = followed+1, q.Target
@@ -1098,27 +1080,17 @@ func (to localRedirect) follow(environ Environ, startResponse StartResponse) (Bo
 	next["wsgi.input"] = &Input{}
 	delete(next, "CONTENT_LENGTH")
 	delete(next, "CONTENT_TYPE")
-	return application(next, startResponse), nil
+	return application(next, startResponse)
 }
 
-// relay passes on the answer of a CGI program or another server. readHead reads its head;
-// closing the body closes origin. (RFC 9110 §7.6.1)
-func relay(environ Environ, startResponse StartResponse, origin io.ReadCloser,
-	readHead func(*headReader) (string, []Header, error)) (body Body, err error) {
-	defer func() {
-		if body == nil { // an error, or a panic
-			origin.Close()
-		}
-	}()
-	h := &headReader{r: bufio.NewReader(origin)}
-	status, fields, err := readHead(h)
-	if err != nil {
-		return nil, err
-	}
+// relay passes on the answer of a CGI program or another server, whose head has been read.
+// Closing the body closes origin. (RFC 9110 §7.6.1)
+func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
+	status string, fields []Header) Body {
 	status, headers := tidyStatus(status), endToEnd(fields)
 	length, err := checkHead(status, headers)
 	if err != nil {
-		return nil, err
+		panic(badGateway(err))
 	}
 	var content io.Reader = h.r
 	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
@@ -1127,7 +1099,7 @@ func relay(environ Environ, startResponse StartResponse, origin io.ReadCloser,
 		content = &Input{r: h.r, length: length}
 	}
 	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{content, origin}, pieceSize), nil
+	return newFileWrapper(upstreamBody{content, origin}, pieceSize)
 }
 
 // An upstreamBody is the body of another program's answer, and the program or connection
@@ -1140,37 +1112,33 @@ type upstreamBody struct {
 func (b upstreamBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		status, source := gatewayStatus(err)
-		err = refuse(status, source, "", 0, "the answer broke off: %v", err)
+		err = badGateway(fmt.Errorf("the answer broke off: %w", err))
 	}
 	return n, err
 }
 
-// badGateway answers in place of a program or server that did not: 504 if it took too
-// long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it. If the system has too little for a program or connection, nobody was
-// asked.
-func badGateway(environ Environ, startResponse StartResponse, err error) Body {
-	switch {
-	case outOfFiles(err):
-		return cannotServe(environ, startResponse, err)
-	case errors.Is(err, syscall.E2BIG):
-		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
-			"are the program's environment, and larger than this system allows"))
+// closeWithout closes the origin of an answer after a panic: there is no body that would.
+func closeWithout(body *Body, origin io.Closer) {
+	if *body == nil {
+		origin.Close()
 	}
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
-	status, _ := gatewayStatus(err)
-	startResponse(status, textAtOnce, err)
-	return Blocks{[]byte(status + "\n")}
 }
 
-// gatewayStatus returns the status for a program or server that failed, and its source.
-func gatewayStatus(err error) (status, source string) {
+// badGateway makes the refusal for a program or server that did not answer: 504 if it took
+// too long, else 502. If the system has too little for a program or connection, nobody was
+// asked: neither for the request's head, which is the program's environment, nor for files.
+func badGateway(err error) *Refusal {
+	status, source := "502 Bad Gateway", "RFC 9110 §15.6.3"
 	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return "504 Gateway Timeout", "RFC 9110 §15.6.5"
+	switch {
+	case errors.Is(err, syscall.E2BIG):
+		status, source = headTooLarge, "RFC 6585 §5"
+	case outOfFiles(err):
+		status, source = "503 Service Unavailable", "RFC 9110 §15.6.4"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		status, source = "504 Gateway Timeout", "RFC 9110 §15.6.5"
 	}
-	return "502 Bad Gateway", "RFC 9110 §15.6.3"
+	return refuse(status, source, "", 0, "%v", err)
 }
 
 // tidyStatus makes a status for startResponse of that of a program or an upstream: spaces
@@ -1247,7 +1215,7 @@ func checkUpstreams(upstreams string) error {
 
 // app forwards a request, unless it may go no further, or has come here before: the
 // server that it goes to would send it here again, without end. (RFC 9110 §7.6.2, §7.6.3)
-func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
+func (p *proxy) app(environ Environ, startResponse StartResponse) (body Body) {
 	switch {
 	case len(p.servers) == 0:
 		return htmlPage(startResponse, "proxy", nil) // says how to name one
@@ -1258,20 +1226,16 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
-	var body Body
-	upstream, err := p.dial()
-	if err == nil {
-		body, err = relay(environ, startResponse, upstream, func(h *headReader) (
-			string, []Header, error) {
-			p.send(environ, upstream)
-			defer func() { upstream.eachRead = true }()
-			return readAnswer(h)
-		})
-	}
+	upstream := p.dial()
+	defer closeWithout(&body, upstream)
+	p.send(environ, upstream)
+	h := &headReader{r: bufio.NewReader(upstream)}
+	status, fields, err := readAnswer(h)
 	if err != nil {
-		return badGateway(environ, startResponse, err)
+		panic(badGateway(err))
 	}
-	return body
+	upstream.eachRead = true
+	return relay(environ, startResponse, upstream, h, status, fields)
 }
 
 // mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it is
@@ -1287,17 +1251,16 @@ func mayForward(environ Environ) bool {
 }
 
 // dial connects to the server whose turn it is, or to the first after it that answers.
-func (p *proxy) dial() (*conn, error) {
+func (p *proxy) dial() *conn {
 	first, servers := p.turn.Add(1), uint64(len(p.servers))
-	var failed error
-	for i := range servers {
+	for i := uint64(1); ; i++ {
 		c, err := net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
 		if err == nil {
-			return &conn{Conn: c, timeout: p.timeout}, nil
+			return &conn{Conn: c, timeout: p.timeout}
+		} else if i == servers {
+			panic(badGateway(fmt.Errorf("no upstream answers: %w", err)))
 		}
-		failed = fmt.Errorf("no upstream answers: %w", err)
 	}
-	return nil, failed
 }
 
 // send sends the request. Write has a deadline for each piece of the body; the struct
