@@ -391,7 +391,11 @@ func baseURL(environ Environ) string {
 }
 
 // A formField is one line of the table that form shows.
-type formField struct{ From, Name, Value string }
+type formField struct {
+	From, Name, Value string
+	File, Type        string // of a part with a file: the file's name and type
+	Size              int    // bytes in the part; Value has the beginning of them
+}
 
 // Limits of a form.
 const (
@@ -469,7 +473,7 @@ func readQuery(from, text string) (fields []formField) {
 		err := errors.Join(badName, badValue)
 		allow(err == nil, badRequest, "HTML 4.01 §17.13.4", "expected name=value&name=value, "+
 			"escaped as in a URL: %s", quote(fmt.Sprint(err)))
-		fields = append(fields, formField{from, name, value})
+		fields = append(fields, formField{From: from, Name: name, Value: value})
 	}
 	return fields
 }
@@ -495,14 +499,8 @@ func readParts(input io.Reader, boundary string) (fields []formField) {
 		allowPart(err)
 		rest, err := io.Copy(io.Discard, part)
 		allowPart(err)
-		value := string(start)
-		if file != "" {
-			value = fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
-				part.Header.Get("Content-Type"))
-		} else if rest > 0 {
-			value += "…"
-		}
-		fields = append(fields, formField{"part", name, value})
+		fields = append(fields, formField{"part", name, string(start), file,
+			part.Header.Get("Content-Type"), len(start) + int(rest)})
 	}
 }
 
@@ -981,9 +979,8 @@ func cgiVariables(file string, environ Environ) (list []string) {
 	if target := environ.Get("rawsgi.request_uri"); target != "" {
 		all["REQUEST_URI"] = originForm(target)
 	}
-	if address := environ.Get("REMOTE_ADDR"); environ.Get("REMOTE_HOST") == "" {
-		all["REMOTE_HOST"] = address // its name would have to be looked up (§4.1.9)
-	}
+	// The client's name would have to be looked up. (§4.1.9)
+	all["REMOTE_HOST"] = cmp.Or(environ.Get("REMOTE_HOST"), environ.Get("REMOTE_ADDR"))
 	if environ.Get("CONTENT_LENGTH") == "0" {
 		delete(all, "CONTENT_LENGTH") // there is no body (§4.1.2)
 	}
@@ -1153,14 +1150,12 @@ func tidyStatus(status string) string {
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
 // refuses.
 func endToEnd(fields []Header) (kept []Header) {
-	connection := ""
+	joined := Environ{}
 	for _, field := range fields {
-		if field.is("Connection") {
-			connection += "," + field.Value
-		}
+		joined.addHeader(field)
 	}
 	for _, field := range fields {
-		if isEndToEnd(connection, field.Name) {
+		if isEndToEnd(joined.Get("HTTP_CONNECTION"), field.Name) {
 			value := strings.ReplaceAll(field.Value, "\t", " ")
 			kept = append(kept, Header{field.Name, value})
 		}
@@ -1445,8 +1440,11 @@ func upper(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		text := false // known when startResponse is called, maybe in the first iteration
 		change := func(block []byte) []byte {
-			if text {
-				block = capitals(block)
+			block = bytes.Clone(block)
+			for i, c := range block { // letters of ASCII: a block may end inside a rune
+				if text && 'a' <= c && c <= 'z' {
+					block[i] = c - 'a' + 'A'
+				}
 			}
 			return block
 		}
@@ -1468,17 +1466,6 @@ func isPlainText(headers []Header) bool {
 	kind, _ := lookup(headers, "Content-Type")
 	_, coded := lookup(headers, "Content-Encoding")
 	return strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
-}
-
-// capitals returns a copy with ASCII letters in capitals: a block may end inside a rune.
-func capitals(block []byte) []byte {
-	block = bytes.Clone(block)
-	for i, c := range block {
-		if 'a' <= c && c <= 'z' {
-			block[i] = c - 'a' + 'A'
-		}
-	}
-	return block
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
@@ -1562,14 +1549,21 @@ func validate(application Application) Application {
 		checkEnviron(environ)
 		v := &validator{}
 		v.body = application(environ, v.checkedStart(startResponse))
-		expect("application", v.body != nil, "it returns an iterable, not nil",
-			"The Application Side")
+		expect("application", "The Application Side", v.body != nil,
+			"it returns an iterable, not nil")
 		return changedBody{v.checkedBlocks, v}
 	}
 }
 
+// The sections of PEP 3333 with most of the rules.
+const (
+	gatewaySide = "The Server/Gateway Side"
+	startSide   = "The start_response() Callable"
+	writeSide   = "The write() Callable"
+)
+
 // expect panics if a rule does not hold.
-func expect(side string, holds bool, rule, section string) {
+func expect(side, section string, holds bool, rule string) {
 	if !holds {
 		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
 			side, rule, section))
@@ -1579,24 +1573,23 @@ func expect(side string, holds bool, rule, section string) {
 // checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
 	gateway := func(holds bool, rule string) {
-		expect("gateway", holds, rule, "environ Variables")
+		expect("gateway", "environ Variables", holds, rule)
 	}
 	for key, value := range environ {
-		_, text := value.(string)
-		gateway(text || strings.Contains(key, "."), key+", a CGI variable, is a string")
+		text, ok := value.(string)
+		gateway(ok || strings.Contains(key, "."), key+", a CGI variable, is a string")
+		switch key {
+		case "HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH":
+			gateway(false, key+" is called "+strings.TrimPrefix(key, "HTTP_"))
+		case "SERVER_PORT", "CONTENT_LENGTH":
+			gateway(strings.Trim(text, "0123456789") == "", key+" has digits only")
+		case "SCRIPT_NAME", "PATH_INFO":
+			gateway(strings.HasPrefix(text+"/", "/"), key+" begins with /")
+		}
 	}
-	for _, key := range strings.Fields("REQUEST_METHOD SERVER_NAME SERVER_PORT " +
-		"SERVER_PROTOCOL wsgi.url_scheme") {
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL", "wsgi.url_scheme"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
-	}
-	for _, key := range []string{"CONTENT_TYPE", "CONTENT_LENGTH"} {
-		gateway(environ["HTTP_"+key] == nil, "HTTP_"+key+" is called "+key)
-	}
-	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
-		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
-	}
-	for _, key := range []string{"SCRIPT_NAME", "PATH_INFO"} {
-		gateway(strings.HasPrefix(environ.Get(key)+"/", "/"), key+" begins with /")
 	}
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
@@ -1628,7 +1621,7 @@ type validator struct {
 // checkedStart checks each call of startResponse, and when its writer is used.
 func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 	application := func(holds bool, rule string) {
-		expect("application", holds, rule, "The start_response() Callable")
+		expect("application", startSide, holds, rule)
 	}
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		changes := len(excInfo) > 0 && excInfo[0] != nil
@@ -1645,10 +1638,10 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 		application(bodyless(status) || types > 0, status+" has a Content-Type")
 		v.status = status
 		out := startResponse(status, headers, excInfo...)
-		expect("gateway", out != nil, "startResponse returns write()", "The write() Callable")
+		expect("gateway", writeSide, out != nil, "startResponse returns write()")
 		return writeFunc(func(block []byte) (int, error) {
-			expect("application", !v.iterating, "write() is called before the body is iterated",
-				"The write() Callable")
+			expect("application", writeSide, !v.iterating,
+				"write() is called before the body is iterated")
 			v.checkBlock(block)
 			return out.Write(block)
 		})
@@ -1657,17 +1650,16 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 
 // checkBlock checks that a block may be sent.
 func (v *validator) checkBlock(block []byte) {
-	expect("application", v.status != "" || len(block) == 0,
-		"startResponse is called before the first block", "The start_response() Callable")
-	expect("application", len(block) == 0 || !bodyless(v.status), v.status+" has no body",
-		"The Server/Gateway Side")
+	expect("application", startSide, v.status != "" || len(block) == 0,
+		"startResponse is called before the first block")
+	expect("application", gatewaySide, len(block) == 0 || !bodyless(v.status),
+		v.status+" has no body")
 }
 
 // checkedBlocks gives the blocks, and checks them and how the gateway asks for them.
 func (v *validator) checkedBlocks(yield func([]byte) bool) {
-	const server = "The Server/Gateway Side"
-	expect("gateway", !v.iterating, "a body is iterated once", server)
-	expect("gateway", !v.closed, "no block is asked for after Close", server)
+	expect("gateway", gatewaySide, !v.iterating, "a body is iterated once")
+	expect("gateway", gatewaySide, !v.closed, "no block is asked for after Close")
 	v.iterating = true
 	n := 0
 	for block := range v.body.All() {
@@ -1677,16 +1669,15 @@ func (v *validator) checkedBlocks(yield func([]byte) bool) {
 			return
 		}
 	}
-	expect("application", v.status != "", "startResponse is called",
-		"The start_response() Callable")
+	expect("application", startSide, v.status != "", "startResponse is called")
 	sized, ok := v.body.(interface{ Len() int })
-	expect("application", !ok || sized.Len() == n, "Len is the number of blocks",
-		"Handling the Content-Length Header")
+	expect("application", "Handling the Content-Length Header", !ok || sized.Len() == n,
+		"Len is the number of blocks")
 }
 
 // Close passes the call on, once.
 func (v *validator) Close() error {
-	expect("gateway", !v.closed, "Close is called once", "The Server/Gateway Side")
+	expect("gateway", gatewaySide, !v.closed, "Close is called once")
 	v.closed = true
 	return closeBody(v.body)
 }
