@@ -394,7 +394,7 @@ func baseURL(environ Environ) string {
 type formField struct {
 	From, Name, Value string
 	File, Type        string // of a part with a file: the file's name and type
-	Size              int    // bytes in the part; Value has the beginning of them
+	Size              int64  // bytes in the part; Value has the beginning of them
 }
 
 // Limits of a form.
@@ -500,7 +500,7 @@ func readParts(input io.Reader, boundary string) (fields []formField) {
 		rest, err := io.Copy(io.Discard, part)
 		allowPart(err)
 		fields = append(fields, formField{"part", name, string(start), file,
-			part.Header.Get("Content-Type"), len(start) + int(rest)})
+			part.Header.Get("Content-Type"), int64(len(start)) + rest})
 	}
 }
 
@@ -523,7 +523,7 @@ func (h *headLimit) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// extended matches a quoted string, or a parameter like filename*=UTF-8”x.
+// extended matches a quoted string, or a parameter with * at the end of its name.
 var extended = regexp.MustCompile(`("(?:[^"\\]|\\.)*")|;[^"=;]*\*[ \t]*=[^";]*`)
 
 // disposition returns the name of a part, and that of the file in it, "" if there is
@@ -660,7 +660,11 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 		modified = now // an answer is not older than the file in it (RFC 1945 §10.10)
 	}
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
-	if !modifiedSince(modified, environ) {
+	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
+	// A date in the future is none, and If-None-Match, which this server does not know,
+	// takes its place. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+	if err == nil && environ["HTTP_IF_NONE_MATCH"] == nil &&
+		!modified.After(since) && !since.After(time.Now()) {
 		file.Close()
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
@@ -692,15 +696,6 @@ func parseDate(text string) (date time.Time, err error) {
 		date = later
 	}
 	return date, err
-}
-
-// modifiedSince reports whether a file was modified after the client's copy. The answer
-// is yes without a date that can be read and is not in the future; and with
-// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
-func modifiedSince(modified time.Time, environ Environ) bool {
-	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
-	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
-		modified.After(since) || since.After(time.Now())
 }
 
 // listDirectory sends a list of the files and directories in a directory, whose links are
@@ -1081,10 +1076,14 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 }
 
 // relay passes on the answer of a CGI program or another server, whose head has been read.
-// Closing the body closes origin. (RFC 9110 §7.6.1)
+// Closing the body closes origin. startResponse wants no tab in the status, and no space
+// around the reason, which may be missing.
+//
+//	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
 func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
 	status string, fields []Header) Body {
-	status, headers := tidyStatus(status), endToEnd(fields)
+	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
+	status, headers := code+" "+strings.Trim(reason, " "), endToEnd(fields)
 	length, err := checkHead(status, headers)
 	if err != nil {
 		panic(badGateway(err))
@@ -1136,15 +1135,6 @@ func badGateway(err error) *Refusal {
 		status, source = "504 Gateway Timeout", "RFC 9110 §15.6.5"
 	}
 	return refuse(status, source, "", 0, "%v", err)
-}
-
-// tidyStatus makes a status for startResponse of that of a program or an upstream: spaces
-// for tabs, and none around the reason, which may be missing.
-//
-//	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
-func tidyStatus(status string) string {
-	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
-	return code + " " + strings.Trim(reason, " ")
 }
 
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
