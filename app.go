@@ -22,7 +22,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -729,9 +728,9 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // Limits of the CGI host and of the proxy, beside Config.Timeout.
 const (
-	maxPrograms = 64                     // CGI programs that run at once, without -programs
-	maxFollowed = 10                     // local redirects in a row, and interim answers of a server
-	killAfter   = 100 * time.Millisecond // for a program whose answer is not used
+	maxPrograms = 64                     // run at once, without -programs
+	maxFollowed = 10                     // local redirects, or interim answers, in a row
+	killAfter   = 100 * time.Millisecond // a program ends whose answer is not used
 )
 
 // A cgiHost is the host's side of CGI: an application that starts a program for each
@@ -793,14 +792,12 @@ func (h *cgiHost) find(environ Environ) (file string, stat os.FileInfo, err erro
 // A program is a CGI program that runs. Read reads its output.
 type program struct {
 	*exec.Cmd
-	timeout  time.Duration
+	host     *cgiHost
 	output   *os.File
 	body     string        // the file of its standard input; "" if the request has no body
 	hasHead  bool          // the head of its answer has been read
 	patience time.Duration // for the next Read
-	kill     func()        // ends it and its child processes
-	ended    chan bool     // closed when they have ended
-	slots    <-chan bool
+	ended    chan bool     // closed when it and its child processes have ended
 }
 
 // programs are the CGI programs that run: the keys are *program.
@@ -809,9 +806,8 @@ var programs sync.Map
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
 func (h *cgiHost) start(file string, environ Environ) *program {
-	ctx, kill := context.WithCancel(context.Background())
-	p := &program{Cmd: exec.CommandContext(ctx, file), timeout: h.timeout, kill: kill,
-		patience: h.timeout, ended: make(chan bool), slots: h.slots}
+	p := &program{Cmd: exec.Command(file), host: h, patience: h.timeout,
+		ended: make(chan bool)}
 	defer func() {
 		if p.Process == nil { // it did not start, or a body did not arrive whole
 			p.output.Close() // fails if there is none yet
@@ -820,7 +816,7 @@ func (h *cgiHost) start(file string, environ Environ) *program {
 	}()
 	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
 	p.Stderr = environ["wsgi.errors"].(io.Writer)
-	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
+	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
 		p.must(err)
@@ -858,7 +854,7 @@ func spool(file *os.File, environ Environ) {
 // moment.
 func (p *program) wait() {
 	err := p.Wait()
-	p.killGroup() // fails if all have ended, as they should
+	p.kill() // those that it has left
 	programs.Delete(p)
 	if err != nil {
 		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Path, err)
@@ -869,15 +865,14 @@ func (p *program) wait() {
 
 // free frees what the program has used.
 func (p *program) free() {
-	p.kill()          // it has ended: this frees the context
 	os.Remove(p.body) // fails without a body, and where spool has removed it
-	<-p.slots
+	<-p.host.slots
 }
 
 // endScripts ends all programs, before this program ends.
 func endScripts() {
 	programs.Range(func(p, _ any) bool {
-		p.(*program).killGroup() // fails if it has just ended
+		p.(*program).kill()
 		return true
 	})
 }
@@ -892,14 +887,14 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// killGroup ends the program and its child processes. A negative number is a group, as
-// for kill(2); Windows has none.
-func (p *program) killGroup() error {
-	if runtime.GOOS == "windows" {
-		return p.Process.Kill()
+// kill ends the program and its child processes, if they have not ended. A negative number
+// is a group, as for kill(2); Windows has none.
+func (p *program) kill() {
+	process := p.Process
+	if runtime.GOOS != "windows" {
+		process, _ = os.FindProcess(-process.Pid) // never fails there
 	}
-	group, _ := os.FindProcess(-p.Process.Pid) // on Unix, it never fails
-	return group.Kill()
+	process.Kill() // fails if all have ended, as they should
 }
 
 // Read reads the program's output, and kills a program that keeps it waiting for too
@@ -908,8 +903,8 @@ func (p *program) killGroup() error {
 // (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
 // is not whole.
 func (p *program) Read(b []byte) (int, error) {
-	if p.hasHead && !comes(p.ended, 0) {
-		p.patience = p.timeout
+	if _, runs := programs.Load(p); runs && p.hasHead {
+		p.patience = p.host.timeout
 	}
 	begin := time.Now()
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
@@ -917,7 +912,7 @@ func (p *program) Read(b []byte) (int, error) {
 	p.patience -= time.Since(begin)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
-		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
+		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.host.timeout, err)
 	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
@@ -931,7 +926,7 @@ func (p *program) Read(b []byte) (int, error) {
 func (p *program) Close() error {
 	limit := killAfter
 	if p.hasHead {
-		limit = p.timeout
+		limit = p.host.timeout
 		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
 		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
 	}
@@ -955,7 +950,7 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (body Bo
 	}
 	status, err := cgiStatus(fields)
 	p.must(err)
-	p.hasHead, p.patience = true, p.timeout
+	p.hasHead, p.patience = true, p.host.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
 
