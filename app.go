@@ -615,7 +615,8 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
+		return plainly(startResponse, "403 Forbidden",
+			"This server may not read it, or it is not a program: see chmod.")
 	case outOfFiles(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
 		return plainly(startResponse, "503 Service Unavailable",
@@ -752,12 +753,9 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	if h.script == "" {
 		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
-	file, stat, err := h.find(environ)
-	switch {
-	case err != nil:
+	file, err := h.find(environ)
+	if err != nil {
 		return cannotServe(environ, startResponse, err)
-	case !stat.Mode().IsRegular() || runtime.GOOS != "windows" && stat.Mode()&0o111 == 0:
-		return plainly(startResponse, "403 Forbidden", "This is not a program: see chmod +x.")
 	}
 	select {
 	case h.slots <- true: // until the program has ended
@@ -770,23 +768,25 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 
 // find returns the path of the program. In a directory of them, the first segment of
 // PATH_INFO is its name, and moves to SCRIPT_NAME. A link could lead out of there.
-func (h *cgiHost) find(environ Environ) (file string, stat os.FileInfo, err error) {
-	if file, err = filepath.Abs(h.script); err == nil {
-		stat, err = os.Stat(file)
+func (h *cgiHost) find(environ Environ) (file string, err error) {
+	file, _ = filepath.Abs(h.script) // without a working directory, Stat fails too
+	stat, err := os.Stat(file)
+	if err == nil && stat.IsDir() {
+		info := environ.Get("PATH_INFO")
+		name, _, _ := strings.Cut(strings.TrimPrefix(info, "/"), "/")
+		if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
+			return "", os.ErrNotExist
+		}
+		environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
+		environ["PATH_INFO"] = strings.TrimPrefix(info, "/"+name)
+		file = filepath.Join(file, name)
+		stat, err = os.Lstat(file)
 	}
-	if err != nil || !stat.IsDir() {
-		return file, stat, err
+	if err == nil && (!stat.Mode().IsRegular() ||
+		runtime.GOOS != "windows" && stat.Mode()&0o111 == 0) {
+		err = os.ErrPermission // it is not a program
 	}
-	info := environ.Get("PATH_INFO")
-	name, _, _ := strings.Cut(strings.TrimPrefix(info, "/"), "/")
-	if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
-		return "", nil, os.ErrNotExist
-	}
-	environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
-	environ["PATH_INFO"] = strings.TrimPrefix(info, "/"+name)
-	file = filepath.Join(file, name)
-	stat, err = os.Lstat(file)
-	return file, stat, err
+	return file, err
 }
 
 // A program is a CGI program that runs. Read reads its output.
@@ -819,16 +819,16 @@ func (h *cgiHost) start(file string, environ Environ) *program {
 	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
-		p.must(err)
+		p.must(environ, err)
 		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
 		spool(body, environ)
 	}
 	output, stdout, err := os.Pipe()
-	p.must(err)
+	p.must(environ, err)
 	defer stdout.Close()
 	p.output, p.Stdout = output, stdout
-	p.must(p.Start())
+	p.must(environ, p.Start())
 	programs.Store(p, nil)
 	go p.wait()
 	return p
@@ -941,7 +941,7 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (body Bo
 	defer closeWithout(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
-	p.must(err)
+	p.must(environ, err)
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
@@ -949,7 +949,7 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (body Bo
 		return localRedirect(location, environ, startResponse)
 	}
 	status, err := cgiStatus(fields)
-	p.must(err)
+	p.must(environ, err)
 	p.hasHead, p.patience = true, p.host.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
@@ -1013,9 +1013,8 @@ func cgiStatus(fields []Header) (status string, err error) {
 	return status, err
 }
 
-// must panics with a 502 if the program has failed, and logs how to mend the commonest
-// mistakes.
-func (p *program) must(err error) {
+// must is mustAnswer for a program: it also logs how to mend the commonest mistakes.
+func (p *program) must(environ Environ, err error) {
 	if err == nil {
 		return
 	}
@@ -1043,7 +1042,7 @@ func (p *program) must(err error) {
 	if hint != "" {
 		fmt.Fprintf(p.Stderr, "hint for %s: %s\n", p.Path, hint)
 	}
-	panic(badGateway(err))
+	mustAnswer(environ, err)
 }
 
 // localRedirect answers with another path of this server, as if the client had asked for
@@ -1057,9 +1056,9 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
-		panic(badGateway(fmt.Errorf("cannot follow the local redirect to %s: %w",
-			quote(location), err)))
+		err = fmt.Errorf("cannot follow the local redirect to %s: %w", quote(location), err)
 	}
+	mustAnswer(environ, err)
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"], next["rawsgi.request_uri"] = followed+1, q.Target
 	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
@@ -1080,9 +1079,7 @@ func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *he
 	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
 	status, headers := code+" "+strings.Trim(reason, " "), endToEnd(fields)
 	length, err := checkHead(status, headers)
-	if err != nil {
-		panic(badGateway(err))
-	}
+	mustAnswer(environ, err)
 	var content io.Reader = h.r
 	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
 		content = strings.NewReader("") // whatever its Content-Length says
@@ -1113,6 +1110,17 @@ func closeWithout(body *Body, origin io.Closer) {
 	if *body == nil {
 		origin.Close()
 	}
+}
+
+// mustAnswer panics with a 502 if a program or server has failed. How it has is for the log.
+func mustAnswer(environ Environ, err error) {
+	if err == nil {
+		return
+	}
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
+	refusal := badGateway(err)
+	refusal.Reason = "a program or another server failed; the server's error log says how"
+	panic(refusal)
 }
 
 // badGateway makes the refusal for a program or server that did not answer: 504 if it took
@@ -1206,14 +1214,13 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) (body Body) {
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
-	upstream := p.dial()
+	upstream, err := p.dial()
+	mustAnswer(environ, err)
 	defer closeWithout(&body, upstream)
 	p.send(environ, upstream)
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, fields, err := readAnswer(h)
-	if err != nil {
-		panic(badGateway(err))
-	}
+	mustAnswer(environ, err)
 	upstream.eachRead = true
 	return relay(environ, startResponse, upstream, h, status, fields)
 }
@@ -1231,14 +1238,14 @@ func mayForward(environ Environ) bool {
 }
 
 // dial connects to the server whose turn it is, or to the first after it that answers.
-func (p *proxy) dial() *conn {
+func (p *proxy) dial() (*conn, error) {
 	first, servers := p.turn.Add(1), uint64(len(p.servers))
 	for i := uint64(1); ; i++ {
 		c, err := net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
 		if err == nil {
-			return &conn{Conn: c, timeout: p.timeout}
+			return &conn{Conn: c, timeout: p.timeout}, nil
 		} else if i == servers {
-			panic(badGateway(fmt.Errorf("no upstream answers: %w", err)))
+			return nil, fmt.Errorf("no upstream answers: %w", err)
 		}
 	}
 }
