@@ -1240,11 +1240,11 @@ func mayForward(environ Environ) bool {
 // dial connects to the server whose turn it is, or to the first after it that answers.
 func (p *proxy) dial() (*conn, error) {
 	first, servers := p.turn.Add(1), uint64(len(p.servers))
-	for i := uint64(1); ; i++ {
-		c, err := net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
+	for turn := first; ; turn++ {
+		c, err := net.DialTimeout("tcp", p.servers[turn%servers], p.timeout)
 		if err == nil {
 			return &conn{Conn: c, timeout: p.timeout}, nil
-		} else if i == servers {
+		} else if turn+1 == first+servers {
 			return nil, fmt.Errorf("no upstream answers: %w", err)
 		}
 	}
