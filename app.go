@@ -1100,7 +1100,7 @@ type upstreamBody struct {
 func (b upstreamBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = badGateway(fmt.Errorf("the answer broke off: %w", err))
+		err = badGateway(err, fmt.Sprint("the answer broke off: ", err))
 	}
 	return n, err
 }
@@ -1114,30 +1114,29 @@ func closeWithout(body *Body, origin io.Closer) {
 
 // mustAnswer panics with a 502 if a program or server has failed. How it has is for the log.
 func mustAnswer(environ Environ, err error) {
-	if err == nil {
-		return
+	if err != nil {
+		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
+		panic(badGateway(err, "a program or another server failed; the error log says how"))
 	}
-	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
-	refusal := badGateway(err)
-	refusal.Reason = "a program or another server failed; the server's error log says how"
-	panic(refusal)
 }
 
 // badGateway makes the refusal for a program or server that did not answer: 504 if it took
 // too long, else 502. If the system has too little for a program or connection, nobody was
-// asked: neither for the request's head, which is the program's environment, nor for files.
-func badGateway(err error) *Refusal {
+// asked.
+func badGateway(err error, reason string) *Refusal {
 	status, source := "502 Bad Gateway", "RFC 9110 §15.6.3"
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.Is(err, syscall.E2BIG):
 		status, source = headTooLarge, "RFC 6585 §5"
+		reason = "the target and the header fields are the program's environment, and " +
+			"larger than this system allows"
 	case outOfFiles(err):
 		status, source = "503 Service Unavailable", "RFC 9110 §15.6.4"
 	case errors.As(err, &timeout) && timeout.Timeout():
 		status, source = "504 Gateway Timeout", "RFC 9110 §15.6.5"
 	}
-	return refuse(status, source, "", 0, "%v", err)
+	return refuse(status, source, "", 0, "%s", reason)
 }
 
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse

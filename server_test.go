@@ -4957,7 +4957,7 @@ func TestFiles(t *testing.T) {
 		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
 			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
 			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
-			if refusal := badGateway(err); refusal.Status != "503 Service Unavailable" {
+			if refusal := badGateway(err, ""); refusal.Status != "503 Service Unavailable" {
 				t.Errorf("%s: got %v", name, refusal)
 			}
 		}
