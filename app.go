@@ -124,10 +124,15 @@ func applications(c Config) []entry {
 		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, each := range entries {
-		entries[i].App = watched(each.Name, each.App)
+		if c.Trace {
+			entries[i].App = watched(each.Name, each.App)
+		}
 		routes["/"+each.Name] = entries[i].App
 	}
-	gallery := watched("gallery", mount(routes, newIndex(entries)))
+	gallery := mount(routes, newIndex(entries))
+	if c.Trace {
+		gallery = watched("gallery", gallery)
+	}
 	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL", gallery,
 		"The default: all of these, mounted under their names, with an index page."})
 }
