@@ -968,24 +968,22 @@ var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_
 
 // cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
 // which there may be others if we are a CGI program ourselves, and PATH to find an
-// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
-func cgiVariables(file string, environ Environ) (list []string) {
-	all := maps.Clone(environ)
-	if target := environ.Get("rawsgi.request_uri"); target != "" {
-		all["REQUEST_URI"] = originForm(target)
-	}
-	// The client's name would have to be looked up. (§4.1.9)
-	all["REMOTE_HOST"] = cmp.Or(environ.Get("REMOTE_HOST"), environ.Get("REMOTE_ADDR"))
-	if environ.Get("CONTENT_LENGTH") == "0" {
-		delete(all, "CONTENT_LENGTH") // there is no body (§4.1.2)
-	}
-	for key, value := range all {
+// interpreter. Of two with one name, the last counts. Passwords are withheld. (RFC 3875
+// §4.1, §9.2)
+func cgiVariables(file string, environ Environ) []string {
+	list := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + file,
+		"REMOTE_HOST=" + environ.Get("REMOTE_ADDR")} // unless environ has one (§4.1.9)
+	for key, value := range environ {
 		text, ok := value.(string)
-		public := strings.HasPrefix(key, "HTTP_") &&
-			!listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
-		if ok && (public || slices.Contains(cgiNames, key)) {
+		cgi := strings.HasPrefix(key, "HTTP_") || slices.Contains(cgiNames, key)
+		secret := listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
+		noBody := key == "CONTENT_LENGTH" && text == "0" // so it has no length (§4.1.2)
+		if ok && cgi && !secret && !noBody {
 			list = append(list, key+"="+text)
 		}
+	}
+	if target := environ.Get("rawsgi.request_uri"); target != "" {
+		list = append(list, "REQUEST_URI="+originForm(target))
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
@@ -994,7 +992,7 @@ func cgiVariables(file string, environ Environ) (list []string) {
 	if root := os.Getenv("SystemRoot"); root != "" {
 		list = append(list, "SystemRoot="+root) // Windows programs need it
 	}
-	return append(list, "PATH="+os.Getenv("PATH"), "SCRIPT_FILENAME="+file)
+	return list
 }
 
 // cgiStatus returns the status of a CGI program's answer. It gets no field without a value:
@@ -1310,13 +1308,11 @@ func upstreamTarget(environ Environ) string {
 	if err != nil || decoded != name+info || target != "" && target[0] != '/' {
 		target = escapePath(info)
 	}
-	if want := environ.Get("QUERY_STRING"); query != want {
-		query, asks = want, want != ""
+	want := environ.Get("QUERY_STRING")
+	if want != "" || asks && query == "" {
+		want = "?" + want
 	}
-	if asks {
-		query = "?" + query
-	}
-	return cmp.Or(target, "/") + query
+	return cmp.Or(target, "/") + want
 }
 
 // originForm returns a target without the scheme and host of its absolute form, and
