@@ -768,7 +768,16 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many CGI programs run at once: try again.", retryAfter)
 	}
-	return h.start(file, environ).respond(environ, startResponse)
+	var body Body
+	p, err := h.start(file, environ)
+	if err == nil {
+		body, err = p.respond(environ, startResponse)
+	}
+	if err != nil {
+		body = badGateway(environ, startResponse, err)
+		logHint(environ, file, err)
+	}
+	return body
 }
 
 // find returns the path of the program. In a directory of them, the first segment of
@@ -810,7 +819,7 @@ var programs sync.Map
 
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
-func (h *cgiHost) start(file string, environ Environ) *program {
+func (h *cgiHost) start(file string, environ Environ) (*program, error) {
 	p := &program{Cmd: exec.Command(file), host: h, patience: h.timeout,
 		ended: make(chan bool)}
 	defer func() {
@@ -824,19 +833,25 @@ func (h *cgiHost) start(file string, environ Environ) *program {
 	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
-		p.must(environ, err)
+		if err != nil {
+			return nil, err
+		}
 		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
 		spool(body, environ)
 	}
 	output, stdout, err := os.Pipe()
-	p.must(environ, err)
+	if err != nil {
+		return nil, err
+	}
 	defer stdout.Close()
 	p.output, p.Stdout = output, stdout
-	p.must(environ, p.Start())
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
 	programs.Store(p, nil)
 	go p.wait()
-	return p
+	return p, nil
 }
 
 // spool writes the body of the request to a file: a program can then read it or not, in
@@ -942,11 +957,14 @@ func (p *program) Close() error {
 }
 
 // respond passes on the program's answer. (RFC 3875 §6.2)
-func (p *program) respond(environ Environ, startResponse StartResponse) (body Body) {
+func (p *program) respond(environ Environ, startResponse StartResponse) (
+	body Body, err error) {
 	defer closeWithout(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
-	p.must(environ, err)
+	if err != nil {
+		return nil, err
+	}
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
@@ -954,7 +972,9 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (body Bo
 		return localRedirect(location, environ, startResponse)
 	}
 	status, err := cgiStatus(fields)
-	p.must(environ, err)
+	if err != nil {
+		return nil, err
+	}
 	p.hasHead, p.patience = true, p.host.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
@@ -1016,19 +1036,16 @@ func cgiStatus(fields []Header) (status string, err error) {
 	return status, err
 }
 
-// must is mustAnswer for a program: it also logs how to mend the commonest mistakes.
-func (p *program) must(environ Environ, err error) {
-	if err == nil {
-		return
-	}
+// logHint logs how to mend the commonest mistakes in a CGI program.
+func logHint(environ Environ, file string, err error) {
 	start := make([]byte, 200)
-	if f, err := os.Open(p.Path); err == nil {
+	if f, err := os.Open(file); err == nil {
 		f.Read(start) // it may be empty
 		f.Close()
 	}
 	first, _, _ := strings.Cut(string(start), "\n")
 	script := strings.HasPrefix(first, "#!")
-	hint := ""
+	hint := "print a head, like Content-Type: text/plain, then an empty line, then the body"
 	var refusal *Refusal
 	switch {
 	case script && strings.HasSuffix(first, "\r"):
@@ -1037,20 +1054,18 @@ func (p *program) must(environ Environ, err error) {
 		hint = "the interpreter in its first line does not exist: " + quote(first)
 	case errors.Is(err, syscall.ENOEXEC):
 		hint = "its first line does not name an interpreter, like #!/bin/sh"
-	case errors.As(err, &refusal) && strings.HasPrefix(refusal.Line, "HTTP/"):
+	case !errors.As(err, &refusal) || refusal.Line == "":
+		return
+	case strings.HasPrefix(refusal.Line, "HTTP/"):
 		hint = "print Status: 200 OK instead of HTTP/1.0 200 OK"
-	case refusal != nil && refusal.Line != "":
-		hint = "print a head, like Content-Type: text/plain, then an empty line, then the body"
 	}
-	if hint != "" {
-		fmt.Fprintf(p.Stderr, "hint for %s: %s\n", p.Path, hint)
-	}
-	mustAnswer(environ, err)
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "hint for %s: %s\n", file, hint)
 }
 
 // localRedirect answers with another path of this server, as if the client had asked for
 // it. It follows at most 10 redirects. (RFC 3875 §6.2.2)
-func localRedirect(location string, environ Environ, startResponse StartResponse) Body {
+func localRedirect(location string, environ Environ,
+	startResponse StartResponse) (Body, error) {
 	followed, _ := environ["rawsgi.redirects"].(int)
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
@@ -1059,9 +1074,9 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
-		err = fmt.Errorf("cannot follow the local redirect to %s: %w", quote(location), err)
+		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
+			quote(location), err)
 	}
-	mustAnswer(environ, err)
 	next := maps.Clone(environ)
 	next["rawsgi.redirects"], next["rawsgi.request_uri"] = followed+1, q.Target
 	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
@@ -1069,7 +1084,7 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 	next["wsgi.input"] = &Input{}
 	delete(next, "CONTENT_LENGTH")
 	delete(next, "CONTENT_TYPE")
-	return application(next, startResponse)
+	return application(next, startResponse), nil
 }
 
 // relay passes on the answer of a CGI program or another server, whose head has been read.
@@ -1078,11 +1093,13 @@ func localRedirect(location string, environ Environ, startResponse StartResponse
 //
 //	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
 func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
-	status string, fields []Header) Body {
+	status string, fields []Header) (Body, error) {
 	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
 	status, headers := code+" "+strings.Trim(reason, " "), endToEnd(fields)
 	length, err := checkHead(status, headers)
-	mustAnswer(environ, err)
+	if err != nil {
+		return nil, err
+	}
 	var content io.Reader = h.r
 	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
 		content = strings.NewReader("") // whatever its Content-Length says
@@ -1090,7 +1107,7 @@ func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *he
 		content = &Input{r: h.r, length: length}
 	}
 	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{content, origin}, pieceSize)
+	return newFileWrapper(upstreamBody{content, origin}, pieceSize), nil
 }
 
 // An upstreamBody is the body of another program's answer, and the program or connection
@@ -1103,43 +1120,44 @@ type upstreamBody struct {
 func (b upstreamBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF {
-		err = badGateway(err, fmt.Sprint("the answer broke off: ", err))
+		status, source := gatewayStatus(err)
+		err = refuse(status, source, "", 0, "the answer broke off: %v", err)
 	}
 	return n, err
 }
 
-// closeWithout closes the origin of an answer after a panic: there is no body that would.
+// closeWithout closes the origin of an answer that has no body, after an error or a panic.
 func closeWithout(body *Body, origin io.Closer) {
 	if *body == nil {
 		origin.Close()
 	}
 }
 
-// mustAnswer panics with a 502 if a program or server has failed. How it has is for the log.
-func mustAnswer(environ Environ, err error) {
-	if err != nil {
-		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
-		panic(badGateway(err, "a program or another server failed; the error log says how"))
+// badGateway answers in place of a program or server that did not. If startResponse has
+// stored the head of another answer, this one replaces it. If the system has too little for
+// a program or connection, nobody was asked.
+func badGateway(environ Environ, startResponse StartResponse, err error) Body {
+	switch {
+	case outOfFiles(err):
+		return cannotServe(environ, startResponse, err)
+	case errors.Is(err, syscall.E2BIG):
+		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
+			"are the program's environment, and larger than this system allows"))
 	}
+	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
+	status, _ := gatewayStatus(err)
+	startResponse(status, textAtOnce, err)
+	return Blocks{[]byte(status + "\n")}
 }
 
-// badGateway makes the refusal for a program or server that did not answer: 504 if it took
-// too long, else 502. If the system has too little for a program or connection, nobody was
-// asked.
-func badGateway(err error, reason string) *Refusal {
-	status, source := "502 Bad Gateway", "RFC 9110 §15.6.3"
+// gatewayStatus returns the status for a program or server that failed, 504 if it took too
+// long, else 502, and its source.
+func gatewayStatus(err error) (status, source string) {
 	var timeout interface{ Timeout() bool }
-	switch {
-	case errors.Is(err, syscall.E2BIG):
-		status, source = headTooLarge, "RFC 6585 §5"
-		reason = "the target and the header fields are the program's environment, and " +
-			"larger than this system allows"
-	case outOfFiles(err):
-		status, source = "503 Service Unavailable", "RFC 9110 §15.6.4"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		status, source = "504 Gateway Timeout", "RFC 9110 §15.6.5"
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return "504 Gateway Timeout", "RFC 9110 §15.6.5"
 	}
-	return refuse(status, source, "", 0, "%s", reason)
+	return "502 Bad Gateway", "RFC 9110 §15.6.3"
 }
 
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
@@ -1205,7 +1223,7 @@ func checkUpstreams(upstreams string) error {
 
 // app forwards a request, unless it may go no further, or has come here before: the
 // server that it goes to would send it here again, without end. (RFC 9110 §7.6.2, §7.6.3)
-func (p *proxy) app(environ Environ, startResponse StartResponse) (body Body) {
+func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	switch {
 	case len(p.servers) == 0:
 		return htmlPage(startResponse, "proxy", nil) // says how to name one
@@ -1216,15 +1234,15 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) (body Body) {
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
+	var body Body
 	upstream, err := p.dial()
-	mustAnswer(environ, err)
-	defer closeWithout(&body, upstream)
-	p.send(environ, upstream)
-	h := &headReader{r: bufio.NewReader(upstream)}
-	status, fields, err := readAnswer(h)
-	mustAnswer(environ, err)
-	upstream.eachRead = true
-	return relay(environ, startResponse, upstream, h, status, fields)
+	if err == nil {
+		body, err = p.forward(environ, startResponse, upstream)
+	}
+	if err != nil {
+		body = badGateway(environ, startResponse, err)
+	}
+	return body
 }
 
 // mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it is
@@ -1250,6 +1268,20 @@ func (p *proxy) dial() (*conn, error) {
 			return nil, fmt.Errorf("no upstream answers: %w", err)
 		}
 	}
+}
+
+// forward sends the request to upstream and passes on its answer.
+func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
+	body Body, err error) {
+	defer closeWithout(&body, upstream)
+	p.send(environ, upstream)
+	h := &headReader{r: bufio.NewReader(upstream)}
+	status, fields, err := readAnswer(h)
+	if err != nil {
+		return nil, err
+	}
+	upstream.eachRead = true
+	return relay(environ, startResponse, upstream, h, status, fields)
 }
 
 // send sends the request. Write has a deadline for each piece of the body; the struct

@@ -3707,7 +3707,7 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
 		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
 		h.slots <- true
-		p := h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard})
+		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
 		defer p.Close()
 		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Read says %v", err)
@@ -4957,8 +4957,15 @@ func TestFiles(t *testing.T) {
 		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
 			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
 			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
-			if refusal := badGateway(err, ""); refusal.Status != "503 Service Unavailable" {
-				t.Errorf("%s: got %v", name, refusal)
+			var log bytes.Buffer
+			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
+				if status != "503 Service Unavailable" {
+					t.Errorf("%s: got %s", name, status)
+				}
+				return nil
+			}, err)
+			if !strings.HasPrefix(log.String(), "503: ") {
+				t.Errorf("%s: the log is %q", name, &log)
 			}
 		}
 	})
