@@ -147,7 +147,8 @@ var middlewares = []struct {
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
 	{"catch", "Turns a panic into an error page, with the stack for this machine.", catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
-	{"validate", "Checks both sides against PEP 3333, and names which breaks a rule.", validate},
+	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
+		validate},
 }
 
 // withMiddleware puts middleware around an application. The first name is the outermost
@@ -559,9 +560,9 @@ func newFiles(directory string) Application {
 	}
 }
 
-// servePath serves the file or directory that PATH_INFO names, and never leaves top: os.Root
-// refuses each way out, by "..", by an escape or by a symbolic link. An error means that it
-// cannot be opened.
+// servePath serves the file or directory that PATH_INFO names, and never leaves top:
+// os.Root refuses each way out, by "..", by an escape or by a symbolic link. An error means
+// that it cannot be opened.
 func servePath(top string, environ Environ, startResponse StartResponse) (Body, error) {
 	root, err := os.OpenRoot(top)
 	if err != nil {
@@ -907,8 +908,8 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// kill ends the program and its child processes, if they have not ended. A negative number
-// is a group, as for kill(2); Windows has none.
+// kill ends the program and its child processes, if they have not ended. A negative
+// number is a group, as for kill(2); Windows has none.
 func (p *program) kill() {
 	process := p.Process
 	if runtime.GOOS != "windows" {
@@ -1015,8 +1016,8 @@ func cgiVariables(file string, environ Environ) []string {
 	return list
 }
 
-// cgiStatus returns the status of a CGI program's answer. It gets no field without a value:
-// that counts as not sent. (RFC 3875 §6.2, §6.3)
+// cgiStatus returns the status of a CGI program's answer. It gets no field without a
+// value: that counts as not sent. (RFC 3875 §6.2, §6.3)
 //
 //	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone"
 //	Location: http://h/\n                        → "302 Found"
@@ -1087,9 +1088,9 @@ func localRedirect(location string, environ Environ,
 	return application(next, startResponse), nil
 }
 
-// relay passes on the answer of a CGI program or another server, whose head has been read.
-// Closing the body closes origin. startResponse wants no tab in the status, and no space
-// around the reason, which may be missing.
+// relay passes on the answer of a CGI program or another server, whose head has been
+// read. Closing the body closes origin. startResponse wants no tab in the status, and no
+// space around the reason, which may be missing.
 //
 //	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
 func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
@@ -1126,7 +1127,7 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// closeWithout closes the origin of an answer that has no body, after an error or a panic.
+// closeWithout closes the origin of an answer that, after an error or a panic, has no body.
 func closeWithout(body *Body, origin io.Closer) {
 	if *body == nil {
 		origin.Close()
@@ -1134,8 +1135,8 @@ func closeWithout(body *Body, origin io.Closer) {
 }
 
 // badGateway answers in place of a program or server that did not. If startResponse has
-// stored the head of another answer, this one replaces it. If the system has too little for
-// a program or connection, nobody was asked.
+// stored the head of another answer, this one replaces it. If the system has too little
+// for a program or connection, nobody was asked.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case outOfFiles(err):
@@ -1150,8 +1151,8 @@ func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	return Blocks{[]byte(status + "\n")}
 }
 
-// gatewayStatus returns the status for a program or server that failed, 504 if it took too
-// long, else 502, and its source.
+// gatewayStatus returns the status for a program or server that failed, 504 if it took
+// too long, else 502, and its source.
 func gatewayStatus(err error) (status, source string) {
 	var timeout interface{ Timeout() bool }
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -1378,13 +1379,14 @@ func readAnswer(h *headReader) (status string, fields []Header, err error) {
 		}
 		fields, err := readHeader(h)
 		coding, codings := lookup(fields, "Transfer-Encoding")
-		if err == nil && strings.HasPrefix(match[1], "1") && !strings.HasPrefix(match[1], "101") {
+		status := match[1]
+		if err == nil && strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
 			continue
 		} else if err == nil && codings > 0 {
 			err = fmt.Errorf("expected an answer for HTTP/1.0, got Transfer-Encoding: %s",
 				quote(coding))
 		}
-		return match[1], fields, err
+		return status, fields, err
 	}
 	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxFollowed)
 }
@@ -1435,8 +1437,7 @@ func logging(application Application) Application {
 			return startResponse(status, headers, excInfo...)
 		}
 		return changed(application(environ, start), func(block []byte) []byte {
-			text := quote(string(block))
-			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
+			fmt.Fprintf(out, "log: a block of %d bytes: %.80q\n", len(block), block)
 			return block
 		})
 	}
