@@ -1127,7 +1127,7 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// closeWithout closes the origin of an answer that, after an error or a panic, has no body.
+// closeWithout closes origin if its answer has no body, after an error or a panic.
 func closeWithout(body *Body, origin io.Closer) {
 	if *body == nil {
 		origin.Close()
