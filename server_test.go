@@ -2355,7 +2355,12 @@ func TestShutdown(t *testing.T) { // T06
 		s := newServer(hello)
 		s.Shutdown(0)
 		l := must(listen("127.0.0.1:0"))(t)
-		s.Serve(l) // returns
+		waiting := dial(t, l.Addr().String())
+		io.WriteString(waiting, get())
+		s.Serve(l) // accepts what waits, and returns
+		if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
+			t.Errorf("got %q", reply)
+		}
 		if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
 			t.Error("the port is still open")
 		}
