@@ -428,7 +428,7 @@ func caught(signals ...os.Signal) chan os.Signal {
 const grace = 5 * time.Second // in which running requests may end after a signal
 
 // serveUntil serves until a signal asks it to stop, and then lets running requests finish.
-// A signal to end now ends the program.
+// A signal to end now cuts them: a client must not take the beginning of an answer for all.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
@@ -438,8 +438,7 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 		}
 		go server.Shutdown(grace) // ends Serve
 		<-now
-		listener.Close() // fails if Serve has closed it
-		endScripts()
+		server.Shutdown(0)
 		os.Exit(0)
 	}()
 	server.Serve(listener)

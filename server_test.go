@@ -2996,6 +2996,11 @@ func TestProgram(t *testing.T) { // T06
 			if err := ended(t, program); err != nil {
 				t.Errorf("the program ended with %v", err)
 			}
+			if !c.finish { // what has come is not the whole answer
+				if reply, err := io.ReadAll(busy); !isReset(err) {
+					t.Errorf("expected a reset after %q, got %v", reply, err)
+				}
+			}
 		})
 	}
 }
@@ -4072,6 +4077,9 @@ func TestPrefork(t *testing.T) {
 			t.Errorf("it ended with %v", err)
 		}
 		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
+		if reply, err := io.ReadAll(busy); !isReset(err) {
+			t.Errorf("expected a reset after %q, got %v", reply, err)
+		}
 	})
 	t.Run("no worker survives a killed parent", func(t *testing.T) {
 		program, _, _ := startProgram(t, "-mode", "prefork")
