@@ -300,7 +300,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	announce(listener.Addr(), stdout, stderr)
+	go announce(listener.Addr(), stdout, stderr) // it may block for ever, as any log may
 	if o.mode == "prefork" {
 		prefork(listener, o.workers, signals, server.ErrorLog)
 	} else {
