@@ -33,8 +33,9 @@ import (
 
 func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// command is the whole program. It reports an error and returns the exit status: 0 also
-// after a signal that ends a server, 1 for an error at run time, 2 for a wrong command line.
+// command is the whole program. It reports an error and returns the exit status: 0 for
+// success, and for a server that a signal has ended, 1 for an error at run time, 2 for a
+// wrong command line.
 func command(args []string, stdout, stderr io.Writer) int {
 	err := execute(args, stdout, stderr)
 	if err == nil || err == flag.ErrHelp {
@@ -117,16 +118,17 @@ const usage = "Usage: rawsgi [flags]                      serve an application\n
 func parseFlags(args []string, app string, stdout io.Writer) (*options, error) {
 	o := &options{}
 	flags, c := flag.NewFlagSet("rawsgi", flag.ContinueOnError), &o.config
-	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; 0 picks a port")
+	flags.StringVar(&o.addr, "addr", "127.0.0.1:8000", "`host:port` or unix:/path; :0 picks a port")
 	flags.StringVar(&o.app, "app", app, "`application`, see -list")
-	flags.StringVar(&o.use, "use", "", "`middleware` around it, outermost,...,innermost")
+	flags.StringVar(&o.use, "use", "", "`middleware,middleware` around it, outermost first")
 	flags.StringVar(&o.mode, "mode", "concurrent", "`mode`: concurrent, serial for one "+
 		"application call at a time, or prefork for several processes")
 	flags.IntVar(&o.workers, "workers", 2, "`number` of processes for -mode prefork")
 	flags.BoolVar(&o.cgi, "cgi", false, "be a CGI program, as if GATEWAY_INTERFACE were set")
 	flags.StringVar(&c.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&c.Script, "script", "", "CGI `program` for cgi, or a directory of them")
-	flags.IntVar(&c.Programs, "programs", 64, "largest `number` of CGI programs at a time")
+	flags.IntVar(&c.Programs, "programs", 64, "largest `number` of CGI programs that run "+
+		"at once, in each process")
 	flags.StringVar(&c.Upstream, "upstream", "", "`host:port,host:port` for proxy")
 	flags.BoolFunc("trace", "print every step of every exchange on standard error; "+
 		"-trace=brief prints the most important ones", o.setTrace)
@@ -265,8 +267,8 @@ func serveHost(application Application, c Config, stdout, stderr io.Writer) erro
 	return nil
 }
 
-// untilSignal calls do. A signal ends the program before that, as a failure, and the CGI
-// programs that it has started.
+// untilSignal calls do. A signal that comes before it returns ends the program, as a failure,
+// and the CGI programs that it has started.
 func untilSignal(do func()) {
 	signals, done := caught(), make(chan bool)
 	defer signal.Stop(signals)
@@ -309,8 +311,8 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// parseAddr returns what net.Listen and net.Dial call host:port, or unix:/path. No host is
-// 127.0.0.1, not every address of this machine. Its errors begin with name.
+// parseAddr splits host:port or unix:/path into the arguments of net.Listen and net.Dial.
+// No host means 127.0.0.1, not every address of this machine. An error begins with name.
 func parseAddr(name, addr string) (network, address string, err error) {
 	if file, ok := strings.CutPrefix(addr, "unix:"); ok {
 		// Some systems store the path in 104 bytes, with a 0 at the end.
@@ -486,7 +488,7 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 // for all processes whenever a program is started with it, and nothing ends the wait in a
 // blocking Accept.
 func inheritable(l net.Listener) (socket *os.File) {
-	raw, _ := l.(syscall.Conn).SyscallConn() // this and Control fail for a closed one only
+	raw, _ := l.(syscall.Conn).SyscallConn() // it and Control fail if l is closed
 	raw.Control(func(descriptor uintptr) { socket = os.NewFile(descriptor, "socket") })
 	return socket
 }
@@ -507,7 +509,7 @@ func startWorker(stop context.Context, socket *os.File, ended chan<- error) {
 	pipe, err := process.StdinPipe()
 	if err == nil {
 		process.Cancel = func() error { _, err := io.WriteString(pipe, "x"); return err }
-		process.WaitDelay = grace + moment // then it hangs, and is killed
+		process.WaitDelay = grace + moment // a worker that hangs is killed then
 		err = process.Start()
 	}
 	go func() {
@@ -541,8 +543,8 @@ func serveWorker(server *Server) error {
 }
 
 // workerSignals returns channels that ask a worker to stop, and to end now. A SIGTERM to all
-// processes, as systemd sends it, reaches worker and parent in any order, and is one reason
-// to stop.
+// processes, as systemd sends it, reaches worker and parent in any order: it and the byte of
+// the parent are one reason to stop.
 func workerSignals() (stop, now chan os.Signal) {
 	caught() // Ctrl-C and a hangup reach every process: only the parent obeys
 	stop, now = caught(syscall.SIGTERM), make(chan os.Signal)
