@@ -33,9 +33,8 @@ import (
 
 func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// command is the whole program. It reports an error and returns the exit status: 0 for
-// success, and for a server that a signal has ended, 1 for an error at run time, 2 for a
-// wrong command line.
+// command is the whole program. It reports an error and returns the exit status: 0 also for
+// a server that a signal has ended, 1 for an error at run time, 2 for a wrong command line.
 func command(args []string, stdout, stderr io.Writer) int {
 	err := execute(args, stdout, stderr)
 	if err == nil || err == flag.ErrHelp {
@@ -430,7 +429,7 @@ func caught(signals ...os.Signal) chan os.Signal {
 const grace = 5 * time.Second // in which running requests may end after a signal
 
 // serveUntil serves until a signal asks it to stop, and then lets running requests finish.
-// A signal to end now cuts them: a client must not take the beginning of an answer for all.
+// Another one cuts them: a client must not take the beginning of an answer for all of it.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
@@ -438,8 +437,9 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}
-		go server.Shutdown(grace) // ends Serve
-		<-now
+		go server.Shutdown(grace)     // ends Serve
+		for <-now == syscall.SIGHUP { // of a closed terminal, shell and system send one each
+		}
 		server.Shutdown(0)
 		os.Exit(0)
 	}()
@@ -474,7 +474,8 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 		}
 	}
 	go func() {
-		<-signals
+		for <-signals == syscall.SIGHUP { // as in serveUntil
+		}
 		os.Exit(0) // the end of their pipes asks the workers not to wait
 	}()
 	for range n {

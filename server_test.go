@@ -9515,6 +9515,34 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
+// TestHangup: when a terminal is closed, its shell and the system send SIGHUP, one each. That is
+// one reason to stop.
+func TestHangup(t *testing.T) {
+	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
+		skip(t, "signals are for Unix, and nohup(1) ignores this one")
+	}
+	for _, mode := range []string{"concurrent", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
+			busy := dial(t, addr)
+			io.WriteString(busy, post("abc", "Content-Length: 6"))
+			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+			program.Process.Signal(syscall.SIGHUP)
+			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+			program.Process.Signal(syscall.SIGHUP)
+			time.Sleep(100 * time.Millisecond) // in which it could cut the answer
+			io.WriteString(busy, "def")
+			if reply, err := io.ReadAll(busy); err != nil || !bytes.HasSuffix(reply, []byte("abcdef")) {
+				t.Errorf("got %q, %v", reply, err)
+			}
+			busy.Close()
+			if err := ended(t, program); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
 // TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
 func TestBlockedBanner(t *testing.T) {
 	if runtime.GOOS == "windows" {
