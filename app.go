@@ -2856,15 +2856,15 @@ func labLink(lab, name string) string {
 var escape = regexp.MustCompile(`(?s)\\(x..|u.{4}|U.{8}|[0-7]{3}|.)?`)
 
 // unescape turns the escapes of a Go string into bytes: `\r\n` into two, `\x00` into one.
-func unescape(text string) (bytes string, err error) {
-	bytes = escape.ReplaceAllStringFunc(text, func(escaped string) string {
+func unescape(text string) (plain string, err error) {
+	plain = escape.ReplaceAllStringFunc(text, func(escaped string) string {
 		char, wrong := strconv.Unquote(`"` + escaped + `"`)
 		if wrong != nil && err == nil {
 			err = fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, escaped)
 		}
 		return char
 	})
-	return bytes, err
+	return plain, err
 }
 
 // pieces cuts text into pieces of n bytes, or not at all.
