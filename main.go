@@ -593,14 +593,14 @@ func send(args []string, stdout io.Writer) error {
 		if err := show(stdout, ">", strings.NewReader(piece)); err != nil {
 			return err
 		}
-		if _, err := io.WriteString(c, piece); err != nil {
-			break // the server has hung up, which the reply will show
+		if _, err = io.WriteString(c, piece); err != nil {
+			break // the server has hung up, and may have sent the reason
 		}
 	}
 	if h, ok := c.(interface{ CloseWrite() error }); ok && *half {
 		h.CloseWrite() // fails if the server has hung up
 	}
-	return show(stdout, "<", c)
+	return cmp.Or(show(stdout, "<", c), err)
 }
 
 // show prints all bytes of source, line by line, with a mark before each line.

@@ -9582,3 +9582,16 @@ func TestBlockedBanner(t *testing.T) {
 		t.Errorf("the program ended with %v", err)
 	}
 }
+
+// TestSendCut: send does not hide that the server has hung up before it had all.
+func TestSendCut(t *testing.T) {
+	addr := accepts(t, func(c net.Conn) {
+		io.ReadFull(c, make([]byte, 3))
+		c.(*net.TCPConn).SetLinger(0) // and so ends with a reset
+	})
+	var stdout, stderr bytes.Buffer
+	code := command([]string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "write") && !strings.Contains(stderr.String(), "read") {
+		t.Errorf("exit %d, %q, %q", code, stdout.String(), stderr.String())
+	}
+}
