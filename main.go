@@ -20,10 +20,10 @@ import (
 	"io"
 	"log"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -87,9 +87,8 @@ func execute(args []string, stdout, stderr io.Writer) error {
 // client could choose the application, and the program it runs. A shell in between may
 // separate words at blanks and line ends, too. (RFC 3875 §4.4)
 func hasFlags(query string) bool {
-	text, err := url.QueryUnescape(query) // + is a blank
-	words := " " + strings.Join(strings.Fields(text), " ")
-	return !strings.Contains(query, "=") && (err != nil || strings.Contains(words, " -"))
+	word := regexp.MustCompile(`(?i)(^|\+|%20|%0[9ad])(-|%2d)`) // how one begins
+	return !strings.Contains(query, "=") && word.MatchString(query)
 }
 
 // refuseFlags is the application that refuses such a query.
@@ -237,7 +236,7 @@ func callOnce(args []string, stdout, stderr io.Writer) error {
 	problems := &errorStream{log: log.New(stderr, "", 0)}
 	defer problems.Flush()
 	err = errors.New("the application called runtime.Goexit")
-	untilSignal(func() {
+	untilSignal(1, func() {
 		defer func() {
 			if reason := recover(); reason != nil {
 				err = errors.New("the application panicked: " + strings.TrimSpace(failure(reason)))
@@ -262,13 +261,13 @@ func serveHost(application Application, c Config, stdout, stderr io.Writer) erro
 	if c.Trace {
 		stdin, stdout, application = narrateCGI(stdin, stdout, application, errorLog, c.Brief)
 	}
-	untilSignal(func() { serveCGI(application, os.Environ(), stdin, stdout, errorLog) })
+	untilSignal(0, func() { serveCGI(application, os.Environ(), stdin, stdout, errorLog) })
 	return nil
 }
 
-// untilSignal calls do. A signal that comes before it returns ends the program, as a failure,
-// and the CGI programs that it has started.
-func untilSignal(do func()) {
+// untilSignal calls do. A signal that comes before it returns ends the program, with this
+// exit status, and the CGI programs that it has started.
+func untilSignal(status int, do func()) {
 	signals, done := caught(), make(chan bool)
 	defer signal.Stop(signals)
 	go func() { defer close(done); do() }()
@@ -276,7 +275,7 @@ func untilSignal(do func()) {
 	case <-done:
 	case <-signals:
 		endScripts()
-		os.Exit(1)
+		os.Exit(status)
 	}
 }
 

@@ -5676,6 +5676,123 @@ func TestMutants(t *testing.T) {
 	}
 }
 
+// TestStoppedEarly: a server that is stopped before it serves answers its backlog all the same.
+func TestStoppedEarly(t *testing.T) {
+	s, l := newServer(hello), must(listen("127.0.0.1:0"))(t)
+	s.Shutdown(time.Second)
+	waiting := dial(t, l.Addr().String())
+	io.WriteString(waiting, get())
+	s.Serve(l) // accepts what waits, and returns
+	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
+		t.Errorf("got %q", reply)
+	}
+}
+
+// TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut.
+func TestSecondSignal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	for _, mode := range []string{"concurrent", "serial", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
+			busy := dial(t, addr)
+			io.WriteString(busy, post("abc", "Content-Length: 6"))
+			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+			program.Process.Signal(syscall.SIGTERM)
+			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+			begin := time.Now()
+			program.Process.Signal(syscall.SIGTERM)
+			if reply, err := io.ReadAll(busy); !isReset(err) {
+				t.Errorf("expected a reset after %q, got %v", reply, err)
+			}
+			if err := ended(t, program); err != nil || time.Since(begin) > 2*time.Second {
+				t.Errorf("the program ended with %v after %v", err, time.Since(begin))
+			}
+		})
+	}
+}
+
+// TestHangup: when a terminal is closed, its shell and the system send SIGHUP, one each. That is
+// one reason to stop.
+func TestHangup(t *testing.T) {
+	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
+		skip(t, "signals are for Unix, and nohup(1) ignores this one")
+	}
+	for _, mode := range []string{"concurrent", "prefork"} {
+		t.Run(mode, func(t *testing.T) {
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
+			busy := dial(t, addr)
+			io.WriteString(busy, post("abc", "Content-Length: 6"))
+			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+			program.Process.Signal(syscall.SIGHUP)
+			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+			program.Process.Signal(syscall.SIGHUP)
+			time.Sleep(100 * time.Millisecond) // in which it could cut the answer
+			io.WriteString(busy, "def")
+			if reply, err := io.ReadAll(busy); err != nil || !bytes.HasSuffix(reply, []byte("abcdef")) {
+				t.Errorf("got %q, %v", reply, err)
+			}
+			busy.Close()
+			if err := ended(t, program); err != nil {
+				t.Errorf("the program ended with %v", err)
+			}
+		})
+	}
+}
+
+// TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
+func TestBlockedBanner(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, full, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // then it is full
+	for err == nil {
+		_, err = full.Write([]byte("x"))
+	}
+	path := socketPath(t)
+	program := exec.Command(os.Args[0], "-addr", "unix:"+path, "-app", "hello")
+	program.Env, program.Stdout = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), full
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	full.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	eventually(t, "an answer", func() bool {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Second))
+		io.WriteString(c, get())
+		reply, _ := io.ReadAll(c) // at the deadline, an error
+		return bytes.HasPrefix(reply, []byte(ok200))
+	})
+	program.Process.Signal(syscall.SIGTERM)
+	if err := ended(t, program); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+}
+
+// TestSendCut: send does not hide that the server has hung up before it had all.
+func TestSendCut(t *testing.T) {
+	addr := accepts(t, func(c net.Conn) {
+		io.ReadFull(c, make([]byte, 3))
+		c.(*net.TCPConn).SetLinger(0) // and so ends with a reset
+	})
+	var stdout, stderr bytes.Buffer
+	code := command([]string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "write") && !strings.Contains(stderr.String(), "read") {
+		t.Errorf("exit %d, %q, %q", code, stdout.String(), stderr.String())
+	}
+}
+
 // ---------------------------------------------------------------- Docs
 
 // docPages returns the pages that the tests hold to the program: the course and its exercises.
@@ -9474,124 +9591,5 @@ CGIHandler().run(app)
 	}
 	for i, name := range []string{"proxy", "CGI", "Python-CGI"} {
 		b.ReportMetric(float64(times[i+1])/float64(times[0]), name+"/in-process")
-	}
-}
-
-// ---------------------------------------------------------------- Starts and stops
-
-// TestStoppedEarly: a server that is stopped before it serves answers its backlog all the same.
-func TestStoppedEarly(t *testing.T) {
-	s, l := newServer(hello), must(listen("127.0.0.1:0"))(t)
-	s.Shutdown(time.Second)
-	waiting := dial(t, l.Addr().String())
-	io.WriteString(waiting, get())
-	s.Serve(l) // accepts what waits, and returns
-	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
-		t.Errorf("got %q", reply)
-	}
-}
-
-// TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut.
-func TestSecondSignal(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "signals are for Unix")
-	}
-	for _, mode := range []string{"concurrent", "serial", "prefork"} {
-		t.Run(mode, func(t *testing.T) {
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
-			busy := dial(t, addr)
-			io.WriteString(busy, post("abc", "Content-Length: 6"))
-			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-			program.Process.Signal(syscall.SIGTERM)
-			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
-			begin := time.Now()
-			program.Process.Signal(syscall.SIGTERM)
-			if reply, err := io.ReadAll(busy); !isReset(err) {
-				t.Errorf("expected a reset after %q, got %v", reply, err)
-			}
-			if err := ended(t, program); err != nil || time.Since(begin) > 2*time.Second {
-				t.Errorf("the program ended with %v after %v", err, time.Since(begin))
-			}
-		})
-	}
-}
-
-// TestHangup: when a terminal is closed, its shell and the system send SIGHUP, one each. That is
-// one reason to stop.
-func TestHangup(t *testing.T) {
-	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
-		skip(t, "signals are for Unix, and nohup(1) ignores this one")
-	}
-	for _, mode := range []string{"concurrent", "prefork"} {
-		t.Run(mode, func(t *testing.T) {
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
-			busy := dial(t, addr)
-			io.WriteString(busy, post("abc", "Content-Length: 6"))
-			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-			program.Process.Signal(syscall.SIGHUP)
-			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
-			program.Process.Signal(syscall.SIGHUP)
-			time.Sleep(100 * time.Millisecond) // in which it could cut the answer
-			io.WriteString(busy, "def")
-			if reply, err := io.ReadAll(busy); err != nil || !bytes.HasSuffix(reply, []byte("abcdef")) {
-				t.Errorf("got %q, %v", reply, err)
-			}
-			busy.Close()
-			if err := ended(t, program); err != nil {
-				t.Errorf("the program ended with %v", err)
-			}
-		})
-	}
-}
-
-// TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
-func TestBlockedBanner(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "signals are for Unix")
-	}
-	read, full, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer read.Close()
-	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // then it is full
-	for err == nil {
-		_, err = full.Write([]byte("x"))
-	}
-	path := socketPath(t)
-	program := exec.Command(os.Args[0], "-addr", "unix:"+path, "-app", "hello")
-	program.Env, program.Stdout = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), full
-	if err := program.Start(); err != nil {
-		t.Fatal(err)
-	}
-	full.Close()
-	defer program.Process.Kill() // fails if it has ended, as it should
-	eventually(t, "an answer", func() bool {
-		c, err := net.Dial("unix", path)
-		if err != nil {
-			return false
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, get())
-		reply, _ := io.ReadAll(c) // at the deadline, an error
-		return bytes.HasPrefix(reply, []byte(ok200))
-	})
-	program.Process.Signal(syscall.SIGTERM)
-	if err := ended(t, program); err != nil {
-		t.Errorf("the program ended with %v", err)
-	}
-}
-
-// TestSendCut: send does not hide that the server has hung up before it had all.
-func TestSendCut(t *testing.T) {
-	addr := accepts(t, func(c net.Conn) {
-		io.ReadFull(c, make([]byte, 3))
-		c.(*net.TCPConn).SetLinger(0) // and so ends with a reset
-	})
-	var stdout, stderr bytes.Buffer
-	code := command([]string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}, &stdout, &stderr)
-	if code != 1 || !strings.Contains(stderr.String(), "write") && !strings.Contains(stderr.String(), "read") {
-		t.Errorf("exit %d, %q, %q", code, stdout.String(), stderr.String())
 	}
 }
