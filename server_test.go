@@ -5703,6 +5703,7 @@ func TestSecondSignal(t *testing.T) {
 				must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
 				program.Process.Signal(sent)
 				eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+				begin := time.Now()
 				program.Process.Signal(sent)
 				if sent == syscall.SIGHUP {
 					time.Sleep(100 * time.Millisecond) // in which it could cut the answer
@@ -5714,8 +5715,8 @@ func TestSecondSignal(t *testing.T) {
 				if whole != (sent == syscall.SIGHUP) || !whole && !isReset(err) {
 					t.Errorf("got %q, %v", reply, err)
 				}
-				if err := ended(t, program); err != nil {
-					t.Errorf("the program ended with %v", err)
+				if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
+					t.Errorf("the program ended with %v after %v", err, took)
 				}
 			})
 		}
