@@ -2754,6 +2754,29 @@ func labLink(lab, name string) string {
 	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
 }
 
+// escape matches an escape of a Go string, or the beginning of a wrong one.
+var escape = regexp.MustCompile(`(?s)\\(x..|u.{4}|U.{8}|[0-7]{3}|.)?`)
+
+// unescape turns the escapes of a Go string into bytes: `\r\n` into two, `\x00` into one.
+func unescape(text string) (plain string, err error) {
+	plain = escape.ReplaceAllStringFunc(text, func(escaped string) string {
+		char, wrong := strconv.Unquote(`"` + escaped + `"`)
+		if wrong != nil && err == nil {
+			err = fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, escaped)
+		}
+		return char
+	})
+	return plain, err
+}
+
+// pieces cuts text into pieces of n bytes, or not at all.
+func pieces(text string, n int) (all []string) {
+	for ; n > 0 && len(text) > n; text = text[n:] {
+		all = append(all, text[:n])
+	}
+	return append(all, text)
+}
+
 // run sends the request through a server and returns the events of that exchange.
 func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
 	text, err := unescape(x.Request)
