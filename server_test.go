@@ -156,13 +156,9 @@ func longer(t testing.TB) {
 
 // named reports whether a pattern of -run has a test's name in it, or a part of that.
 func named(test, pattern string) bool {
-	if strings.Count(test, "/") != strings.Count(pattern, "/") {
-		return false
-	}
-	words := strings.FieldsFunc(pattern[strings.LastIndex(pattern, "/")+1:], func(r rune) bool {
-		return strings.ContainsRune("^$|()", r)
-	})
-	return slices.ContainsFunc(words, func(word string) bool {
+	depth := strings.Count(test, "/")
+	words := regexp.MustCompile(`\w+`).FindAllString(pattern[strings.LastIndex(pattern, "/")+1:], -1)
+	return strings.Count(pattern, "/") == depth && slices.ContainsFunc(words, func(word string) bool {
 		return word != "Test" && strings.Contains(test[strings.LastIndex(test, "/")+1:], word)
 	})
 }
@@ -270,6 +266,7 @@ type running struct {
 	addr   string
 	access *lockedBuffer
 	errors *lockedBuffer
+	served <-chan bool // closed when Serve has returned
 }
 
 // A lockedBuffer is a log that can be read while it is written.
@@ -301,13 +298,13 @@ func startOn(t testing.TB, addr string, application Application, change ...func(
 }
 
 func startWith(t testing.TB, l net.Listener, application Application, change ...func(*Server)) *running {
-	r := &running{newServer(application), l.Addr().String(), &lockedBuffer{}, &lockedBuffer{}}
+	r := &running{newServer(application), l.Addr().String(), &lockedBuffer{}, &lockedBuffer{}, nil}
 	r.AccessLog, r.ErrorLog = log.New(r.access, "", 0), log.New(r.errors, "", 0)
 	for _, change := range change {
 		change(r.Server)
 	}
-	served := inBackground(func() { r.Serve(l) })
-	t.Cleanup(func() { r.stop(); <-served })
+	r.served = inBackground(func() { r.Serve(l) })
+	t.Cleanup(func() { r.stop(); <-r.served })
 	return r
 }
 
@@ -646,6 +643,7 @@ func TestReadRequest(t *testing.T) {
 // TestRefusalsPoint: every row of the table that is refused names its rule, and if it is refused
 // for a byte, points at that byte. Here it has a mark in front of it, and a space is ␣.
 func TestRefusalsPoint(t *testing.T) {
+	longLines := map[string]string{"414": "RFC 9110 §15.5.15", "431": "RFC 6585 §5"}
 	var points []string
 	for _, row := range allRows() {
 		_, _, err := parse(strings.NewReader(row.send))
@@ -658,6 +656,10 @@ func TestRefusalsPoint(t *testing.T) {
 			strings.Contains(page, "<") || strings.Contains(refusal.Error(), "\n") {
 			t.Errorf("not fit for a client or a log: %q, %q", page, refusal)
 		}
+		status := refusal.Status[:3]
+		if want := longLines[status]; want != "" && want != refusal.Source {
+			t.Errorf("%s: the source is %s", row.name, refusal.Source)
+		}
 		if refusal.Line == "" {
 			continue
 		}
@@ -667,7 +669,7 @@ func TestRefusalsPoint(t *testing.T) {
 		if lines[2] != before+after || !strings.HasPrefix(lines[3], strings.Repeat(" ", len(before))+"^") {
 			t.Errorf("the caret is not under the byte:\n%s", page)
 		}
-		point := refusal.Status[:3] + ":" + before[max(0, len(before)-8):] + "‸" + after[:min(len(after), 4)]
+		point := status + ":" + before[max(0, len(before)-8):] + "‸" + after[:min(len(after), 4)]
 		if point = strings.ReplaceAll(point, " ", "␣"); !slices.Contains(points, point) {
 			points = append(points, point)
 		}
@@ -701,52 +703,6 @@ const badBytes = `
 400:GET␣/‸%7f␣ 400:Host:␣a‸␣b 400:Host:␣a‸/b 400:Host:␣a:‸b 400:Host:␣u‸@h 400:Host:␣a‸%zz
 400:Host:␣a‸,b 400:Host:␣‸[::1 400:Host:␣‸[1.2 400:st:␣a:80‸:80 400:Host:␣h‸\xc0 400:␣http://‸:80/
 `
-
-// TestReadRequestFields shows what each part of a head becomes.
-func TestReadRequestFields(t *testing.T) {
-	r := bufio.NewReader(strings.NewReader("PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1\r\n" +
-		"Host: h\r\nX-A: 1\r\ncontent-length: 4\r\nx-a:2\r\n\r\nbodyrest"))
-	got, err := readRequest(r, 100)
-	want := &Request{Line: "PUT http://u@h:81/a%20b?c=%20#d HTTP/1.1", Method: "PUT",
-		Target: "http://u@h:81/a%20b?c=%20#d", Path: "/a b", Query: "c=%20", Scheme: "http", Authority: "h:81",
-		Version: "HTTP/1.1", Length: 4,
-		Header: []Header{{"Host", "h"}, {"X-A", "1"}, {"content-length", "4"}, {"x-a", "2"}}}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
-	}
-	same(t, "the rest", readRest(t, r), "bodyrest")
-}
-
-// TestReadErrors: what becomes of a connection that breaks in the head, and the rules for long
-// lines, of which there are two.
-func TestReadErrors(t *testing.T) {
-	const request, header = "GET / HT", "GET / HTTP/1.0\r\nA:"
-	tooLong := strings.Repeat("x", maxLine)
-	for _, c := range []struct {
-		name, bytes string
-		err         error
-		want        string
-	}{
-		{"R18 time-out before anything", "", os.ErrDeadlineExceeded, errSilent.Error()},
-		{"R18 time-out after an empty line", "\r\n", os.ErrDeadlineExceeded, errSilent.Error()},
-		{"T03 time-out in the request line", request, os.ErrDeadlineExceeded, requestTimeout},
-		{"T03 time-out in a header", header, os.ErrDeadlineExceeded, requestTimeout},
-		{"H22 the end in a header", header, io.EOF, badRequest},
-		{"a reset", header, syscall.ECONNRESET, badRequest},
-		{"a long request line", "GET /" + tooLong, io.EOF, "414 URI Too Long RFC 9110 §15.5.15"},
-		{"a long header", header + tooLong, io.EOF, "431 Request Header Fields Too Large RFC 6585 §5"},
-	} {
-		source := io.MultiReader(strings.NewReader(c.bytes), iotest.ErrReader(c.err))
-		_, err := readRequest(bufio.NewReader(source), 0)
-		got := fmt.Sprint(err)
-		if refusal, ok := err.(*Refusal); ok {
-			got = refusal.Status + " " + refusal.Source
-		}
-		if !strings.HasPrefix(got, c.want) {
-			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
-		}
-	}
-}
 
 // newInput makes a wsgi.input of length bytes in front of a connection's bytes.
 func newInput(source io.Reader, length int) *Input {
@@ -834,8 +790,11 @@ func TestURLScheme(t *testing.T) { // E17
 
 // ---------------------------------------------------------------- The application's side
 
-// A probe counts what a gateway does to an application.
-type probe struct{ calls, closes atomic.Int32 }
+// A probe counts what a gateway does to an application, and holds one that waits.
+type probe struct {
+	calls, closes atomic.Int32
+	wait          chan bool
+}
 
 // closing is a body whose Close is counted, and may fail.
 type closing struct {
@@ -917,255 +876,276 @@ func panics(reason any) func(*probe, Environ, StartResponse) Body {
 
 // does makes an application that does one thing after the other:
 //
-//	start 200 OK|X: 1     startResponse, and "again" with an error, "nil" with none
+//	start 200 OK|X: 1     startResponse; "again" with an error, "nil" with none, "spite" with a bad one
 //	try 200 OK            startResponse, whose panic is swallowed
-//	write abc             with what startResponse returned
-//	return abc            the body is a list of one block
+//	write abc             with what startResponse returned; "exceed" expects an error
+//	log abc               to wsgi.errors
+//	return abc            the body is a list of one block; with "file" a file, with "input" the request's
 //	yield abc             the body is an iteration, in which this and the rest is done
-//	panic, exit           panic and runtime.Goexit
+//	insist abc            as yield, but does not stop when it is told to
+//	tick, flood           yield until no more is wanted, bytes or MiB
+//	panic, exit, clear    panic, runtime.Goexit, and no environ any more
+//	wait                  until the test says go
 //	close, close badly    the body has a Close, which returns an error or panics
 func does(text string) func(*probe, Environ, StartResponse) Body {
-	return func(p *probe, _ Environ, startResponse StartResponse) Body {
+	return func(p *probe, environ Environ, startResponse StartResponse) (body Body) {
 		var out io.Writer
 		do := func(verb, what string) {
-			status, field, _ := strings.Cut(what, "|")
-			var headers []Header
-			if name, value, ok := strings.Cut(field, ": "); ok {
-				headers = []Header{{name, value}}
+			fields := strings.Split(what, "|")
+			headers := make([]Header, 0, 8)
+			for _, field := range fields[1:] {
+				name, value, _ := strings.Cut(field, ": ")
+				headers = append(headers, Header{name, value})
 			}
 			switch verb {
 			case "start":
-				out = startResponse(status, headers)
+				out = startResponse(fields[0], headers)
 			case "again":
-				startResponse(status, headers, errors.New("changed"))
+				startResponse(fields[0], headers, errors.New("changed"))
 			case "nil":
-				startResponse(status, headers, nil)
+				startResponse(fields[0], headers, nil)
+			case "spite":
+				startResponse(fields[0], headers, spiteful{})
 			case "try":
 				defer func() { recover() }()
-				startResponse(status, headers)
-			case "write":
-				io.WriteString(out, what)
+				startResponse(fields[0], headers)
+			case "write", "exceed":
+				if n, err := io.WriteString(out, what); (err != nil) != (verb == "exceed") {
+					panic(fmt.Sprint("write gave ", n, err))
+				}
+			case "log":
+				io.WriteString(environ["wsgi.errors"].(io.Writer), what)
 			case "panic":
 				panic(errors.New("the block failed"))
 			case "exit":
 				runtime.Goexit()
+			case "clear":
+				clear(environ)
+			case "wait":
+				<-p.wait
+			}
+			for i := range headers[:cap(headers)] { // S16: the slice is the application's own
+				if i >= len(headers) && headers[:i+1][i].Name != "" {
+					panic("the gateway wrote into the application's slice")
+				}
+				headers[:i+1][i].Value = "changed"
 			}
 		}
-		var body Body = Blocks{}
+		body = Blocks{}
 		all := strings.Split(text, "; ")
-		for i, step := range all {
-			verb, what, _ := strings.Cut(step, " ")
-			if verb == "return" {
+		for i, made := 0, false; i < len(all) && !made; i++ {
+			verb, what, _ := strings.Cut(all[i], " ")
+			made = true
+			switch verb {
+			case "return":
 				body = Blocks{[]byte(what)}
-			} else if verb == "yield" {
-				body = Stream(func(yield func([]byte) bool) {
-					for _, step := range all[i:] {
-						verb, what, _ := strings.Cut(step, " ")
-						do(verb, what)
-						if verb == "yield" && !yield([]byte(what)) {
-							return
-						}
-					}
-				})
-				break
+			case "file":
+				body = newFileWrapper(opened(cmp.Or(what, "go.mod")))
+			case "input":
+				content, err := io.ReadAll(environ["wsgi.input"].(io.Reader))
+				if err != nil {
+					panic(fmt.Errorf("while reading the body: %w", err))
+				}
+				body = Blocks{content}
+			case "yield", "insist", "tick", "flood":
+				body = iteration(all[i:], do)
+			default:
+				do(verb, what)
+				made = false
 			}
-			do(verb, what)
 		}
-		if strings.HasPrefix(text, "close badly") {
+		if all[0] == "close badly" {
 			return closing{body, p, "a bad end"}
-		} else if strings.HasPrefix(text, "close") {
+		} else if all[0] == "close" {
 			return closing{body, p, nil}
 		}
 		return body
 	}
 }
 
-// stepCase is a case of does. If its answer is "cut", that comes after the first block.
-func stepCase(name, send, text, want, log string) appCase {
-	c := appCase{name, does(text), send, want, 0, log, want == "cut"}
-	if strings.HasPrefix(text, "close") {
-		c.closes = 1
-	}
-	if c.cut {
-		c.want = ok200 + "\r\nabc"
-	}
-	return c
-}
-
-func contentLength(value string) []Header { return []Header{{"Content-Length", value}} }
-
-// headCases are about startResponse.
-func headCases() (cases []appCase) {
-	const twice, never = "startResponse was called before", "startResponse must be called"
-	for _, c := range []struct{ name, steps, want, log string }{
-		{"S03 startResponse in the first iteration", "yield ; start 200 OK; yield abc", ok200 + "\r\nabc", ""},
-		{"S04 a block without startResponse", "return x", "500", never},
-		{"S04 an empty body without startResponse", "none", "500", never},
-		{"S04 empty blocks first", "yield ; yield ; start 404 Not Found; yield x", "HTTP/1.0 404 Not Found\r\n\r\nx", ""},
-		{"S05 a second call", "start 200 OK; start 201 Created", "500", twice},
-		{"S05 a second call after a failed one", "try no status; start 200 OK", "500", twice},
-		{"S05 a failed call, ignored", "try no status", "500", never},
-		{"S06 excInfo replaces", "start 200 OK|Content-Length: 3; again 503 Sorry|X-New: 1; return x",
-			"HTTP/1.0 503 Sorry\r\nX-New: 1\r\nContent-Length: 1\r\n\r\nx", ""},
-		{"S06 excInfo of nil is none", "start 200 OK; nil 200 OK", "500", twice},
-		{"S07 excInfo after the head is sent", "close; start 200 OK; yield abc; again 500 Oh", "cut",
-			"the application failed: changed"},
-	} {
-		cases = append(cases, stepCase(c.name, "", c.steps, c.want, c.log))
-	}
-	cases = append(cases,
-		appCase{name: "S04 a file without startResponse", want: "500", log: never,
-			app: func(*probe, Environ, StartResponse) Body { return newFileWrapper(openSelf()) }},
-		appCase{name: "S15 order and case are kept", app: returns("200 OK", []Header{{"set-Cookie", "a"},
-			{"X", "1"}, {"Set-Cookie", "b"}}, Blocks{}),
-			want: ok200 + "set-Cookie: a\r\nX: 1\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n"},
-		appCase{name: "S08 an empty reason", app: returns("200 ", nil, Blocks{}),
-			want: "HTTP/1.0 200 \r\nContent-Length: 0\r\n\r\n"},
-		appCase{name: "S12 S14 odd and legal", app: returns("299 Caf\xe9", []Header{{"Content_Type", "\xff"}},
-			Blocks{}), want: "HTTP/1.0 299 Caf\xe9\r\nContent_Type: \xff\r\nContent-Length: 0\r\n\r\n"},
-		appCase{name: "S16 the headers are copied", want: ok200 + "X: 1\r\nContent-Length: 0\r\n\r\n",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				headers := append(make([]Header, 0, 8), Header{"X", "1"})
-				startResponse("200 OK", headers)
-				headers[0].Value = "2"
-				if spare := headers[:2]; spare[1].Name != "" {
-					panic("the gateway wrote into the application's slice")
+// iteration is a body that does steps. Its blocks use one array, which a gateway must not keep (W17).
+func iteration(steps []string, do func(verb, what string)) Stream {
+	return func(yield func([]byte) bool) {
+		var block []byte
+		for _, step := range steps {
+			verb, what, _ := strings.Cut(step, " ")
+			do(verb, what)
+			block = append(block[:0], what...)
+			switch verb {
+			case "yield":
+				if !yield(block) {
+					return
 				}
-				return Blocks{}
-			}},
-		appCase{name: "W09 Content-Length twice", want: "500", log: "expected one Content-Length",
-			app: returns("200 OK", append(contentLength("1"), Header{"content-length", "2"}), Blocks{})})
-	for _, bad := range []struct {
-		name, log string
-		values    []string
-		head      func(value string) (string, []Header)
-	}{
-		{"S08 S09 S18 status", "expected a status like", []string{"200", "20x OK", "200OK", "200_OK", "99 OK",
-			"1000 OK", " 200 OK", "200 OK ", "", "200  OK", "199 OK", "600 OK", "+20 OK", "100 Continue",
-			"101 Switching Protocols", "200 OK\r\nX-Evil: 1", "200 O\nK", "200 \x00", "200 O\tK", "200\r\n",
-			"\xd9\xa2\xd9\xa0\xd9\xa0 OK"}, func(value string) (string, []Header) { return value, nil }},
-		{"S11 header name", "expected a header name", []string{"X-A:", "X A", "", "X-A\r\nX", "X-\xc3\xa9", "X\x00"},
-			func(value string) (string, []Header) { return "200 OK", []Header{{value, "v"}} }},
-		{"S12 S13", "belongs to the gateway", []string{"Connection", "keep-alive", "Proxy-Authenticate", "TE",
-			"PROXY-AUTHORIZATION", "Trailer", "Trailers", "transfer-Encoding", "Upgrade", "Status"},
-			func(value string) (string, []Header) { return "200 OK", []Header{{value, "v"}} }},
-		{"S09 S10 value", "control characters", []string{"a\r\nX-Evil: 1", "a\n", "\x00", "\x01", "a\tb", "\x7f"},
-			func(value string) (string, []Header) { return "200 OK", []Header{{"X", value}} }},
-		{"W09 Content-Length", "expected one Content-Length", []string{"abc", "-1", "+5", "", "5, 5",
-			"99999999999999999999"}, func(value string) (string, []Header) { return "200 OK", contentLength(value) }},
-	} {
-		for _, value := range bad.values {
-			status, headers := bad.head(value)
-			cases = append(cases, appCase{name: fmt.Sprintf("%s %q", bad.name, value), want: "500",
-				app: returns(status, headers, Blocks{}), log: bad.log})
+			case "insist":
+				yield(block)
+			case "tick":
+				for yield([]byte("x")) {
+					time.Sleep(50 * time.Millisecond) // an application that takes its time
+				}
+			case "flood":
+				for block := make([]byte, 1<<20); yield(block); {
+				}
+			}
 		}
 	}
-	return cases
 }
 
-// bodyCases are about blocks, Content-Length and statuses without a body.
-func bodyCases() (cases []appCase) {
-	const head, old, closed = "HEAD / HTTP/1.0\r\n\r\n", "GET /\r\n", "Close's error"
-	const chunk, length0 = ok200 + "\r\n", ok200 + "Content-Length: 0\r\n\r\n"
-	allBytes := make([]byte, 256)
-	for i := range allBytes {
-		allBytes[i] = byte(i)
-	}
-	for _, c := range []struct{ name, send, steps, want, log string }{
-		{"W01 one block", "", "start 200 OK; return abc", length3, ""},
-		{"W02 write and one block", "", "start 200 OK; write abc; return def", chunk + "abcdef", ""},
-		{"W03 no Len", "", "start 200 OK; yield abc", chunk + "abc", ""},
-		{"W04 an empty body", "", "start 200 OK", length0, ""},
-		{"W04 empty blocks", "", "start 200 OK; yield ; yield ", length0, ""},
-		{"W06 more than Content-Length", "", "close; start 200 OK|Content-Length: 3; yield abcdef; panic",
-			length3, "Content-Length is 3"},
-		{"W06 exactly Content-Length", "", "close; start 200 OK|Content-Length: 3; yield abc; panic", length3, closed},
-		{"W08 less than Content-Length", "", "start 200 OK|Content-Length: 10; return abc",
-			ok200 + "Content-Length: 10\r\n\r\nabc", "the body ended after 3 bytes"},
-		{"W10 Content-Length 0", "", "start 200 OK|Content-Length: 0; return abc", length0, "Content-Length is 0"},
-		{"W11 HEAD", head, "start 200 OK; return abc", strings.TrimSuffix(length3, "abc"), ""},
-		{"W11 C02 HEAD stops after the head", head, "close; start 200 OK; yield abc; panic", chunk, closed},
-		{"W11 HEAD without a block", head, "start 200 OK|Content-Length: 12345",
-			ok200 + "Content-Length: 12345\r\n\r\n", ""},
-		{"W11 HEAD with nothing at all", head, "start 200 OK", chunk, ""},
-		{"W11 HEAD of an error", head, "start 200 OK; yield ; panic", "500", "the block failed"},
-		{"W14 all bytes", "", "start 200 OK; yield " + string(allBytes) + "; yield \r\n; yield \r",
-			chunk + string(allBytes) + "\r\n\r", ""},
-		{"R08 no head for HTTP/0.9", old, "start 200 OK; return abc", "abc", ""},
-		{"R08 no head for an error in HTTP/0.9", old, "start 200 OK; yield ; panic",
-			"500 Internal Server Error\n\n" + errorPage, "the block failed"},
-	} {
-		cases = append(cases, stepCase(c.name, c.send, c.steps, c.want, c.log))
-	}
-	cases = append(cases,
-		appCase{name: "W03 two blocks", want: chunk + "ab",
-			app: returns("200 OK", nil, Blocks{[]byte("a"), []byte("b")})},
-		appCase{name: "W05 Len is a lie", app: returns("200 OK", nil, lying{stream("abc", "def")}), want: length3},
-		appCase{name: "W07 write more than Content-Length", want: length3,
-			log: "Content-Length is 3, the body is longer",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				n, err := io.WriteString(startResponse("200 OK", contentLength("3")), "abcdef")
-				if n != 3 || err == nil {
-					panic(fmt.Sprint("write gave ", n, err))
-				}
-				return Blocks{}
-			}},
-		appCase{name: "W11 HEAD with write", send: head, want: chunk,
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				out := startResponse("200 OK", nil)
-				for range 2 {
-					if n, err := io.WriteString(out, "abc"); n != 3 || err != nil {
-						panic(fmt.Sprint("write gave ", n, err))
-					}
-				}
-				return Blocks{}
-			}},
-		appCase{name: "W17 the array of a block is used again", want: chunk + "abc",
-			app: returns("200 OK", nil, Stream(func(yield func([]byte) bool) {
-				block := make([]byte, 1)
-				for _, block[0] = range []byte("abc") {
-					yield(block)
-				}
-			}))})
-	for _, c := range []struct{ status, own, none string }{ // own length kept, length of no body
-		{"204 No Content", "", ""}, {"205 Reset Content", "", "Content-Length: 0\r\n"},
-		{"304 Not Modified", "Content-Length: 3\r\n", ""}} {
-		for _, body := range []func() Body{func() Body { return Blocks{} }, func() Body { return stream("abc") },
-			func() Body { return newFileWrapper(openSelf()) }} {
-			cases = append(cases, appCase{name: "W12 " + c.status, want: "HTTP/1.0 " + c.status + "\r\n" + c.none + "\r\n",
-				app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-					return returns(c.status, nil, body())(p, environ, startResponse)
-				}})
-		}
-		cases = append(cases, appCase{name: "W12 a length, " + c.status,
-			want: "HTTP/1.0 " + c.status + "\r\n" + c.none + c.own + "\r\n",
-			app:  returns(c.status, contentLength("3"), Blocks{[]byte("abc")})})
-	}
-	return cases
-}
+func openSelf() *os.File { return opened("go.mod") }
 
-func openSelf() *os.File {
-	file, err := os.Open("go.mod")
+func opened(path string) *os.File {
+	file, err := os.Open(path)
 	if err != nil {
 		panic(err)
 	}
 	return file
 }
 
+// A stepCase is an appCase whose application does these steps. If its answer is "cut", that comes
+// after the block abc.
+type stepCase struct{ name, steps, want, log string }
+
+func (c stepCase) appCase(send string) appCase {
+	full := appCase{c.name, does(c.steps), send, c.want, 0, c.log, c.want == "cut"}
+	if strings.HasPrefix(c.steps, "close") {
+		full.closes = 1
+	}
+	if full.cut {
+		full.want = ok200 + "\r\nabc"
+	}
+	return full
+}
+
+func contentLength(value string) []Header { return []Header{{"Content-Length", value}} }
+
+const (
+	length0 = ok200 + "Content-Length: 0\r\n\r\n"
+	length3 = ok200 + "Content-Length: 3\r\n\r\nabc"
+)
+
+// headCases are about startResponse.
+func headCases() (cases []appCase) {
+	const twice, never = "startResponse was called before", "startResponse must be called"
+	const length, control = "expected one Content-Length", "control characters"
+	steps := []stepCase{
+		{"S03 startResponse in the first iteration", "yield ; start 200 OK; yield abc", ok200 + "\r\nabc", ""},
+		{"S04 a block without startResponse", "return x", "500", never},
+		{"S04 an empty body without startResponse", "none", "500", never},
+		{"S04 a file without startResponse", "file", "500", never},
+		{"S04 empty blocks first", "yield ; yield ; start 404 Not Found; yield x", "HTTP/1.0 404 Not Found\r\n\r\nx", ""},
+		{"S05 a second call", "start 200 OK; start 201 Created", "500", twice},
+		{"S05 a second call after a failed one", "try no status; start 200 OK", "500", twice},
+		{"S05 a failed call, ignored", "try no status", "500", never},
+		{"S05 an excInfo whose methods panic", "spite 200 OK", length0, ""},
+		{"S06 excInfo replaces", "start 200 OK|Content-Length: 3; again 503 Sorry|X-New: 1; return x",
+			"HTTP/1.0 503 Sorry\r\nX-New: 1\r\nContent-Length: 1\r\n\r\nx", ""},
+		{"S06 excInfo of nil is none", "start 200 OK; nil 200 OK", "500", twice},
+		{"S07 excInfo after the head is sent", "close; start 200 OK; yield abc; again 500 Oh", "cut", "failed: changed"},
+		{"S15 order and case are kept", "start 200 OK|set-Cookie: a|X: 1|Set-Cookie: b",
+			ok200 + "set-Cookie: a\r\nX: 1\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n", ""},
+		{"S08 an empty reason", "start 200 ", "HTTP/1.0 200 \r\nContent-Length: 0\r\n\r\n", ""},
+		{"S12 S14 odd and legal", "start 299 Caf\xe9|Content_Type: \xff",
+			"HTTP/1.0 299 Caf\xe9\r\nContent_Type: \xff\r\nContent-Length: 0\r\n\r\n", ""},
+		{"S17 own Date and Server are not doubled", "start 200 OK|date: then|SERVER: mine",
+			ok200 + "date: then\r\nSERVER: mine\r\nContent-Length: 0\r\n\r\n", ""},
+		{"W09 Content-Length twice", "start 200 OK|Content-Length: 1|content-length: 2", "500", length},
+	}
+	for _, bad := range []struct{ ids, field, log, values string }{ // values with a slash between
+		{"S08 S09 S18", "@", "expected a status like", "200/20x OK/200OK/200_OK/99 OK/1000 OK/ 200 OK/200 OK //200  OK/" +
+			"199 OK/600 OK/+20 OK/100 Continue/101 Switching Protocols/200 OK\r\nX-Evil: 1/200 O\nK/200 \x00/200 O\tK/" +
+			"200\r\n/\xd9\xa2\xd9\xa0\xd9\xa0 OK"},
+		{"S11", "200 OK|@: v", "expected a header name", "X-A:/X A//X-A\r\nX/X-\xc3\xa9/X\x00"},
+		{"S12 S13", "200 OK|@: v", "belongs to the gateway", "Connection/keep-alive/Proxy-Authenticate/TE/" +
+			"PROXY-AUTHORIZATION/Trailer/Trailers/transfer-Encoding/Upgrade/Status"},
+		{"S09 S10", "200 OK|X: @", control, "a\r\nX-Evil: 1/a\n/\x00/\x01/a\tb/\x7f"},
+		{"W09", "200 OK|Content-Length: @", length, "abc/-1/+5//5, 5/99999999999999999999"},
+	} {
+		for _, value := range strings.Split(bad.values, "/") {
+			head := strings.Replace(bad.field, "@", value, 1)
+			steps = append(steps, stepCase{fmt.Sprintf("%s %q", bad.ids, head), "start " + head, "500", bad.log})
+		}
+	}
+	for _, c := range steps {
+		cases = append(cases, c.appCase(""))
+	}
+	return cases
+}
+
+// bodyCases are about blocks, Content-Length, and answers without a body.
+func bodyCases() (cases []appCase) {
+	const chunk, closed = ok200 + "\r\n", "Close's error"
+	allBytes := make([]byte, 256)
+	for i := range allBytes {
+		allBytes[i] = byte(i)
+	}
+	usual := []stepCase{
+		{"W01 one block", "start 200 OK; return abc", length3, ""},
+		{"W02 write and one block", "start 200 OK; write abc; return def", chunk + "abcdef", ""},
+		{"W03 no Len", "start 200 OK; yield abc", chunk + "abc", ""},
+		{"W04 an empty body", "start 200 OK", length0, ""},
+		{"W04 empty blocks", "start 200 OK; yield ; yield ", length0, ""},
+		{"W06 more than Content-Length", "close; start 200 OK|Content-Length: 3; yield abcdef; panic", length3,
+			"Content-Length is 3"},
+		{"W06 exactly Content-Length", "close; start 200 OK|Content-Length: 3; yield abc; panic", length3, closed},
+		{"W07 write more than Content-Length", "start 200 OK|Content-Length: 3; exceed abcdef", length3,
+			"Content-Length is 3, the body is longer"},
+		{"W08 less than Content-Length", "start 200 OK|Content-Length: 10; return abc",
+			ok200 + "Content-Length: 10\r\n\r\nabc", "the body ended after 3 bytes"},
+		{"W10 Content-Length 0", "start 200 OK|Content-Length: 0; return abc", length0, "Content-Length is 0"},
+		{"W14 all bytes", "start 200 OK; yield " + string(allBytes) + "; yield \r\n; yield \r",
+			chunk + string(allBytes) + "\r\n\r", ""},
+		{"W17 the array of a block is used again", "start 200 OK; yield a; yield b; yield c", chunk + "abc", ""},
+		{"C08 a body that does not stop", "start 200 OK|Content-Length: 3; insist abc; insist def", length3,
+			"range function continued"},
+	}
+	for _, c := range []struct{ status, own, none string }{ // the length of its own, that of no body
+		{"204 No Content", "", ""}, {"205 Reset Content", "", "Content-Length: 0\r\n"},
+		{"304 Not Modified", "Content-Length: 3\r\n", ""}} {
+		first := "HTTP/1.0 " + c.status + "\r\n" + c.none
+		for _, body := range []string{"none", "return abc", "file"} {
+			usual = append(usual, stepCase{"W12 " + c.status + " " + body, "start " + c.status + "; " + body, first + "\r\n", ""})
+		}
+		usual = append(usual, stepCase{"W12 a length, " + c.status,
+			"start " + c.status + "|Content-Length: 3; return abc", first + c.own + "\r\n", ""})
+	}
+	for send, steps := range map[string][]stepCase{"": usual, "HEAD / HTTP/1.0\r\n\r\n": {
+		{"W11 HEAD", "start 200 OK; return abc", strings.TrimSuffix(length3, "abc"), ""},
+		{"W11 C02 HEAD stops after the head", "close; start 200 OK; yield abc; panic", chunk, closed},
+		{"W11 HEAD without a block", "start 200 OK|Content-Length: 12345", ok200 + "Content-Length: 12345\r\n\r\n", ""},
+		{"W11 HEAD with nothing at all", "start 200 OK", chunk, ""},
+		{"W11 HEAD with write", "start 200 OK; write abc; write abc", chunk, ""},
+		{"W11 HEAD of an error", "start 200 OK; yield ; panic", "500", "the block failed"},
+	}, "GET /\r\n": {
+		{"R08 no head for HTTP/0.9", "start 200 OK; return abc", "abc", ""},
+		{"R08 no head for an error in HTTP/0.9", "start 200 OK; yield ; panic",
+			"500 Internal Server Error\n\n" + errorPage, "the block failed"},
+	}} {
+		for _, c := range steps {
+			cases = append(cases, c.appCase(send))
+		}
+	}
+	return append(cases,
+		appCase{name: "W03 two blocks", want: chunk + "ab",
+			app: returns("200 OK", nil, Blocks{[]byte("a"), []byte("b")})},
+		appCase{name: "W05 Len is a lie", app: returns("200 OK", nil, lying{stream("abc", "def")}), want: length3})
+}
+
 // lifeCases are about failures and the end.
 func lifeCases() (cases []appCase) {
 	const abc, failed = ok200 + "\r\nabc", "the application failed"
-	for _, c := range []struct{ name, steps, want, log string }{
+	for _, c := range []stepCase{
 		{"C02 Close after the last block", "close; start 200 OK; yield a; yield bc", abc, "Close: Close's error"},
 		{"C03 C06 a panic before the head", "close; start 200 OK|X-Stored: 1; yield ; panic", "500", "the block failed"},
 		{"C03 C07 a panic after the head", "close; start 200 OK; yield abc; panic", "cut", "the block failed"},
 		{"C05 a panic in Close", "close badly; start 200 OK; yield abc", abc, "Close: a bad end"},
 		{"C05 C08 panics in iteration and in Close", "close badly; start 200 OK; yield ; panic", "500", "Close: a bad end"},
-		{"C06 a panic before startResponse", "panic", "500", "the application failed: the block failed"},
+		{"C06 a panic before startResponse", "panic", "500", failed + ": the block failed"},
 		{"C08 Goexit", "exit", "500", "runtime.Goexit was called"},
 		{"C08 Goexit in iteration", "close; start 200 OK; yield abc; exit", "cut", "runtime.Goexit was called"},
+		{"I08 wsgi.errors", "log ab\xff\x1b[2J 값\tc\u00a0👩\u200d👩\u202e\u2028\u009b\r\nhalf ; log a line; start 200 OK",
+			length0, "ab\uFFFD\uFFFD[2J 값\tc\u00a0👩\u200d👩\uFFFD\uFFFD\uFFFD\nhalf a line\n"},
+		{"E01 a map of its own", "clear; start 200 OK; return abc", length3, ""},
 	} {
-		cases = append(cases, stepCase(c.name, "", c.steps, c.want, c.log))
+		cases = append(cases, c.appCase(""))
 	}
 	refused := "HTTP/1.0 400 X\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
 		"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n"
@@ -1178,49 +1158,17 @@ func lifeCases() (cases []appCase) {
 		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused, log: `400 X: <b>: byte 9 of "a"`,
 			app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		appCase{name: "C07 a panic whose methods panic", want: "500", log: failed, app: panics(spiteful{})},
-		appCase{name: "S05 an excInfo whose methods panic", want: ok200 + "Content-Length: 0\r\n\r\n",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				startResponse("200 OK", nil, spiteful{})
-				return Blocks{}
-			}},
 		appCase{name: "C01 a body whose Len panics", want: "500", closes: 1, log: failed + ": no length",
 			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
 				startResponse("200 OK", nil)
 				return spitefulSize{closing{Body: stream("abc"), p: p}}
 			}},
-		appCase{name: "C08 a body that does not stop", want: length3, log: "range function continued",
-			app: returns("200 OK", contentLength("3"), Stream(func(yield func([]byte) bool) {
-				yield([]byte("abc"))
-				yield([]byte("def"))
-			}))},
-		appCase{name: "I08 wsgi.errors", want: ok200 + "Content-Length: 0\r\n\r\n",
-			log: "ab\uFFFD\uFFFD[2J 값\tc\nhalf a line\n",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				out := environ["wsgi.errors"].(io.Writer)
-				io.WriteString(out, "ab\xff\x1b[2J 값\tc\nhalf ")
-				io.WriteString(out, "a line")
-				startResponse("200 OK", nil)
-				return Blocks{}
-			}},
 		appCase{name: "B08 a body cut short, let through by the application", want: "400",
-			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3", app: readAll},
-		appCase{name: "E01 a map of its own", want: length3,
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				clear(environ)
-				return returns("200 OK", nil, Blocks{[]byte("abc")})(p, environ, startResponse)
-			}})
+			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3", app: readAll})
 }
-
-const length3 = ok200 + "Content-Length: 3\r\n\r\nabc"
 
 // readAll lets the error of a broken body through.
-func readAll(p *probe, environ Environ, startResponse StartResponse) Body {
-	if _, err := io.ReadAll(environ["wsgi.input"].(io.Reader)); err != nil {
-		panic(fmt.Errorf("while reading the body: %w", err))
-	}
-	startResponse("200 OK", nil)
-	return Blocks{}
-}
+var readAll = does("start 200 OK; input")
 
 const errorPage = "the application failed; the server's error log says how\n" +
 	"PEP 3333, \"Error Handling\"\n"
@@ -1299,14 +1247,6 @@ func TestHeadIsHeldBack(t *testing.T) {
 		})
 	})
 	same(t, "writes", len(w.writes), 2)
-}
-
-// TestOwnDateAndServer shows S17: an application's own are not doubled.
-func TestOwnDateAndServer(t *testing.T) {
-	w := &wire{}
-	app := returns("200 OK", []Header{{"date", "then"}, {"SERVER", "mine"}}, Blocks{})
-	runOn(w, func(e Environ, s StartResponse) Body { return app(nil, e, s) })
-	same(t, "the reply", strings.Join(w.writes, ""), ok200+"date: then\r\nSERVER: mine\r\nContent-Length: 0\r\n\r\n")
 }
 
 // TestClientGone shows C04: the first write that fails is the last, Close is called, and
@@ -1476,17 +1416,115 @@ func TestSendfile(t *testing.T) {
 
 // ---------------------------------------------------------------- The server's troubles
 
-// A gate is an application that tells when it is called, and answers when it is let go.
-type gate struct{ called, release chan bool }
-
-func newGate() gate { return gate{make(chan bool, 100), make(chan bool)} }
-
-func (g gate) app(environ Environ, startResponse StartResponse) Body {
-	startResponse("200 OK", nil)
-	g.called <- true
-	<-g.release
-	return Blocks{[]byte("whole")}
+// A scene is played by a small application and its clients, step by step.
+type scene struct {
+	name   string
+	app    string // what the application does, see does
+	change func(*Server)
+	steps  string
 }
+
+// play plays a scene: it has these steps, in which a and b are clients.
+//
+//	a                     connects, as each does before its first step
+//	a send GET /          sends bytes
+//	a until first         reads until this is the last that has come
+//	a rest World!         reads to the end, in an answer with these words
+//	a reset, a leave      reads to a reset; resets the connection
+//	go                    lets an application that waits go on
+//	calls 2, closes 1     the application has been called, its body closed; "closed" is not awaited
+//	open 2, busy 2        connections that the server has, and requests
+//	logged                there is a line in the access log
+//	stop 1ms              begins Shutdown with this grace; "stopped" and "served" await ends
+//	refused               nobody listens any more
+func (c scene) play(t *testing.T) {
+	p := &probe{wait: make(chan bool)}
+	goOn := sync.OnceFunc(func() { close(p.wait) })
+	defer goOn()
+	l := must(listen("127.0.0.1:0"))(t)
+	if c.change == nil {
+		c.change = func(*Server) {}
+	}
+	s := startWith(t, l, func(environ Environ, startResponse StartResponse) Body {
+		p.calls.Add(1)
+		return does(c.app)(p, environ, startResponse)
+	}, c.change)
+	clients := map[string]*net.TCPConn{}
+	var stopped <-chan bool
+	for step := range strings.SplitSeq(c.steps, "; ") {
+		who, rest, _ := strings.Cut(step, " ")
+		number, _ := strconv.Atoi(rest) // 0 where there is none
+		switch who {
+		case "go":
+			goOn()
+		case "calls":
+			eventually(t, step, func() bool { return int(p.calls.Load()) == number })
+		case "closes":
+			eventually(t, step, func() bool { return int(p.closes.Load()) == number })
+		case "closed":
+			same(t, step, int(p.closes.Load()), number)
+		case "open":
+			eventually(t, step, func() bool { return s.open() == number })
+		case "busy":
+			eventually(t, step, func() bool { return s.busy() == number })
+		case "logged":
+			eventually(t, step, func() bool { return s.access.String() != "" })
+		case "stop":
+			grace := must(time.ParseDuration(rest))(t)
+			stopped = inBackground(func() { s.Shutdown(grace) })
+			eventually(t, step, s.stopping.Load)
+		case "stopped":
+			wait(t, step, stopped)
+		case "served":
+			wait(t, step, s.served)
+		case "refused":
+			refuses(t, s.addr)
+		default:
+			if clients[who] == nil {
+				clients[who] = dial(t, s.addr)
+				defer clients[who].Close()
+			}
+			takes(t, clients[who], rest)
+		}
+	}
+}
+
+// takes has a client take a step of a scene.
+func takes(t *testing.T, client *net.TCPConn, step string) {
+	t.Helper()
+	switch verb, what, _ := strings.Cut(step, " "); verb {
+	case "send":
+		must(io.WriteString(client, what))(t)
+	case "until":
+		one := make([]byte, 1)
+		for got := ""; !strings.HasSuffix(got, what); got += string(one) {
+			must(io.ReadFull(client, one))(t)
+		}
+	case "rest":
+		has(t, readRest(t, client), what)
+	case "reset":
+		_, err := io.Copy(io.Discard, client)
+		same(t, step, isReset(err), true)
+	case "leave":
+		client.SetLinger(0) // the system sends a reset
+		client.Close()
+	}
+}
+
+// play plays scenes at the same time, each several times if what can go wrong is a race.
+func play(t *testing.T, times int, scenes ...scene) {
+	for _, scene := range scenes {
+		t.Run(scene.name, func(t *testing.T) {
+			t.Parallel()
+			for range times {
+				scene.play(t)
+			}
+		})
+	}
+}
+
+// hold is an application that waits, greet one that does not.
+const hold, greet = "start 200 OK; wait; return whole", "start 200 OK; return World!"
 
 // endless sends blocks until nobody wants them, and tells when it is closed.
 func endless(closed chan<- bool) Application {
@@ -1500,68 +1538,104 @@ func endless(closed chan<- bool) Application {
 	}
 }
 
-// short gives a server a time-out that tests can wait for.
-func short(s *Server) { s.Timeout = 100 * time.Millisecond }
-
-// patient gives it one that no test waits for.
+// short gives a server a time-out that tests can wait for, and patient one that none waits for.
+func short(s *Server)   { s.Timeout = 100 * time.Millisecond }
 func patient(s *Server) { s.Timeout = time.Hour }
 
-// TestUnreadBody shows B10, R23, R24 and T04: a client that has sent more than was read has its answer
-// and no reset. Then it has some time to close, and not more.
+func serial(s *Server) { s.Serial = true }
+
+// TestUnreadBody shows B10, R23, R24 and T04: a client that has sent more than was read has its
+// answer and no reset. Then it has some time to close, and not more.
 func TestUnreadBody(t *testing.T) {
-	slow := func(environ Environ, startResponse StartResponse) Body {
-		time.Sleep(300 * time.Millisecond) // longer than any read may take
-		return hello(environ, startResponse)
-	}
-	soon := func(s *Server) { s.Timeout = 200 * time.Millisecond }
-	large := post(strings.Repeat("x", 8<<20), "Content-Length: 8388608")
-	type drain struct {
-		name, send string
-		app        Application
-		change     func(*Server)
-		want       string
-	}
-	cases := []drain{
-		{"a body that the application does not want", large, hello, soon, "World!\n"},
-		{"the time to read begins with the end of the answer", large, slow, soon, "World!\n"},
-		{"half a body", post("abc", "Content-Length: 9"), hello, soon, "World!\n"},
-		{"a client that does not close", get(), hello, patient, "World!\n"},
-		{"after a body, too", post("abc", "Content-Length: 3"), showEnviron, patient, "BODY-LENGTH: 3\n"},
-	}
-	for _, n := range []int{3, 100000} { // as from old browsers, which do not count it
-		length := strconv.Itoa(n)
-		cases = append(cases, drain{"a line end after " + length, post(strings.Repeat("x", n)+"\r\n",
-			"Content-Length: "+length), showEnviron, patient, "BODY-LENGTH: " + length + "\n"})
+	large := "a send " + post(strings.Repeat("x", 8<<20), "Content-Length: 8388608")
+	slow := func(s *Server) { s.Timeout = 300 * time.Millisecond }
+	const ends = "; a rest World!; open 0"
+	play(t, 1,
+		scene{"a body that the application does not want", greet, slow, large + ends},
+		scene{"half a body", greet, slow, "a send " + post("abc", "Content-Length: 9") + ends},
+		scene{"a client that does not close", greet, patient, "a send " + get() + ends},
+		scene{"after a body, too", "start 200 OK; input", patient,
+			"a send " + post("abc", "Content-Length: 3") + "; a rest abc; open 0"})
+	races := []scene{{"what is sent while the application works", hold, nil,
+		"a send " + get() + "; calls 1; a send what nobody reads; go; a rest whole"}}
+	for _, size := range []int{3, 100000} { // as from old browsers, which do not count it
+		content := strings.Repeat("x", size)
+		races = append(races, scene{fmt.Sprint("a line end after ", size), "start 200 OK; input", nil,
+			"a send " + post(content+"\r\n", fmt.Sprint("Content-Length: ", size)) + "; a rest " + content})
 	}
 	for _, size := range []int{2047, 2048, 2049, 4096} { // a buffer ends with the head
-		head := "GET /" + strings.Repeat("x", size-len("GET / HTTP/1.0\r\n\r\n")) + " HTTP/1.0\r\n\r\n"
-		for _, more := range []string{"\r\n", "GET /2 HTTP/1.0\r\n\r\n"} {
-			cases = append(cases, drain{fmt.Sprintf("%d bytes and %q", size, more), head + more, hello, patient, "World!\n"})
+		head := getPath("/" + strings.Repeat("x", size-len(getPath("/"))))
+		for _, more := range []string{"\r\n", getPath("/2")} {
+			races = append(races, scene{fmt.Sprintf("%d bytes and %q", size, more), greet, nil,
+				"a send " + head + more + "; a rest World!"})
 		}
 	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, c.app, c.change)
-			for range 3 { // a reset is a race
-				client := sendTo(t, s.addr, c.send)
-				has(t, readRest(t, client), c.want)
-				eventually(t, "the end of the connection", func() bool { return idle(s) })
-				client.Close()
+	play(t, 10, races...)
+	t.Run("the time to read begins with the end of the answer", func(t *testing.T) {
+		s := start(t, func(environ Environ, startResponse StartResponse) Body {
+			time.Sleep(400 * time.Millisecond) // longer than any read may take
+			return hello(environ, startResponse)
+		}, slow)
+		has(t, readRest(t, sendTo(t, s.addr, strings.TrimPrefix(large, "a send "))), "World!\n")
+	})
+}
+
+// TestBlocksArriveAtOnce shows W13 on the wire: the client has one block before the
+// application makes the next.
+func TestBlocksArriveAtOnce(t *testing.T) {
+	const steps = "a send GET / HTTP/1.0\r\n\r\n; a until first; go; a rest second"
+	play(t, 1, scene{"block", "start 200 OK; yield first; wait; yield second", nil, steps},
+		scene{"write", "start 200 OK; write first; wait; return second", nil, steps})
+}
+
+// TestSlowReader shows W15: a block of 16 MiB reaches a client that starts to read late.
+func TestSlowReader(t *testing.T) {
+	block := strings.Repeat("0123456789abcdef", 1<<20)
+	play(t, 1, scene{"16 MiB", "start 200 OK; return " + block, nil, "a send " + get() + "; calls 1; a rest \r\n\r\n" + block})
+}
+
+// TestBrokenAnswers: one that breaks off must not look whole to a client that cannot count its bytes,
+// as in HTTP/0.9, which has no Content-Length.
+func TestBrokenAnswers(t *testing.T) {
+	const fails, ends = "start 200 OK|Content-Length: 9; yield abc; panic", "start 200 OK|Content-Length: 9; yield abc"
+	play(t, 1,
+		scene{"a panic", fails, nil, "a send " + get() + "; a rest 9\r\n\r\nabc"},
+		scene{"a panic in HTTP/0.9", fails, nil, "a send GET /\r\n; a reset"},
+		scene{"a short body", ends, nil, "a send " + get() + "; a rest 9\r\n\r\nabc"},
+		scene{"a short body in HTTP/0.9", ends, nil, "a send GET /\r\n; a reset"},
+		scene{"T04 a client that reads again, too late", "close; start 200 OK; flood", short,
+			"a send " + get() + "; closes 1; logged; a reset"})
+}
+
+func TestClientLeaves(t *testing.T) { // C04
+	play(t, 1, scene{"in an answer", "close; start 200 OK; flood", nil, "a send " + get() + "; a until H; a leave; closes 1"})
+}
+
+func TestTimeouts(t *testing.T) { // T03, T04
+	const app, late = "start 200 OK; input", "; a rest HTTP/1.0 408 Request Timeout\r\n"
+	path := tempFile(t, make([]byte, 64<<20))
+	play(t, 1,
+		scene{"T04 a client that never reads a file", "start 200 OK; file " + path, short, "a send " + get() + "; logged"},
+		scene{"R18 silence", app, short, "a rest ; open 0"},
+		scene{"R18 an empty line", app, short, "a send \r\n; a rest ; open 0"},
+		scene{"T03 half a request line", app, short,
+			"a send GET / HT; a rest GET / HT\n        ^ expected an empty line to end the head: waited 100ms"},
+		scene{"T03 half a head", app, short, "a send GET / HTTP/1.0\r\nA: b\r\n" + late},
+		scene{"T03 half a header", app, short, "a send GET / HTTP/1.0\r\nA:" + late},
+		scene{"T03 half a body", app, short, "a send " + post("abc", "Content-Length: 12") +
+			"; a rest expected 12 body bytes, got 3: waited 100ms"},
+	)
+	t.Run("T03 one byte at a time", func(t *testing.T) {
+		c := dial(t, start(t, hello, short).addr)
+		sent := inBackground(func() {
+			for err := error(nil); err == nil; _, err = c.Write([]byte("G")) {
+				time.Sleep(10 * time.Millisecond) // each byte comes in time, the head does not
 			}
 		})
-	}
-	t.Run("what is sent while the application works", func(t *testing.T) {
-		g := newGate()
-		s := start(t, g.app)
-		for range 20 {
-			c := sendTo(t, s.addr, get())
-			wait(t, "the call", g.called)
-			must(io.WriteString(c, "what nobody reads"))(t)
-			g.release <- true
-			has(t, readRest(t, c), "whole")
-			c.Close()
-		}
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		same(t, "the answer", line, "HTTP/1.0 408 Request Timeout\r\n")
+		c.Close()
+		<-sent
 	})
 }
 
@@ -1581,33 +1655,6 @@ func TestKeptInput(t *testing.T) {
 	p := make([]byte, 5)
 	n, err := kept.Read(p)
 	same(t, "what was kept", fmt.Sprint(string(p[:n]), err), "abcde<nil>")
-}
-
-// TestBlocksArriveAtOnce shows W13 on the wire: the client has one block before the
-// application makes the next.
-func TestBlocksArriveAtOnce(t *testing.T) {
-	for _, how := range []string{"block", "write"} {
-		t.Run(how, func(t *testing.T) {
-			seen := make(chan bool)
-			s := start(t, func(environ Environ, startResponse StartResponse) Body {
-				out := startResponse("200 OK", nil)
-				if how == "write" {
-					io.WriteString(out, "first\n")
-					<-seen
-					return Blocks{}
-				}
-				return Stream(func(yield func([]byte) bool) {
-					yield([]byte("first\n"))
-					<-seen
-				})
-			})
-			for lines := bufio.NewScanner(sendTo(t, s.addr, get())); lines.Scan(); {
-				if lines.Text() == "first" {
-					seen <- true
-				}
-			}
-		})
-	}
 }
 
 // A tapeConn records reads and the deadlines set for them.
@@ -1649,89 +1696,16 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// TestSlowReader shows W15: a block of 16 MiB reaches a client that starts to read late.
-func TestSlowReader(t *testing.T) {
-	block := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
-	called := make(chan bool, 1)
-	s := start(t, func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", nil)
-		called <- true
-		return Blocks{block}
-	})
-	c := sendTo(t, s.addr, get())
-	wait(t, "the call", called)
-	_, content, _ := strings.Cut(readRest(t, c), "\r\n\r\n")
-	same(t, "the same block", content == string(block), true)
-}
-
-// TestBrokenAnswers: one that breaks off must not look whole to a client that cannot count its
-// bytes.
-func TestBrokenAnswers(t *testing.T) {
-	t.Parallel()
-	breaks := func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", contentLength("9"))
-		return Stream(func(yield func([]byte) bool) {
-			if yield([]byte("abc")) && environ.Get("PATH_INFO") == "/panic" {
-				panic("on fire")
-			}
-		})
-	}
-	s := start(t, breaks)
-	for _, path := range []string{"/panic", "/short"} {
-		askCut(t, s.addr, "GET "+path+"\r\n") // HTTP/0.9 has no Content-Length
-		has(t, ask(t, s.addr, getPath(path)), "9\r\n\r\nabc")
-	}
-	closed := make(chan bool, 1) // a client that reads again, too late (T04)
-	late := start(t, endless(closed), short)
-	c := sendTo(t, late.addr, get())
-	wait(t, "the end of the iteration", closed)
-	eventually(t, "the end of the exchange", func() bool { return late.access.String() != "" })
-	_, err := io.Copy(io.Discard, c)
-	same(t, "a reset", isReset(err), true)
-}
-
-func TestClientLeaves(t *testing.T) { // C04
-	closed := make(chan bool, 1)
-	s := start(t, endless(closed))
-	c := sendTo(t, s.addr, get())
-	begun(t, c)
-	c.SetLinger(0) // the system sends a reset
-	c.Close()
-	wait(t, "the end of the iteration", closed)
-	s.stop()
-	same(t, "the error log", s.errors.String(), "")
-}
-
-func TestTimeouts(t *testing.T) { // T03, T04
-	t.Parallel()
-	t.Run("T04 a client that never reads a file", func(t *testing.T) {
-		path := tempFile(t, make([]byte, 64<<20))
-		s := start(t, func(environ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", nil)
-			return newFileWrapper(must(os.Open(path))(t))
-		}, short)
-		sendTo(t, s.addr, get())
-		eventually(t, "the end of the exchange", func() bool { return s.access.String() != "" })
-	})
-	s := start(t, showEnviron, short)
-	same(t, "silence", ask(t, s.addr, ""), "")
-	for send, reason := range map[string]string{
-		"GET / HT":                        "GET / HT\n        ^ expected an empty line to end the head: waited 100ms",
-		"GET / HTTP/1.0\r\nA: b\r\n":      "waited 100ms",
-		post("abc", "Content-Length: 12"): "expected 12 body bytes, got 3: waited 100ms",
-	} {
-		has(t, ask(t, s.addr, send), "HTTP/1.0 408 Request Timeout\r\n", reason)
-	}
-	c := dial(t, s.addr)
-	sent := inBackground(func() {
-		for err := error(nil); err == nil; _, err = c.Write([]byte("G")) {
-			time.Sleep(10 * time.Millisecond) // each byte comes in time, the head does not
-		}
-	})
-	line, _ := bufio.NewReader(c).ReadString('\n')
-	same(t, "one byte at a time", line, "HTTP/1.0 408 Request Timeout\r\n")
-	c.Close()
-	<-sent
+// TestContinue shows B14: 100 Continue goes out when the body is first read, to a client
+// that waits for it, and not after the answer has begun.
+func TestContinue(t *testing.T) {
+	const head = "a send POST / HTTP/1.1\r\nHost: h\r\nExpect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
+	play(t, 1,
+		scene{"when the body is read", "start 200 OK; input", nil,
+			head + "; a until HTTP/1.1 100 Continue\r\n\r\n; a send abc; a until " + ok200 + "; a rest \r\n\r\nabc"},
+		scene{"not without that", greet, nil, head + "abc; a until " + ok200 + "; a rest World!"},
+		scene{"not after the head", "start 200 OK; write begun ; input", nil,
+			head + "abc; a until " + ok200 + "; a rest \r\n\r\nbegun abc"})
 }
 
 func TestSerialAndConcurrent(t *testing.T) { // T01, T02, E18
@@ -1752,54 +1726,44 @@ func TestSerialAndConcurrent(t *testing.T) { // T01, T02, E18
 				runtime.Gosched()
 				inside.Add(-1)
 			})
-		}, func(s *Server) { s.Serial = true })
+		}, serial)
 		dial(t, s.addr) // a browser's idle connection does not count
 		together(clients, func() { ask(t, s.addr, get()) })
 		same(t, "calls that overlap", overlaps.Load(), 0)
 	})
 	t.Run("T02 concurrent, one slow", func(t *testing.T) {
-		g := newGate()
+		called, release := make(chan bool), make(chan bool)
 		s := start(t, func(environ Environ, startResponse StartResponse) Body {
 			same(t, "flags", flags(environ), "true false false")
 			if environ.Get("PATH_INFO") == "/slow" {
-				return g.app(environ, startResponse)
+				called <- true
+				<-release
 			}
 			return hello(environ, startResponse)
 		})
 		slow := sendTo(t, s.addr, getPath("/slow"))
-		wait(t, "the slow call", g.called)
+		wait(t, "the slow call", called)
 		together(clients, func() { has(t, ask(t, s.addr, get()), "World!\n") })
-		close(g.release)
-		has(t, readRest(t, slow), "whole")
+		close(release)
+		has(t, readRest(t, slow), "World!\n")
 	})
 }
 
 // TestManyClients shows T05: no more connections than the limit are open, and those that
 // had to wait are answered.
 func TestManyClients(t *testing.T) {
-	var s *running
-	ready := make(chan bool)
+	two := func(s *Server) { s.MaxConns = 2 }
+	play(t, 1, scene{"a third waits", greet, two, "a; b; open 2; c send " + get() + "; open 2; a leave; c rest World!"})
+	var s running
 	var most atomic.Int32
-	s = start(t, func(environ Environ, startResponse StartResponse) Body {
-		<-ready
+	addr := start(t, func(environ Environ, startResponse StartResponse) Body {
 		for n := int32(s.open()); n > most.Load(); {
 			most.Store(n) // lost updates do not matter: it only has to exceed 2
 		}
 		return hello(environ, startResponse)
-	}, func(s *Server) { s.MaxConns = 2 })
-	close(ready)
-	together(50, func() { ask(t, s.addr, get()) })
-	eventually(t, "an end", func() bool { return idle(s) })
-	first := dial(t, s.addr)
-	dial(t, s.addr)
-	eventually(t, "two connections", func() bool { return s.open() == 2 })
-	third := sendTo(t, s.addr, get())
-	same(t, "open connections", s.open(), 2)
-	first.Close()
-	has(t, readRest(t, third), ok200)
-	if most.Load() > 2 {
-		t.Errorf("%d connections were open", most.Load())
-	}
+	}, two, func(server *Server) { s.Server = server }).addr
+	together(50, func() { ask(t, addr, get()) })
+	same(t, "more than two connections", most.Load() > 2, false)
 }
 
 // A crowdedListener has no descriptor for a connection when it is crowded.
@@ -1854,115 +1818,53 @@ func TestCrowded(t *testing.T) {
 }
 
 func TestShutdown(t *testing.T) { // T06
-	t.Parallel()
-	t.Run("a running request ends, a silent client is hung up on", func(t *testing.T) {
+	half := "a send GET / HTTP/1.0\r\nHos; open 1; stop 1h; a rest "
+	play(t, 1,
+		scene{"a running request ends, a silent client is hung up on", hold, patient,
+			"a send " + get() + "; b; calls 1; stop 10s; b rest ; refused; go; a rest whole; stopped"},
+		scene{"an answer that is cut does not look whole, and Close is called before it returns",
+			"close; start 200 OK; tick", nil, "a send " + get() + "; a until H; stop 1ms; stopped; closed 1; a reset"},
+		scene{"an endless answer is cut", "close; start 200 OK; flood", nil,
+			"a send " + get() + "; a until H; stop 1ms; closes 1; stopped"},
+		scene{"in serial mode, a request that waits for its turn gets 503", hold, serial,
+			"a send " + get() + "; calls 1; b send " + get() + "; busy 2; stop 1ms; b rest HTTP/1.0 503 ; go; stopped"},
+		scene{"while applications that never end have all slots", hold, func(s *Server) { s.MaxConns = 1 },
+			"a send " + get() + "; calls 1; stop 1ms; served; go; stopped"},
+		scene{"a client that has its answer is not waited for", greet, patient,
+			"a send " + post("abc", "Content-Length: 9") + "; a rest World!; stop 1h; stopped"},
+		scene{"a request that comes a moment late is answered", greet, patient,
+			"a; open 1; stop 1h; a send " + get() + "; a rest World!; stopped"},
+		scene{"half a head is not said to be late", greet, patient, half + "HTTP/1.0 503 Service Unavailable\r\n; stopped"},
+		scene{"half a head is pointed at", greet, patient,
+			half + "Hos\n   ^ expected an empty line to end the head before this server stopped\n; stopped"},
+	)
+	t.Run("while nobody reads the log of a watcher", func(t *testing.T) {
 		t.Parallel()
-		g := newGate()
-		s := start(t, g.app, patient)
-		busy, silent := sendTo(t, s.addr, get()), dial(t, s.addr)
-		wait(t, "the call", g.called)
-		stopped := inBackground(s.stop)
-		same(t, "what the silent client gets", readRest(t, silent), "")
-		refuses(t, s.addr)
-		close(g.release)
-		has(t, readRest(t, busy), "whole")
-		wait(t, "Shutdown", stopped)
-	})
-	t.Run("an answer that is cut does not look whole, and Close is called before it returns", func(t *testing.T) {
-		t.Parallel()
-		p := &probe{}
+		read := make(chan bool)
 		s := start(t, func(environ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", nil)
-			return closing{Body: Stream(func(yield func([]byte) bool) {
-				for yield([]byte("x")) {
-					time.Sleep(50 * time.Millisecond) // an application that takes its time
-				}
-			}), p: p}
+			<-read
+			return hello(environ, startResponse)
+		}, func(s *Server) {
+			s.Watch = func(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
+				return closeWaits{c, read}, application, func(*Request, error) {}
+			}
 		})
-		busy := sendTo(t, s.addr, get())
-		begun(t, busy)
-		s.Shutdown(time.Millisecond)
-		same(t, "calls of Close", p.closes.Load(), 1)
-		_, err := io.Copy(io.Discard, busy)
-		same(t, "a reset", isReset(err), true)
-	})
-	t.Run("an endless answer is cut", func(t *testing.T) {
-		closed := make(chan bool, 1)
-		s := start(t, endless(closed))
-		c := sendTo(t, s.addr, get())
-		begun(t, c)
-		s.Shutdown(time.Millisecond)
-		wait(t, "the end of the iteration", closed)
+		sendTo(t, s.addr, get())
+		eventually(t, "the call", func() bool { return s.busy() == 1 })
+		wait(t, "Shutdown", inBackground(func() { s.Shutdown(time.Millisecond) }))
+		close(read)
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
+		t.Parallel()
 		for i := range 5 { // what can go wrong is a race
 			s := start(t, hello, func(s *Server) { s.Watch = watchQuietly })
 			c := dial(t, s.addr)
 			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
-			inBackground(func() { s.Shutdown(time.Second) })
+			stopped := inBackground(func() { s.Shutdown(time.Second) })
 			c.Close()
+			<-stopped
 		}
 	})
-	t.Run("in serial mode, a request that waits for its turn gets 503", func(t *testing.T) {
-		t.Parallel()
-		g := newGate()
-		s := start(t, g.app, func(s *Server) { s.Serial = true })
-		sendTo(t, s.addr, get())
-		wait(t, "the call", g.called)
-		second := sendTo(t, s.addr, get())
-		eventually(t, "the second request", func() bool { return s.busy() == 2 })
-		stopped := inBackground(func() { s.Shutdown(time.Millisecond) })
-		has(t, readRest(t, second), "HTTP/1.0 503 ")
-		close(g.release)
-		<-stopped
-	})
-	t.Run("while nobody reads the log of a watcher", func(t *testing.T) {
-		t.Parallel()
-		g := newGate()
-		defer close(g.release)
-		s := start(t, g.app, func(s *Server) {
-			s.Watch = func(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
-				return closeWaits{c, g.release}, application, func(*Request, error) {}
-			}
-		})
-		sendTo(t, s.addr, get())
-		wait(t, "the call", g.called)
-		wait(t, "Shutdown", inBackground(func() { s.Shutdown(time.Millisecond) }))
-	})
-	t.Run("while applications that never end have all slots", func(t *testing.T) {
-		t.Parallel()
-		g := newGate()
-		s := quiet(g.app)
-		s.MaxConns = 1
-		l := must(listen("127.0.0.1:0"))(t)
-		served := inBackground(func() { s.Serve(l) })
-		sendTo(t, l.Addr().String(), get())
-		wait(t, "the call", g.called)
-		stopped := inBackground(func() { s.Shutdown(time.Millisecond) })
-		wait(t, "the end of Serve", served)
-		close(g.release)
-		<-stopped
-		s.running.Wait()
-	})
-	for _, c := range []struct{ name, before, after, want string }{
-		{"a client that has its answer is not waited for", post("abc", "Content-Length: 9"), "", "World!\n"},
-		{"a request that comes a moment late is answered", "", get(), "World!\n"},
-		{"half a head is not said to be late", "GET / HTTP/1.0\r\nHos", "", "HTTP/1.0 503 Service Unavailable\r\n"},
-		{"half a head is pointed at", "GET / HTTP/1.0\r\nHos", "",
-			"Hos\n   ^ expected an empty line to end the head before this server stopped\n"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, hello, patient)
-			client := sendTo(t, s.addr, c.before)
-			eventually(t, "the connection", func() bool { return s.open() == 1 })
-			stopped := inBackground(func() { s.Shutdown(time.Hour) })
-			eventually(t, "the stop", s.stopping.Load)
-			must(io.WriteString(client, c.after))(t)
-			has(t, readRest(t, client), c.want)
-			wait(t, "Shutdown", stopped)
-		})
-	}
 	t.Run("before Serve", func(t *testing.T) {
 		s := newServer(hello)
 		s.Shutdown(0)
@@ -1991,29 +1893,6 @@ type closeWaits struct {
 }
 
 func (c closeWaits) Close() error { <-c.until; return c.Conn.Close() }
-
-// TestContinue shows B14: 100 Continue goes out when the body is first read, to a client
-// that waits for it, and not after the answer has begun.
-func TestContinue(t *testing.T) {
-	const head = "POST / HTTP/1.1\r\nHost: h\r\nExpect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
-	c := sendTo(t, start(t, showEnviron).addr, head)
-	interim := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))
-	must(io.ReadFull(c, interim))(t)
-	same(t, "the first answer", string(interim), "HTTP/1.1 100 Continue\r\n\r\n")
-	io.WriteString(c, "abc")
-	has(t, readRest(t, c), ok200, "BODY-LENGTH: 3\n")
-	for want, app := range map[string]Application{
-		"World!\n": hello, // which does not ask for the body
-		"begun abc": func(environ Environ, startResponse StartResponse) Body {
-			io.WriteString(startResponse("200 OK", nil), "begun ")
-			return readBlocks(environ["wsgi.input"].(io.Reader), 10)
-		},
-	} {
-		reply := ask(t, start(t, app).addr, head+"abc")
-		has(t, reply, ok200, want)
-		same(t, "interim answers", strings.Count(reply, " 100 "), 0)
-	}
-}
 
 // TestLogs shows C10, C11 and I07.
 func TestLogs(t *testing.T) {
@@ -2481,14 +2360,6 @@ process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImpo
 		cancel()
 		has(t, string(out), want)
 		same(t, "it serves", strings.Contains(string(out), "Serving"), false)
-	}
-}
-
-// TestPrintable shows I07 and I08: a log has text, and nothing that a terminal obeys.
-func TestPrintable(t *testing.T) {
-	for text, want := range map[string]string{"a\u00a0b \u3000\t한": "a\u00a0b \u3000\t한", "👩\u200d👩": "👩\u200d👩", "a\r": "a",
-		"\x1b[2J\r\a\x7f\u009b": "\uFFFD[2J\uFFFD\uFFFD\uFFFD\uFFFD", "\xff\u202e\u2028": "\uFFFD\uFFFD\uFFFD"} {
-		same(t, text, printable(text), want)
 	}
 }
 
