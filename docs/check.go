@@ -11,6 +11,7 @@
 //	go run docs/check.go server ADDR [3|3-5|R04]     grade any server
 //	go run docs/check.go host URL DIR           grade a CGI host that serves DIR as URL
 //	go run docs/check.go proxy ADDR UPSTREAM    grade a proxy that forwards to UPSTREAM
+//	go run docs/check.go gateway ADDR           grade a gateway by chapter 8's applications
 //	go run docs/check.go applications ADDR      grade a gallery of applications
 //	go run docs/check.go hunt 3                 find a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
@@ -124,8 +125,10 @@ func command(verb, object string, rest []string) int {
 		return printJSON(readRows())
 	case verb == "server" && object != "":
 		return gradeServer(object, strings.Join(rest, ""))
+	case verb == "gateway" && object != "":
+		return gradeApplications(object, "Gateways")
 	case verb == "applications" && object != "":
-		return gradeApplications(object)
+		return gradeApplications(object, "Applications")
 	case verb == "host" && len(rest) > 0:
 		return gradeHost(object, strings.Join(rest, " "))
 	case verb == "proxy" && len(rest) == 1:
@@ -1524,9 +1527,9 @@ func (e edge) result(message string, err error) result {
 }
 
 // gradeApplications sends rows to the applications of a gallery.
-func gradeApplications(addr string) int {
+func gradeApplications(addr, heading string) int {
 	var results []result
-	for _, e := range edges("Applications") {
+	for _, e := range edges(heading) {
 		results = append(results, e.result(e.ask(addr, edgePatience)))
 	}
 	return reportEdges(addr, results)
