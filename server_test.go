@@ -1966,11 +1966,6 @@ func TestApplications(t *testing.T) {
 		}
 	})
 	has(t, ask(t, start(t, echo).addr, post("a\x00\xff", "Content-Length: 3")), "\r\nContent-Length: 3\r\n", "\r\n\r\na\x00\xff")
-	t.Run("errors/after", func(t *testing.T) {
-		s := start(t, failing)
-		has(t, ask(t, s.addr, getPath("/before")), "HTTP/1.0 500 ")
-		has(t, askCut(t, s.addr, getPath("/after")), ok200, "will never be comp")
-	})
 }
 
 // TestIndex shows that the gallery's page names each application, with a command that
