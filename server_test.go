@@ -158,8 +158,8 @@ func longer(t testing.TB) {
 func named(test, pattern string) bool {
 	depth := strings.Count(test, "/")
 	words := regexp.MustCompile(`\w+`).FindAllString(pattern[strings.LastIndex(pattern, "/")+1:], -1)
-	return strings.Count(pattern, "/") == depth && slices.ContainsFunc(words,
-		func(word string) bool {
+	return strings.Count(pattern, "/") == depth &&
+		slices.ContainsFunc(words, func(word string) bool {
 			return word != "Test" && strings.Contains(test[strings.LastIndex(test, "/")+1:], word)
 		})
 }
@@ -643,8 +643,7 @@ func TestReadRequest(t *testing.T) {
 		before, after := refusal.excerpt()
 		before, after = escapeLess(before), escapeLess(after)
 		lines := strings.Split(page, "\n")
-		if lines[2] != before+after || !strings.HasPrefix(lines[3], strings.Repeat(" ",
-			len(before))+"^") {
+		if lines[2] != before+after || strings.IndexByte(lines[3], '^') != len(before) {
 			t.Errorf("%s: the caret is not under the byte:\n%s", row.name, page)
 		}
 		point := status + ":" + before[max(0, len(before)-6):] + "‸" + after[:min(len(after), 3)]
@@ -1041,8 +1040,8 @@ func headCases() (cases []appCase) {
 	for _, bad := range []struct{ ids, field, log, values string }{ // values with a slash between
 		{"S08 S09 S18", "@", "expected a status like",
 			"200/20x OK/200OK/200_OK/99 OK/1000 OK/ 200 OK/200 OK //200  OK/" +
-				"199 OK/600 OK/+20 OK/100 Continue/101 Switching Protocols/200 OK\r\nX-Evil: 1/200 O\nK/200 \x00/200 O\tK/" +
-				"200\r\n/\xd9\xa2\xd9\xa0\xd9\xa0 OK"},
+				"199 OK/600 OK/+20 OK/100 Continue/101 Switching Protocols/200 OK\r\nX-Evil: 1/" +
+				"200 O\nK/200 \x00/200 O\tK/200\r\n/\xd9\xa2\xd9\xa0\xd9\xa0 OK"},
 		{"S11", "200 OK|@: v", "expected a header name", "X-A:/X A//X-A\r\nX/X-\xc3\xa9/X\x00"},
 		{"S12 S13", "200 OK|@: v", "belongs to the gateway",
 			"Connection/keep-alive/Proxy-Authenticate/TE/" +
@@ -1089,19 +1088,15 @@ func bodyCases() (cases []appCase) {
 		{"C08 a body that does not stop", "ok 3; insist abc; insist def", length3,
 			"range function continued"},
 	}
-	for _, c := range []struct {
-		status, own,
-		none string
-	}{ // the length of its own, that of no body
-		{"204 No Content", "", ""}, {"205 Reset Content", "", "Content-Length: 0\r\n"},
-		{"304 Not Modified", "Content-Length: 3\r\n", ""}} {
-		first := "HTTP/1.0 " + c.status + "\r\n" + c.none
+	for _, c := range [][3]string{ // a status, the length of its empty body, and that of its own
+		{"204 No Content"}, {"205 Reset Content", "Content-Length: 0\r\n"},
+		{"304 Not Modified", "", "Content-Length: 3\r\n"}} {
+		start, head := "start "+c[0], "HTTP/1.0 "+c[0]+"\r\n"+c[1]
 		for _, body := range []string{"none", "return abc", "file go.mod"} {
-			usual = append(usual, stepCase{"W12 " + c.status + " " + body, "start " + c.status +
-				"; " + body, first + "\r\n", ""})
+			usual = append(usual, stepCase{"W12 " + c[0] + " " + body, start + "; " + body, head + "\r\n", ""})
 		}
-		usual = append(usual, stepCase{"W12 a length, " + c.status,
-			"start " + c.status + "|Content-Length: 3; return abc", first + c.own + "\r\n", ""})
+		usual = append(usual, stepCase{"W12 a length, " + c[0], start + "|Content-Length: 3; return abc",
+			head + c[2] + "\r\n", ""})
 	}
 	for send, steps := range map[string][]stepCase{"": usual, "HEAD / HTTP/1.0\r\n\r\n": {
 		{"W11 HEAD", "ok; return abc", strings.TrimSuffix(length3, "abc"), ""},
@@ -1119,8 +1114,9 @@ func bodyCases() (cases []appCase) {
 			cases = append(cases, c.appCase(send))
 		}
 	}
-	return append(cases, appCase{name: "W03 two blocks", want: chunk + "ab",
-		app: returns("200 OK", nil, Blocks{[]byte("a"), []byte("b")})},
+	return append(cases,
+		appCase{name: "W03 two blocks", want: chunk + "ab",
+			app: returns("200 OK", nil, Blocks{[]byte("a"), []byte("b")})},
 		appCase{name: "W05 Len is a lie", app: returns("200 OK", nil, lying{stream("abc", "def")}),
 			want: length3})
 }
@@ -1145,32 +1141,26 @@ func lifeCases() (cases []appCase) {
 	} {
 		cases = append(cases, c.appCase(""))
 	}
-	refused := "HTTP/1.0 400 X\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n" +
-		"Content-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n"
+	for name, reason := range map[string]any{"C07 a panic whose Refusal is nil": (*Refusal)(nil),
+		"C07 a panic whose Refusal is empty": &Refusal{}, "C07 a panic whose methods panic": spiteful{},
+		"C08 panic(nil)": nil} {
+		cases = append(cases, appCase{name: name, want: "500", log: failed, app: panics(reason)})
+	}
+	for name, body := range map[string]Body{"C08 a nil body": nil, "C08 a nil Stream": Stream(nil)} {
+		cases = append(cases, appCase{name: name, want: "500", log: failed, app: returns("200 OK", nil, body)})
+	}
+	refused := "HTTP/1.0 400 X\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"X-Content-Type-Options: nosniff\r\nContent-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n"
 	return append(cases,
-		appCase{name: "C08 a nil body", want: "500", log: "returned no body", app: returns("200 OK",
-			nil, nil)},
-		appCase{name: "C08 a nil Stream", want: "500", log: "nil pointer", app: returns("200 OK",
-			nil, Stream(nil))},
-		appCase{name: "C08 panic(nil)", want: "500", log: "panic called with nil",
-			app: panics(nil)},
-		appCase{name: "C07 a panic whose Refusal is nil", want: "500", log: failed,
-			app: panics((*Refusal)(nil))},
-		appCase{name: "C07 a panic whose Refusal is empty", want: "500", log: failed,
-			app: panics(&Refusal{})},
-		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused,
-			log: `400 X: <b>: byte 9 of "a"`,
+		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused, log: `400 X: <b>: byte 9 of "a"`,
 			app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
-		appCase{name: "C07 a panic whose methods panic", want: "500", log: failed,
-			app: panics(spiteful{})},
+		appCase{name: "B08 a body cut short, let through by the application", app: readAll, want: "400",
+			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3"},
 		appCase{name: "C01 a body whose Len panics", want: "500", closes: 1, log: failed + ": no length",
 			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
 				startResponse("200 OK", nil)
 				return spitefulSize{closing{Body: stream("abc"), p: p}}
-			}},
-		appCase{name: "B08 a body cut short, let through by the application", want: "400",
-			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3",
-			app: readAll})
+			}})
 }
 
 // readAll lets the error of a broken body through.
