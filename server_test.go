@@ -837,10 +837,10 @@ func panics(reason any) func(*probe, Environ, StartResponse) Body {
 
 // does makes an application that does one thing after the other:
 //
-//	start 404 No|X: 1     startResponse; "again" with an error, "nil" with none, "spite" with a bad one
+//	start 404 No|X: 1     startResponse; "again" has an error, "nil" none, "spite" a bad one
 //	ok, ok 3              startResponse with 200 OK, with this Content-Length
 //	try 200 OK            startResponse, whose panic is swallowed
-//	write abc             with what startResponse returned; "exceed" expects an error, "must" panics with it
+//	write abc             what startResponse returned; "exceed" expects an error, "must" panics
 //	log abc               to wsgi.errors
 //	return abc            the body is a list of one block, with "input" the request's body
 //	file go.mod 5         the body is a file, from an offset
@@ -851,104 +851,63 @@ func panics(reason any) func(*probe, Environ, StartResponse) Body {
 //	wait, flags           until the test says go; return how the application is run
 //	close, close badly    the body has a Close, which returns an error or panics
 func does(text string) func(*probe, Environ, StartResponse) Body {
-	return func(p *probe, environ Environ, startResponse StartResponse) (body Body) {
-		var out io.Writer
-		do := func(verb, what string) {
-			fields := strings.Split(what, "|")
-			headers := make([]Header, 0, 8)
-			for _, field := range fields[1:] {
-				name, value, _ := strings.Cut(field, ": ")
-				headers = append(headers, Header{name, value})
-			}
-			switch verb {
-			case "ok":
-				if what != "" {
-					headers = append(headers, Header{"Content-Length", what})
-				}
-				out = startResponse("200 OK", headers)
-			case "start":
-				out = startResponse(fields[0], headers)
-			case "again":
-				startResponse(fields[0], headers, errors.New("changed"))
-			case "nil":
-				startResponse(fields[0], headers, nil)
-			case "spite":
-				startResponse(fields[0], headers, spiteful{})
-			case "try":
-				defer func() { recover() }()
-				startResponse(fields[0], headers)
-			case "write", "exceed":
-				if n, err := io.WriteString(out, what); (err != nil) != (verb == "exceed") {
-					panic(fmt.Sprint("write gave ", n, err))
-				}
-			case "must":
-				if _, err := io.WriteString(out, what); err != nil {
-					panic(fmt.Errorf("cannot write: %w", err))
-				}
-			case "log":
-				io.WriteString(environ["wsgi.errors"].(io.Writer), what)
-			case "panic":
-				panic(errors.New("the block failed"))
-			case "exit":
-				runtime.Goexit()
-			case "clear":
-				clear(environ)
-			case "wait":
-				<-p.wait
-			}
-			for i := range headers[:cap(headers)] { // S16: the slice is the application's own
-				if i >= len(headers) && headers[:i+1][i].Name != "" {
-					panic("the gateway wrote into the application's slice")
-				}
-				headers[:i+1][i].Value = "changed"
-			}
-		}
-		body = Blocks{}
-		all := strings.Split(text, "; ")
-		for i, made := 0, false; i < len(all) && !made; i++ {
-			verb, what, _ := strings.Cut(all[i], " ")
-			made = true
-			switch verb {
-			case "return":
-				body = Blocks{[]byte(what)}
-			case "file":
-				path, offset, _ := strings.Cut(what, " ")
-				n, _ := strconv.ParseInt(offset, 10, 64) // 0 where there is none
-				p.file = opened(path)
-				p.file.Seek(n, io.SeekStart) // fails for what has no offset
-				body = environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body)(p.file, 8192)
-			case "flags":
-				body = Blocks{[]byte(fmt.Sprint(environ["wsgi.multithread"], environ["wsgi.multiprocess"],
-					environ["wsgi.run_once"]))}
-			case "input":
-				content, err := io.ReadAll(environ["wsgi.input"].(io.Reader))
-				if err != nil {
-					panic(fmt.Errorf("while reading the body: %w", err))
-				}
-				body = Blocks{content}
-			case "yield", "insist", "tick", "flood":
-				body = iteration(all[i:], do)
-			default:
-				do(verb, what)
-				made = false
-			}
-		}
-		if all[0] == "close badly" {
-			return closing{body, p, "a bad end"}
-		} else if all[0] == "close" {
-			return closing{body, p, nil}
+	steps := strings.Split(text, "; ")
+	return func(p *probe, environ Environ, startResponse StartResponse) Body {
+		a := &actor{p, environ, startResponse, nil}
+		body := a.body(steps)
+		switch steps[0] {
+		case "close":
+			body = closing{body, p, nil}
+		case "close badly":
+			body = closing{body, p, "a bad end"}
 		}
 		return body
 	}
 }
 
-// iteration is a body that does steps. Its blocks use one array, which a gateway must not keep (W17).
-func iteration(steps []string, do func(verb, what string)) Stream {
+// An actor is one call of an application that does steps.
+type actor struct {
+	*probe
+	environ       Environ
+	startResponse StartResponse
+	out           io.Writer
+}
+
+func (a *actor) body(steps []string) Body {
+	for i, step := range steps {
+		switch verb, what, _ := strings.Cut(step, " "); verb {
+		case "return":
+			return Blocks{[]byte(what)}
+		case "flags":
+			return Blocks{[]byte(fmt.Sprint(a.environ["wsgi.multithread"],
+				a.environ["wsgi.multiprocess"], a.environ["wsgi.run_once"]))}
+		case "input":
+			content, err := io.ReadAll(a.environ["wsgi.input"].(io.Reader))
+			if err != nil {
+				panic(fmt.Errorf("while reading the body: %w", err))
+			}
+			return Blocks{content}
+		case "file":
+			path, offset, _ := strings.Cut(what, " ")
+			n, _ := strconv.ParseInt(offset, 10, 64) // 0 where there is none
+			a.file = opened(path)
+			a.file.Seek(n, io.SeekStart) // fails for what has no offset
+			return a.environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body)(a.file, 8192)
+		case "yield", "insist", "tick", "flood":
+			return a.iteration(steps[i:])
+		default:
+			a.do(verb, what)
+		}
+	}
+	return Blocks{}
+}
+
+// iteration does steps. Its blocks use one array, which a gateway must not keep (W17).
+func (a *actor) iteration(steps []string) Stream {
 	return func(yield func([]byte) bool) {
 		var block []byte
 		for _, step := range steps {
 			verb, what, _ := strings.Cut(step, " ")
-			do(verb, what)
 			block = append(block[:0], what...)
 			switch verb {
 			case "yield":
@@ -964,8 +923,66 @@ func iteration(steps []string, do func(verb, what string)) Stream {
 			case "flood":
 				for block := make([]byte, 1<<20); yield(block); {
 				}
+			default:
+				a.do(verb, what)
 			}
 		}
+	}
+}
+
+func (a *actor) do(verb, what string) {
+	switch verb {
+	case "ok":
+		if what != "" {
+			what = "|Content-Length: " + what
+		}
+		a.start("200 OK" + what)
+	case "start":
+		a.start(what)
+	case "again":
+		a.start(what, errors.New("changed"))
+	case "nil":
+		a.start(what, []error{nil}...)
+	case "spite":
+		a.start(what, spiteful{})
+	case "try":
+		defer func() { recover() }()
+		a.start(what)
+	case "write", "exceed":
+		if n, err := io.WriteString(a.out, what); (err != nil) != (verb == "exceed") {
+			panic(fmt.Sprint("write gave ", n, err))
+		}
+	case "must":
+		if _, err := io.WriteString(a.out, what); err != nil {
+			panic(fmt.Errorf("cannot write: %w", err))
+		}
+	case "log":
+		io.WriteString(a.environ["wsgi.errors"].(io.Writer), what)
+	case "panic":
+		panic(errors.New("the block failed"))
+	case "exit":
+		runtime.Goexit()
+	case "clear":
+		clear(a.environ)
+	case "wait":
+		<-a.wait
+	}
+}
+
+// start calls startResponse. The slice of headers stays the application's own (S16).
+func (a *actor) start(head string, excInfo ...error) {
+	fields := strings.Split(head, "|")
+	headers := make([]Header, 0, 8)
+	for _, field := range fields[1:] {
+		name, value, _ := strings.Cut(field, ": ")
+		headers = append(headers, Header{name, value})
+	}
+	a.out = a.startResponse(fields[0], headers, excInfo...)
+	for i := range headers {
+		headers[i].Value = "changed"
+	}
+	if spare := headers[:len(headers)+1]; spare[len(headers)].Name != "" {
+		panic("the gateway wrote into the application's slice")
 	}
 }
 
@@ -979,7 +996,7 @@ func opened(path string) *os.File {
 	return file
 }
 
-// alone does the same where nobody asks what became of it.
+// alone does steps where nobody asks how often.
 func alone(text string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		return does(text)(&probe{}, environ, startResponse)
@@ -2233,6 +2250,8 @@ func TestLostLog(t *testing.T) {
 		same(t, "an error", program.Start(), nil)
 		log.Close()
 		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+		silent := time.AfterFunc(20*time.Second, func() { program.Process.Kill() })
+		defer silent.Stop()
 		banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
 		return program, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
 	}
