@@ -426,6 +426,14 @@ func body(content string) []string {
 		fmt.Sprintf("BODY-SHA256: %x", sha256.Sum256([]byte(content)))}
 }
 
+func allBytes() string {
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	return string(all)
+}
+
 // ---------------------------------------------------------------- Exchanges from outside
 //
 // docs/check.go reads the table of docs/conformance.md, and grades. It is built once and held
@@ -1081,10 +1089,6 @@ func headCases() (cases []appCase) {
 // bodyCases are about blocks, Content-Length, and answers without a body.
 func bodyCases() (cases []appCase) {
 	const chunk, closed = ok200 + "\r\n", "Close's error"
-	allBytes := make([]byte, 256)
-	for i := range allBytes {
-		allBytes[i] = byte(i)
-	}
 	usual := []stepCase{
 		{"W01 one block", "ok; return abc", length3, ""},
 		{"W02 write and one block", "ok; write abc; return def", chunk + "abcdef", ""},
@@ -1099,8 +1103,8 @@ func bodyCases() (cases []appCase) {
 		{"W08 less than Content-Length", "ok 10; return abc",
 			ok200 + "Content-Length: 10\r\n\r\nabc", "the body ended after 3 bytes"},
 		{"W10 Content-Length 0", "ok 0; return abc", length0, "Content-Length is 0"},
-		{"W14 all bytes", "ok; yield " + string(allBytes) + "; yield \r\n; yield \r",
-			chunk + string(allBytes) + "\r\n\r", ""},
+		{"W14 all bytes", "ok; yield " + allBytes() + "; yield \r\n; yield \r",
+			chunk + allBytes() + "\r\n\r", ""},
 		{"W17 the array of a block is used again", "ok; yield a; yield b; yield c", chunk + "abc", ""},
 		{"C08 a body that does not stop", "ok 3; insist abc; insist def", length3,
 			"range function continued"},
