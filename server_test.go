@@ -298,7 +298,8 @@ func startOn(t testing.TB, addr string, application Application, change ...func(
 	return startWith(t, must(listen(addr))(t), application, change...)
 }
 
-func startWith(t testing.TB, l net.Listener, application Application, change ...func(*Server)) *running {
+func startWith(t testing.TB, l net.Listener, application Application,
+	change ...func(*Server)) *running {
 	r := &running{newServer(application), l.Addr().String(), &lockedBuffer{}, &lockedBuffer{}, nil}
 	r.AccessLog, r.ErrorLog = log.New(r.access, "", 0), log.New(r.errors, "", 0)
 	for _, change := range change {
@@ -465,7 +466,8 @@ func check(t testing.TB, args ...string) (printed string, status int) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, checker(), args...)
-	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // it ends its children
+	// So that it ends its children.
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
 	out, err := command.CombinedOutput()
 	if command.ProcessState == nil || ctx.Err() != nil {
 		t.Fatalf("check %q: %v %v\n%s", args, err, ctx.Err(), out)
@@ -1113,8 +1115,8 @@ func bodyCases() (cases []appCase) {
 		{"204 No Content"}, {"205 Reset Content", "Content-Length: 0\r\n"},
 		{"304 Not Modified", "", "Content-Length: 3\r\n"}} {
 		start, head := "start "+c[0], "HTTP/1.0 "+c[0]+"\r\n"+c[1]
-		for _, body := range []string{"none", "return abc", "file go.mod"} {
-			usual = append(usual, stepCase{"W12 " + c[0] + " " + body, start + "; " + body, head + "\r\n", ""})
+		for _, body := range []string{"; none", "; return abc", "; file go.mod"} {
+			usual = append(usual, stepCase{"W12 " + c[0] + body, start + body, head + "\r\n", ""})
 		}
 		usual = append(usual, stepCase{"W12 a length, " + c[0], start + "|Content-Length: 3; return abc",
 			head + c[2] + "\r\n", ""})
@@ -1156,7 +1158,8 @@ func lifeCases() (cases []appCase) {
 		{"C06 a panic before startResponse", "panic", "500", failed + ": the block failed"},
 		{"C08 Goexit", "exit", "500", "runtime.Goexit was called"},
 		{"C08 Goexit in iteration", "close; ok; yield abc; exit", "cut", "runtime.Goexit was called"},
-		{"I08 wsgi.errors", "log ab\xff\x1b[2J 값\tc\u00a0👩\u200d👩\u202e\u2028\u009b\r\nhalf ; log a line; ok",
+		{"I08 wsgi.errors",
+			"log ab\xff\x1b[2J 값\tc\u00a0👩\u200d👩\u202e\u2028\u009b\r\nhalf ; log a line; ok",
 			length0, "ab\uFFFD\uFFFD[2J 값\tc\u00a0👩\u200d👩\uFFFD\uFFFD\uFFFD\nhalf a line\n"},
 		{"E01 a map of its own", "clear; ok; return abc", length3, ""},
 	} {
@@ -1168,13 +1171,14 @@ func lifeCases() (cases []appCase) {
 		cases = append(cases, appCase{name: name, want: "500", log: failed, app: panics(reason)})
 	}
 	for name, body := range map[string]Body{"C08 a nil body": nil, "C08 a nil Stream": Stream(nil)} {
-		cases = append(cases, appCase{name: name, want: "500", log: failed, app: returns("200 OK", nil, body)})
+		cases = append(cases, appCase{name: name, want: "500", log: failed,
+			app: returns("200 OK", nil, body)})
 	}
 	refused := "HTTP/1.0 400 X\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 		"X-Content-Type-Options: nosniff\r\nContent-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n"
 	return append(cases,
-		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused, log: `400 X: <b>: byte 9 of "a"`,
-			app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused,
+			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		appCase{name: "B08 a body cut short, let through by the application", app: readAll, want: "400",
 			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3"},
 		appCase{name: "C01 a body whose Len panics", want: "500", closes: 1, log: failed + ": no length",
@@ -1381,8 +1385,8 @@ func TestSendfile(t *testing.T) {
 	if out, err := child.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	total := 0
-	for _, match := range regexp.MustCompile(`(?m)= (\d+)$`).FindAllSubmatch(must(os.ReadFile(trace))(t), -1) {
+	total, sent := 0, regexp.MustCompile(`(?m)= (\d+)$`)
+	for _, match := range sent.FindAllSubmatch(must(os.ReadFile(trace))(t), -1) {
 		total += must(strconv.Atoi(string(match[1])))(t)
 	}
 	same(t, "bytes sent by sendfile", total, 5<<20)
@@ -1406,7 +1410,7 @@ type scene struct {
 //	a rest World!         reads to the end, in an answer with these words
 //	a reset, a leave      reads to a reset; resets the connection
 //	go                    lets an application that waits go on
-//	calls 2, closes 1     the application is called, its body closed; "called", "closed" do not await it
+//	calls 2, closes 1     awaits calls of the application and of Close; "called", "closed" do not
 //	open 2, busy 2        connections that the server has, and requests
 //	logged                there is a line in the access log
 //	stop 1ms              begins Shutdown with this grace; "stopped" and "served" await ends
@@ -1573,8 +1577,8 @@ func TestSlowReader(t *testing.T) {
 	play(t, 1, scene{"16 MiB", "ok; return " + block, nil, "a get; calls 1; a rest \r\n\r\n" + block})
 }
 
-// TestBrokenAnswers: one that breaks off must not look whole to a client that cannot count its bytes,
-// as in HTTP/0.9, which has no Content-Length.
+// TestBrokenAnswers: one that breaks off must not look whole to a client that cannot count its
+// bytes, as in HTTP/0.9, which has no Content-Length.
 func TestBrokenAnswers(t *testing.T) {
 	const fails, ends = "ok 9; yield abc; panic", "ok 9; yield abc"
 	play(t, 1, scene{"a panic", fails, nil, "a get; a rest 9\r\n\r\nabc"},
@@ -1597,7 +1601,8 @@ func TestTimeouts(t *testing.T) { // T03, T04
 		scene{"R18 silence", app, short, "a rest ; open 0"},
 		scene{"R18 an empty line", app, short, "a send \r\n; a rest ; open 0"},
 		scene{"T03 half a request line", app, short,
-			"a send GET / HT; a rest GET / HT\n        ^ expected an empty line to end the head: waited 100ms"},
+			"a send GET / HT; a rest GET / HT\n" +
+				"        ^ expected an empty line to end the head: waited 100ms"},
 		scene{"T03 half a head", app, short, "a send GET / HTTP/1.0\r\nA: b\r\n" + late},
 		scene{"T03 half a header", app, short, "a send GET / HTTP/1.0\r\nA:" + late},
 		scene{"T03 half a body", app, short,
@@ -1641,8 +1646,11 @@ type tapeConn struct {
 	tape strings.Builder
 }
 
-func (c *tapeConn) note(what string) error              { c.tape.WriteString(what); return nil }
-func (c *tapeConn) Read(p []byte) (int, error)          { c.note("r"); return c.memoryConn.Read(p[:1]) }
+func (c *tapeConn) note(what string) error { c.tape.WriteString(what); return nil }
+func (c *tapeConn) Read(p []byte) (int, error) {
+	c.note("r")
+	return c.memoryConn.Read(p[:1])
+}
 func (c *tapeConn) Write(p []byte) (int, error)         { return len(p), c.note("W") }
 func (c *tapeConn) SetReadDeadline(at time.Time) error  { return c.note("d") }
 func (c *tapeConn) SetWriteDeadline(at time.Time) error { return c.note("D") }
@@ -1677,7 +1685,8 @@ func TestDeadlines(t *testing.T) {
 // TestContinue shows B14: 100 Continue goes out when the body is first read, to a client
 // that waits for it, and not after the answer has begun.
 func TestContinue(t *testing.T) {
-	const head = "a send POST / HTTP/1.1\r\nHost: h\r\nExpect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
+	const head = "a send POST / HTTP/1.1\r\nHost: h\r\n" +
+		"Expect: foo, 100-Continue\r\nContent-Length: 3\r\n\r\n"
 	play(t, 1, scene{"when the body is read", "ok; input", nil,
 		head + "; a until HTTP/1.1 100 Continue\r\n\r\n; a send abc; a until " + ok200 +
 			"; a rest \r\n\r\nabc"},
@@ -2134,10 +2143,10 @@ func TestCommand(t *testing.T) {
 		{2, "-app helo", noApplication},
 		{2, "-use log,nion", `no middleware is called "nion"; there are log, onion, upper`},
 		{2, "-mode fast", "-mode is concurrent, serial or prefork"},
-		{2, "-timeout 0s", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
+		{2, "-timeout 0s", `invalid value "0s" for flag -timeout: expected a time of at least 1ms`},
 		{2, "-timeout 1ns", "a time of at least 1ms"},
 		{2, "-timeout 5", "with its unit, like 5s or 500ms"},
-		{2, "-max-body -1", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
+		{2, "-max-body -1", `invalid value "-1" for flag -max-body: expected a number of bytes`},
 		{2, "-max-body 1GB", "in digits, like 1000000"},
 		{2, "hello", "an application is chosen with -app"},
 		{2, "-upstream http://h:1", upstream + ", like 127.0.0.1:9000, or several"},
@@ -2145,7 +2154,7 @@ func TestCommand(t *testing.T) {
 		{2, "-upstream h:1,h", upstream},
 		{2, "-upstream h:65536", upstream},
 		{2, "-upstream h:1,", upstream},
-		{2, "-addr localhost", `-addr is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
+		{2, "-addr localhost", ` 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{2, "-addr 8000", "-addr is host:port, like 127.0.0.1:8000"},
 		{2, "-addr unix:", "needs a path after unix:"},
 		{2, "-addr unix:@name", "needs the path of a file: unix:./@name"},
