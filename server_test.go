@@ -1181,7 +1181,8 @@ func lifeCases() (cases []appCase) {
 		"X-Content-Type-Options: nosniff\r\nContent-Length: 20\r\n\r\n400 X\n\na\n ^ \\x3cb>\n\n"
 	return append(cases,
 		appCase{name: "C07 a panic whose Refusal points nowhere", want: refused,
-			log: `400 X: <b>: byte 9 of "a"`, app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
+			log: `400 X: <b>: byte 9 of "a"`,
+			app: panics(&Refusal{Status: "400 X", Line: "a", Offset: 9, Reason: "<b>"})},
 		appCase{name: "B08 a body cut short, let through by the application", app: readAll, want: "400",
 			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes, got 3"},
 		appCase{name: "C01 a body whose Len panics", want: "500", closes: 1, log: failed + ": no length",
