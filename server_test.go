@@ -8066,15 +8066,21 @@ func TestSoak(t *testing.T) {
 
 // ---------------------------------------------------------------- Fuzzing
 
-// FuzzReadRequest: whatever comes, the parser does not panic, gives the same for slow
-// bytes, lets nothing into environ that could be taken for a line end, and what it
-// accepts means the same when it is written out again.
-func FuzzReadRequest(f *testing.F) {
+// addRows begins a fuzzer's corpus with what the rows send.
+func addRows(f *testing.F) {
 	for _, row := range allRows() {
 		if len(row.send) < 5000 {
 			f.Add([]byte(row.send))
 		}
 	}
+}
+
+// FuzzReadRequest: whatever comes, the parser does not panic, gives the same for slow
+// bytes, lets nothing into environ that could be taken for a line end, and what it
+// accepts means the same when it is written out again.
+func FuzzReadRequest(f *testing.F) {
+	addRows(f)
+	ours := regexp.MustCompile(`^(wsgi|rawsgi)\.[a-z_]+$`)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		request, content, err := parse(bytes.NewReader(data))
 		slow, slowContent, slowErr := parse(iotest.OneByteReader(bytes.NewReader(data)))
@@ -8087,38 +8093,27 @@ func FuzzReadRequest(f *testing.F) {
 		}
 		environ := newEnviron(request, memoryAddr, memoryAddr)
 		for key, value := range environ {
-			if text, _ := value.(string); strings.ContainsAny(key+text, "\r\n\x00") {
-				t.Errorf("%q: %q", key, text)
-			}
-			if _, ok := value.(string); !ok && !strings.Contains(key, ".") { // E15
-				t.Errorf("%q is no string", key)
-			}
-			known := strings.HasPrefix(key, "HTTP_") || slices.Contains(cgiNames, key)
-			if !known && !regexp.MustCompile(`^(wsgi|rawsgi)\.[a-z_]+$`).MatchString(key) { // E19
-				t.Errorf("%q is nobody's key", key)
+			text, isText := value.(string)
+			known := isText && (strings.HasPrefix(key, "HTTP_") || slices.Contains(cgiNames, key)) // E15
+			if !known && !ours.MatchString(key) || strings.ContainsAny(key+text, "\r\n\x00") {     // E19
+				t.Errorf("%q: %q", key, value)
 			}
 		}
-		again, _, err := parse(strings.NewReader(serialise(request) + string(content)))
+		text := fmt.Sprintf("%s %s %s\r\n", request.Method, request.Target, request.Version)
+		if request.Version == "HTTP/0.9" {
+			text = "GET " + request.Target
+		}
+		for _, field := range request.Header {
+			text += fmt.Sprintf("%s: %s\r\n", field.Name, field.Value)
+		}
+		again, _, err := parse(strings.NewReader(text + "\r\n" + string(content)))
 		if err != nil {
-			t.Fatalf("%q is refused: %v", serialise(request), err)
+			t.Fatalf("%q is refused: %v", text, err)
 		}
 		if second := newEnviron(again, memoryAddr, memoryAddr); fmt.Sprint(environ) != fmt.Sprint(second) {
 			t.Errorf("%v\nbecame %v", environ, second)
 		}
 	})
-}
-
-// serialise writes a request out again.
-func serialise(request *Request) string {
-	if request.Version == "HTTP/0.9" {
-		return "GET " + request.Target + "\r\n"
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s\r\n", request.Method, request.Target, request.Version)
-	for _, field := range request.Header {
-		fmt.Fprintf(&b, "%s: %s\r\n", field.Name, field.Value)
-	}
-	return b.String() + "\r\n"
 }
 
 // stricter are the rules by which we refuse what net/http's parser reads; its server, which
@@ -8129,36 +8124,35 @@ var (
 		"501 RFC 9112 §6.1":                  "Transfer-Encoding: they decode chunked and ignore the rest in HTTP/1.0",
 		"501 RFC 9112 §3.2":                  "OPTIONS *: they leave it to a handler",
 		"505 RFC 9110 §15.6.6":               "HTTP/2.0, HTTP/0.9: they leave it to their server",
-		"400 RFC 9112 §3.2":                  "Host is checked, targets begin with / or http://host, without control characters",
+		"400 RFC 9112 §3.2":                  "Host is checked, targets begin with / or http://host",
 		"400 RFC 9112 §5.2":                  "folded lines: they join them",
 		"400 RFC 9112 §5.1":                  "a space before the colon: they leave it to their server",
 		"400 RFC 9110 §5.5":                  "control characters in values: they leave it to their server",
 		"400 RFC 9110 §5.3":                  "two equal Content-Lengths, two Content-Types: they take the first",
 		"400 RFC 9112 §2.2":                  "mixed line ends, CR within a line",
 		"400 RFC 3986 §2.1, RFC 3875 §4.1.5": "escaped control characters in a path",
-		"413 RFC 9110 §15.5.14":              "a limit",
-		"414 RFC 9110 §15.5.15":              "a limit",
-		"431 RFC 9110 §15.5.15":              "a limit",
-		"431 RFC 6585 §5":                    "a limit",
+		"413 RFC 9110 §15.5.14":              "a limit", "414 RFC 9110 §15.5.15": "a limit",
+		"431 RFC 9110 §15.5.15": "a limit", "431 RFC 6585 §5": "a limit",
 	}
-	looser = []string{
-		"malformed HTTP request", // HTTP/0.9, and an empty line first
-		"invalid userinfo",       // in http://user@host: it is dropped unread
-		"invalid URL escape",     // %41 in a host is RFC 3986's, they want none of ASCII
-	}
+	looser = regexp.MustCompile("malformed HTTP request|" + // HTTP/0.9, and an empty line first
+		"invalid userinfo|" + // in http://user@host: it is dropped unread
+		"invalid URL escape") // %41 in a host is RFC 3986's, they want none of ASCII
 )
 
 // FuzzAgainstNetHTTP: our parser and Go's read the same in each request that both accept,
 // and where one of them refuses, the difference is one of those that are listed.
 func FuzzAgainstNetHTTP(f *testing.F) {
-	for _, row := range allRows() {
-		if len(row.send) < 5000 {
-			f.Add([]byte(row.send))
-		}
-	}
+	addRows(f)
+	// They leave a fragment to the url package, and we cut it off.
+	fragment := regexp.MustCompile(`^([^ \n]* [^ #\n]*)#[^ \n]*`)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		ours, content, ourErr := parse(bytes.NewReader(data))
-		theirs, theirContent, theirErr := parseLikeGo(data)
+		var theirContent []byte
+		data = fragment.ReplaceAll(data, []byte("$1"))
+		theirs, theirErr := http.ReadRequest(bufio.NewReader(bytes.NewReader(data)))
+		if theirErr == nil {
+			theirContent, theirErr = io.ReadAll(theirs.Body)
+		}
 		var refusal *Refusal
 		switch {
 		case ourErr != nil && theirErr != nil:
@@ -8169,60 +8163,32 @@ func FuzzAgainstNetHTTP(f *testing.F) {
 				t.Errorf("only net/http reads it; our rule is %s: %v", rule, ourErr)
 			}
 		case theirErr != nil:
-			if !slices.ContainsFunc(looser, func(s string) bool { return strings.Contains(theirErr.Error(), s) }) {
+			if !looser.MatchString(theirErr.Error()) {
 				t.Errorf("only we read it: %+v; they say %v", ours, theirErr)
 			}
 		case ours != nil:
-			if a, b := summary(ours, content), goSummary(theirs, theirContent); a != b {
+			header, host := http.Header{}, ours.Authority
+			for _, field := range ours.Header {
+				if !strings.EqualFold(field.Name, "Host") {
+					header.Add(field.Name, field.Value)
+				} else if host == "" {
+					host = field.Value
+				}
+			}
+			const form = "%s %q %q %s %q %q %q"
+			a := fmt.Sprintf(form, ours.Method, ours.Path, ours.Query, ours.Version, host, header, content)
+			b := fmt.Sprintf(form, theirs.Method, cmp.Or(theirs.URL.Path, "/"), theirs.URL.RawQuery,
+				theirs.Proto, theirs.Host, theirs.Header, theirContent)
+			if a != b {
 				t.Errorf("ours:   %s\ntheirs: %s", a, b)
 			}
 		}
 	})
 }
 
-// parseLikeGo reads a request as net/http does, but for its fragment, which that leaves to
-// the url package and we cut off.
-func parseLikeGo(data []byte) (*http.Request, []byte, error) {
-	data = regexp.MustCompile(`^([^ \n]* [^ #\n]*)#[^ \n]*`).ReplaceAll(data, []byte("$1"))
-	request, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(data)))
-	if err != nil {
-		return nil, nil, err
-	}
-	content, err := io.ReadAll(request.Body)
-	return request, content, err
-}
-
-// summary says what a request means, and goSummary says it of one of net/http's.
-func summary(q *Request, content []byte) string {
-	header := http.Header{}
-	for _, field := range q.Header {
-		if !strings.EqualFold(field.Name, "Host") {
-			header.Add(field.Name, field.Value)
-		}
-	}
-	host, _ := lookup(q.Header, "Host")
-	if q.Authority != "" {
-		host = q.Authority
-	}
-	return fmt.Sprintf("%s %q %q %s %q %q %q", q.Method, q.Path, q.Query, q.Version, host, header, content)
-}
-
-func goSummary(q *http.Request, content []byte) string {
-	path := q.URL.Path
-	if path == "" {
-		path = "/"
-	}
-	return fmt.Sprintf("%s %q %q %s %q %q %q", q.Method, path, q.URL.RawQuery, q.Proto, q.Host,
-		q.Header, content)
-}
-
 // FuzzRecord: whatever comes, the record fits the bytes and environ.
 func FuzzRecord(f *testing.F) {
-	for _, row := range allRows() {
-		if len(row.send) < 5000 {
-			f.Add([]byte(row.send))
-		}
-	}
+	addRows(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkEvents(t, string(data), told(hello, string(data), true))
 	})
