@@ -6467,9 +6467,8 @@ func startOther(t *testing.T, name, command string) (addr string) {
 		return start(t, showEnviron).addr
 	case "net/http":
 		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-		server := &http.Server{Handler: http.HandlerFunc(environHandler), ErrorLog: log.New(io.Discard, "", 0)}
-		go server.Serve(l)
-		t.Cleanup(func() { server.Close() })
+		t.Cleanup(func() { l.Close() })
+		go netHTTP(environHandler)(l)
 		return l.Addr().String()
 	}
 	addr = freeAddr(t)
@@ -8232,35 +8231,30 @@ func FuzzStartResponse(f *testing.F) {
 // Benchmarks compare contestants that take turns in one run, and report ratios: the time
 // of a machine says little, and what else it does changes between runs.
 
+// A contestant does something n times.
+type contestant struct {
+	name string
+	do   func(n int)
+}
+
 // compare lets the contestants take turns until each has done its b.N parts, and reports the
 // time of the first, and its ratio to each other one.
-func compare(b *testing.B, names []string, do func(contestant, n int)) {
+func compare(b *testing.B, contestants ...contestant) {
 	const turns = 20
-	times := make([]time.Duration, len(names))
+	times := make([]time.Duration, len(contestants))
 	b.ResetTimer()
 	for turn := range turns {
-		n := b.N*(turn+1)/turns - b.N*turn/turns
-		for i := range names {
+		for i, c := range contestants {
 			begin := time.Now()
-			do(i, n)
+			c.do(b.N*(turn+1)/turns - b.N*turn/turns)
 			times[i] += time.Since(begin)
 		}
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(times[0].Nanoseconds())/float64(b.N), "ns/op")
-	for i, name := range names[1:] {
-		b.ReportMetric(float64(times[0])/float64(times[i+1]), "×"+name)
+	for i, c := range contestants[1:] {
+		b.ReportMetric(float64(times[0])/float64(times[i+1]), "×"+c.name)
 	}
-}
-
-// netHTTP answers as hello does.
-func netHTTP() *http.Server {
-	return &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(
-		func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.Header().Set("Server", software)
-			io.WriteString(w, "Hello, World!\n")
-		})}
 }
 
 // quiet makes a server without logs.
@@ -8270,15 +8264,67 @@ func quiet(application Application) *Server {
 	return s
 }
 
+// netHTTP makes one of net/http's.
+func netHTTP(handler http.HandlerFunc) func(net.Listener) {
+	server := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: handler}
+	return func(l net.Listener) { server.Serve(l) }
+}
+
+// helloLikeGo answers as hello does.
+func helloLikeGo(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Server", software)
+	io.WriteString(w, "Hello, World!\n")
+}
+
+// overTCP makes a contestant of a server. So many clients at once open a connection for each do.
+func overTCP(b *testing.B, name string, serve func(net.Listener), clients int,
+	do func(net.Conn) error) contestant {
+	l := must(listen("127.0.0.1:0"))(b)
+	b.Cleanup(func() { l.Close() })
+	go serve(l)
+	dialer := net.Dialer{KeepAlive: -1}
+	return contestant{name, func(n int) {
+		var next atomic.Int64
+		together(clients, func() {
+			for next.Add(1) <= int64(n) && !b.Failed() {
+				c, err := dialer.Dial("tcp", l.Addr().String())
+				if err == nil {
+					err = do(c)
+					c.Close()
+				}
+				if err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}}
+}
+
+// getHello does a request, and readHello reads the answer.
+func getHello(c net.Conn) error {
+	io.WriteString(c, request) // without it, there is no answer
+	return readHello(c)
+}
+
+func readHello(c net.Conn) error {
+	reply, err := io.ReadAll(c)
+	if !bytes.HasSuffix(reply, []byte("World!\n")) {
+		return fmt.Errorf("got %q, %v", reply, err)
+	}
+	return err
+}
+
 // request has one header field. Each more costs two allocations: its line, and its value
 // in the map.
-const request = "GET /?a=4 HTTP/1.0\r\nHost: 127.0.0.1:8000\r\n\r\n"
+const request = "GET /hello?a=4 HTTP/1.0\r\nHost: 127.0.0.1:8000\r\n\r\n"
 
 // A memoryConn is a connection in memory. As on a real one, a read beyond the request
-// waits: until a deadline in the past ends it, as net/http does, or the connection closes.
+// waits: until a deadline in the past ends it, as net/http does, or wake is closed.
 type memoryConn struct {
 	in     strings.Reader
 	out    int
+	waits  func() // if set, is called before that
 	wake   chan bool
 	closed chan bool
 }
@@ -8286,11 +8332,16 @@ type memoryConn struct {
 var memoryAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8000}
 
 func (c *memoryConn) Read(p []byte) (int, error) {
-	if c.in.Len() == 0 {
-		<-c.wake
+	if c.in.Len() > 0 {
+		return c.in.Read(p)
+	}
+	if c.waits != nil {
+		c.waits()
+	}
+	if <-c.wake {
 		return 0, os.ErrDeadlineExceeded
 	}
-	return c.in.Read(p)
+	return 0, io.EOF
 }
 
 func (c *memoryConn) SetReadDeadline(t time.Time) error {
@@ -8307,72 +8358,58 @@ func (c *memoryConn) RemoteAddr() net.Addr             { return memoryAddr }
 func (c *memoryConn) SetDeadline(time.Time) error      { return nil }
 func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
 
-// A memoryListener accepts the connections that are put into it.
+// A memoryListener accepts the connections that are put into it, until the benchmark ends.
 type memoryListener struct {
-	conns  chan net.Conn
-	closed chan bool
-	once   sync.Once
+	conns chan net.Conn
+	over  context.Context
 }
 
-func newMemoryListener() *memoryListener {
-	return &memoryListener{conns: make(chan net.Conn), closed: make(chan bool)}
+// listenInMemory starts a server that gets its connections in memory.
+func listenInMemory(b *testing.B, serve func(net.Listener)) chan net.Conn {
+	l := memoryListener{make(chan net.Conn), b.Context()}
+	go serve(l)
+	return l.conns
 }
 
-func (l *memoryListener) Accept() (net.Conn, error) {
+func (l memoryListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
-	case <-l.closed:
+	case <-l.over.Done():
 		return nil, net.ErrClosed
 	}
 }
 
-func (l *memoryListener) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
-func (l *memoryListener) Addr() net.Addr { return memoryAddr }
+func (l memoryListener) Close() error   { return nil }
+func (l memoryListener) Addr() net.Addr { return memoryAddr }
 
 // BenchmarkExchange has one request answered over a connection in memory: by serveConn
 // itself, and by Serve, which adds what net/http cannot be measured without, a listener
 // and a goroutine for each connection.
 func BenchmarkExchange(b *testing.B) {
-	server, ours, theirs := quiet(hello), newMemoryListener(), newMemoryListener()
-	go server.Serve(ours)
-	go netHTTP().Serve(theirs)
-	defer ours.Close()
-	defer theirs.Close()
-	exchange := func(n int, connect func(*memoryConn)) {
+	exchanges := func(name string, connect func(net.Conn)) contestant {
 		c := &memoryConn{closed: make(chan bool, 1), wake: make(chan bool, 1)}
-		for range n {
-			c.out = 0
-			c.in.Reset(request)
-			connect(c)
-			if <-c.closed; c.out < 100 {
-				b.Fatalf("%d bytes", c.out)
+		return contestant{name, func(n int) {
+			for range n {
+				c.out = 0
+				c.in.Reset(request)
+				connect(c)
+				if <-c.closed; c.out < 100 {
+					b.Fatalf("%d bytes", c.out)
+				}
 			}
-		}
+		}}
 	}
-	direct := func(n int) { exchange(n, func(c *memoryConn) { server.serveConn(c) }) }
-	through := func(l *memoryListener) func(int) {
-		return func(n int) { exchange(n, func(c *memoryConn) { l.conns <- c }) }
-	}
-	direct(1) // so that Serve has begun
-	for name, contestant := range map[string]func(int){"serveConn": direct, "Serve": through(ours)} {
-		b.Run(name, func(b *testing.B) {
-			compare(b, []string{name, "net/http"}, func(i, n int) {
-				[]func(int){contestant, through(theirs)}[i](n)
-			})
-		})
-	}
-	watchedServer := quiet(watched("hello", hello))
-	watchedServer.Watch = watchQuietly
-	b.Run("traced", func(b *testing.B) {
-		compare(b, []string{"traced", "untraced"}, func(i, n int) {
-			exchange(n, func(c *memoryConn) { []*Server{watchedServer, server}[i].serveConn(c) })
-		})
-	})
-	b.Run("allocations", func(b *testing.B) {
-		b.ReportAllocs()
-		direct(b.N)
-	})
+	watching := quiet(watched("hello", hello))
+	watching.Watch = watchQuietly
+	ours, theirs := listenInMemory(b, quiet(hello).Serve), listenInMemory(b, netHTTP(helloLikeGo))
+	direct := exchanges("untraced", quiet(hello).serveConn)
+	through := exchanges("", func(c net.Conn) { ours <- c })
+	yardstick := exchanges("net/http", func(c net.Conn) { theirs <- c })
+	b.Run("serveConn", func(b *testing.B) { compare(b, direct, yardstick) })
+	b.Run("Serve", func(b *testing.B) { compare(b, through, yardstick) })
+	b.Run("traced", func(b *testing.B) { compare(b, exchanges("", watching.serveConn), direct) })
+	b.Run("allocations", func(b *testing.B) { b.ReportAllocs(); direct.do(b.N) })
 }
 
 // canned accepts, reads once, writes a fixed answer and closes: no server does less.
@@ -8398,86 +8435,34 @@ func canned(l net.Listener) {
 //
 //	taskset -c 0 go test -run '^$' -bench Serve -benchtime 40000x .
 func BenchmarkServe(b *testing.B) {
-	ours, theirs := must(listen("127.0.0.1:0"))(b), must(net.Listen("tcp", "127.0.0.1:0"))(b)
-	fixed := must(listen("127.0.0.1:0"))(b)
-	listeners := []net.Listener{ours, fixed, theirs}
-	for _, l := range listeners {
-		defer l.Close()
-	}
-	go quiet(hello).Serve(ours)
-	go canned(fixed)
-	go netHTTP().Serve(theirs)
-	compare(b, []string{"ours", "canned", "net/http"}, func(i, n int) {
-		load(b, listeners[i].Addr().String(), n)
-	})
+	compare(b, overTCP(b, "ours", quiet(hello).Serve, 64, getHello),
+		overTCP(b, "canned", canned, 64, getHello),
+		overTCP(b, "net/http", netHTTP(helloLikeGo), 64, getHello))
 }
-
-// load has 64 clients send n requests in all.
-func load(b *testing.B, addr string, n int) {
-	var next atomic.Int64
-	dialer := net.Dialer{KeepAlive: -1}
-	together(64, func() {
-		reply := make([]byte, 4096)
-		for next.Add(1) <= int64(n) {
-			c, err := dialer.Dial("tcp", addr)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			io.WriteString(c, request)
-			size, err := io.ReadFull(c, reply)
-			if c.Close(); err != io.ErrUnexpectedEOF || !bytes.HasSuffix(reply[:size], []byte("World!\n")) {
-				b.Errorf("got %q, %v", reply[:size], err)
-				return
-			}
-		}
-	})
-}
-
-// A stalledConn sends part of a head and then nothing. It tells when the server waits for
-// more, which is when its memory is counted.
-type stalledConn struct {
-	memoryConn
-	waiting *sync.WaitGroup
-	over    chan bool
-}
-
-func (c *stalledConn) Read(p []byte) (int, error) {
-	if c.in.Len() > 0 {
-		return c.in.Read(p)
-	}
-	c.waiting.Done()
-	<-c.over
-	return 0, io.EOF
-}
-
-func (c *stalledConn) SetReadDeadline(time.Time) error { return nil }
 
 // BenchmarkMemory measures what a connection costs that has sent part of a head: heap and
 // stack, without the system's own buffers.
 func BenchmarkMemory(b *testing.B) {
 	const conns = 2000
-	measure := func(serve func(net.Listener)) float64 {
-		l, waiting, over := newMemoryListener(), &sync.WaitGroup{}, make(chan bool)
-		go serve(l)
+	measure := func(l chan net.Conn) (used float64) {
+		var waiting sync.WaitGroup // until the server waits for more of each head
 		waiting.Add(conns)
-		before := memoryInUse()
+		wake, goroutines, before := make(chan bool), runtime.NumGoroutine(), memoryInUse()
 		for range conns {
-			c := &stalledConn{waiting: waiting, over: over}
-			c.closed = make(chan bool, 9)
+			c := &memoryConn{waits: sync.OnceFunc(waiting.Done), wake: wake, closed: make(chan bool, 9)}
 			c.in.Reset("GET / HTTP/1.0\r\nHost: 127.0.0.1")
-			l.conns <- c
+			l <- c
 		}
 		waiting.Wait()
-		used := int64(memoryInUse() - before) // less than nothing if old garbage went, too
-		close(over)
-		l.Close()
-		return float64(used) / conns
+		used = float64(memoryInUse()-before) / conns
+		close(wake)
+		eventually(b, "the end of all", func() bool { return runtime.NumGoroutine() <= goroutines })
+		return used
 	}
-	var ours, theirs float64
+	ours, theirs := 0.0, 0.0
 	for range b.N {
-		ours += measure(quiet(hello).Serve)
-		theirs += measure(func(l net.Listener) { netHTTP().Serve(l) })
+		ours += measure(listenInMemory(b, quiet(hello).Serve))
+		theirs += measure(listenInMemory(b, netHTTP(helloLikeGo)))
 	}
 	b.ReportMetric(ours/float64(b.N), "bytes/conn")
 	b.ReportMetric(ours/theirs, "×net/http")
@@ -8497,114 +8482,78 @@ func memoryInUse() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
+// transferred is what an upload and a download move.
+const transferred = 512 << 20
+
 // BenchmarkUpload sends 512 MiB to an application that reads and forgets them, as the
 // reading half of echo does. Run it on one CPU, like BenchmarkServe:
 //
 //	taskset -c 0 go test -run '^$' -bench 'load' -benchtime 40x .
 func BenchmarkUpload(b *testing.B) {
-	const size = 512 << 20
-	reading := func(environ Environ, startResponse StartResponse) Body {
+	app := func(environ Environ, startResponse StartResponse) Body {
 		for range readBlocks(environ["wsgi.input"].(io.Reader), pieceSize) {
 		}
 		return hello(environ, startResponse)
 	}
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := func(w http.ResponseWriter, r *http.Request) {
 		io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 32*1024)) // as io.Copy would
-		io.WriteString(w, "Hello, World!\n")
-	})
+		helloLikeGo(w, r)
+	}
 	block := make([]byte, 256*1024)
-	transfer(b, size, reading, handler, func(c net.Conn) {
-		fmt.Fprintf(c, "POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", size)
-		for range size / len(block) {
+	upload := func(c net.Conn) error {
+		fmt.Fprintf(c, "POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", transferred)
+		for range transferred / len(block) {
 			must(c.Write(block))(b)
 		}
-		if reply := must(io.ReadAll(c))(b); !bytes.HasSuffix(reply, []byte("Hello, World!\n")) {
-			b.Errorf("got %q", reply)
-		}
-	})
+		return readHello(c)
+	}
+	b.SetBytes(transferred)
+	compare(b, overTCP(b, "ours", quiet(app).Serve, 1, upload),
+		overTCP(b, "net/http", netHTTP(handler), 1, upload))
 }
 
 // BenchmarkDownload fetches a file of 512 MiB through wsgi.file_wrapper.
 func BenchmarkDownload(b *testing.B) {
-	const size = 512 << 20
 	path := filepath.Join(b.TempDir(), "file")
-	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	wrapped := func(environ Environ, startResponse StartResponse) Body {
+	writeFile(b, path, string(make([]byte, transferred)))
+	app := func(environ Environ, startResponse StartResponse) Body {
 		startResponse("200 OK", textPlain)
 		return newFileWrapper(must(os.Open(path))(b))
 	}
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFile(w, r, path)
-	})
+	handler := func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }
 	block := make([]byte, 256*1024)
-	transfer(b, size, wrapped, handler, func(c net.Conn) {
-		io.WriteString(c, get())
+	download := func(c net.Conn) error {
+		io.WriteString(c, request)
 		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, block)
-		if err != nil || n < size {
-			b.Errorf("%d bytes, %v", n, err)
+		if n < transferred {
+			return fmt.Errorf("%d bytes, %v", n, err)
 		}
-	})
+		return err
+	}
+	b.SetBytes(transferred)
+	compare(b, overTCP(b, "ours", quiet(app).Serve, 1, download),
+		overTCP(b, "net/http", netHTTP(handler), 1, download))
 }
 
-// transfer compares our server to net/http's over TCP, an exchange of many bytes at a
-// time, and reports what ours allocated: bytes that it never held cannot pile up.
-func transfer(b *testing.B, size int64, app Application, handler http.Handler, do func(net.Conn)) {
-	ours, theirs := must(listen("127.0.0.1:0"))(b), must(net.Listen("tcp", "127.0.0.1:0"))(b)
-	defer ours.Close()
-	defer theirs.Close()
-	go quiet(app).Serve(ours)
-	go http.Serve(theirs, handler)
-	var allocated uint64
-	listeners := []net.Listener{ours, theirs}
-	b.SetBytes(size)
-	compare(b, []string{"ours", "net/http"}, func(i, n int) {
-		for range n {
-			before := totalAlloc()
-			c := must(net.Dial("tcp", listeners[i].Addr().String()))(b)
-			do(c)
-			c.Close()
-			if i == 0 {
-				allocated += totalAlloc() - before
-			}
-		}
-	})
-	b.ReportMetric(float64(allocated)/float64(b.N), "allocated-B")
-}
-
-// BenchmarkGateways has one application answer in this process, through the proxy, and as
+// BenchmarkGateways compares a call in this process with the same through the proxy, and as
 // a CGI program that is started for each request.
 func BenchmarkGateways(b *testing.B) {
-	script := filepath.Join(b.TempDir(), "self")
-	if out, err := exec.Command("go", "build", "-o", script, ".").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
-	python := filepath.Join(b.TempDir(), "app.py")
-	if err := os.WriteFile(python, []byte("#!/usr/bin/python3"+`
+	script, python := filepath.Join(b.TempDir(), "self"), filepath.Join(b.TempDir(), "app.py")
+	must(exec.Command("go", "build", "-o", script, ".").CombinedOutput())(b)
+	must(0, os.WriteFile(python, []byte("#!/usr/bin/python3"+`
 from wsgiref.handlers import CGIHandler
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"Hello, World!\n"]
 CGIHandler().run(app)
-`), 0o700); err != nil {
-		b.Fatal(err)
-	}
-	direct := start(b, must(choose(applications(Config{}), "gallery", "", false))(b))
-	addrs := []string{direct.addr, start(b, newProxy(direct.addr, time.Minute)).addr,
-		start(b, newCGI(script, time.Minute, 0)).addr, start(b, newCGI(python, time.Minute, 0)).addr}
-	times := make([]time.Duration, len(addrs))
-	b.ResetTimer()
-	for range b.N {
-		for i, addr := range addrs {
-			begin := time.Now()
-			if reply := ask(b, addr, "GET /hello HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "World!\n") {
-				b.Fatalf("got %q", reply)
-			}
-			times[i] += time.Since(begin)
-		}
-	}
-	for i, name := range []string{"proxy", "CGI", "Python-CGI"} {
-		b.ReportMetric(float64(times[i+1])/float64(times[0]), name+"/in-process")
+`), 0o700))(b)
+	gallery := must(choose(applications(Config{}), "gallery", "", false))(b)
+	upstream := start(b, gallery).addr
+	direct := overTCP(b, "in-process", quiet(gallery).Serve, 1, getHello)
+	for name, app := range map[string]Application{"proxy": newProxy(upstream, time.Minute),
+		"CGI": newCGI(script, time.Minute, 0), "Python-CGI": newCGI(python, time.Minute, 0)} {
+		b.Run(name, func(b *testing.B) {
+			compare(b, overTCP(b, name, quiet(app).Serve, 1, getHello), direct)
+		})
 	}
 }
