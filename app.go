@@ -1871,19 +1871,15 @@ var sentences = map[string]string{
 	"limit":    "the rest is not shown",
 }
 
-// fill puts the fields of an event into a sentence, or into a line of the narrator.
-func (e event) fill(sentence string) string {
+// fill puts the fields of an event, and more names and values, into a sentence.
+func (e event) fill(sentence string, more ...string) string {
 	inQuotes := func(text string) string { return `"` + cut(text, 80) + `"` }
-	bytes := []string{"no byte", fmt.Sprint("byte ", e.From),
-		fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-	return strings.NewReplacer("{layer}", e.Layer, "{key}", e.Key, "{value}", e.Value,
-		"{note}", e.Note, "{quoted}", inQuotes(e.Value), "{was}", inQuotes(e.Note),
-		"{size}", plural(e.Size, "byte"), "{body}", plural(e.Size-e.Head, "byte"),
-		"{headers}", plural(len(e.Headers), "header"), "{keys}", plural(len(e.Environ), "key"),
-		"{from}", strconv.Itoa(e.From), "{rule}", e.Rule, "{data}", quote(string(e.Data)),
-		"{text}", e.Text, "{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", bytes,
-		"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
-		"{outer}", strings.Repeat("│ ", max(0, e.Depth-1))).Replace(sentence)
+	return strings.NewReplacer(append(more, "{layer}", e.Layer, "{key}", e.Key,
+		"{value}", e.Value, "{note}", e.Note, "{quoted}", inQuotes(e.Value),
+		"{was}", inQuotes(e.Note), "{size}", plural(e.Size, "byte"),
+		"{body}", plural(e.Size-e.Head, "byte"), "{headers}", plural(len(e.Headers), "header"),
+		"{keys}", plural(len(e.Environ), "key"), "{from}", strconv.Itoa(e.From),
+		"{rule}", e.Rule)...).Replace(sentence)
 }
 
 // plural returns "1 byte" or "2 bytes".
@@ -2518,7 +2514,12 @@ func (n *narrator) tell(number int, e event) {
 	case "head", "out", "continue":
 		n.printBytes(number, "< ", e.Data)
 	default:
-		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}")))
+		bytes := []string{"no byte", fmt.Sprint("byte ", e.From),
+			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
+		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}"), "{text}", e.Text,
+			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", bytes,
+			"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
+			"{outer}", strings.Repeat("│ ", max(0, e.Depth-1)), "{data}", quote(string(e.Data))))
 	}
 }
 

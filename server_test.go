@@ -7664,10 +7664,11 @@ func TestRecordTells(t *testing.T) {
 	if out := ofKind(seen.events, "head"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
 		t.Errorf("part of a head: %+v", out)
 	}
+	inner := watched("inner", showEnviron)     // a panic leaves both
 	for _, ends := range []bool{true, false} { // told once if somebody reads, otherwise not
 		if refused := ofKind(told(hello, post(10)+"abc", ends), "refused"); len(refused) > 0 ||
-			strings.Count(texts(told(showEnviron, post(10)+"abc", ends)), "\n400 Bad Request: expected 10 body bytes")+
-				strings.Count(texts(told(showEnviron, post(10)+"abc", ends)), "\n408 Request Timeout") != 1 {
+			strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n400 Bad Request: expected 10 body bytes")+
+				strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n408 Request Timeout") != 1 {
 			t.Errorf("nobody read the body: %+v", refused)
 		}
 	}
