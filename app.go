@@ -1728,7 +1728,6 @@ type event struct {
 	Note    string            `json:"note,omitempty"`    // more about the value
 	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
-	Chapter int               `json:"chapter,omitempty"` // of the course, about a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
 	Size    int               `json:"size,omitempty"`    // of Data, which may be cut
 	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
@@ -1774,14 +1773,15 @@ var sentences = map[string]string{
 	"limit":    "the rest is not shown",
 }
 
-// fill puts the fields of an event into a sentence.
-func (e event) fill(sentence string) string {
-	return strings.NewReplacer("{layer}", e.Layer, "{key}", e.Key, "{value}", e.Value,
-		"{note}", e.Note, "{quoted}", inQuotes(e.Value), "{was}", inQuotes(e.Note),
-		"{size}", plural(e.Size, "byte"), "{body}", plural(e.Size-e.Head, "byte"),
-		"{headers}", plural(len(e.Headers), "header"), "{keys}", plural(len(e.Environ), "key"),
-		"{from}", strconv.Itoa(e.From), "{rule}", e.Rule, "{data}", quote(string(e.Data)),
-	).Replace(sentence)
+// fill puts the fields of an event, and more names and values, into a sentence.
+func (e event) fill(sentence string, more ...string) string {
+	inQuotes := func(text string) string { return `"` + cut(text, 80) + `"` }
+	return strings.NewReplacer(append(more, "{layer}", e.Layer, "{key}", e.Key,
+		"{value}", e.Value, "{note}", e.Note, "{quoted}", inQuotes(e.Value),
+		"{was}", inQuotes(e.Note), "{size}", plural(e.Size, "byte"),
+		"{body}", plural(e.Size-e.Head, "byte"), "{headers}", plural(len(e.Headers), "header"),
+		"{keys}", plural(len(e.Environ), "key"), "{from}", strconv.Itoa(e.From),
+		"{rule}", e.Rule)...).Replace(sentence)
 }
 
 // plural returns "1 byte" or "2 bytes".
@@ -1800,25 +1800,22 @@ func cut(text string, n int) string {
 	return string([]rune(text)[:max(0, n-1)]) + "…"
 }
 
-// inQuotes returns the beginning of a text that is printable already.
-func inQuotes(text string) string { return `"` + cut(text, 80) + `"` }
-
-// A recorder makes the events of one exchange.
+// A recorder makes the events of one exchange. An application may have goroutines, so that
+// add may be called by several; what the others note, only one at a time reads or writes.
 type recorder struct {
-	mu       sync.Mutex // an application may have goroutines
+	mu       sync.Mutex
 	emit     func(event)
 	now      func() time.Time
 	begin    time.Time
 	last     int64             // when the last event was
-	logs     bool              // lines of the log are events, too
+	logs     bool              // lines of wsgi.errors are events, too
 	head     []byte            // bytes received, until they are parsed
 	received int               // bytes in all
 	parsed   bool              // the head
 	refused  bool              // the request
 	drains   bool              // our half is closed: nobody reads what comes
 	environ  map[string]string // as it was seen last
-	status   string            // stored by startResponse
-	headers  []Header          // as well
+	stored   event             // the call of startResponse that the gateway goes by
 	headSent bool
 	sent     int // bytes
 }
@@ -1831,11 +1828,6 @@ func newRecorder(now func() time.Time, emit func(event)) *recorder {
 func (t *recorder) add(e event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.put(e)
-}
-
-// put is add for those that hold t.mu.
-func (t *recorder) put(e event) {
 	e.At = t.now().Sub(t.begin).Microseconds()
 	e.Pause, t.last = time.Duration(e.At-t.last)*time.Microsecond, e.At
 	e.Value, e.Note = cut(e.Value, longValue), cut(e.Note, longValue)
@@ -1851,7 +1843,7 @@ func (t *recorder) watch(c net.Conn, application Application) (
 		from = " from " + net.JoinHostPort(host, port)
 	}
 	t.add(event{Kind: "accept", Note: from})
-	return &tap{c, c, c, t}, watchedGateway(t, application), t.onHead
+	return &tap{c, c, c, t}, t.watchedGateway(application), t.onHead
 }
 
 // A tap records what passes through a connection, or through the two streams of a CGI
@@ -1865,20 +1857,14 @@ type tap struct {
 
 func (c *tap) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
-	if n > 0 {
-		c.onRead(p[:n])
-	}
-	if err != io.EOF || c.Conn != nil {
-		c.onError("reading", err)
-	}
+	c.onRead(p[:n])
+	c.onError("reading", err)
 	return n, err
 }
 
 func (c *tap) Write(p []byte) (int, error) {
 	n, err := c.out.Write(p)
-	if n > 0 {
-		c.onWrite(p[:n])
-	}
+	c.onWrite(p[:n])
 	c.onError("writing", err)
 	return n, err
 }
@@ -1902,19 +1888,16 @@ func (c *tap) CloseWrite() error {
 		return errors.ErrUnsupported
 	}
 	c.add(event{Kind: "drain"})
-	c.mu.Lock()
 	c.drains = true
-	c.mu.Unlock()
 	return half.CloseWrite()
 }
 
 // SetLinger asks for a reset in place of an end, where there are resets.
 func (c *tap) SetLinger(seconds int) error {
-	tcp, ok := c.Conn.(interface{ SetLinger(int) error })
-	if !ok {
-		return errors.ErrUnsupported
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return tcp.SetLinger(seconds)
 	}
-	return tcp.SetLinger(seconds)
+	return errors.ErrUnsupported
 }
 
 func (c *tap) Close() error {
@@ -1924,25 +1907,25 @@ func (c *tap) Close() error {
 
 // onError records how reading or writing has failed, if it has.
 func (t *recorder) onError(what string, err error) {
-	if err == nil {
+	kind := "broken"
+	switch {
+	case err == nil:
 		return
+	case err == io.EOF:
+		kind = "eof"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		kind = "timeout"
 	}
-	e := event{Kind: "broken", Note: what, Value: err.Error()}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		e.Kind = "timeout"
-	} else if err == io.EOF {
-		e.Kind = "eof"
-	}
-	t.add(e)
+	t.add(event{Kind: kind, Note: what, Value: err.Error()})
 }
 
 // onRead records bytes from the client.
 func (t *recorder) onRead(p []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	if len(p) == 0 {
+		return
+	}
 	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
-	t.received = e.To
-	if t.drains {
+	if t.received = e.To; t.drains {
 		e.Kind = "drained"
 	} else {
 		e.Data = bytes.Clone(p)
@@ -1950,34 +1933,34 @@ func (t *recorder) onRead(p []byte) {
 	if !t.parsed {
 		t.head = append(t.head, p...)
 	}
-	t.put(e)
+	t.add(e)
 }
 
 // onWrite records bytes to the client: first the head, and why it has a Content-Length.
 func (t *recorder) onWrite(p []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	e := event{Kind: "out", Size: len(p), Data: bytes.Clone(p)}
-	if head, _, _ := strings.Cut(string(p), "\r\n\r\n"); t.headSent {
-	} else if strings.HasPrefix(head, "HTTP/1.1 100 ") {
+	switch head, _, _ := strings.Cut(string(p), "\r\n\r\n"); {
+	case len(p) == 0:
+		return
+	case t.headSent:
+	case strings.HasPrefix(head, "HTTP/1.1 100 "):
 		e.Kind = "continue"
-	} else {
-		e.Kind, e.Head = "head", min(len(head)+len("\r\n\r\n"), len(p))
-		t.headSent = true
-		t.put(event{Kind: "length", Note: t.lengthReason(head)})
+	default:
+		e.Kind, e.Head, t.headSent = "head", min(len(head)+len("\r\n\r\n"), len(p)), true
+		t.add(event{Kind: "length", Note: t.lengthReason(head)})
 	}
 	t.sent += len(p)
-	t.put(e)
+	t.add(e)
 }
 
 // lengthReason says why a head has a Content-Length, or has none.
 func (t *recorder) lengthReason(head string) string {
-	first, _, _ := strings.Cut(head, "\r\n")
-	_, status, _ := strings.Cut(first, " ")
-	_, after, given := strings.Cut(head, "\r\nContent-Length: ")
+	first, fields, _ := strings.Cut(head, "\r\n")
+	_, after, given := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
 	length, _, _ := strings.Cut(after, "\r\n")
-	switch _, own := lookup(t.headers, "Content-Length"); {
-	case status != t.status:
+	_, own := lookup(t.stored.Headers, "Content-Length")
+	switch _, status, _ := strings.Cut(first, " "); {
+	case status != t.stored.Value:
 		return "is the gateway's own: its Content-Length is " + length
 	case strings.HasPrefix(status, "204") || strings.HasPrefix(status, "304"):
 		return "gets no Content-Length: " + status + " has no body"
@@ -1990,19 +1973,26 @@ func (t *recorder) lengthReason(head string) string {
 		"the connection ends it"
 }
 
+// headLine matches each line of a head, maybe with its CR.
+var headLine = regexp.MustCompile(`(?m)^.*$`)
+
 // onHead records what the parser has made of a head: which bytes became which key, and
 // where the body begins or which byte was refused.
 func (t *recorder) onHead(q *Request, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.parsed, t.headSent = true, q.Version == "HTTP/0.9" // whose answer has no head
 	head := string(t.head)
-	lines := lineSpans(head)
-	if q.Version != "" { // otherwise the request line is refused
-		t.putLine(q, lines[0].from)
+	lines := headLine.FindAllStringIndex(head, -1)
+	if strings.HasPrefix(head, "\n") || strings.HasPrefix(head, "\r\n") {
+		lines = lines[1:] // an empty line may come before the request line
 	}
-	for i := range q.Header {
-		t.putField(q, i, lines[i+1])
+	if q.Version != "" { // otherwise the request line is refused
+		t.addLine(q, lines[0][0])
+	}
+	environ := Environ{}
+	for i, field := range q.Header {
+		from, to := lines[i+1][0], lines[i+1][1]
+		text := strings.TrimSuffix(head[from:to], "\r")
+		t.addField(q, environ, field, event{From: from, To: from + len(text)})
 	}
 	refusal, refused := err.(*Refusal)
 	length, n := lookup(q.Header, "Content-Length")
@@ -2011,32 +2001,16 @@ func (t *recorder) onHead(q *Request, err error) {
 		from := badByte(q, refusal, head, lines)
 		t.refuse(refusal, from, from+max(0, len(refusal.Line)-refusal.Offset))
 	case err != nil:
-		t.put(event{Kind: "silent"})
+		t.add(event{Kind: "silent"})
 	case q.Length > 0:
-		from := lines[len(q.Header)+1].next
-		t.put(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
+		from := lines[len(q.Header)+2][0]
+		t.add(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
 			Value: length + " bytes"})
 	case n > 0:
-		t.put(event{Kind: "no body", Note: "a Content-Length of 0"})
+		t.add(event{Kind: "no body", Note: "a Content-Length of 0"})
 	default:
-		t.put(event{Kind: "no body", Note: "no Content-Length"})
+		t.add(event{Kind: "no body", Note: "no Content-Length"})
 	}
-}
-
-// A span is a line: its first byte, the one after its text, and the next line's first.
-type span struct{ from, to, next int }
-
-// lineSpans finds the lines of a head, without an empty line ahead of it.
-func lineSpans(head string) (lines []span) {
-	at := 0
-	for line := range strings.Lines(head) {
-		text := strings.TrimSuffix(strings.TrimSuffix(line, "\r\n"), "\n")
-		if text != "" || len(lines) > 0 {
-			lines = append(lines, span{at, at + len(text), at + len(line)})
-		}
-		at += len(line)
-	}
-	return lines
 }
 
 // lineParts finds the parts of a request line, which become the keys in lineKeys. The one
@@ -2048,8 +2022,8 @@ var (
 		"SERVER_PROTOCOL"}
 )
 
-// putLine records what the request line has become, which begins at byte from.
-func (t *recorder) putLine(q *Request, from int) {
+// addLine records what the request line has become, which begins at byte from.
+func (t *recorder) addLine(q *Request, from int) {
 	at := lineParts.FindStringSubmatchIndex(q.Line)
 	for i, value := range []string{q.Method, q.Authority, q.Path, q.Query, "", q.Version} {
 		first, end := at[2*i+2], at[2*i+3]
@@ -2070,102 +2044,60 @@ func (t *recorder) putLine(q *Request, from int) {
 		case text != value:
 			e.Note = ", decoded once"
 		}
-		t.put(e)
+		t.add(e)
 	}
 }
 
-// putField records what header field i has become, or why it is dropped.
-func (t *recorder) putField(q *Request, i int, line span) {
-	name := q.Header[i].Name
-	key, ok := environKey(name)
-	e := event{Kind: "dropped", From: line.from, To: line.to, Value: name}
+// addField records in e what a header field has become, or why it is dropped. environ has
+// the fields before it.
+func (t *recorder) addField(q *Request, environ Environ, field Header, e event) {
+	key, ok := environKey(field.Name)
+	_, again := environ[key]
+	environ.addHeader(field)
+	e.Kind, e.Value = "dropped", field.Name
 	switch {
-	case !ok && strings.Contains(name, "_"):
+	case !ok && strings.Contains(field.Name, "_"):
 		e.Note = "dropped: with a - instead of _ it would have the same key"
 	case !ok:
 		e.Note = "dropped: many programs take HTTP_PROXY for their own setting"
 	case key == "HTTP_HOST" && q.Authority != "":
 		e.Note = "dropped: the target says " + visible(q.Authority)
+	case again:
+		e.Note = ": joined to what came before"
+		fallthrough
 	default:
-		joined := Environ{}
-		for _, field := range q.Header[:i+1] {
-			if field.is(name) {
-				joined.addHeader(field)
-			}
-		}
-		e.Kind, e.Key, e.Value = "key", key, visible(joined.Get(key))
-		if _, n := lookup(q.Header[:i], name); n > 0 {
-			e.Note = ": joined to what came before"
-		}
+		e.Kind, e.Key, e.Value = "key", key, visible(environ.Get(key))
 	}
-	t.put(e)
+	t.add(e)
 }
 
 // badByte returns which byte a refusal of a head is about, or the end if bytes are missing.
-func badByte(q *Request, r *Refusal, head string, lines []span) int {
+func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
 	n := 0 // lines without a mistake
 	if q.Header != nil {
 		n = 1 + len(q.Header)
 	}
-	if n == len(lines) || r.Line == "" {
+	rest := head[lines[n][0]:]
+	if rest == "" || r.Line == "" {
 		return len(head)
 	}
-	if n == 0 || lines[n].from < lines[n].to {
-		return lines[n].from + r.Offset
+	if rest[0] == '\n' || strings.HasPrefix(rest, "\r\n") {
+		n = 0 // no field has a mistake: one is missing, or the target is not for us
 	}
-	for i, field := range q.Header { // each is good by itself: one of them, or line 0
-		_, before := lookup(q.Header[:i], field.Name)
-		isSecond := before > 0 // and therefore refused, at its first byte
-		if head[lines[i+1].from:lines[i+1].to] == r.Line && isSecond == (r.Offset == 0) {
-			return lines[i+1].from + r.Offset
-		}
-	}
-	return lines[0].from + r.Offset
+	return lines[n][0] + r.Offset
 }
-
-// chapterOf lists the chapters that are about the functions that refuse.
-var chapterOf = map[string]int{"refuseTLS": 3, "line": 3, "rawLine": 3, "refuseLong": 3,
-	"parseLine": 3, "checkVersion": 3, "parseTarget": 3, "cutAuthority": 3, "readHeader": 4,
-	"parseField": 4, "checkHeader": 4, "setLength": 5, "Read": 5, "reconsider": 7}
 
 // refuse records a refusal, once.
 func (t *recorder) refuse(r *Refusal, from, to int) {
-	if _, function, _ := strings.Cut(r.Place, "#"); !t.refused {
-		t.put(event{Kind: "refused", From: from, To: to, Value: r.Status, Note: r.Reason,
-			Rule: r.Source, Place: r.Place, Chapter: chapterOf[function]})
+	if !t.refused {
+		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Note: r.Reason,
+			Rule: r.Source, Place: r.Place})
 	}
 	t.refused = true
 }
 
-// A layer is an application or middleware in one call, and the gateway around them. The
-// application that is called next finds it in environ, under layerKey.
-type layer struct {
-	*recorder
-	name  string
-	depth int
-}
-
-const layerKey = "rawsgi.layer"
-
-func (l *layer) add(e event) {
-	if e.Depth = l.depth; e.Depth > 0 {
-		e.Layer = l.name
-	}
-	l.recorder.add(e)
-}
-
-// Write records a line that the layer logs.
-func (l *layer) Write(p []byte) (int, error) {
-	e := event{Kind: "log", Note: "wsgi.errors", Value: strings.TrimSuffix(string(p), "\n")}
-	if l.depth == 0 {
-		e.Note = "the gateway logs"
-	}
-	l.add(e)
-	return len(p), nil
-}
-
 // watchedGateway is between the gateway and the outermost layer.
-func watchedGateway(t *recorder, application Application) Application {
+func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
 			t.environ = describe(environ)
@@ -2195,6 +2127,33 @@ func typeName(value any) string {
 	return strings.ReplaceAll(fmt.Sprintf("%T", value), "main.", "")
 }
 
+// A layer is an application or middleware in one call, and the gateway around them. The
+// application that is called next finds it in environ, under layerKey.
+type layer struct {
+	*recorder
+	name  string
+	depth int
+}
+
+const layerKey = "rawsgi.layer"
+
+func (l *layer) add(e event) {
+	if e.Depth = l.depth; e.Depth > 0 {
+		e.Layer = l.name
+	}
+	l.recorder.add(e)
+}
+
+// Write records a line that the layer logs.
+func (l *layer) Write(p []byte) (int, error) {
+	e := event{Kind: "log", Note: "wsgi.errors", Value: strings.TrimSuffix(string(p), "\n")}
+	if l.depth == 0 {
+		e.Note = "the gateway logs"
+	}
+	l.add(e)
+	return len(p), nil
+}
+
 // watched puts a middleware around an application that records what it does, if environ has
 // a layer, and changes nothing. The functions that may be on the stack of a panic are called
 // watched: the log leaves them out.
@@ -2203,13 +2162,13 @@ func watched(name string, application Application) Application {
 	if _, err := findMiddleware(name); err == nil {
 		role = "middleware"
 	}
-	return func(environ Environ, startResponse StartResponse) Body {
+	return func(environ Environ, startResponse StartResponse) (body Body) {
 		caller, ok := environ[layerKey].(*layer)
 		if !ok {
 			return application(environ, startResponse)
 		}
 		caller.changes(environ)
-		l, done := &layer{caller.recorder, name, caller.depth + 1}, false
+		l := &layer{caller.recorder, name, caller.depth + 1}
 		environ[layerKey] = l
 		defer func() { environ[layerKey] = caller }()
 		if l.logs {
@@ -2218,19 +2177,15 @@ func watched(name string, application Application) Application {
 			defer func() { own.Flush(); environ["wsgi.errors"] = outer }()
 		}
 		l.add(event{Kind: "call", Value: role, Note: caller.name})
-		defer watchedEnd(l, "", &done)
-		body := application(environ, watchedStart(l, startResponse))
-		done = true
-		return l.watchBody(body)
+		l.watchedCall("", func() { body = application(environ, l.watchedStart(startResponse)) })
+		return l.watchedBody(body)
 	}
 }
 
 // changes records which keys of environ a layer has changed before it calls the next.
 func (l *layer) changes(environ Environ) {
-	l.mu.Lock()
 	was, now := l.environ, describe(environ)
 	l.environ = now
-	l.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(now)) {
 		if before, had := was[key]; !had || before != now[key] {
 			l.add(event{Kind: "changed", Key: key, Value: now[key], Note: before})
@@ -2238,26 +2193,29 @@ func (l *layer) changes(environ Environ) {
 	}
 }
 
-// watchedEnd, when deferred, records a panic, which goes on, or runtime.Goexit.
-func watchedEnd(l *layer, what string, done *bool) {
-	if *done {
-		return
-	}
-	reason := recover()
-	place, _, _ := strings.Cut(strings.TrimSpace(frames()), " ")
-	l.add(event{Kind: "panic", Note: what, Place: place})
-	if r, ok := reason.(*Refusal); ok && r != nil && checkStatus(r.Status) == nil {
-		l.mu.Lock() // e.g. a body is cut short
-		l.refuse(r, l.received, l.received)
-		l.mu.Unlock()
-	}
-	if reason != nil {
-		panic(reason)
-	}
+// watchedCall calls do, and records a panic, which goes on, or runtime.Goexit.
+func (l *layer) watchedCall(what string, do func()) {
+	done := false
+	defer func() {
+		if done {
+			return
+		}
+		reason := recover()
+		place, _, _ := strings.Cut(strings.TrimSpace(frames()), " ")
+		l.add(event{Kind: "panic", Note: what, Place: place})
+		if r, ok := reason.(*Refusal); ok && r != nil && checkStatus(r.Status) == nil {
+			l.refuse(r, l.received, l.received) // e.g. a body is cut short
+		}
+		if reason != nil {
+			panic(reason)
+		}
+	}()
+	do()
+	done = true
 }
 
 // watchedStart records calls of startResponse, and of the write() that it returns.
-func watchedStart(l *layer, startResponse StartResponse) StartResponse {
+func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		e := event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers)}
 		for i, header := range headers {
@@ -2270,38 +2228,25 @@ func watchedStart(l *layer, startResponse StartResponse) StartResponse {
 			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
 		}
 		l.add(e)
-		done := false
-		defer watchedEnd(l, "the call of startResponse by ", &done)
-		out := startResponse(status, headers, excInfo...)
-		if done = true; l.depth == 1 {
-			l.stores(status, e.Headers)
+		var out io.Writer
+		l.watchedCall("the call of startResponse by ", func() {
+			out = startResponse(status, headers, excInfo...)
+		})
+		if l.depth == 1 {
+			does := "stores"
+			if l.stored.Kind != "" {
+				does = "replaces what it has stored by"
+			}
+			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Note: does,
+				Size: l.sent}
+			l.recorder.add(l.stored)
 		}
 		l.add(event{Kind: "started"})
-		return watchedWriter{out, l}
+		return writeFunc(func(block []byte) (int, error) {
+			l.gives("write", block)
+			return out.Write(block)
+		})
 	}
-}
-
-// stores records what the gateway now holds.
-func (l *layer) stores(status string, headers []Header) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	does := "stores"
-	if l.status != "" {
-		does = "replaces what it has stored by"
-	}
-	l.status, l.headers = status, headers
-	l.put(event{Kind: "stored", Value: visible(status), Headers: headers, Note: does,
-		Size: l.sent})
-}
-
-type watchedWriter struct {
-	out   io.Writer
-	layer *layer
-}
-
-func (w watchedWriter) Write(p []byte) (int, error) {
-	w.layer.gives("write", p)
-	return w.out.Write(p)
 }
 
 // gives records a block: its beginning is enough.
@@ -2309,36 +2254,10 @@ func (l *layer) gives(kind string, p []byte) {
 	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
 }
 
-// watchBody records a body, its blocks and its Close. A file stays as it is: the gateway
-// recognises it by its type.
-func (l *layer) watchBody(body Body) Body {
-	l.add(event{Kind: "return", Value: typeName(unwatched(body))})
-	if _, isFile := body.(*fileBody); isFile {
-		l.add(event{Kind: "file"})
-		return body
-	}
-	if body == nil {
-		return nil
-	}
-	if _, ok := body.(interface{ Len() int }); ok {
-		return watchedSized{watchedBody{body, l}}
-	}
-	return watchedBody{body, l}
-}
-
-// unwatched returns a body as the application has made it.
-func unwatched(body Body) Body {
-	switch b := body.(type) {
-	case watchedBody:
-		return unwatched(b.Body)
-	case watchedSized:
-		return unwatched(b.Body)
-	}
-	return body
-}
-
+// A watchedBody records the blocks of a body, and its Close.
 type watchedBody struct {
 	Body
+	made  Body // by the application: inside, there may be another watchedBody
 	layer *layer
 }
 
@@ -2347,24 +2266,47 @@ type watchedSized struct{ watchedBody }
 
 func (b watchedSized) Len() int { return b.Body.(interface{ Len() int }).Len() }
 
+func (b watchedBody) unwatched() Body { return b.made }
+
+// watchedBody returns a body that is recorded. A file stays as it is: the gateway recognises
+// it by its type.
+func (l *layer) watchedBody(body Body) Body {
+	b := watchedBody{body, body, l}
+	if inner, ok := body.(interface{ unwatched() Body }); ok {
+		b.made = inner.unwatched()
+	}
+	l.add(event{Kind: "return", Value: typeName(b.made)})
+	if _, isFile := body.(*fileBody); isFile {
+		l.add(event{Kind: "file"})
+		return body
+	}
+	if body == nil {
+		return nil
+	}
+	if _, ok := body.(interface{ Len() int }); ok {
+		return watchedSized{b}
+	}
+	return b
+}
+
 func (b watchedBody) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		done, how := false, "has no more blocks"
-		defer watchedEnd(b.layer, "the body of ", &done)
-		for block := range b.Body.All() {
-			b.layer.gives("block", block)
-			if !yield(block) {
-				how = "is asked for no more blocks"
-				break
+		how := "has no more blocks"
+		b.layer.watchedCall("the body of ", func() {
+			for block := range b.Body.All() {
+				b.layer.gives("block", block)
+				if !yield(block) {
+					how = "is asked for no more blocks"
+					break
+				}
 			}
-		}
-		done = true
+		})
 		b.layer.add(event{Kind: "enough", Note: how})
 	}
 }
 
 func (b watchedBody) Close() error {
-	if _, ok := unwatched(b).(io.Closer); ok {
+	if _, ok := b.made.(io.Closer); ok {
 		b.layer.add(event{Kind: "closed"})
 	}
 	return closeBody(b.Body)
@@ -2383,26 +2325,30 @@ func (b watchedBody) Close() error {
 //	#1   · block of 14 bytes: "Hello, World!\n"
 //	#1 < HTTP/1.0 200 OK\r\n
 type narrator struct {
-	mu     sync.Mutex
-	out    io.Writer // of the error log
-	prefix string    // ahead of each line: which process it is
-	brief  bool
-	colour bool
-	width  int // columns
-	count  int // exchanges begun
-	last   int // the exchange of the last line
+	mu      sync.Mutex
+	log     *log.Logger
+	brief   bool
+	colours map[string]string // of lines, by their signs
+	width   int               // columns
+	count   int               // exchanges begun
+	last    int               // the exchange of the last line
 }
+
+// The colours of a terminal for what comes, what leaves, what waits and what is wrong.
+var colours = map[string]string{">": "\x1b[36m", "<": "\x1b[32m", "=": "\x1b[33m",
+	"!": "\x1b[31m"}
 
 // newNarrator makes a narrator, in colours if the log is a terminal and NO_COLOR is not set,
 // as wide as the variable COLUMNS says.
 func newNarrator(errorLog *log.Logger, brief bool) *narrator {
-	n := &narrator{out: errorLog.Writer(), prefix: errorLog.Prefix(), brief: brief, width: 80}
+	n := &narrator{log: errorLog, brief: brief, width: 80}
 	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
 		n.width = max(40, min(width, 1000))
 	}
-	if file, ok := n.out.(*os.File); ok && os.Getenv("NO_COLOR") == "" {
-		info, err := file.Stat()
-		n.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
+	if file, ok := errorLog.Writer().(*os.File); ok && os.Getenv("NO_COLOR") == "" {
+		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			n.colours = colours
+		}
 	}
 	return n
 }
@@ -2421,7 +2367,7 @@ func narrateCGI(stdin io.Reader, stdout io.Writer, application Application,
 	errorLog *log.Logger, brief bool) (io.Reader, io.Writer, Application) {
 	t := newNarrator(errorLog, brief).recorder()
 	streams := &tap{nil, stdin, stdout, t}
-	return streams, streams, watchedGateway(t, application)
+	return streams, streams, t.watchedGateway(application)
 }
 
 // recorder returns a recorder of an exchange, whose events are printed with its number.
@@ -2433,19 +2379,21 @@ func (n *narrator) recorder() *recorder {
 	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
 }
 
-// terse has a sign and the words for events whose place in a bracket says the rest.
-var terse = map[string]string{
-	"dropped": " (dropped)        {value} is {note}",
-	"refused": "!{value}: {note} ({rule}, byte {from})",
-	"stored":  "=" + sentences["stored"],
-	"call":    " ┌ {layer}",
-	"start":   " startResponse({quoted}) with {headers}{note}",
-	"write":   " write() of {size}: {data}",
-	"return":  " └ returns {value}",
-	"panic":   "!└ {note}{layer} panics",
-	"block":   "block of {size}: {data}",
-	"enough":  sentences["enough"],
-	"closed":  sentences["closed"],
+// traceLines are the lines of events whose place in a bracket says a part of the sentence, or
+// that have a sign.
+var traceLines = map[string]string{
+	"key":     "  {column} {quoted}{note} ({bytes})",
+	"dropped": "  (dropped)        {text}",
+	"refused": "! {text} ({rule}, byte {from})",
+	"stored":  "= {text}",
+	"call":    "  {outer}┌ {layer}",
+	"start":   "  {bars}startResponse({quoted}) with {headers}{note}",
+	"write":   "  {bars}write() of {size}: {data}",
+	"return":  "  {outer}└ returns {value}",
+	"panic":   "! {outer}└ {text}",
+	"block":   "  {dots}block of {size}: {data}",
+	"enough":  "  {dots}{text}",
+	"closed":  "  {dots}{text}",
 }
 
 // details are the events that a brief trace leaves out.
@@ -2460,97 +2408,66 @@ func (n *narrator) tell(number int, e event) {
 		return // that startResponse returns, the bracket shows
 	}
 	if unit := 50 * time.Millisecond; e.Pause > unit {
-		n.print(number, " ", fmt.Sprintf("(%v later)", e.Pause.Round(unit)))
+		n.print(number, fmt.Sprintf("  (%v later)", e.Pause.Round(unit)))
 	}
-	short, ok := terse[e.Kind]
 	switch e.Kind {
 	case "in":
-		n.printBytes(number, ">", e.Data)
+		n.printBytes(number, "> ", e.Data)
 	case "head", "out", "continue":
-		n.printBytes(number, "<", e.Data)
-	case "key":
-		n.printKey(number, e)
-	case "block", "enough", "closed":
-		n.print(number, " ", strings.Repeat("· ", e.Depth)+e.fill(short))
-	case "call", "return", "panic":
-		n.print(number, short[:1], strings.Repeat("│ ", e.Depth-1)+e.fill(short[1:]))
+		n.printBytes(number, "< ", e.Data)
 	default:
-		if !ok {
-			short = " " + e.Text
-		}
-		n.print(number, short[:1], strings.Repeat("│ ", e.Depth)+e.fill(short[1:]))
+		bytes := []string{"no byte", fmt.Sprint("byte ", e.From),
+			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
+		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}"), "{text}", e.Text,
+			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", bytes,
+			"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
+			"{outer}", strings.Repeat("│ ", max(0, e.Depth-1)), "{data}", quote(string(e.Data))))
 	}
-}
-
-// printKey prints a key of environ in columns: key, value, bytes.
-func (n *narrator) printKey(number int, e event) {
-	where := ""
-	switch e.To - e.From {
-	case 0: // e.g. an empty query
-	case 1:
-		where = fmt.Sprintf("byte %d", e.From)
-	default:
-		where = fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
-	}
-	room := n.room(number) - len(where) - 1
-	value := strings.TrimPrefix(e.Text, e.Key+" is ")
-	n.print(number, " ", fmt.Sprintf("%-*s %s", room,
-		cut(fmt.Sprintf("%-16s %s", e.Key, value), room), where))
 }
 
 // printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
 func (n *narrator) printBytes(number int, sign string, data []byte) {
-	most := 12
+	most, left := 12, len(data)
 	if n.brief {
 		most = 1
 	}
-	lines, left := slices.Collect(strings.Lines(string(data))), len(data)
-	for i, line := range lines[:min(len(lines), most)] {
-		more := ""
-		if left -= len(line); i == most-1 && left > 0 {
-			more = " … and " + plural(left, "byte") + " more"
+	for line := range strings.Lines(string(data)) {
+		shown := visible(line[:min(len(line), longValue)])
+		shown = sign + cut(shown, 2*n.width)
+		left -= len(line)
+		if most--; most == 0 && left > 0 {
+			n.print(number, shown+" … and "+plural(left, "byte")+" more")
+			return
 		}
-		room := n.room(number) - utf8.RuneCountInString(more)
-		n.print(number, sign, cut(visible(line[:min(len(line), n.width)]), room)+more)
+		n.print(number, shown)
 	}
 }
 
-// room is how many columns there are after the number and the sign.
-func (n *narrator) room(number int) int {
-	return n.width - len(fmt.Sprintf("%s#%d > ", n.prefix, number))
-}
-
-// The colours of a terminal for what comes, what leaves, what waits and what is wrong.
-var colours = map[string]string{">": "\x1b[36m", "<": "\x1b[32m", "=": "\x1b[33m",
-	"!": "\x1b[31m"}
-
-// print prints a line with its sign, after an empty line if the last one was about another
-// exchange. A line that is too long is broken between words.
-func (n *narrator) print(number int, sign, line string) {
+// print prints a line of an exchange, after an empty line if the last one was about another.
+func (n *narrator) print(number int, line string) {
 	if n.last != 0 && n.last != number {
-		fmt.Fprintln(n.out)
+		fmt.Fprintln(n.log.Writer())
 	}
 	n.last = number
-	colour, plain := colours[sign], "\x1b[0m"
-	if !n.colour || colour == "" {
-		colour, plain = "", ""
+	colour, plain := n.colours[line[:1]], ""
+	if colour != "" {
+		plain = "\x1b[0m"
 	}
-	for i, part := range wrapWords(line, n.room(number)) {
-		if i > 0 {
-			sign = " "
-		}
-		part = strings.TrimRight(sign+" "+part, " ")
-		fmt.Fprintf(n.out, "%s#%d %s%s%s\n", n.prefix, number, colour, part, plain)
+	mark := fmt.Sprintf("#%d ", number)
+	for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
+		n.log.Print(mark + colour + part + plain)
 	}
 }
 
 // wrapWords breaks a line between words, and a word that has no end in the second half of
-// the width. What follows is indented like the first line.
+// the width. What follows is indented like the first line, but for its sign.
 func wrapWords(line string, width int) (parts []string) {
-	indent := line[:len(line)-len(strings.TrimLeft(line, " │·"))] + "  "
-	indent = string([]rune(indent)[:min(utf8.RuneCountInString(indent), width/2)])
-	for utf8.RuneCountInString(line) > width {
-		runes, at := []rune(line), width
+	text := strings.TrimLeft(line, "!=<> │·")
+	indent := []rune(" " + line[1:len(line)-len(text)] + "  ")
+	indent = indent[:min(len(indent), width/2)]
+	runes := []rune(line)
+	for len(runes) > width {
+		at := width
 		for at > width/2 && runes[at] != ' ' {
 			at--
 		}
@@ -2558,9 +2475,10 @@ func wrapWords(line string, width int) (parts []string) {
 			at = width
 		}
 		parts = append(parts, string(runes[:at]))
-		line = indent + strings.TrimLeft(string(runes[at:]), " ")
+		rest := strings.TrimLeft(string(runes[at:]), " ")
+		runes = append(slices.Clone(indent), []rune(rest)...)
 	}
-	return append(parts, line)
+	return append(parts, string(runes))
 }
 
 // ---------------------------------------------------------------- Lab
@@ -2578,7 +2496,6 @@ const (
 	labAtOnce  = 4               // experiments that run
 	labTime    = 5 * time.Second // for the application
 	labRequest = 64 * 1024       // bytes of the request
-	labBody    = 1 << 20         // bytes of a body that Content-Length may announce
 	labLayers  = 10              // of middleware
 	labEvents  = 5000            // events shown
 	labData    = 256 * 1024      // bytes in them, with their texts
@@ -2602,41 +2519,64 @@ func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
 	for _, entry := range entries {
+		if entry.Name == "clock" {
+			entry.App = newClock(3, 100*time.Millisecond)
+		}
 		if entry.Name != "proxy" && entry.Name != "cgi" {
 			l.apps[entry.Name] = watched(entry.Name, entry.App)
 		}
 	}
-	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
 	return l.app
 }
 
-// app answers with the page, with what it needs, or with the events of an experiment.
+// The page is whole in itself, and may fetch from where it comes from only.
+var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
+	{"Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; " +
+		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
+		"base-uri 'none'; frame-ancestors 'none'"}, nosniff, {"Referrer-Policy", "no-referrer"}}
+
+// app answers with the page, with what it needs, or with the events of an experiment. Its
+// client must be on this machine and call us by a name of this machine, for a page elsewhere
+// can give its own name our address.
 func (l *lab) app(environ Environ, startResponse StartResponse) Body {
-	if reason := notWelcome(environ); reason != "" && !l.open {
-		return plainly(startResponse, "403 Forbidden", reason)
+	host := (&url.URL{Host: environ.Get("HTTP_HOST")}).Hostname()
+	name, err := netip.ParseAddr(host)
+	isOurs := host == "" || host == "localhost" || err == nil && name.IsLoopback()
+	if !l.open && !(isOurs && onThisMachine(environ)) {
+		return plainly(startResponse, "403 Forbidden", "The lab is for this machine alone, at "+
+			"localhost or 127.0.0.1, unless it is started with -open-lab.")
 	}
-	name := environ.Get("PATH_INFO")
-	switch name {
-	case "", "/":
+	place, path := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	code, err := sources.ReadFile(strings.TrimPrefix(path, "/"))
+	switch {
+	case path == "" || path == "/":
 		startResponse("200 OK", labHeaders)
-		place := template.HTMLEscapeString(environ.Get("SCRIPT_NAME"))
 		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->",
-			`<meta name="lab" content="`+place+`">`, 1))}
-	case "/run":
+			`<meta name="lab" content="`+template.HTMLEscapeString(place)+`">`, 1))}
+	case path == "/run":
 		return l.run(environ, startResponse)
-	}
-	if code, err := sources.ReadFile(strings.TrimPrefix(name, "/")); err == nil {
-		startResponse("200 OK", []Header{{"Content-Type", "text/plain; charset=utf-8"},
-			{"X-Content-Type-Options", "nosniff"}})
+	case err == nil:
+		startResponse("200 OK", []Header{textPlain[0], nosniff})
 		return Blocks{code}
 	}
-	return notFound(startResponse, "The lab is at "+environ.Get("SCRIPT_NAME"))
+	return notFound(startResponse, "The lab is at "+place)
+}
+
+// onThisMachine reports whether the client is on this machine and has not come through a
+// proxy that is.
+func onThisMachine(environ Environ) bool {
+	client, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
+	return err == nil && client.IsLoopback() && environ.Get("HTTP_X_FORWARDED_FOR") == "" &&
+		environ.Get("HTTP_FORWARDED") == "" && environ.Get("HTTP_VIA") == ""
 }
 
 // run makes an experiment, if it may and can. With many at once, it waits for its turn: a
-// class presses Run at the same time.
+// class presses Run at the same time. It does not wait for ever for an application, which
+// nobody can end from outside.
 func (l *lab) run(environ Environ, startResponse StartResponse) Body {
-	if environ.Get("REQUEST_METHOD") != "POST" || crossSite(environ) ||
+	site, origin := environ.Get("HTTP_SEC_FETCH_SITE"), environ.Get("HTTP_ORIGIN")
+	if site != "" && site != "same-origin" || origin != "" && origin != baseURL(environ) ||
+		environ.Get("REQUEST_METHOD") != "POST" ||
 		environ.Get("CONTENT_TYPE") != "application/json" { // which no form can send
 		return plainly(startResponse, "403 Forbidden",
 			"An experiment is a POST of application/json from the lab's own page.")
@@ -2647,88 +2587,35 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, badRequest,
 			"The experiment cannot be read: "+err.Error())
 	}
+	application, client, err := x.prepare(l.apps)
+	if err != nil {
+		return plainly(startResponse, badRequest, err.Error())
+	}
+	client.port, _ = strconv.Atoi(environ.Get("SERVER_PORT")) // a Unix socket has none
 	select {
 	case l.running <- true: // until the experiment ends
 	case <-time.After(l.patience):
 		return plainly(startResponse, "503 Service Unavailable",
 			"Too many experiments at once: try again.")
 	}
-	port, _ := strconv.Atoi(environ.Get("SERVER_PORT")) // on a Unix socket, there is none
-	events, err := l.await(x, port)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	var seen eventLog
+	ended := make(chan bool)
+	go func() {
+		defer func() { <-l.running; close(ended) }() // also after runtime.Goexit
+		client.end = time.Now().Add(labTime)
+		seen.watch(application, client)
+	}()
+	if !comes(ended, l.patience) {
 		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
 			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
 	}
-	if err != nil {
-		return plainly(startResponse, badRequest, err.Error())
-	}
-	content, err := json.Marshal(events)
+	content, err := json.Marshal(seen.events)
 	if err != nil {
 		panic(err) // impossible: it is made of strings and numbers
 	}
 	startResponse("200 OK", []Header{{"Content-Type", "application/json"},
 		{"Cache-Control", "no-store"}})
 	return Blocks{content}
-}
-
-// await makes an experiment, and waits for its end with patience. Nobody can end a
-// goroutine from outside.
-func (l *lab) await(x experiment, port int) ([]event, error) {
-	var events []event
-	var err error
-	ended := make(chan bool)
-	go func() {
-		defer close(ended) // also after runtime.Goexit
-		defer func() {
-			<-l.running
-			if reason := recover(); reason != nil { // e.g. middleware that fails to wrap
-				err = fmt.Errorf("the experiment failed: %v", reason)
-			}
-		}()
-		events, err = x.run(l.apps, port)
-	}()
-	select {
-	case <-ended:
-		return events, err
-	case <-time.After(l.patience):
-		return nil, os.ErrDeadlineExceeded
-	}
-}
-
-// The page is whole in itself, and may fetch from where it comes from only.
-var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
-	{"Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; " +
-		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
-		"base-uri 'none'; frame-ancestors 'none'"},
-	{"X-Content-Type-Options", "nosniff"}, {"Referrer-Policy", "no-referrer"}}
-
-// onThisMachine reports whether the client is on this machine and has not come through a
-// proxy that is.
-func onThisMachine(environ Environ) bool {
-	client, err := netip.ParseAddr(environ.Get("REMOTE_ADDR"))
-	return err == nil && client.IsLoopback() && environ.Get("HTTP_X_FORWARDED_FOR") == "" &&
-		environ.Get("HTTP_FORWARDED") == "" && environ.Get("HTTP_VIA") == ""
-}
-
-// notWelcome says why a client may not use the lab, "" if it may: it has to be on this
-// machine, must not have come through a proxy, and must call us by a name of this machine,
-// for a page elsewhere can give its own name our address.
-func notWelcome(environ Environ) string {
-	if !onThisMachine(environ) {
-		return "The lab is for this machine alone, unless it is started with -open-lab."
-	}
-	host := (&url.URL{Host: environ.Get("HTTP_HOST")}).Hostname()
-	if name, err := netip.ParseAddr(host); host != "" && host != "localhost" &&
-		(err != nil || !name.IsLoopback()) {
-		return "The lab is at localhost or 127.0.0.1, not at " + visible(host) + "."
-	}
-	return ""
-}
-
-// crossSite reports whether a page from elsewhere makes the browser ask.
-func crossSite(environ Environ) bool {
-	site, origin := environ.Get("HTTP_SEC_FETCH_SITE"), environ.Get("HTTP_ORIGIN")
-	return site != "" && site != "same-origin" || origin != "" && origin != baseURL(environ)
 }
 
 // An experiment is what the lab's page sends.
@@ -2739,19 +2626,42 @@ type experiment struct {
 	Arrival string `json:"arrival"` // how its bytes reach the server
 }
 
-// watchable has requests for the applications to which another is more telling than GET /.
-var watchable = map[string]string{"environ": "GET /path?a=4&b=4 HTTP/1.0\\r\\n\\r\\n",
-	"echo":   "POST / HTTP/1.0\\r\\nContent-Length: 5\\r\\n\\r\\nHELLO",
-	"errors": "GET /before HTTP/1.0\\r\\n\\r\\n", "mount": "GET /a/x HTTP/1.0\\r\\n\\r\\n",
-	"form": "GET /?name=value HTTP/1.0\\r\\n\\r\\n", "files": "GET /README.md HTTP/1.0\\r\\n\\r\\n"}
+// prepare returns the application of an experiment, with its middleware, and the client.
+func (x experiment) prepare(apps map[string]Application) (Application, *labConn, error) {
+	text, err := unescape(x.Request)
+	whole, half := []string{text}, []string{text[:len(text)/2]}
+	lines := slices.Collect(strings.Lines(text))
+	client := map[string]*labConn{
+		"at once":                                {pieces: whole},
+		"byte by byte":                           {pieces: pieces(text, 1)},
+		"a pause of 2 s before each line":        {pieces: lines, pause: 2 * time.Second},
+		"all, then the client ends its half":     {pieces: whole, ends: true},
+		"the first half, then the client leaves": {pieces: half, ends: true},
+		"the first half, then silence":           {pieces: half},
+	}[x.Arrival]
+	application := apps[x.App]
+	switch {
+	case err != nil:
+	case len(text) > labRequest:
+		err = fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+	case application == nil:
+		err = fmt.Errorf("no application here is called %s", quote(x.App))
+	case strings.Count(x.Use, ",") >= labLayers:
+		err = fmt.Errorf("%d layers of middleware are enough", labLayers)
+	case client == nil:
+		err = fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
+	default:
+		application, err = withMiddleware(application, x.Use, true)
+	}
+	return application, client, err
+}
 
 // labLink is a link to an experiment with an application, "" if the lab does not have it.
 func labLink(lab, name string) string {
 	if slices.Contains([]string{"proxy", "cgi", "lab", "gallery"}, name) {
 		return ""
 	}
-	request := cmp.Or(watchable[name], "GET / HTTP/1.0\\r\\n\\r\\n")
-	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
+	return lab + "#app=" + name // the page knows a request for each
 }
 
 // escape matches an escape of a Go string, or the beginning of a wrong one.
@@ -2777,101 +2687,58 @@ func pieces(text string, n int) (all []string) {
 	return append(all, text)
 }
 
-// run sends the request through a server and returns the events of that exchange.
-func (x experiment) run(apps map[string]Application, port int) ([]event, error) {
-	text, err := unescape(x.Request)
-	application := apps[x.App]
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) > labRequest:
-		return nil, fmt.Errorf("a request may have %d bytes here, this one has %d",
-			labRequest, len(text))
-	case application == nil:
-		return nil, fmt.Errorf("no application here is called %s", quote(x.App))
-	case strings.Count(x.Use, ",") >= labLayers:
-		return nil, fmt.Errorf("%d layers of middleware are enough", labLayers)
-	}
-	c := &labConn{pieces: []string{text}, end: time.Now().Add(labTime), port: port}
-	switch half := text[:len(text)/2]; x.Arrival {
-	case "at once":
-	case "byte by byte":
-		c.pieces = pieces(text, 1)
-	case "a pause of 2 s before each line":
-		c.pieces, c.pause = slices.Collect(strings.Lines(text)), 2*time.Second
-	case "all, then the client ends its half":
-		c.ends = true
-	case "the first half, then the client leaves":
-		c.pieces, c.ends = []string{half}, true
-	case "the first half, then silence":
-		c.pieces = []string{half}
-	default:
-		return nil, fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
-	}
-	if application, err = withMiddleware(application, x.Use, true); err != nil {
-		return nil, err
-	}
-	return watch(application, c), nil
-}
-
-// watch serves one connection and returns what happens.
-func watch(application Application, conn *labConn) []event {
-	server := newServer(application)
-	server.MaxBody = labBody
-	var seen eventLog
-	t := newRecorder(conn.now, seen.add)
-	t.logs = true
-	server.Watch, server.ErrorLog = t.watch, log.New(&layer{recorder: t}, "", 0)
-	server.serveConn(conn)
-	return seen.events
-}
-
 // An eventLog collects events up to the limits. A recorder adds one at a time.
 type eventLog struct {
 	events []event
 	size   int
 }
 
-func (c *eventLog) add(e event) {
-	c.size += len(e.Data) + len(e.Value) + len(e.Note) + len(e.Text)
-	for _, header := range e.Headers {
-		c.size += len(header.Name) + len(header.Value)
-	}
-	if c.size > labData {
+// watch serves one connection and collects what happens.
+func (l *eventLog) watch(application Application, client *labConn) {
+	server := newServer(application)
+	t := newRecorder(client.now, l.add)
+	t.logs = true
+	server.Watch, server.ErrorLog = t.watch, log.New(&layer{recorder: t}, "", 0)
+	server.serveConn(client)
+}
+
+func (l *eventLog) add(e event) {
+	l.size += len(e.Data) + len(e.Value) + len(e.Note) + len(e.Text) + len(fmt.Sprint(e.Headers))
+	if l.size > labData {
 		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
 		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
 	}
-	if len(c.events) == labEvents {
+	if len(l.events) == labEvents {
 		e = event{At: e.At, Kind: "limit", Text: sentences["limit"]}
 	}
-	if len(c.events) <= labEvents {
-		c.events = append(c.events, e)
+	if len(l.events) <= labEvents {
+		l.events = append(l.events, e)
 	}
 }
 
 // A labConn is the server's end of a connection to a simulated client. It does not wait for
 // pauses and deadlines to pass: its clock goes ahead.
 type labConn struct {
-	pieces []string      // to come
-	pause  time.Duration // before each
-	inside bool          // a part of the first piece has been read
-	ends   bool          // after the last piece the client ends its half, or waits
-	passed time.Duration // by which its clock is ahead
-	left   time.Duration // until a read fails
-	shut   bool          // the server has ended its half, so the client will end its own
-	end    time.Time     // when the experiment must be over
-	port   int           // of the server
+	net.Conn               // nil: a server calls no more than the methods below
+	pieces   []string      // to come
+	pause    time.Duration // before each
+	inside   bool          // a part of the first piece has been read
+	ends     bool          // after the last piece the client ends its half, or waits
+	ahead    time.Duration // the clock
+	left     time.Duration // until a read fails
+	end      time.Time     // when the experiment must be over
+	port     int           // of the server
 }
 
-func (c *labConn) now() time.Time { return time.Now().Add(c.passed) }
+func (c *labConn) now() time.Time { return time.Now().Add(c.ahead) }
 
 // wait lets time pass, until the deadline at most.
 func (c *labConn) wait(d time.Duration) error {
-	if d > c.left {
-		c.passed, c.left = c.passed+c.left, 0
+	passes := min(d, c.left)
+	c.ahead, c.left = c.ahead+passes, c.left-passes
+	if passes < d {
 		return os.ErrDeadlineExceeded
 	}
-	c.passed, c.left = c.passed+d, c.left-d
 	return nil
 }
 
@@ -2880,7 +2747,7 @@ func (c *labConn) Read(p []byte) (int, error) {
 		c.pieces, c.inside = c.pieces[1:], false
 	}
 	if len(c.pieces) == 0 {
-		if c.ends || c.shut {
+		if c.ends {
 			return 0, io.EOF
 		}
 		return 0, c.wait(math.MaxInt64)
@@ -2909,9 +2776,10 @@ func (c *labConn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
+// CloseWrite tells the client, which ends its half after its last piece, too.
+func (c *labConn) CloseWrite() error { c.ends = true; return nil }
+
 func (c *labConn) SetWriteDeadline(time.Time) error { return nil }
-func (c *labConn) SetDeadline(time.Time) error      { return nil }
-func (c *labConn) CloseWrite() error                { c.shut = true; return nil }
 func (c *labConn) Close() error                     { return nil }
 func (c *labConn) LocalAddr() net.Addr              { return loopback(c.port) }
 func (c *labConn) RemoteAddr() net.Addr             { return loopback(49152) }

@@ -451,10 +451,12 @@ func parseField(line string) (Header, error) {
 // checkHeader validates the fields that decide how to read the request, and sets Length.
 // lines are the lines from which Header was made. (RFC 9110 §5.3, RFC 9112 §3.2)
 func (q *Request) checkHeader(lines []string, maxBody int64) error {
-	for i, field := range q.Header {
+	fields := q.Header
+	for i, field := range fields {
 		line := lines[i]
 		start := strings.LastIndex(line, field.Value) // of the value in the line
-		_, before := lookup(q.Header[:i], field.Name)
+		q.Header = fields[:i]                         // those without a mistake
+		_, before := lookup(q.Header, field.Name)
 		switch {
 		case field.is("Transfer-Encoding"):
 			return refuse(notImplemented, "RFC 9112 §6.1", line, start, "expected a "+
@@ -472,6 +474,7 @@ func (q *Request) checkHeader(lines []string, maxBody int64) error {
 			}
 		}
 	}
+	q.Header = fields
 	if _, n := lookup(q.Header, "Host"); n == 0 && q.Version != "HTTP/1.0" {
 		return refuse(badRequest, "RFC 9112 §3.2", q.Line, len(q.Line), "expected a header "+
 			"line like Host: name, which every request in %s has; HTTP/1.0 needs none", q.Version)

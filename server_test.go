@@ -5142,15 +5142,24 @@ func TestStepSizes(t *testing.T) {
 
 // ---------------------------------------------------------------- The trace and the lab
 
+// watch returns what happens in one connection.
+func watch(application Application, client *labConn) []event {
+	var seen eventLog
+	client.end = time.Now().Add(time.Minute)
+	seen.watch(application, client)
+	return seen.events
+}
+
 // told returns what happens to a request that a client sends and then waits, or ends its
 // half of the connection.
 func told(application Application, request string, ends bool) []event {
-	return watch(watched("app", application), &labConn{port: 8000, pieces: []string{request}, ends: ends,
-		end: time.Now().Add(time.Minute)})
+	return watch(watched("app", application),
+		&labConn{port: 8000, pieces: []string{request}, ends: ends})
 }
 
 // watchQuietly watches every exchange of a server, and forgets what it sees.
-func watchQuietly(c net.Conn, application Application) (net.Conn, Application, func(*Request, error)) {
+func watchQuietly(c net.Conn, application Application) (
+	net.Conn, Application, func(*Request, error)) {
 	return newRecorder(time.Now, func(event) {}).watch(c, application)
 }
 
@@ -5164,17 +5173,36 @@ func ofKind(events []event, kinds ...string) (some []event) {
 	return some
 }
 
+// texts are the sentences of events, a line each.
+func texts(events []event) (all string) {
+	for _, e := range events {
+		all += e.Text + "\n"
+	}
+	return all
+}
+
+// inOrder returns the first text of those that is not in all after the one before it.
+func inOrder(all string, texts ...string) string {
+	for _, text := range texts {
+		_, after, ok := strings.Cut(all, text)
+		if all = after; !ok {
+			return text
+		}
+	}
+	return ""
+}
+
 // checkEvents holds a record to the bytes that came and to the environ that came of them.
 func checkEvents(t *testing.T, request string, events []event) {
 	t.Helper()
-	var in []byte
+	in := ""
 	for _, e := range ofKind(events, "in") {
 		if e.From != len(in) || e.To != len(in)+len(e.Data) {
 			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
 		}
-		in = append(in, e.Data...)
+		in += string(e.Data)
 	}
-	if !strings.HasPrefix(request, string(in)) {
+	if !strings.HasPrefix(request, in) {
 		t.Errorf("the record has %.200q of %.200q", in, request)
 	}
 	keys := Environ{}
@@ -5186,40 +5214,64 @@ func checkEvents(t *testing.T, request string, events []event) {
 			continue
 		}
 		keys[e.Key] = e.Value
-		if strings.HasSuffix(e.Value, "…") { // it is too long to be shown
-			continue
-		}
-		bytes := visible(string(in[e.From:e.To]))
+		text := in[e.From:e.To]
+		fits := visible(text) == e.Value
 		switch e.Key {
 		case "REQUEST_METHOD", "QUERY_STRING", "SERVER_PROTOCOL":
-			if bytes != e.Value {
-				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
-			}
 		case "PATH_INFO":
-			decoded, _ := url.PathUnescape(string(in[e.From:e.To])) // an error shows as ""
-			if visible(decoded) != e.Value && bytes+e.Value != "/" {
-				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
-			}
-		default: // the last of the values that were joined
-			if value := strings.Trim(bytes[strings.Index(bytes, ":")+1:], " "); !strings.HasSuffix(e.Value, value) &&
-				!strings.Contains(bytes, `\t`) && !(e.Key == "HTTP_HOST" && bytes == e.Value) {
-				t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, bytes)
-			}
+			decoded, _ := url.PathUnescape(text) // an error shows as ""
+			fits = visible(decoded) == e.Value || text == "" && e.Value == "/"
+		default: // the last of the values that were joined, or an absolute target's authority
+			value := strings.Trim(text[strings.Index(text, ":")+1:], " \t")
+			fits = fits || strings.HasSuffix(e.Value, visible(value))
+		}
+		if !fits && !strings.HasSuffix(e.Value, "…") { // which is too long to be shown
+			t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, text)
 		}
 	}
 	for _, e := range ofKind(events, "environ") {
 		for key, value := range e.Environ {
-			fromRequest := strings.HasPrefix(key, "HTTP_") || slices.Contains([]string{"REQUEST_METHOD", "PATH_INFO",
-				"QUERY_STRING", "SERVER_PROTOCOL", "CONTENT_LENGTH", "CONTENT_TYPE"}, key)
-			if fromRequest && keys.Get(key) != value && !(key == "SERVER_PROTOCOL" && value == "HTTP/0.9") {
+			if (strings.HasPrefix(key, "HTTP_") || slices.Contains([]string{"REQUEST_METHOD",
+				"PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "CONTENT_LENGTH", "CONTENT_TYPE"},
+				key)) && keys.Get(key) != value && value != "HTTP/0.9" {
 				t.Errorf("%s is %q in environ, %q in the record", key, value, keys.Get(key))
 			}
 		}
 	}
 }
 
-// TestRecord holds the record of every row to what came and what was made of it.
+// TestRecord holds the record of every row to what came and what was made of it. Each step of
+// a row or an application leads to code that is there, and each refusal to a chapter.
 func TestRecord(t *testing.T) {
+	there := func(place string) bool { // "app.go#watched"
+		file, name, _ := strings.Cut(place, "#")
+		return declared(file, name) != nil
+	}
+	line := regexp.MustCompile(`^app\.go:\d+$`)
+	kinds := map[string]bool{} // that the page knows
+	known := regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`)
+	for _, at := range known.FindAllStringSubmatch(labPage, -1) {
+		if kinds[at[1]] = true; !there(at[2]) {
+			t.Errorf("%s: there is no %s", at[1], at[2])
+		}
+	}
+	for kind := range sentences {
+		if !kinds[kind] {
+			t.Errorf("the page does not know where %s is done", kind)
+		}
+	}
+	_, refusing, _ := strings.Cut(labPage, "const refusing = {")
+	refusing, _, _ = strings.Cut(refusing, "}")
+	checkPlaces := func(t *testing.T, events []event) {
+		for _, e := range events {
+			_, function, _ := strings.Cut(e.Place, "#")
+			if e.Text == "" || e.Place != "" && !there(e.Place) && !line.MatchString(e.Place) ||
+				e.Kind == "start" && e.Place == "" ||
+				e.Kind == "refused" && !strings.Contains(refusing, function+": ") {
+				t.Errorf("%s: %s, %q", e.Text, e.Place, e.Rule)
+			}
+		}
+	}
 	for _, row := range allRows() {
 		if len(row.send) > labData {
 			continue // more than is told
@@ -5227,13 +5279,16 @@ func TestRecord(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			events := told(showEnviron, row.send, row.how == "then end")
 			checkEvents(t, row.send, events)
+			checkPlaces(t, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "head", "out")
 			wantRefused := row.want[0] != '2' && row.want != "nothing" &&
 				!strings.Contains(row.name, "R08") || strings.HasSuffix(row.name, "an error")
-			if (len(refused) == 1) != wantRefused || row.id() == "B08" && refused[0].From != len(row.send) {
+			if (len(refused) == 1) != wantRefused ||
+				row.id() == "B08" && refused[0].From != len(row.send) {
 				t.Errorf("refused: %+v", refused)
 			}
-			if row.want != "nothing" && row.want != "body" && !bytes.HasPrefix(out[0].Data, []byte("HTTP/1.0 "+row.want)) {
+			if row.want != "nothing" && row.want != "body" &&
+				!strings.HasPrefix(string(out[0].Data), "HTTP/1.0 "+row.want) {
 				t.Errorf("out: %q", out[0].Data)
 			}
 			if last := events[len(events)-1]; last.Kind != "close" {
@@ -5241,118 +5296,185 @@ func TestRecord(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestBadByte shows that a refusal points at the first byte that is wrong.
-func TestBadByte(t *testing.T) {
-	for _, request := range []string{ // ‸ stands in front of it
-		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n", "POST /‸\r\n\r\n",
-		"GET / ‸http/1.0\r\n\r\n", "GET / HTTP/‸2.0\r\n\r\n", "GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n",
-		"GET ‸foo HTTP/1.0\r\n\r\n", "GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41%4‸\r\n", "GET /‸%00 HTTP/1.0\r\n\r\n",
-		"CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n", "‸\x16\x03",
-		get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"), get("A: b‸\x07c"), get("A: b‸\rc"),
-		"GET / HTTP/1.0\r\nA: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"), get("A: b", "Host: a‸ b", "C: d"),
-		get("Content-Length: ‸+5", "A: +5"), get("A: b", "Transfer-Encoding: ‸x"), get("Content-Length: ‸99999999999"),
-		get("Host: a‸ b", "X-Host: a b", "Host: a b"), get("Host: a", "Host: b", "Host: b")[:25] + "‸" + get("Host: a", "Host: b", "Host: b")[25:],
-		get("Host: a", "‸Host: a", "Host: a"), get("Transfer-Encoding: ‸x", "Transfer-Encoding: x"), "GET ‸https://h/ HTTP/1.0\r\nA: b\r\n\r\n",
-		"GET / HTTP/1.0\r\nA: b\r\nA: b‸", "GET / HTTP/1.0\r\nA: b\r\nA: b‸\n\r\n", "GET /‸%zz HTTP/1.0\r\nGET /%zz HTTP/1.0\r\n", "GET / HTTP/1.0\r\n\r‸",
-		"GET / HTTP/1.0\r\nA: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
-		"GET / HTTP/1.0\r\n" + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
-	} {
-		sent := strings.Replace(strings.Replace(request, "‸", "", 1), "GET /%41%4\r\n", "GET /%41%4 HTTP/1.0\r\n\r\n", 1)
-		want := strings.Index(request, "‸")
-		if strings.HasPrefix(request, "GET /%41%4‸") {
-			want = len("GET /%41")
+	for _, entry := range applications(Config{Root: "docs"}) {
+		if entry.Name == "clock" {
+			entry.App = newClock(3, 0)
 		}
-		refused := ofKind(told(showEnviron, sent, true), "refused")
-		if len(refused) != 1 || refused[0].From != want {
-			t.Errorf("%.80q: expected byte %d, got %+v", request, want, refused)
+		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
+			checkPlaces(t, told(entry.App, "GET "+path+" HTTP/1.0\r\n\r\n", false))
 		}
 	}
 }
 
-// TestRecordTells shows events that the bytes of a request alone do not decide.
+// TestBadByte shows that a refusal points at the first byte that is wrong.
+func TestBadByte(t *testing.T) {
+	line := "GET / HTTP/1.0\r\n"
+	for _, request := range []string{ // ‸ is before that byte
+		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n",
+		"POST /‸\r\n\r\n", "GET / ‸http/1.0\r\n\r\n", "GET / HTTP/‸2.0\r\n\r\n",
+		"GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n", "GET ‸foo HTTP/1.0\r\n\r\n",
+		"GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41‸%4 HTTP/1.0\r\n\r\n",
+		"GET /‸%00 HTTP/1.0\r\n\r\n", "CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n",
+		"‸\x16\x03", get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"),
+		get("A: b‸\x07c"), get("A: b‸\rc"), line + "A: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"),
+		get("A: b", "Host: a‸ b", "C: d"), get("Content-Length: ‸+5", "A: +5"),
+		get("A: b", "Transfer-Encoding: ‸x"), get("Content-Length: ‸99999999999"),
+		get("Host: a‸ b", "X-Host: a b", "Host: a b"), get("Host: a", "‸Host: b", "Host: b"),
+		get("Host: a", "‸Host: a", "Host: a"), get("Transfer-Encoding: ‸x", "Transfer-Encoding: x"),
+		"GET ‸https://h/ HTTP/1.0\r\nA: b\r\n\r\n", line + "A: b\r\nA: b‸",
+		line + "A: b\r\nA: b‸\n\r\n", "GET /‸%zz HTTP/1.0\r\nGET /%zz HTTP/1.0\r\n", line + "\r‸",
+		line + "A: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
+		"GET / HTTP/1.1‸\r\nA: b\r\n\r\n", line + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
+	} {
+		before, after, _ := strings.Cut(request, "‸")
+		refused := ofKind(told(showEnviron, before+after, true), "refused")
+		if len(refused) != 1 || refused[0].From != len(before) {
+			t.Errorf("%.80q: expected byte %d, got %+v", request, len(before), refused)
+		}
+	}
+}
+
+// TestRecordTells shows, in their order, events that the bytes of a request do not decide.
 func TestRecordTells(t *testing.T) {
-	unwanted := "POST / HTTP/1.0\r\nContent-Length: 9000\r\n\r\n" + strings.Repeat("x", 9000)
+	post := func(n int) string {
+		return fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", n)
+	}
 	for _, c := range []struct {
 		name, request string
 		app           Application
 		want          []string
 	}{
-		{"a body that nobody reads", unwanted, hello, []string{"the gateway ends its half", "bytes more, which nobody reads",
-			"the client has ended its half", "the gateway closes the connection"}},
-		{"nothing", "", hello, []string{"the client has ended its half", "nothing was asked: there will be no answer"}},
+		{"a body that nobody reads", post(9000) + strings.Repeat("x", 9000), hello,
+			[]string{"the gateway ends its half", "bytes more, which nobody reads",
+				"the client has ended its half", "the gateway closes the connection"}},
+		{"nothing", "", hello, []string{"a connection from 127.0.0.1:49152 is accepted",
+			"the client has ended its half", "nothing was asked: there will be no answer"}},
 		{"no body", get(), hello, []string{"the request has no Content-Length: no body"}},
-		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
-			[]string{`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`, "Host is dropped: the target says a"}},
-		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{"the body of app is a file: the gateway reads, sends and closes it",
+		{"a body of no bytes", post(0), showEnviron, []string{
+			"the request has a Content-Length of 0: no body", "calls the application app"}},
+		{"a body cut short", post(10) + "abc", showEnviron, []string{"app panics\n" +
+			"400 Bad Request: expected 10 body bytes, got 3", "the head leaves"}},
+		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello, []string{
+			`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`,
+			"Host is dropped: the target says a"}},
+		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{
+			"the body of app is a file: the gateway reads, sends and closes it",
 			"the head leaves", "bytes of the body leave"}},
-		{"bytes one by one", "G", hello, []string{"1 byte received, from byte 0 on"}},
-		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes", "is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no Content-Length: nobody knows",
-			"the head leaves", "app calls write() with 5 bytes", "app returns a body, Blocks"}},
-		{"no body by its status", get(), func(environ Environ, startResponse StartResponse) Body {
-			startResponse("304 Not Modified", nil)
-			return Blocks{}
-		}, []string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc", showEnviron,
-			[]string{"25 bytes leave", "a Content-Length of 6", "the head leaves"}},
-		{"a body of no bytes", "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n", showEnviron, []string{"the request has a Content-Length of 0: no body",
-			"the gateway calls the application app"}},
-		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil)),
-			[]string{"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
-				`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
-		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{`app calls startResponse("503 Service Unavailable") ` +
-			"with 2 headers: Content-Type, X-Content-Type-Options, because of an error: the database is on fire", "replaces what it has stored", "the head leaves"}},
-		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ", "the answer is the gateway's own", "the head leaves"}},
-		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes", "14 bytes of the body leave", "the gateway closes"}},
-		{"wsgi.errors", get(), logging(hello), []string{"wsgi.errors: log: GET /", "the head leaves"}},
+		{"a byte", "G", hello, []string{"1 byte received, from byte 0 on"}},
+		{"one write", get(), hello, []string{"app gives a block of 14 bytes",
+			"a Content-Length of 14", "the head leaves, in one write with 14 bytes of the body"}},
+		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes",
+			"is asked for no more blocks"}},
+		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no " +
+			"Content-Length: nobody knows", "the head leaves", "app calls write() with 5 bytes",
+			"app returns a body, Blocks"}},
+		{"no body by its status", get(), answering("304 Not Modified"),
+			[]string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
+		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
+			"Content-Length: 3\r\n\r\nabc", showEnviron, []string{"25 bytes leave",
+			"a Content-Length of 6", "the head leaves"}},
+		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer",
+			mount(map[string]Application{"/a": watched("inner", hello)}, nil)), []string{
+			"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
+			`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
+		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{
+			`app calls startResponse("503 Service Unavailable") with 2 headers: Content-Type, ` +
+				"X-Content-Type-Options, because of an error: the database is on fire",
+			"replaces what it has stored", "the head leaves"}},
+		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ",
+			"the answer is the gateway's own", "the head leaves"}},
+		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes",
+			"14 bytes of the body leave", "the gateway closes"}},
+		{"who logs", get(), logging(watched("inner", hello)), []string{"wsgi.errors: log: GET /",
+			"app calls the application inner", "wsgi.errors: log: startResponse", "the head leaves"}},
 		{"a line without an end", get(), func(environ Environ, startResponse StartResponse) Body {
 			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "one, ")
 			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "two")
 			environ["wsgi.errors"].(*errorStream).Flush()
 			return hello(environ, startResponse)
 		}, []string{"wsgi.errors: one, two\n", "app calls startResponse"}},
+		{"a panic before the head", "GET /before HTTP/1.0\r\n\r\n", failing, []string{
+			"\napp panics\nthe gateway logs: the application failed: ",
+			"\nthe gateway logs: \tapp.go:", "the head leaves"}},
+		{"a panic after it", "GET /after HTTP/1.0\r\n\r\n", failing, []string{"the head leaves",
+			"the body of app panics\nthe gateway logs: the application failed: ", "closes"}},
+		{"a panic of startResponse", get(), answering("200"), []string{
+			"the call of startResponse by app panics\napp panics"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			rest := ""
-			for _, e := range told(c.app, c.request, true) {
-				rest += e.Text + "\n"
+			events := told(c.app, c.request, true)
+			if missing := inOrder(texts(events), c.want...); missing != "" {
+				t.Errorf("no %q in its place in\n%s", missing, texts(events))
 			}
-			all := rest
-			for _, want := range c.want { // in this order
-				_, after, ok := strings.Cut(rest, want)
-				if rest = after; !ok {
-					t.Fatalf("no %q in its place in\n%s", want, all)
+			for _, e := range ofKind(events, "log", "panic") {
+				if e.Note == "wsgi.errors" && (e.Layer != "app" || e.Depth != 1) ||
+					e.Kind == "panic" && c.name[:7] == "a panic" && !strings.Contains(e.Place, ".go:") &&
+						!strings.HasSuffix(c.name, "startResponse") {
+					t.Errorf("%s: by %s, at %s", e.Text, e.Layer, e.Place)
 				}
 			}
 		})
 	}
-	gone := watch(watched("app", hello), &labConn{pieces: []string{get()}, end: time.Now().Add(-time.Second)})
-	if out, ends := ofKind(gone, "head"), ofKind(gone, "timeout"); len(out) > 0 || len(ends) != 1 ||
-		ends[0].Text != "writing ends: i/o timeout" {
-		t.Errorf("a client that has left: %+v %+v", out, ends)
+	late := &labConn{pieces: []string{get()}}
+	var seen eventLog
+	seen.watch(watched("app", hello), late) // its time is over
+	if all := texts(seen.events); strings.Contains(all, "leaves") ||
+		!strings.Contains(all, "\nwriting ends: i/o timeout\n") {
+		t.Errorf("a client that has left: %s", all)
 	}
-	var some []event
-	r := newRecorder(time.Now, func(e event) { some = append(some, e) })
-	r.onWrite([]byte("HTTP/1.0 2"))
-	if out := ofKind(some, "head"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
+	seen = eventLog{}
+	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2"))
+	if out := ofKind(seen.events, "head"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
 		t.Errorf("part of a head: %+v", out)
 	}
-	events := told(hello, get(), true)
-	if e := ofKind(events, "environ")[0].Environ; e["SERVER_PORT"] != "8000" || e["REMOTE_ADDR"] != "127.0.0.1" {
-		t.Errorf("environ is %v", e)
+	inner := watched("inner", showEnviron)     // a panic leaves both
+	for _, ends := range []bool{true, false} { // told once if somebody reads, otherwise not
+		if refused := ofKind(told(hello, post(10)+"abc", ends), "refused"); len(refused) > 0 ||
+			strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n400 Bad Request: expected 10 body bytes")+
+				strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n408 Request Timeout") != 1 {
+			t.Errorf("nobody read the body: %+v", refused)
+		}
 	}
 }
 
+// answering is an application that answers with a status and an empty body.
+func answering(status string) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		startResponse(status, nil)
+		return Blocks{}
+	}
+}
+
+// TestTraceSendfile shows that a watched file is sent as any other: by the connection.
+func TestTraceSendfile(t *testing.T) {
+	for want, conn := range map[string]net.Conn{
+		"5 bytes of the file leave by sendfile(2)": &filingConn{},
+		"the head leaves":                          &labConn{end: time.Now().Add(time.Minute)},
+	} {
+		var seen eventLog
+		n, err := (&tap{conn, conn, conn, newRecorder(time.Now, seen.add)}).
+			ReadFrom(strings.NewReader("12345"))
+		if n != 5 || err != nil || !strings.Contains(texts(seen.events), want) {
+			t.Errorf("ReadFrom: %d, %v, %s", n, err, texts(seen.events))
+		}
+	}
+}
+
+// A filingConn is a connection that sends files by itself.
+type filingConn struct{ net.Conn }
+
+func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
+
 // volatile are the parts of a narration that differ from run to run.
-var volatile = regexp.MustCompile(`Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d|  \(\d+ms later\)\n`)
+var volatile = regexp.MustCompile(
+	`Date: .* GMT|127\.0\.0\.1:\d+|\d\d/.*\d\d:\d\d:\d\d|#\d   \(\d+ms later\)\n()`)
 
 // narration is what -trace prints of requests to an application in layers, at a width.
 func narration(t *testing.T, width any, brief bool, app, use string, requests ...string) string {
 	t.Helper()
 	t.Setenv("COLUMNS", fmt.Sprint(width))
-	application := must(choose(applications(Config{Trace: true, Root: "docs"}), app, use, true))(t)
+	entries := applications(Config{Trace: true, Root: "docs"})
+	application := must(choose(entries, app, use, true))(t)
 	var out lockedBuffer
 	s := start(t, application, func(s *Server) {
 		s.ErrorLog = log.New(&out, "", 0)
@@ -5364,14 +5486,14 @@ func narration(t *testing.T, width any, brief bool, app, use string, requests ..
 		eventually(t, "the end of the exchange", func() bool { return idle(s) })
 	}
 	s.stop()
-	return volatile.ReplaceAllString(out.String(), "-")
+	return strings.ReplaceAll(volatile.ReplaceAllString(out.String(), "-"), "-#", "#")
 }
 
 // TestNarration holds what -trace prints to the letter: > for what comes, < for what leaves, =
 // for what waits, brackets for calls.
 func TestNarration(t *testing.T) {
-	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\nX_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n",
-		"GET / HTTP/1.0\r\nHost : h\r\n\r\n")
+	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\n"+
+		"X_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n", "GET / HTTP/1.0\r\nHost : h\r\n\r\n")
 	want := `#1   a connection from - is accepted
 #1 > GET /%41?c=4#f HTTP/1.0\r\n
 #1 > Host: h\r\n
@@ -5379,16 +5501,16 @@ func TestNarration(t *testing.T) {
 #1 > Cookie: a\r\n
 #1 > Cookie: b\r\n
 #1 > \r\n
-#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
-#1   PATH_INFO        "/A", decoded once                            bytes 4 to 7
-#1   QUERY_STRING     "c=4"                                        bytes 9 to 11
+#1   REQUEST_METHOD   "GET" (bytes 0 to 2)
+#1   PATH_INFO        "/A", decoded once (bytes 4 to 7)
+#1   QUERY_STRING     "c=4" (bytes 9 to 11)
 #1   (dropped)        #f is cut off: a fragment is for the client alone
-#1   SERVER_PROTOCOL  "HTTP/1.0"                                  bytes 15 to 22
-#1   HTTP_HOST        "h"                                         bytes 25 to 31
+#1   SERVER_PROTOCOL  "HTTP/1.0" (bytes 15 to 22)
+#1   HTTP_HOST        "h" (bytes 25 to 31)
 #1   (dropped)        X_A is dropped: with a - instead of _ it would have the
 #1     same key
-#1   HTTP_COOKIE      "a"                                         bytes 42 to 50
-#1   HTTP_COOKIE      "a; b": joined to what came before          bytes 53 to 61
+#1   HTTP_COOKIE      "a" (bytes 42 to 50)
+#1   HTTP_COOKIE      "a; b": joined to what came before (bytes 53 to 61)
 #1   the request has no Content-Length: no body
 #1   environ is complete: 23 keys
 #1   ┌ upper
@@ -5420,20 +5542,18 @@ func TestNarration(t *testing.T) {
 #2 > GET / HTTP/1.0\r\n
 #2 > Host : h\r\n
 #2 > \r\n
-#2   REQUEST_METHOD   "GET"                                         bytes 0 to 2
-#2   PATH_INFO        "/"                                                 byte 4
-#2   QUERY_STRING     ""
-#2   SERVER_PROTOCOL  "HTTP/1.0"                                   bytes 6 to 13
+#2   REQUEST_METHOD   "GET" (bytes 0 to 2)
+#2   PATH_INFO        "/" (byte 4)
+#2   QUERY_STRING     "" (no byte)
+#2   SERVER_PROTOCOL  "HTTP/1.0" (bytes 6 to 13)
 #2 ! 400 Bad Request: expected a header line like "Name: value", with no space
 #2     before the colon (RFC 9112 §5.1, byte 20)
 `
-	if !strings.HasPrefix(got, want) {
+	if !strings.HasPrefix(got, want) || !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
-		t.Errorf("no § in\n%s", got)
-	}
-	if got := narration(t, 80, false, "echo", "", "POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n<a>"); !strings.Contains(got, `block of 3 bytes: "<a>"`) {
+	got = narration(t, 80, false, "echo", "", "POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n<a>")
+	if !strings.Contains(got, `block of 3 bytes: "<a>"`) {
 		t.Errorf("on a terminal, < is <:\n%s", got)
 	}
 }
@@ -5455,97 +5575,78 @@ func TestNarrationBrief(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	got := narration(t, 80, true, "gallery", "", "GET /errors/before HTTP/1.0\r\n\r\n")
-	for _, want := range []string{`gallery sets SCRIPT_NAME to "/errors"; it was ""`, "\n#1 ! │ └ errors panics\n", "app.go:", "the application failed"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %q in\n%s", want, got)
-		}
+	if missing := inOrder(got, `gallery sets SCRIPT_NAME to "/errors"; it was ""`,
+		"\n#1 ! │ └ errors panics\n", "the application failed", "app.go:"); missing != "" {
+		t.Errorf("no %q in\n%s", missing, got)
 	}
 	if strings.Contains(got, "watched") {
 		t.Errorf("the recorder is no application's frame:\n%s", got)
 	}
-	if err := (&options{}).setTrace("short"); err == nil || !strings.Contains(err.Error(), "-trace=brief") {
+	if err := (&options{}).setTrace("short"); err == nil ||
+		!strings.Contains(err.Error(), "-trace=brief") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestNarrationWidth shows that no line is longer than the terminal is wide, and that no word
-// is broken.
+// TestNarrationWidth shows that many layers and long words are printed in few lines, which are
+// as wide as the terminal is said to be.
 func TestNarrationWidth(t *testing.T) {
-	long := strings.Repeat("x", 300)
-	for _, width := range []int{80, 120} {
-		got := narration(t, width, false, "gallery", "onion,upper,log", "GET /files/lab.html?"+long+" HTTP/1.0\r\n\r\n",
-			"POST /echo HTTP/1.0\r\nContent-Length: 300\r\nLong: "+long+"\r\n\r\n"+long, "GET /errors/after HTTP/1.0\r\n"+long+"\r\n\r\n")
+	long, layers := strings.Repeat("x", 60_000), strings.Repeat("onion,", 20)+"upper,log"
+	for columns, width := range map[string]int{"40": 40, "120": 120, "-1": 40, "99999999999": 1000} {
+		got := narration(t, columns, false, "gallery", layers, "POST /echo?"+long+
+			" HTTP/1.0\r\nLong: "+long+"\r\nContent-Length: 60000\r\n\r\n"+long,
+			"GET /errors/after HTTP/1.0\r\n"+long+"\r\n\r\n", "GET /"+long+"%zz HTTP/1.0\r\n\r\n")
 		widest := 0
 		for line := range strings.Lines(got) {
 			if strings.HasPrefix(line, "#") { // otherwise it is the log's
-				widest = max(widest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
+				widest = max(widest, utf8.RuneCountInString(line)-len("\n"))
 			}
 		}
-		if widest > width || widest < width-1 {
-			t.Errorf("at %d columns, a line has %d:\n%s", width, widest, got)
+		if widest > width || width < 200 && widest < width-1 ||
+			strings.Count(got, "\n") > 6000 || !strings.Contains(got, " 200 60000\n") {
+			t.Errorf("COLUMNS=%s: a line has %d columns: %.2000s", columns, widest, got)
 		}
 	}
-	for _, c := range []struct{ line, want string }{
-		{"│ one two three four", "│ one two|│   three|│   four"},
-		{"one two three", "one two|  three"},
-		{"abcdefghijklmnopq", "abcdefghijkl|  mnopq"},
-		{"│ │ │ │ │ │ │ abcdefg", "│ │ │ │ │ │|│ │ │ │|│ │ │ abcdef|│ │ │ g"}, // an indentation that is too long
-	} {
-		if got := strings.Join(wrapWords(c.line, 12), "|"); got != c.want {
-			t.Errorf("got %q, want %q", got, c.want)
+	for line, want := range map[string]string{"  │ one two three four": "  │ one two|  │   three|  │   four",
+		"! one two three": "! one two|    three", "  abcdefghijklmnopq": "  abcdefghij|    klmnopq"} {
+		if got := strings.Join(wrapWords(line, 12), "|"); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }
 
-// TestNarrationEnds shows that many layers and long words are printed in few lines, however
-// narrow the terminal is said to be.
-func TestNarrationEnds(t *testing.T) {
-	long := strings.Repeat("x", 60_000)
-	for _, width := range []string{"-1", "40", "80", "x", "99999999999", "9223372036854775807"} {
-		got := narration(t, width, false, "echo", strings.Repeat("onion,", 20)+"onion", "POST /?"+long+" HTTP/1.0\r\nLong: "+long+
-			"\r\nContent-Length: 60000\r\n\r\n"+long, "GET /"+long+"%zz HTTP/1.0\r\n\r\n")
-		events := 0
-		for line := range strings.Lines(got) {
-			if events++; strings.HasPrefix(line, "#") && utf8.RuneCountInString(line) > 1020 { // with the end of a "(… later)"
-				t.Errorf("COLUMNS=%s: %.200s…", width, line)
-			}
-		}
-		if events > 3000 || !strings.Contains(got, " 200 60000\n") {
-			t.Errorf("COLUMNS=%s: %d lines, %.200s", width, events, got[max(0, len(got)-200):])
-		}
-	}
-}
-
-// TestNarrator shows what depends on the terminal, that exchanges are kept apart, and that time
-// is told where it matters.
+// TestNarrator shows what depends on the terminal, that exchanges are kept apart, and that
+// time is told where it matters.
 func TestNarrator(t *testing.T) {
 	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
 	defer terminal.Close()
-	t.Setenv("NO_COLOR", "")
-	narratorOn := func(out io.Writer) *narrator { return newNarrator(log.New(out, "[7] ", 0), false) }
-	if runtime.GOOS != "windows" && !narratorOn(terminal).colour {
-		t.Error("no colours on a terminal")
+	var out bytes.Buffer
+	narratorOn := func(out io.Writer) *narrator {
+		return newNarrator(log.New(out, "[7] ", 0), false)
 	}
-	if narratorOn(&bytes.Buffer{}).colour {
-		t.Error("colours in a buffer")
+	t.Setenv("NO_COLOR", "")
+	if runtime.GOOS != "windows" && narratorOn(terminal).colours == nil ||
+		narratorOn(&out).colours != nil {
+		t.Error("colours are for a terminal")
 	}
 	t.Setenv("NO_COLOR", "1")
-	if narratorOn(terminal).colour {
+	if narratorOn(terminal).colours != nil {
 		t.Error("colours against NO_COLOR")
 	}
-	var out bytes.Buffer
 	n := narratorOn(&out)
-	n.colour = true
+	n.colours = colours
 	one, two := n.recorder(), n.recorder()
 	two.onRead([]byte(strings.Repeat("a\n", 20)))
 	one.add(event{Kind: "refused", Value: "no", Rule: "RFC", From: 3, To: 9})
 	later := one.begin.Add(time.Second)
-	one.begin, one.last, one.now = later.Add(-time.Second), 0, func() time.Time { return later } // a clock that has not moved before
+	one.begin, one.last = later.Add(-time.Second), 0 // a clock that has not moved before
+	one.now = func() time.Time { return later }
 	one.onError("reading", io.EOF)
-	got := out.String()
-	if !strings.HasPrefix(got, "[7] #2 \x1b[36m> a\\n\x1b[0m\n") || !strings.Contains(got, "> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 ") ||
-		!strings.HasSuffix(got, "\x1b[31m! no:  (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n[7] #1   the client has ended its half of the connection\n") {
-		t.Errorf("got %q", got)
+	if missing := inOrder(out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n",
+		"> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n"+
+			"[7] #1   (1s later)\n[7] #1   the client has ended its half of the connection\n",
+	); missing != "" {
+		t.Errorf("no %q in %q", missing, out.String())
 	}
 }
 
@@ -5555,9 +5656,7 @@ func TestTraceChangesNothing(t *testing.T) {
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
 			c.run(t, func(app Application) Application { return watched("app", app) },
-				func(s *Server) {
-					s.Watch = watchQuietly
-				})
+				func(s *Server) { s.Watch = watchQuietly })
 		})
 	}
 }
@@ -5565,33 +5664,34 @@ func TestTraceChangesNothing(t *testing.T) {
 // TestTraceAndLog compares what a client and the logs get with and without -trace.
 func TestTraceAndLog(t *testing.T) {
 	t.Parallel()
-	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|REMOTE_PORT: \d+|SERVER_PORT: \d+|127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
-	entries := applications(Config{Trace: true, Root: "docs"})
-	apps := map[string]Application{"flush": watched("flush", func(environ Environ, startResponse StartResponse) Body {
-		errors := environ["wsgi.errors"].(*errorStream)
-		io.WriteString(errors, "one, ")
-		io.WriteString(errors, "two")
-		errors.Flush()
-		io.WriteString(errors, "three")
-		return hello(environ, startResponse)
-	}), "empty": watched("empty", func(environ Environ, startResponse StartResponse) Body {
-		startResponse("204 No Content", nil)
-		return Blocks{}
-	}), "large": watched("large", func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", textPlain)
-		return Stream(func(yield func([]byte) bool) {
-			for yield(make([]byte, 1<<20)) {
-			}
-		})
-	})}
-	for _, e := range entries {
+	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
+		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
+	apps := map[string]Application{"empty": watched("empty", answering("204 No Content")),
+		"flush": watched("flush", func(environ Environ, startResponse StartResponse) Body {
+			errors := environ["wsgi.errors"].(*errorStream)
+			io.WriteString(errors, "one, ")
+			io.WriteString(errors, "two")
+			errors.Flush()
+			io.WriteString(errors, "three")
+			return hello(environ, startResponse)
+		}),
+		"large": watched("large", func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", textPlain)
+			return Stream(func(yield func([]byte) bool) {
+				for yield(make([]byte, 1<<20)) {
+				}
+			})
+		})}
+	for _, e := range applications(Config{Trace: true, Root: "docs"}) {
 		if e.Name != "clock" && e.Name != "lab" && e.Name != "gallery" {
 			apps[e.Name] = e.App
 		}
 	}
-	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n", "GET /after HTTP/1.0\r\n\r\n",
-		"GET /excinfo HTTP/1.0\r\n\r\n", "HEAD / HTTP/1.0\r\n\r\n", "POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\nabc", "GET /a/x HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc", get("Host : h"), "GET /" + strings.Repeat("x", 70_000), "", "GET / HTTP/1.0\r\n"}
+	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n",
+		"GET /after HTTP/1.0\r\n\r\n", "GET /excinfo HTTP/1.0\r\n\r\n", "HEAD / HTTP/1.0\r\n\r\n",
+		"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\nabc", "GET /a/x HTTP/1.0\r\n\r\n",
+		"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc", get("Host : h"),
+		"GET /" + strings.Repeat("x", 70_000), "", "GET / HTTP/1.0\r\n"}
 	see := func(application Application, reset bool, change func(*Server)) string {
 		s := start(t, application, change)
 		var seen strings.Builder
@@ -5610,8 +5710,7 @@ func TestTraceAndLog(t *testing.T) {
 			c.Close()
 		}
 		s.stop()
-		access := s.access.String()
-		lines := strings.Split(s.errors.String(), "\n")
+		access, lines := s.access.String(), strings.Split(s.errors.String(), "\n")
 		if reset { // how much has been sent by then is chance, and how many equal blocks
 			access = access[:max(0, strings.LastIndex(access, " "))]
 			lines = slices.Compact(lines)
@@ -5645,95 +5744,16 @@ func TestTraceLocalRedirect(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a script needs Unix")
 	}
-	script := filepath.Join(t.TempDir(), "redirect")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\nprintf 'Location: /hello\\n\\n'\n"), 0o755); err != nil {
+	script, text := filepath.Join(t.TempDir(), "redirect"), "#!/bin/sh\nprintf 'Location: /hello\\n\\n'\n"
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	cgi := watched("cgi", newCGI(script, 10*time.Second, 0))
-	application := watched("outer", mount(map[string]Application{"/hello": watched("hello", hello)}, cgi))
-	events := told(application, get(), true)
-	if len(ofKind(events, "environ")) != 1 || len(ofKind(events, "stored")) != 1 || !bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("Hello, World!\n")) {
-		t.Errorf("got %+v", events)
-	}
-}
-
-// TestTraceWhoLogs shows that a line of wsgi.errors belongs to the layer that writes it, also
-// when that is called by the one inside it.
-func TestTraceWhoLogs(t *testing.T) {
-	inner := watched("inner", hello)
-	for _, e := range ofKind(told(logging(inner), get(), true), "log") {
-		if e.Layer != "app" || e.Depth != 1 || e.Note != "wsgi.errors" {
-			t.Errorf("%s: %s at %d", e.Text, e.Layer, e.Depth)
-		}
-	}
-}
-
-// TestTraceOneWrite shows that the head and the first block leave in one write, which is one
-// event.
-func TestTraceOneWrite(t *testing.T) {
-	out := ofKind(told(hello, get(), true), "head", "out")
-	if len(out) != 1 || !bytes.HasSuffix(out[0].Data[:out[0].Head], []byte("\r\n\r\n")) || string(out[0].Data[out[0].Head:]) != "Hello, World!\n" ||
-		!strings.HasSuffix(out[0].Text, "in one write with 14 bytes of the body") || out[0].Size != len(out[0].Data) {
-		t.Errorf("got %+v", out)
-	}
-}
-
-// TestTraceCutShort shows that a body that is cut short is told once, as the refusal that the
-// client gets, and one that nobody read is not.
-func TestTraceCutShort(t *testing.T) {
-	const request = "POST / HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc"
-	for _, ends := range []bool{true, false} { // the client leaves, or is silent
-		events := told(showEnviron, request, ends)
-		out, refused := ofKind(events, "head"), ofKind(events, "refused")
-		if len(refused) != 1 || refused[0].From != len(request) || refused[0].Place != "request.go#Read" || refused[0].Chapter != 5 ||
-			!bytes.Contains(out[0].Data, []byte(strings.TrimPrefix(refused[0].Text, refused[0].Value+": "))) {
-			t.Errorf("refused: %+v, out: %q", refused, out[0].Data)
-		}
-		if refused := ofKind(told(hello, request, ends), "refused"); len(refused) > 0 {
-			t.Errorf("nobody read the body: %+v", refused)
-		}
-	}
-}
-
-// TestTraceSendfile shows that a watched file is sent as any other: by the connection.
-func TestTraceSendfile(t *testing.T) {
-	for name, c := range map[string]struct {
-		conn net.Conn
-		want string
-	}{"with": {&filingConn{}, "5 bytes of the file leave by sendfile(2)"}, "without": {&labConn{end: time.Now().Add(time.Minute)}, "the head leaves"}} {
-		var events []event
-		r := newRecorder(time.Now, func(e event) { events = append(events, e) })
-		n, err := (&tap{c.conn, c.conn, c.conn, r}).ReadFrom(strings.NewReader("12345"))
-		if n != 5 || err != nil || len(events) == 0 || !strings.HasPrefix(events[len(events)-1].Text, c.want) {
-			t.Errorf("%s ReadFrom: %d, %v, %+v", name, n, err, events)
-		}
-	}
-}
-
-// A filingConn is a connection that sends files by itself.
-type filingConn struct{ net.Conn }
-
-func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
-
-// TestTracePanics shows that a panic is told where it happens, and passes on.
-func TestTracePanics(t *testing.T) {
-	for path, want := range map[string]string{"/before": "app panics", "/after": "the body of app panics"} {
-		events := told(failing, "GET "+path+" HTTP/1.0\r\n\r\n", true)
-		if panics := ofKind(events, "panic"); len(panics) != 1 || panics[0].Text != want || !regexp.MustCompile(`^app\.go:\d+$`).MatchString(panics[0].Place) {
-			t.Errorf("got %+v", panics)
-		}
-		if logs := ofKind(events, "log"); len(logs) != 2 ||
-			!strings.HasPrefix(logs[0].Text, "the gateway logs: the application failed: ") ||
-			!strings.HasPrefix(logs[1].Text, "the gateway logs: \tapp.go:") {
-			t.Errorf("got %+v", logs)
-		}
-	}
-	events := told(func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200", nil)
-		return nil
-	}, get(), true)
-	if panics := ofKind(events, "panic"); len(panics) != 2 || panics[0].Text != "the call of startResponse by app panics" {
-		t.Errorf("got %+v", panics)
+	routes := map[string]Application{"/hello": watched("hello", hello)}
+	events := told(watched("outer", mount(routes, cgi)), get(), true)
+	if len(ofKind(events, "environ")) != 1 || len(ofKind(events, "stored")) != 1 ||
+		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("Hello, World!\n")) {
+		t.Errorf("got %s", texts(events))
 	}
 }
 
@@ -5741,61 +5761,31 @@ func TestTracePanics(t *testing.T) {
 // to the server.
 func TestTraceCGI(t *testing.T) {
 	program := exec.Command(os.Args[0], "-app", "echo", "-trace", "-cgi")
-	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST",
-		"CONTENT_LENGTH=3")
+	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1",
+		"REQUEST_METHOD=POST", "CONTENT_LENGTH=3")
 	program.Stdin = strings.NewReader("abc")
 	var stdout, stderr bytes.Buffer
 	program.Stdout, program.Stderr = &stdout, &stderr
 	if err := program.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") || !strings.HasSuffix(out, "\r\n\r\nabc") {
+	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") ||
+		!strings.HasSuffix(out, "\r\n\r\nabc") {
 		t.Errorf("got %q", out)
 	}
-	for _, want := range []string{"environ is complete", "┌ echo", "> abc\n", `< Status: 200 OK\r\n`, "< abc\n"} {
-		if !strings.Contains(stderr.String(), want) {
-			t.Errorf("no %q in %s", want, stderr.String())
-		}
-	}
-}
-
-// TestLabConn shows that time passes on the connection's own clock, and when reading fails.
-func TestLabConn(t *testing.T) {
-	for arrival, want := range map[string]struct {
-		status string
-		at     time.Duration
-	}{
-		"at once":                                {"200", 0},
-		"byte by byte":                           {"200", 0},
-		"a pause of 2 s before each line":        {"200", 6 * time.Second},
-		"all, then the client ends its half":     {"200", 0},
-		"the first half, then the client leaves": {"400", 0},
-		"the first half, then silence":           {"408", 10 * time.Second},
-	} {
-		x := experiment{`GET / HTTP/1.0\r\nA: b\r\n\r\n`, "hello", "", arrival}
-		events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
-		out := ofKind(events, "head")[0]
-		late := time.Duration(out.At)*time.Microsecond - want.at
-		if !strings.HasPrefix(string(out.Data), "HTTP/1.0 "+want.status) || late < -time.Second || late > time.Second {
-			t.Errorf("%s: after %v: %q", arrival, time.Duration(out.At)*time.Microsecond, out.Data)
-		}
-	}
-	x := experiment{"GET /" + strings.Repeat("x", 5000) + ` HTTP/1.0\r\n\r\n`, "hello", "", "a pause of 2 s before each line"}
-	events := must(x.run(map[string]Application{"hello": hello}, 8000))(t)
-	if at := time.Duration(ofKind(events, "head")[0].At) * time.Microsecond; at.Round(time.Second) != 4*time.Second {
-		t.Errorf("two lines take %v", at)
-	}
-	late := &labConn{end: time.Now().Add(-time.Second)}
-	if _, err := late.Write([]byte("x")); err == nil {
-		t.Error("an experiment may go on for ever")
+	if missing := inOrder(stderr.String(), "environ is complete", "┌ echo", "> abc\n",
+		`< Status: 200 OK\r\n`, "< abc\n"); missing != "" {
+		t.Errorf("no %q in %s", missing, stderr.String())
 	}
 }
 
 // runLab is a request to the lab as its page makes it, with changes.
-func runLab(application Application, content string, change ...Environ) (status, answer string) {
-	environ := Environ{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/lab", "PATH_INFO": "/run", "REMOTE_ADDR": "127.0.0.1",
-		"HTTP_HOST": "localhost:8000", "HTTP_ORIGIN": "http://localhost:8000", "HTTP_SEC_FETCH_SITE": "same-origin",
-		"CONTENT_TYPE": "application/json", "wsgi.url_scheme": "http", "wsgi.input": strings.NewReader(content)}
+func runLab(application Application, content string, change ...Environ) (string, string) {
+	environ := Environ{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/lab", "PATH_INFO": "/run",
+		"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000", "SERVER_PORT": "8123",
+		"HTTP_ORIGIN": "http://localhost:8000", "HTTP_SEC_FETCH_SITE": "same-origin",
+		"CONTENT_TYPE": "application/json", "wsgi.url_scheme": "http",
+		"wsgi.input": strings.NewReader(content)}
 	for _, change := range change {
 		maps.Copy(environ, change)
 	}
@@ -5803,205 +5793,157 @@ func runLab(application Application, content string, change ...Environ) (status,
 	return status, string(body)
 }
 
+// labExperiment is what the page sends, with other text in the place of some.
+func labExperiment(change ...string) string {
+	return strings.NewReplacer(change...).Replace(`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
+		`"app": "hello", "use": "upper", "arrival": "at once"}`)
+}
+
 // TestLab shows who may use the lab, and for what.
 func TestLab(t *testing.T) {
-	const good = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "hello", "use": "upper", "arrival": "at once"}`
 	entries := applications(Config{Root: "docs"})
 	entries = entries[:len(entries)-2] // without itself and the gallery
 	lab, open := newLab(entries, false), newLab(entries, true)
-	status, answer := runLab(lab, good)
+	status, answer := runLab(lab, labExperiment())
 	var events []event
-	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
-		len(ofKind(events, "call")) != 2 || !bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("HELLO, WORLD!\n")) {
-		t.Errorf("%s, %v: %s", status, err, answer)
+	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" {
+		t.Fatalf("%s, %v: %s", status, err, answer)
 	}
-	for _, c := range []struct {
-		name, content string
-		change        Environ
-		status, why   string
-	}{
-		{"another machine", good, Environ{"REMOTE_ADDR": "192.0.2.1"}, "403", "this machine alone"},
-		{"a Unix socket", good, Environ{"REMOTE_ADDR": ""}, "403", "this machine alone"},
-		{"through a proxy", good, Environ{"HTTP_X_FORWARDED_FOR": "192.0.2.1"}, "403", "this machine alone"},
-		{"through another proxy", good, Environ{"HTTP_FORWARDED": "for=192.0.2.1"}, "403", "this machine alone"},
-		{"through a gateway", good, Environ{"HTTP_VIA": "1.0 x"}, "403", "this machine alone"},
-		{"a name that was rebound", good, Environ{"HTTP_HOST": "evil.example:8000"}, "403", "not at evil.example"},
-		{"an address elsewhere", good, Environ{"HTTP_HOST": "192.0.2.1"}, "403", "not at 192.0.2.1"},
-		{"the page, for another machine", "", Environ{"REMOTE_ADDR": "192.0.2.1", "REQUEST_METHOD": "GET",
-			"PATH_INFO": ""}, "403", "this machine alone"},
-		{"another origin", good, Environ{"HTTP_ORIGIN": "http://evil.example"}, "403", "own page"},
-		{"another port", good, Environ{"HTTP_ORIGIN": "http://localhost:9000"}, "403", "own page"},
-		{"no origin to speak of", good, Environ{"HTTP_ORIGIN": "null"}, "403", "own page"},
-		{"another site", good, Environ{"HTTP_ORIGIN": "", "HTTP_SEC_FETCH_SITE": "cross-site"}, "403", "own page"},
-		{"a form", good, Environ{"CONTENT_TYPE": "text/plain"}, "403", "own page"},
-		{"GET", good, Environ{"REQUEST_METHOD": "GET"}, "403", "own page"},
-		{"no JSON", "{", nil, "400", "cannot be read"},
-		{"an empty experiment", "{}", nil, "400", "no application here is called"},
-		{"the cgi application", strings.Replace(good, "hello", "cgi", 1), nil, "400", `no application here is called "cgi"`},
-		{"the proxy application", strings.Replace(good, "hello", "proxy", 1), nil, "400", `is called "proxy"`},
-		{"the gallery, which has them", strings.Replace(good, "hello", "gallery", 1), nil, "400", `is called "gallery"`},
-		{"the lab in the lab", strings.Replace(good, "hello", "lab", 1), nil, "400", `is called "lab"`},
-		{"another middleware", strings.Replace(good, "upper", "lower", 1), nil, "400", "no middleware is called"},
-		{"too much middleware", strings.Replace(good, "upper", strings.Repeat("upper,", 20)+"upper", 1), nil, "400", "enough"},
-		{"another arrival", strings.Replace(good, "at once", "never", 1), nil, "400", "no request arrives"},
-		{"no escapes", strings.Replace(good, "GET", `\\q`, 1), nil, "400", "expected escapes"},
-		{"a large request", strings.Replace(good, "GET", strings.Repeat("x", labRequest), 1), nil, "400", "may have 65536 bytes"},
-		{"a huge request", strings.Replace(good, "GET", strings.Repeat("x", 9*labRequest), 1), nil, "400", "cannot be read"},
-		{"elsewhere", "", Environ{"PATH_INFO": "/x"}, "404", "/lab"},
+	if e := ofKind(events, "environ")[0].Environ; len(ofKind(events, "call")) != 2 ||
+		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("HELLO, WORLD!\n")) ||
+		e["SERVER_PORT"] != "8123" || e["REMOTE_ADDR"] != "127.0.0.1" {
+		t.Errorf("got %s", answer)
+	}
+	const here, own, many = "this machine alone", "own page", "upper,upper,upper,upper,upper,"
+	for why, changes := range map[string][]Environ{
+		here: {{"REMOTE_ADDR": "192.0.2.1"}, {"REMOTE_ADDR": ""}, {"HTTP_X_FORWARDED_FOR": "192.0.2.1"},
+			{"HTTP_FORWARDED": "for=192.0.2.1"}, {"HTTP_VIA": "1.0 x"}, {"HTTP_HOST": "192.0.2.1"},
+			{"HTTP_HOST": "evil.example:8000"}, {"REMOTE_ADDR": "192.0.2.1", "PATH_INFO": ""}},
+		own: {{"HTTP_ORIGIN": "http://evil.example"}, {"HTTP_ORIGIN": "http://localhost:9000"},
+			{"HTTP_ORIGIN": "null"}, {"HTTP_SEC_FETCH_SITE": "cross-site"},
+			{"CONTENT_TYPE": "text/plain"}, {"REQUEST_METHOD": "GET"}},
+		"The lab is at /lab": {{"PATH_INFO": "/x"}, {"PATH_INFO": "/go.mod"}, {"PATH_INFO": "/."},
+			{"PATH_INFO": "/docs/lab.html"}, {"PATH_INFO": "/../go.mod"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			status, answer := runLab(lab, c.content, c.change)
-			if status[:3] != c.status || !strings.Contains(answer, c.why) {
-				t.Errorf("got %s %.300s", status, answer)
+		for _, change := range changes {
+			status, answer := runLab(lab, labExperiment(), change)
+			if status == "200 OK" || !strings.Contains(answer, why) {
+				t.Errorf("%v: %s %.300s", change, status, answer)
 			}
-			status, _ = runLab(open, c.content, c.change)
-			if why := c.why == "this machine alone" || strings.HasPrefix(c.why, "not at"); why && status != "200 OK" &&
-				c.change["HTTP_HOST"] == nil {
-				t.Errorf("-open-lab: %s", status)
+			status, _ = runLab(open, labExperiment(), change, Environ{"HTTP_ORIGIN": ""})
+			if why == here && status != "200 OK" {
+				t.Errorf("-open-lab, %v: %s", change, status)
 			}
-		})
+		}
+	}
+	for content, why := range map[string]string{
+		"{": "cannot be read", "{}": "no application here is called",
+		labExperiment("hello", "cgi"):                           `no application here is called "cgi"`,
+		labExperiment("hello", "proxy"):                         `is called "proxy"`,
+		labExperiment("hello", "gallery"):                       `is called "gallery"`,
+		labExperiment("hello", "lab"):                           `is called "lab"`,
+		labExperiment("upper", "lower"):                         "no middleware is called",
+		labExperiment("upper", many+many+"log"):                 "enough",
+		labExperiment("at once", "never"):                       "no request arrives",
+		labExperiment("GET", `\\q`):                             "expected escapes",
+		labExperiment("GET", strings.Repeat("x", labRequest)):   "may have 65536 bytes",
+		labExperiment("GET", strings.Repeat("x", 9*labRequest)): "cannot be read",
+	} {
+		if status, answer := runLab(lab, content); status[:3] != "400" || !strings.Contains(answer, why) {
+			t.Errorf("%.200s: %s %.300s", content, status, answer)
+		}
 	}
 	page := func(path string) (status string, headers []Header, content string) {
-		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1", "SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
+		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1",
+			"SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
 		return status, headers, string(body)
 	}
-	t.Run("the page", func(t *testing.T) {
-		status, headers, content := page("")
-		policy, _ := lookup(headers, "Content-Security-Policy")
-		if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") || !strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
-			t.Errorf("got %s %v", status, headers)
+	status, headers, content := page("")
+	policy, _ := lookup(headers, "Content-Security-Policy")
+	if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") ||
+		!strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
+		t.Errorf("got %s %v", status, headers)
+	}
+	elsewhere := regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(|innerHTML`)
+	if found := elsewhere.FindString(content); found != "" {
+		t.Errorf("the page needs something from elsewhere, or writes HTML: %s", found)
+	}
+	for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
+		if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(content, `"`+name+`"`) {
+			t.Errorf("the page does not know %s", path)
 		}
-		if regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(`).MatchString(content) || strings.Contains(content, "innerHTML") {
-			t.Error("the page needs something from elsewhere, or writes HTML")
+	}
+	if status, _, code := page("/request.go"); status != "200 OK" ||
+		!strings.HasPrefix(code, "// request.go: ") {
+		t.Errorf("got %s %.100s", status, code)
+	}
+	choices := map[string][]string{}
+	for _, entry := range entries {
+		if entry.Name != "cgi" && entry.Name != "proxy" {
+			choices["app"] = append(choices["app"], entry.Name)
 		}
-	})
-	t.Run("the chapters", func(t *testing.T) {
-		for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
-			if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(labPage, `"`+name+`"`) {
-				t.Errorf("the page does not know %s", path)
-			}
+	}
+	for _, middleware := range middlewares {
+		choices["use"] = append(choices["use"], middleware.name)
+	}
+	for name, all := range choices {
+		if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(content, list) {
+			t.Errorf("the page does not offer %s", list)
 		}
-	})
-	t.Run("the choices", func(t *testing.T) {
-		var names, layers []string
-		for _, entry := range entries {
-			if entry.Name != "cgi" && entry.Name != "proxy" {
-				names = append(names, entry.Name)
-			}
-		}
-		for _, middleware := range middlewares {
-			layers = append(layers, middleware.name)
-		}
-		for name, all := range map[string][]string{"app": names, "use": layers} {
-			if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(labPage, list) {
-				t.Errorf("the page does not offer %s", list)
-			}
-		}
-		for _, arrival := range regexp.MustCompile(`(?s)arrival: \["(.*?)"\],`).FindStringSubmatch(labPage)[1:] {
-			for _, way := range regexp.MustCompile(`",\s+"`).Split(arrival, -1) {
-				if status, answer := runLab(lab, strings.Replace(good, "at once", way, 1)); status != "200 OK" {
-					t.Errorf("%s: %s", way, answer)
-				}
-			}
-		}
-	})
-	t.Run("the code", func(t *testing.T) {
-		if status, _, content := page("/request.go"); status != "200 OK" || !strings.HasPrefix(content, "// request.go: ") {
-			t.Errorf("got %s %.100s", status, content)
-		}
-		for _, path := range []string{"/go.mod", "/../go.mod", "/docs/lab.html", "/."} {
-			if status, _, _ := page(path); status != "404 Not Found" {
-				t.Errorf("%s: %s", path, status)
-			}
-		}
-	})
-	t.Run("the server's port", func(t *testing.T) {
-		_, answer := runLab(lab, good, Environ{"SERVER_PORT": "8123"})
+	}
+}
+
+// TestLabArrival shows that each way in which the page lets a request arrive is known, and
+// that time passes on the connection's own clock.
+func TestLabArrival(t *testing.T) {
+	lab := newLab([]entry{{Name: "hello", App: hello}}, false)
+	head := func(change ...string) (string, time.Duration) {
 		var events []event
-		if err := json.Unmarshal([]byte(answer), &events); err != nil || ofKind(events, "environ")[0].Environ["SERVER_PORT"] != "8123" {
-			t.Errorf("%v: %s", err, answer)
+		status, answer := runLab(lab, labExperiment(change...))
+		if err := json.Unmarshal([]byte(answer), &events); err != nil {
+			t.Fatalf("%s: %v: %s", status, err, answer)
 		}
-	})
-}
-
-// TestPlaces shows that each step of every row and preset leads to code that is there, and
-// each refusal to a chapter.
-func TestPlaces(t *testing.T) {
-	there := map[string]bool{}
-	for _, file := range []string{"main.go", "server.go", "request.go", "response.go", "app.go"} {
-		for _, declaration := range must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t).Decls {
-			for _, name := range declaredNames(declaration) {
-				there[file+"#"+name] = true
-			}
+		e := ofKind(events, "head")[0]
+		return string(e.Data[:12]), (time.Duration(e.At) * time.Microsecond).Round(time.Second)
+	}
+	_, offered, _ := strings.Cut(labPage, "arrival: [")
+	offered, _, _ = strings.Cut(offered, "]")
+	for arrival, want := range map[string]string{
+		"at once": "200 0s", "byte by byte": "200 0s", "a pause of 2 s before each line": "200 6s",
+		"all, then the client ends its half": "200 0s", "the first half, then silence": "408 10s",
+		"the first half, then the client leaves": "400 0s",
+	} {
+		status, at := head("at once", arrival)
+		if got := fmt.Sprintf("%s %v", status[9:], at); got != want ||
+			!strings.Contains(offered, `"`+arrival+`"`) {
+			t.Errorf("%s: got %s, want %s", arrival, got, want)
 		}
 	}
-	kinds := map[string]bool{} // that the page knows
-	for _, at := range regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`).FindAllStringSubmatch(labPage, -1) {
-		if kinds[at[1]] = true; !there[at[2]] {
-			t.Errorf("%s: there is no %s", at[1], at[2])
-		}
+	if n := strings.Count(offered, `"`); n != 2*6 {
+		t.Errorf("the page offers %s", offered)
 	}
-	for kind := range sentences {
-		if !kinds[kind] {
-			t.Errorf("the page does not know where %s is done", kind)
-		}
+	_, at := head("at once", "a pause of 2 s before each line", `A: b\\r\\n`, "", "GET /",
+		"GET /"+strings.Repeat("x", 5000))
+	if at != 4*time.Second {
+		t.Errorf("two lines take %v", at)
 	}
-	line := regexp.MustCompile(`^app\.go:\d+$`)
-	check := func(events []event) {
-		for _, e := range events {
-			if e.Text == "" || e.Place != "" && !there[e.Place] && !line.MatchString(e.Place) ||
-				e.Kind == "start" && e.Place == "" || e.Kind == "refused" && e.Chapter == 0 {
-				t.Errorf("%s: %s, %q, chapter %d", e.Text, e.Place, e.Rule, e.Chapter)
-			}
-		}
-	}
-	for _, row := range allRows() {
-		if len(row.send) <= labData {
-			check(watch(watched("environ", showEnviron), &labConn{pieces: []string{row.send}, ends: row.how == "then end",
-				end: time.Now().Add(time.Minute)}))
-		}
-	}
-	for _, entry := range applications(Config{Root: "docs"}) {
-		if entry.Name == "clock" {
-			entry.App = newClock(3, 0)
-		}
-		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			check(watch(watched(entry.Name, entry.App), &labConn{pieces: []string{"GET " + path + " HTTP/1.0\r\n\r\n"}, end: time.Now().Add(time.Minute)}))
-		}
-	}
-}
-
-// declaredNames are the names that a declaration gives.
-func declaredNames(declaration ast.Decl) (names []string) {
-	switch d := declaration.(type) {
-	case *ast.FuncDecl:
-		names = append(names, d.Name.Name)
-	case *ast.GenDecl:
-		for _, spec := range d.Specs {
-			if s, ok := spec.(*ast.TypeSpec); ok {
-				names = append(names, s.Name.Name)
-			}
-		}
-	}
-	return names
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
-	hasty := &lab{running: make(chan bool), patience: time.Millisecond}
-	lab := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
+	busy := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
 	}}, {Name: "echo", App: echo}}, false)
-	const blocked = `{"request": "GET / HTTP/1.0\\r\\n\\r\\n", "app": "block", "arrival": "at once"}`
+	blocked := labExperiment("hello", "block")
 	var all sync.WaitGroup
 	for range 30 { // a class presses Run
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			if status, answer := runLab(lab, blocked); status != "200 OK" {
+			if status, answer := runLab(busy, blocked); status != "200 OK" {
 				t.Errorf("got %s %s", status, answer)
 			}
 		}()
@@ -6009,53 +5951,55 @@ func TestLabLimits(t *testing.T) {
 	for range labAtOnce {
 		wait(t, "an experiment", begun)
 	}
-	if status, answer := runLab(lab, "{"); status[:3] != "400" { // it is read before it waits for its turn
-		t.Errorf("got %s %s", status, answer)
+	if status, _ := runLab(busy, "{"); status[:3] != "400" { // it is read before it waits
+		t.Errorf("got %s", status)
 	}
-	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" {
-		t.Errorf("got %s %s", status, answer)
-	}
-	hasty.apps, hasty.running = map[string]Application{"block": func(Environ, StartResponse) Body {
+	apps := map[string]Application{"block": func(Environ, StartResponse) Body {
 		<-release
 		return Blocks{}
-	}}, make(chan bool, 1)
-	if status, answer := runLab(hasty.app, blocked); status[:3] != "503" || !strings.Contains(answer, "not ended") {
-		t.Errorf("got %s %s", status, answer)
+	}, "hello": func(Environ, StartResponse) Body { runtime.Goexit(); return nil }}
+	full := &lab{running: make(chan bool), patience: time.Millisecond, apps: apps}
+	hasty := &lab{running: make(chan bool, 1), patience: time.Millisecond, apps: apps}
+	for why, l := range map[string]*lab{"Too many": full, "has not ended": hasty} {
+		if status, answer := runLab(l.app, blocked); status[:3] != "503" ||
+			!strings.Contains(answer, why) {
+			t.Errorf("got %s %s", status, answer)
+		}
 	}
 	close(release)
 	hasty.running <- true // when the experiment has ended
 	<-hasty.running
 	hasty.patience = time.Minute
-	for name, app := range map[string]Application{"goexit": func(Environ, StartResponse) Body {
-		runtime.Goexit()
-		return nil
-	}, "nil": nil} {
-		hasty.apps["block"] = app
-		if status, answer := runLab(hasty.app, blocked); status[:3] == "503" {
-			t.Errorf("%s: got %s %s", name, status, answer)
-		}
+	status, answer := runLab(hasty.app, labExperiment())
+	if status != "200 OK" || !strings.Contains(answer, "runtime.Goexit was called") {
+		t.Errorf("got %s %s", status, answer)
 	}
 	for range 30 - labAtOnce {
 		wait(t, "an experiment", begun)
 	}
 	all.Wait()
-	body := strings.Repeat("x", labRequest-100)
-	request := fmt.Sprintf(`POST / HTTP/1.0\\r\\nContent-Length: %d\\r\\n\\r\\n%s`, len(body), body)
-	status, answer := runLab(lab, `{"request": "`+request+`", "app": "echo", "arrival": "byte by byte"}`)
-	var events []event
-	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" || len(events) > labEvents+1 {
-		t.Errorf("%s, %v, %d events", status, err, len(events))
+	body, fields := strings.Repeat("x", labRequest-100), ""
+	for range 99 {
+		fields += "A: " + strings.Repeat(`\\x80`, 600) + `\\r\\n`
 	}
-	fields := strings.Repeat(`A: `+strings.Repeat(`\\x80`, 600)+`\\r\\n`, 99)
-	_, answer = runLab(lab, `{"request": "GET / HTTP/1.0\\r\\n`+fields+`\\r\\n", "app": "echo", "use": "log,log,upper,upper,catch", "arrival": "at once"}`)
-	if !strings.Contains(answer, "HTTP_A") || len(answer) > 2<<20 {
-		t.Errorf("the answer has %d bytes: %.200s", len(answer), answer)
+	for _, experiment := range []string{
+		labExperiment("hello", "echo", "GET", "POST", "A: b", fmt.Sprintf("Content-Length: %d",
+			len(body)), `\\r\\n"`, `\\r\\n`+body+`"`, "at once", "byte by byte"),
+		labExperiment("hello", "echo", `A: b\\r\\n`, fields, "upper", "log,log,upper,upper,catch"),
+	} {
+		var events []event
+		status, answer := runLab(busy, experiment)
+		if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
+			len(events) > labEvents+1 || len(answer) > 2<<20 {
+			t.Errorf("%s, %v, %d events, %d bytes", status, err, len(events), len(answer))
+		}
 	}
-	var log eventLog
+	var seen eventLog
 	for range 3 {
-		log.add(event{Data: make([]byte, labData/2)})
+		seen.add(event{Data: make([]byte, labData/2-10)})
 	}
-	if log.events[1].Data == nil || log.events[2].Data != nil || !strings.Contains(log.events[2].Text, "not shown") {
+	if seen.events[1].Data == nil || seen.events[2].Data != nil ||
+		!strings.Contains(seen.events[2].Text, "not shown") {
 		t.Error("too many bytes are told")
 	}
 }
