@@ -59,6 +59,19 @@ import (
 	"time"
 )
 
+var (
+	hintAsked = flag.Int("hint", 0, "show hint 1, 2 or 3")
+	serving   = flag.Bool("serve", false, "serve the program instead of checking it")
+	watching  = flag.Bool("watch", false, "check again after each save")
+	answer    = flag.String("answer", "", "the id of the row that a hunt breaks, like R05")
+	output    = flag.String("o", "", "class: the directory of the report")
+	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 3 for each core")
+	asJSON    = flag.Bool("json", false, "print results for a program")
+	strict    = flag.Bool("strict", false, "server: no row may differ, nor any head")
+	bytewise  = flag.Bool("bytewise", false, "server: send each byte by itself")
+	times     = flag.Int("times", 1, "author: how often the solution must pass")
+)
+
 // Exit statuses.
 const (
 	solved     = 0
@@ -73,19 +86,6 @@ func exitStatus(ok bool) int {
 	return notYet
 }
 
-var (
-	hintAsked = flag.Int("hint", 0, "show hint 1, 2 or 3")
-	serving   = flag.Bool("serve", false, "serve the program instead of checking it")
-	watching  = flag.Bool("watch", false, "check again after each save")
-	answer    = flag.String("answer", "", "the id of the row that a hunt breaks, like R05")
-	output    = flag.String("o", "", "class: the directory of the report")
-	jobs      = flag.Int("jobs", 0, "how many at once: server 1, class 3 for each core")
-	asJSON    = flag.Bool("json", false, "print results for a program")
-	strict    = flag.Bool("strict", false, "server: no row may differ, nor any head")
-	bytewise  = flag.Bool("bytewise", false, "server: send each byte by itself")
-	times     = flag.Int("times", 1, "author: how often the solution must pass")
-)
-
 const self = "go run docs/check.go" // as messages show it
 
 func main() {
@@ -99,11 +99,10 @@ func main() {
 		args = append(args, flag.Arg(0))
 	}
 	args = append(args, "", "", "")
-	for i, arg := range args[1:3] { // the working directory changes now
-		path, err := filepath.Abs(arg)
-		_, missing := os.Stat(path)
-		if arg != "" && err == nil && missing == nil && (i == 0 || args[0] == "host") {
-			args[i+1] = path
+	for i := 1; i < 3; i++ { // a file or directory: the working directory changes now
+		_, missing := os.Stat(args[i])
+		if missing == nil && (i == 1 || args[0] == "host") {
+			args[i] = must(filepath.Abs(args[i]))
 		}
 	}
 	findRoot()
@@ -112,6 +111,7 @@ func main() {
 
 // command does what the arguments ask for, and returns the exit status.
 func command(verb, object string, rest []string) int {
+	x := exerciseNamed(verb)
 	switch {
 	case verb == "":
 		return overview()
@@ -129,10 +129,11 @@ func command(verb, object string, rest []string) int {
 		return hunt(object)
 	case verb == "class" && object != "":
 		return checkClass(object, rest)
-	case verb == "author" && object != "":
-		return author(object, rest)
-	}
-	if x := exerciseNamed(verb); x != nil {
+	case verb == "author" && object == "hunts":
+		return authorHunts()
+	case verb == "author" && exerciseNamed(object) != nil:
+		return exerciseNamed(object).author(rest)
+	case x != nil:
 		return x.work(object)
 	}
 	fmt.Fprintf(os.Stderr, "there is no exercise %q, and no such command\n", verb)
@@ -142,23 +143,20 @@ func command(verb, object string, rest []string) int {
 
 // usage prints the commands that the comment of this file lists.
 func usage() {
-	_, text, _ := strings.Cut(page("docs/check.go"), "return.\n//\n")
-	text, _, _ = strings.Cut(text, "//\n//")
+	text := between(page("docs/check.go"), "return.\n//\n", "//\n//")
 	fmt.Fprint(os.Stderr, "usage:\n", strings.ReplaceAll(text, "//\t", "  "))
 }
 
 // findRoot changes to the root of the repository, upwards from the working directory.
 func findRoot() {
-	begin, err := os.Getwd()
-	die(err)
+	begin := must(os.Getwd())
 	for dir := begin; ; dir = filepath.Dir(dir) {
 		_, module := os.Stat(filepath.Join(dir, "go.mod"))
 		_, table := os.Stat(filepath.Join(dir, "docs", "conformance.md"))
 		if module == nil && table == nil {
 			die(os.Chdir(dir))
 			return
-		}
-		if dir == filepath.Dir(dir) {
+		} else if dir == filepath.Dir(dir) {
 			die(fmt.Errorf("%s is not in the course: expected a directory, here or above, "+
 				"with go.mod and docs/conformance.md", begin))
 		}
@@ -174,19 +172,16 @@ func die(err error) {
 	}
 }
 
-// page returns a file of the repository.
-func page(path string) string {
-	content, err := os.ReadFile(path)
+func must[T any](value T, err error) T {
 	die(err)
-	return string(content)
+	return value
 }
 
+// page returns a file of the repository.
+func page(path string) string { return string(must(os.ReadFile(path))) }
+
 // glob returns the files of a pattern, which is one of ours and so is not malformed.
-func glob(pattern string) []string {
-	files, err := filepath.Glob(pattern)
-	die(err)
-	return files
-}
+func glob(pattern string) []string { return must(filepath.Glob(pattern)) }
 
 func write(path, content string) {
 	die(os.MkdirAll(filepath.Dir(path), 0o755))
@@ -198,15 +193,23 @@ func printJSON(value any) int {
 	return solved
 }
 
+// between returns the text that follows one text and ends before another.
+func between(text, from, to string) string {
+	_, text, _ = strings.Cut(text, from)
+	text, _, _ = strings.Cut(text, to)
+	return text
+}
+
 // several calls do(0) to do(n-1), so many at a time.
 func several(atATime, n int, do func(i int)) {
 	places := make(chan bool, atATime)
-	var all sync.WaitGroup
 	for i := range n {
 		places <- true
-		all.Go(func() { do(i); <-places })
+		go func() { do(i); <-places }()
 	}
-	all.Wait()
+	for range atATime {
+		places <- true // the last have ended
+	}
 }
 
 // ---------------------------------------------------------------- Bytes
@@ -227,11 +230,7 @@ func (d drawn) expand(cell string) string {
 	for special.MatchString(cell) {
 		cell = special.ReplaceAllStringFunc(cell, d.special)
 	}
-	text, err := strconv.Unquote(`"` + strings.ReplaceAll(cell, `"`, `\"`) + `"`)
-	if err != nil {
-		panic(fmt.Sprintf(`a table of checks has %q, expected escapes like \r \\ \x00`, cell))
-	}
-	return text
+	return must(strconv.Unquote(`"` + strings.ReplaceAll(cell, `"`, `\"`) + `"`))
 }
 
 func (d drawn) special(text string) string {
@@ -270,14 +269,8 @@ func draw(kind string) string {
 	return string(text)
 }
 
-// number panics if it gets anything else: a mistake in a table is its author's.
-func number(digits string) int {
-	n, err := strconv.Atoi(digits)
-	if err != nil {
-		panic(fmt.Sprintf("a table of checks has %q where it needs a number", digits))
-	}
-	return n
-}
+// number is of digits in a table: a mistake there is its author's.
+func number(digits string) int { return must(strconv.Atoi(digits)) }
 
 // visible shows bytes on one line of ASCII, as in a Go string.
 func visible[T ~string | ~[]byte](text T) string {
@@ -349,8 +342,7 @@ func (t *transcript) String() string {
 
 // start runs a program.
 func (p program) start() (*child, error) {
-	dir, err := os.MkdirTemp("", "check-empty-")
-	die(err)
+	dir := must(os.MkdirTemp("", "check-empty-"))
 	c := &child{program: p, ended: make(chan struct{}),
 		secret: fmt.Sprintf("#%08x", rand.Uint32())}
 	run := exec.Command(p.command[0], p.command[1:]...)
@@ -359,9 +351,7 @@ func (p program) start() (*child, error) {
 	run.Env = append(os.Environ(), "PROBE_SECRET="+c.secret, "GORACE=atexit_sleep_ms=0",
 		"PYTHONDONTWRITEBYTECODE=1")
 	if p.addr == "" {
-		run.Stdout = &c.stdout
-		c.stdin, err = run.StdinPipe()
-		die(err)
+		run.Stdout, c.stdin = &c.stdout, must(run.StdinPipe())
 	}
 	if err := run.Start(); err != nil {
 		os.RemoveAll(dir)
@@ -408,11 +398,9 @@ func init() {
 // stop kills the program with its children. A child that has left the group is found by
 // the secret in its environment, on Linux.
 func (c *child) stop() {
-	pids := []int{c.process.Pid}
-	if runtime.GOOS == "windows" { // fails if it has ended
+	pids := []int{c.process.Pid, -c.process.Pid} // the latter is the group
+	if runtime.GOOS == "windows" {
 		exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(pids[0])).Run()
-	} else {
-		pids = append(pids, -pids[0]) // the group
 	}
 	for _, file := range glob("/proc/[0-9]*/environ") {
 		environ, err := os.ReadFile(file) // fails for another user's
@@ -451,14 +439,6 @@ func (c *child) dial() (net.Conn, error) {
 		}
 	}
 	return nil, errDeaf
-}
-
-func (c *child) listens() error {
-	connection, err := c.dial()
-	if err == nil {
-		connection.Close()
-	}
-	return err
 }
 
 // log returns what the program has printed. Lines of our probes lose their secret; a line
@@ -518,7 +498,6 @@ type client struct {
 	got          []byte // on this connection
 	last         string // the bytes sent last
 	more, slowly bool   // see docs/exercises/README.md
-	opened       []net.Conn
 }
 
 var scriptWords = regexp.MustCompile("`[^`]*`|[a-z]+")
@@ -533,11 +512,6 @@ func (s server) talk(script string, d drawn) exchange {
 	} else if s.timed {
 		c.limit = soon
 	}
-	defer func() {
-		for _, connection := range c.opened {
-			connection.Close() // most are closed already
-		}
-	}()
 	for _, word := range words {
 		switch word {
 		case "again", "later":
@@ -551,7 +525,8 @@ func (s server) talk(script string, d drawn) exchange {
 				if err != nil {
 					return exchange{err: err, refused: true}
 				}
-				c.TCPConn, c.opened = connection.(*net.TCPConn), append(c.opened, connection)
+				defer connection.Close() // those that stay; the others are closed already
+				c.TCPConn = connection.(*net.TCPConn)
 				c.SetDeadline(time.Now().Add(s.patience))
 			}
 			c.do(word, d)
@@ -589,9 +564,6 @@ func (c *client) do(word string, d drawn) {
 	case "stay":
 		c.TCPConn = nil
 	default:
-		if word[0] != '`' {
-			panic("a table of checks has an unknown word: " + word)
-		}
 		c.send(d.expand(strings.Trim(word, "`")))
 	}
 }
@@ -629,10 +601,9 @@ func (c *client) send(text string) {
 		size = 1
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
-		if _, err := c.Write(piece); err != nil {
-			if !c.more && c.row == nil { // a row may be refused before all of it is read
-				c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
-			}
+		_, err := c.Write(piece)
+		if err != nil && !c.more && c.row == nil { // a row may be refused before it is read
+			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
 			break
 		}
 		if c.slowly {
@@ -656,8 +627,6 @@ func (c *client) finish() {
 	switch {
 	case raw.Len() >= endless:
 		c.err = errors.New("the answer has no end")
-	case err == errStaysOpen:
-		c.err = err
 	case c.silent:
 		c.err = fmt.Errorf("after %v the server has not closed the connection", c.patience)
 	case err != nil && !(c.more && c.reply != ""):
@@ -667,52 +636,44 @@ func (c *client) finish() {
 	c.got, c.TCPConn = nil, nil
 }
 
-var errStaysOpen = errors.New("the connection stays open: in HTTP/1.0 the server closes it " +
-	"after its answer (in Python, each file made from it)")
-
 // readAnswer reads to the end of the connection. In HTTP/1.1 it may stay open after the
-// answer to a row, and that is returned as HTTP/1.0 would have it. Only R01 waits long for
-// the end in HTTP/1.0: one fault is told once.
+// answer to a row, and that is returned as HTTP/1.0 would have it. In HTTP/1.0 only R01
+// waits long for the end: one fault is told once.
 func (c *client) readAnswer(in *bufio.Reader) (reply string, err error) {
-	whole := false
-	if c.row != nil && !*strict {
-		method, _, _ := strings.Cut(string(c.row.Send), " ")
-		answer, err := http.ReadResponse(in, &http.Request{Method: method})
-		for err == nil && answer.StatusCode == http.StatusContinue {
-			answer, err = http.ReadResponse(in, &http.Request{Method: method})
-		}
-		if err == nil { // what net/http cannot read is judged as it comes
-			body, err := io.ReadAll(answer.Body)
-			if answer.ProtoAtLeast(1, 1) || !answer.Close {
-				reply = inHTTP10(answer, body)
-			}
-			if err != nil || !answer.Close {
-				return reply, ended(err)
-			}
-			whole = answer.ContentLength >= 0
-		}
+	if c.row == nil || *strict {
+		_, err = io.Copy(io.Discard, in)
+		return "", err
 	}
-	if whole && c.row.id() != "R01" {
-		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	method, _, _ := strings.Cut(string(c.row.Send), " ")
+	answer, err := http.ReadResponse(in, &http.Request{Method: method})
+	for err == nil && answer.StatusCode == http.StatusContinue {
+		answer, err = http.ReadResponse(in, &http.Request{Method: method})
+	}
+	if err == nil { // what net/http cannot read is judged as it comes
+		body, err := io.ReadAll(answer.Body)
+		if answer.ProtoAtLeast(1, 1) || !answer.Close {
+			reply = inHTTP10(answer, body)
+		}
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return reply, nil // its length tells
+		case err != nil || !answer.Close:
+			return reply, err
+		case answer.ContentLength >= 0 && c.row.id() != "R01":
+			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		}
 	}
 	rest, err := io.ReadAll(in) // perhaps too much is sent
 	if reply != "" {
 		reply += string(rest)
 	}
-	if whole && errors.Is(err, os.ErrDeadlineExceeded) {
-		if err = errStaysOpen; c.row.id() != "R01" {
-			err = nil
+	if answer != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err = nil; c.row.id() == "R01" {
+			err = errors.New("the connection stays open: in HTTP/1.0 the server closes it " +
+				"after its answer (in Python, each file made from it)")
 		}
 	}
 	return reply, err
-}
-
-// ended forgives an answer that ends early: its framing tells.
-func ended(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil
-	}
-	return err
 }
 
 // inHTTP10 writes an answer as a server of HTTP/1.0 would.
@@ -727,8 +688,8 @@ func inHTTP10(answer *http.Response, body []byte) string {
 
 // feed plays a script for a program that reads standard input.
 func (c *child) feed(script string, d drawn) (e exchange) {
-	for _, span := range regexp.MustCompile("`[^`]*`").FindAllString(script, -1) {
-		io.WriteString(c.stdin, d.expand(strings.Trim(span, "`"))) // it may have read enough
+	for _, word := range scriptWords.FindAllString(script, -1) {
+		io.WriteString(c.stdin, d.expand(strings.Trim(word, "`"))) // it may have read enough
 	}
 	c.stdin.Close()
 	if !c.endsWithin(atMost) {
@@ -764,12 +725,7 @@ type expectation struct{ word, text string }
 // judge compares an exchange and a log with what is expected; nil if all is well.
 func (c check) judge(d drawn, e exchange, log string) *mismatch {
 	for _, x := range c.expected {
-		var m *mismatch
-		if x.word == "framing" {
-			m = c.framing(e.reply, x.text == "no body")
-		} else {
-			m = match(x.word, d.expand(x.text), e.reply, log)
-		}
+		m := c.match(x.word, d.expand(x.text), e.reply, log)
 		if m != nil && e.err != nil {
 			m.notes = append(m.notes, e.err.Error())
 		}
@@ -792,7 +748,7 @@ func (c check) judge(d drawn, e exchange, log string) *mismatch {
 
 // match compares a reply, or a log, with one expectation. docs/exercises/README.md says
 // what the words mean; after "no", nothing like the text must be there.
-func match(word, text, reply, log string) *mismatch {
+func (c check) match(word, text, reply, log string) *mismatch {
 	about, isCGI := strings.CutPrefix(word, "cgi ")
 	if isCGI {
 		reply = fromCGI(reply)
@@ -804,6 +760,8 @@ func match(word, text, reply, log string) *mismatch {
 	head, content, whole := strings.Cut(reply, "\r\n\r\n")
 	came, expected, ok := content, text, false
 	switch about {
+	case "framing":
+		return c.framing(reply, text == "no body")
 	case "nothing":
 		came, ok = reply, reply == ""
 	case "status":
@@ -824,6 +782,8 @@ func match(word, text, reply, log string) *mismatch {
 	case "prints":
 		came, expected = trimLines(reply), trimLines(text)
 		ok = came == expected
+	case "some":
+		came, ok = reply, reply != ""
 	case "headless": // HTTP/0.9
 		came, expected = reply, "a body without a head"
 		ok = reply != "" && !strings.HasPrefix(reply, "HTTP/")
@@ -984,19 +944,19 @@ func (m *mismatch) brief() string {
 func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	expected, _ := window(m.expected, m.at)
 	came, column := window(m.came, m.at)
-	lines := [][2]string{{"sent", fmt.Sprintf("%.120s", sent)}, {"expected", expected}, {"came", came}}
-	for i, note := range append(slices.Clone(m.notes), "") {
-		if i == 0 {
-			note = strings.Repeat(" ", column) + "^ " + note
-		}
-		lines = append(lines, [2]string{"", note})
-	}
-	lines = append(lines, [2]string{"printed", visible(mainLine(m.printed))}, [2]string{"rule", rule})
-	for _, line := range lines {
-		if line[1] != "" {
-			fmt.Fprintf(w, "       %-9s %s\n", line[0], line[1])
+	notes := append(slices.Clone(m.notes), "")
+	line := func(name, text string) {
+		if text != "" {
+			fmt.Fprintf(w, "       %-9s %s\n", name, text)
 		}
 	}
+	line("sent", fmt.Sprintf("%.120s", sent))
+	line("expected", expected)
+	line("came", came)
+	line("", strings.Repeat(" ", column)+"^ "+notes[0])
+	line("", strings.Join(notes[1:], "\n                 "))
+	line("printed", visible(mainLine(m.printed)))
+	line("rule", rule)
 }
 
 // mainLine returns the line of a program's output that says most: the error with which it
@@ -1040,20 +1000,16 @@ func cellsOf(line string) []string {
 // conformance has the rows of docs/conformance.md, in the order of the page. Its section
 // "How to read a row" specifies them.
 var conformance = sync.OnceValue(func() (rows []check) {
-	text := page("docs/conformance.md")
-	_, hints, _ := strings.Cut(text, "\n## Hints\n")
-	section := ""
+	text, section := page("docs/conformance.md"), ""
+	hints := between(text, "\n## Hints\n", "\n## ")
 	for line := range strings.Lines(text) {
 		cells := cellsOf(line)
 		if strings.HasPrefix(line, "#") {
 			section = strings.Trim(line, "# \n")
 		} else if len(cells) == 6 && regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
 			r := newRow(section, cells)
-			for _, about := range []string{r.id(), r.Name} { // the latter is the better one
-				if _, hint, ok := strings.Cut(hints, "\n| "+about+" | "); ok {
-					r.hint, _, _ = strings.Cut(hint, " |\n")
-				}
-			}
+			hint := func(about string) string { return between(hints, "\n| "+about+" | ", " |") }
+			r.hint = cmp.Or(hint(r.Name), hint(r.id()))
 			rows = append(rows, r)
 		}
 	}
@@ -1147,10 +1103,10 @@ func chosenRows(which string) []check {
 // with -strict in each, four headers must be there.
 func (c check) framing(reply string, isEmpty bool) *mismatch {
 	head, content, whole := strings.Cut(reply, "\r\n\r\n")
-	bare := strings.ReplaceAll(head, "\r\n", "")
 	length, right := headerLine(head, "Content-Length"), fmt.Sprintf("Content-Length: %d", len(content))
+	lines := regexp.MustCompile(`^HTTP/1\.0 [^\r\n\x00]*(\r\n[^\r\n\x00]*)*$`)
 	switch {
-	case !whole || !strings.HasPrefix(head, "HTTP/1.0 ") || strings.ContainsAny(bare, "\r\n\x00"):
+	case !whole || !lines.MatchString(head):
 		return differ("HTTP/1.0 "+c.Want+" ..., lines that end in CR LF, an empty line", head)
 	case isEmpty && content != "":
 		return &mismatch{expected: "no body", came: content}
@@ -1164,16 +1120,14 @@ func (c check) framing(reply string, isEmpty bool) *mismatch {
 			return &mismatch{expected: "one " + name, came: cmp.Or(came, "none")}
 		}
 	}
-	date := headerLine(head, "Date")
+	date, field := headerLine(head, "Date"), headerLine(head, "Transfer-Encoding")
 	if _, err := time.Parse("Date: "+http.TimeFormat, date); date != "" && err != nil {
 		return differ("Date: "+http.TimeFormat, date)
+	} else if *strict {
+		field += headerLine(head, "Connection")
 	}
-	came := headerLine(head, "Transfer-Encoding")
-	if *strict {
-		came += headerLine(head, "Connection")
-	}
-	if came != "" {
-		return &mismatch{expected: "no field that HTTP/1.0 has not", came: came}
+	if field != "" {
+		return &mismatch{expected: "no field that HTTP/1.0 has not", came: field}
 	}
 	return nil
 }
@@ -1190,9 +1144,16 @@ func chapterPage(chapter int) string {
 // another status, speak HTTP/1.1, and show any page until chapter 7. With -strict it may
 // not.
 
-// A result is how one row went: it "passes", "fails", "differs" where it may, has "hung
-// up" instead of a refusal, or is "unseen": right as far as a page shows that is not
-// environ. It is "untried" when the server answers no more.
+// Outcomes other than "passes", and how a report counts them.
+var outcomes = []struct{ name, text string }{
+	{"fails", "fail"},
+	{"differs", "differ where they may"},
+	{"hung up", "hung up: 400 would say why"}, // instead of a refusal
+	{"unseen", "cannot be judged"},            // right as far as any page but environ shows
+	{"untried", "not tried"},                  // as the server answers no more
+}
+
+// A result is how one row went.
 type result struct {
 	check
 	Outcome string
@@ -1221,8 +1182,8 @@ func newGrading(addr string, patience time.Duration) *grading {
 
 // play sends a row. After five rows without an answer it waits less long for one.
 func (g *grading) play(r check) exchange {
-	s := g.server
-	if s.row = &r; g.silent.Load() >= 5 {
+	s := server{dial: g.dial, patience: g.patience, row: &r}
+	if g.silent.Load() >= 5 {
 		s.patience = min(s.patience, 500*time.Millisecond)
 	}
 	e := s.talk(r.script, drawn{})
@@ -1304,9 +1265,9 @@ func (g *grading) tryRow(r check) result {
 	}
 	fault := m.brief()
 	if e.reply == "" && r.Chapter > 0 && !*strict {
-		if plain := g.play(plainRow); plain.reply == "" && !g.gone.Swap(true) {
-			fault = "since this row the server answers nothing, not even GET / HTTP/1.0: " +
-				"is it in a loop?"
+		plain := g.play(plainRow)
+		if plain.reply == "" && !g.gone.Swap(true) {
+			fault = "since this row the server answers nothing, not even GET / HTTP/1.0: is it in a loop?"
 			if plain.refused {
 				fault = "the server has ended here: its terminal says why"
 			}
@@ -1334,29 +1295,31 @@ func (c check) outcome(e exchange) string {
 }
 
 // report has a line for each rule that is broken, explains the first row that fails, or
-// three of the one rule that was asked for, counts by chapter, and says what is next.
+// three of the one rule that was asked for, counts by section, and says what is next.
 func (g *grading) report(results []result, one bool) int {
 	if *asJSON {
 		return printJSON(results)
 	}
-	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(results))
+	n := map[string]int{} // of each rule and section, and of each outcome there
 	var failed *result
-	broken, all := map[string]int{}, map[string]int{}
 	for i, r := range results {
-		if all[r.rule()]++; r.Outcome == "fails" {
-			broken[r.rule()]++
+		for _, part := range []string{r.rule(), r.section} {
+			n[part]++
+			n[part+r.Outcome]++
+		}
+		if r.Outcome == "fails" {
 			failed = cmp.Or(failed, &results[i])
 		}
 	}
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(results))
 	for _, r := range results {
-		if n := broken[r.rule()]; r.Outcome == "fails" && n > 0 {
-			fmt.Printf("NO  %s  %s (%d of %d rows): %s\n", r.section, r.rule(),
-				n, all[r.rule()], r.Fault)
-			broken[r.rule()] = 0
+		if rule := r.rule(); r.Outcome == "fails" && n[rule+"told"] == 0 {
+			n[rule+"told"]++
+			fmt.Printf("NO  %s  %s (%d of %d rows): %s\n", r.section, rule, n[rule+"fails"],
+				n[rule], r.Fault)
 		}
 	}
-	explained := 0
-	for i := range results {
+	for i, explained := 0, 0; i < len(results); i++ {
 		if r := &results[i]; r == failed || one && r.m != nil && explained < 3 {
 			fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
 			rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
@@ -1365,7 +1328,22 @@ func (g *grading) report(results []result, one bool) int {
 		}
 	}
 	fmt.Println()
-	unseen := total(results)
+	unseen := false
+	for i, r := range results {
+		if i == 0 || r.section != results[i-1].section {
+			fmt.Printf("%s  %3d of %3d rows pass", r.section, n[r.section+"passes"], n[r.section])
+			for _, o := range outcomes {
+				if count := n[r.section+o.name]; count > 0 {
+					fmt.Printf(", %d %s", count, o.text)
+				}
+			}
+			fmt.Printf("  (%s)\n", chapterPage(r.Chapter))
+		}
+		unseen = unseen || r.Outcome == "unseen"
+	}
+	if unseen {
+		fmt.Println("What cannot be judged has the right status, but does not show environ.")
+	}
 	if failed != nil {
 		fmt.Printf("the first row that fails: %s\n", failed.Name)
 	}
@@ -1373,31 +1351,6 @@ func (g *grading) report(results []result, one bool) int {
 		fmt.Println("next:", g.next(failed, last, one, unseen))
 	}
 	return exitStatus(failed == nil)
-}
-
-// total counts by section, and reports whether something could not be judged.
-func total(results []result) (unseen bool) {
-	for rest := results; len(rest) > 0; {
-		r, n := rest[0], map[string]int{}
-		for ; len(rest) > 0 && rest[0].section == r.section; rest = rest[1:] {
-			n[rest[0].Outcome]++
-			n["all"]++
-		}
-		fmt.Printf("%s  %3d of %3d rows pass", r.section, n["passes"], n["all"])
-		for _, other := range [][2]string{{"fails", "fail"},
-			{"differs", "differ where they may"}, {"hung up", "hung up: 400 would say why"},
-			{"unseen", "cannot be judged"}, {"untried", "not tried"}} {
-			if n[other[0]] > 0 {
-				fmt.Printf(", %d %s", n[other[0]], other[1])
-			}
-		}
-		fmt.Printf("  (%s)\n", chapterPage(r.Chapter))
-		unseen = unseen || n["unseen"] > 0
-	}
-	if unseen {
-		fmt.Println("What cannot be judged has the right status, but does not show environ.")
-	}
-	return unseen
 }
 
 // next says what to do after the rows of a chapter, the last of those that were sent.
@@ -1536,8 +1489,7 @@ var exercises = sync.OnceValue(func() (all []*exercise) {
 
 // read reads a README: its heading, its kind, the table of checks, and the usual causes.
 func (x *exercise) read(text string) {
-	_, title, _ := strings.Cut(text, ". ")
-	x.title, _, _ = strings.Cut(title, "\n")
+	x.title = between(text, ". ", "\n")
 	kind := regexp.MustCompile("(?m)^Kind:.*?(standard input.*|served as `(.*)`.*)?$").
 		FindStringSubmatch(text)
 	x.served, x.stdin = kind[2], strings.HasPrefix(kind[1], "standard input")
@@ -1546,12 +1498,10 @@ func (x *exercise) read(text string) {
 		if len(cells) != 4 || cells[0] == "check" {
 			continue
 		}
-		c := check{Name: cells[0], script: cells[1], Source: cells[3],
-			expected: expectations(cells[2], "status", "")}
-		_, cause, _ := strings.Cut(text, "\n- `"+c.Name+"`: ")
-		c.hint, _, _ = strings.Cut(cause, "\n")
-		x.checks = append(x.checks, c)
-		x.staged = x.staged || strings.HasPrefix(c.script, "rows ")
+		x.checks = append(x.checks, check{Name: cells[0], script: cells[1], Source: cells[3],
+			expected: expectations(cells[2], "status", ""),
+			hint:     between(text, "\n- `"+cells[0]+"`: ", "\n")})
+		x.staged = x.staged || strings.HasPrefix(cells[1], "rows ")
 	}
 	if !x.stdin && !x.staged {
 		x.checks = append(x.checks, check{Name: onceMore, Source: "docs/09-many-at-once.md",
@@ -1626,49 +1576,27 @@ func (x *exercise) work(file string) int {
 		fmt.Printf("  read      %s/README.md\n  then      %s %s\n", x.dir, self, x.number)
 		return notYet
 	case *serving:
-		p, err := x.build(file, "127.0.0.1:8000")
-		defer p.remove()
-		return serveByHand(p, err)
+		return serveByHand(x.build(file, "127.0.0.1:8000"))
 	}
 	for {
-		before := stamp(file)
-		code := x.checkFile(file, own)
+		content, _ := readSource(file) // attempt says what is wrong with it
+		a := x.attempt(os.Stdout, file, false)
+		if a.ok() {
+			others := strings.Join(glob(x.dir+"/solution.*"), ", ")
+			fmt.Printf("solved    another solution: %s\n", others)
+		}
+		if own {
+			x.note(content, a.ok())
+			progress()
+		}
 		if !*watching {
-			return code
+			return exitStatus(a.ok())
 		}
 		fmt.Printf("watching %s; end it with Ctrl-C\n", file)
-		for stamp(file) == before {
+		for now := content; bytes.Equal(now, content); now, _ = readSource(file) {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
-}
-
-// stamp changes when a file is saved.
-func stamp(file string) string {
-	stat, err := os.Stat(file)
-	if err != nil {
-		return "" // an editor may be replacing it
-	}
-	return fmt.Sprint(stat.ModTime(), stat.Size())
-}
-
-// checkFile checks a file and, if it is the student's own, writes down whether it passes.
-func (x *exercise) checkFile(file string, own bool) int {
-	content, _ := readSource(file) // attempt says what is wrong with it
-	a := x.attempt(os.Stdout, file, false)
-	if a.ok() {
-		fmt.Printf("solved    another solution: %s\n", strings.Join(glob(x.dir+"/solution.*"), ", "))
-	}
-	if own {
-		list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
-		text := strings.ReplaceAll(string(list), x.passedLine(content), "")
-		if a.ok() {
-			text += x.passedLine(content)
-		}
-		write("mine/passed.txt", text)
-		progress()
-	}
-	return exitStatus(a.ok())
 }
 
 // passedLine is the line of mine/passed.txt about a file that passes: a change of it
@@ -1680,6 +1608,16 @@ func (x *exercise) passedLine(content []byte) string {
 func (x *exercise) passed(content []byte) bool {
 	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
 	return strings.Contains(string(list), x.passedLine(content))
+}
+
+// note writes down whether a file passes.
+func (x *exercise) note(content []byte, passes bool) {
+	list, _ := os.ReadFile("mine/passed.txt") // as in passed
+	text := strings.ReplaceAll(string(list), x.passedLine(content), "")
+	if passes {
+		text += x.passedLine(content)
+	}
+	write("mine/passed.txt", text)
 }
 
 // begin puts the starters of an exercise where students work: a module of its own, so
@@ -1728,6 +1666,7 @@ func readSource(file string) ([]byte, error) {
 
 // serveByHand runs a program on the terminal until Ctrl-C.
 func serveByHand(p program, err error) int {
+	defer p.remove()
 	die(err)
 	signal.Ignore(os.Interrupt) // it is for the program
 	run := exec.Command(p.command[0], p.command[1:]...)
@@ -1748,8 +1687,8 @@ func (x *exercise) build(file, addr string, flags ...string) (program, error) {
 	}
 	interpreters := map[string]string{".py": "python3", ".js": "node"}
 	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
-		path, err := filepath.Abs(file)
-		return program{command: []string{interpreter, path, portOf(addr)}, addr: addr}, err
+		path := must(filepath.Abs(file))
+		return program{command: []string{interpreter, path, portOf(addr)}, addr: addr}, nil
 	}
 	text := strings.ReplaceAll(string(source), "127.0.0.1:8000", addr)
 	files := map[string]string{"student.go": positioned(file, text)}
@@ -1775,25 +1714,19 @@ func portOf(addr string) string { return strings.TrimPrefix(addr, "127.0.0.1:") 
 // compile builds student.go, or rawsgi if there are other files, which then are put in
 // the place of its own.
 func compile(files map[string]string, addr string, flags ...string) (program, error) {
-	dir, err := os.MkdirTemp("", "check-")
-	die(err)
-	p := program{dir: dir, addr: addr}
-	p.command = []string{filepath.Join(dir, "program.exe"), portOf(addr)} // .exe runs anywhere
-	what := "."
+	dir, what := must(os.MkdirTemp("", "check-")), "."
+	p := program{dir: dir, addr: addr} // .exe is a name that runs everywhere
+	p.command = []string{filepath.Join(dir, "program.exe"), portOf(addr)}
 	if len(files) == 1 && files["student.go"] != "" {
 		what = filepath.Join(dir, "student.go")
 	}
 	replace := map[string]string{}
 	for name, content := range files {
-		original, err := filepath.Abs(name)
-		die(err)
-		replace[original] = filepath.Join(dir, name)
-		write(replace[original], content)
+		replace[must(filepath.Abs(name))] = filepath.Join(dir, name)
+		write(filepath.Join(dir, name), content)
 	}
-	list, err := json.Marshal(map[string]any{"Replace": replace})
-	die(err)
 	overlay := filepath.Join(dir, "overlay.json")
-	write(overlay, string(list))
+	write(overlay, string(must(json.Marshal(map[string]any{"Replace": replace}))))
 	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", // fast
 		"-overlay", overlay, "-o", p.command[0]}, append(flags, what)...)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -1818,10 +1751,8 @@ var raceFlags = sync.OnceValue(func() (flags []string) {
 // positioned returns a source that says where it is from, so that the compiler's errors
 // name the file that the student knows. Its build constraint is gone.
 func positioned(file, source string) string {
-	path, err := filepath.Abs(file)
-	die(err)
 	source = strings.Replace(source, "//go:build ignore\n", "\n", 1)
-	return fmt.Sprintf("//line %s:1\n%s", path, source)
+	return fmt.Sprintf("//line %s:1\n%s", must(filepath.Abs(file)), source)
 }
 
 // declares returns the names that a source declares for its package.
@@ -1866,12 +1797,11 @@ func (a attempt) ok() bool { return a.broken == "" && a.failed == nil }
 // detector. To build with that takes long; it is done at once if raced.
 func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) (a attempt) {
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
-	addr := freeAddr()
 	var flags []string
 	if raced {
 		flags = raceFlags()
 	}
-	p, err := x.build(file, addr, flags...)
+	p, err := x.build(file, freeAddr(), flags...)
 	defer func() { p.remove() }()
 	if err != nil {
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
@@ -1883,10 +1813,12 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		}
 		if c.Name == onceMore && !raced && raceFlags() != nil {
 			p.remove()
-			p, err = x.build(file, addr, raceFlags()...)
-			die(err) // it has compiled before
+			p = must(x.build(file, freeAddr(), raceFlags()...)) // it has compiled before
 		}
-		m := x.run(&c, p)
+		m := x.try(&c, p)
+		if m != nil && m.late { // being late is looked at twice: the machine may be busy
+			m = x.try(&c, p)
+		}
 		if m == nil {
 			a.passed++
 			fmt.Fprintf(w, "  ok   %s\n", c.Name)
@@ -1905,69 +1837,59 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 	return a
 }
 
-// run tries a check with a new process. Being late is looked at twice: the machine may be
-// busy.
-func (x *exercise) run(c *check, p program) *mismatch {
+// try starts a program for one check.
+func (x *exercise) try(c *check, p program) *mismatch {
 	waiting := time.AfterFunc(3*time.Second, func() {
 		fmt.Fprintf(os.Stderr, "  ...  waiting: %s\n", c.Name)
 	})
 	defer waiting.Stop()
-	m := x.try(c, p)
-	if m != nil && m.late {
-		m = x.try(c, p)
-	}
-	return m
-}
-
-func (x *exercise) try(c *check, p program) (m *mismatch) {
 	child, err := p.start()
 	if err != nil {
 		return &mismatch{expected: "a program that starts", came: err.Error()}
 	}
 	defer child.stop()
 	kind, which, _ := strings.Cut(c.script, " ")
-	var e exchange
-	d := drawn{}
 	switch {
 	case c.Name == onceMore:
 		return x.again(c, child)
 	case kind == "rows":
 		return child.rows(which)
 	case kind == "with":
-		e.reply, e.err = child.askWith(which)
-	case x.stdin:
-		e = child.feed(c.script, d)
-	default:
-		e = child.server(true).talk(c.script, d)
+		return child.askWith(which, *c)
+	}
+	m := child.hold(*c, true)
+	if m == nil && !x.stdin {
+		m = x.stillAnswers(child)
+	}
+	return m
+}
+
+// hold plays a check's script to a program and judges what comes. A mismatch is completed
+// by the usual cause, and by how the program has ended. Beside other clients, a check is
+// not timed.
+func (c *child) hold(row check, alone bool) *mismatch {
+	d := drawn{}
+	var e exchange
+	if c.addr == "" {
+		e = c.feed(row.script, d)
+	} else {
+		e = server{dial: c.dial, patience: atMost, timed: alone}.talk(row.script, d)
 	}
 	if e.reply == "" {
-		child.endsWithin(200 * time.Millisecond) // it may be about to
+		c.endsWithin(200 * time.Millisecond) // it may be about to
 	}
-	if strings.Contains(fmt.Sprint(c.expected), "{no log ") {
+	if len(row.without("no log").expected) < len(row.expected) {
 		time.Sleep(50 * time.Millisecond) // a log may be later than the answer
 	}
-	m = c.judge(d, e, child.log())
+	m := row.judge(d, e, c.log())
 	for end := time.Now().Add(time.Second); m != nil && strings.HasPrefix(m.expected, "log ") &&
-		time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		m = c.judge(d, e, child.log()) // what is missing in the log may come
+		time.Now().Before(end); m = row.judge(d, e, c.log()) {
+		time.Sleep(5 * time.Millisecond) // what is missing in the log may come
 	}
-	if m == nil && !x.stdin {
-		return x.stillAnswers(child)
-	}
-	return m.conclude(c.hint, e, child)
-}
-
-func (c *child) server(timed bool) server {
-	return server{dial: c.dial, patience: atMost, timed: timed}
-}
-
-// conclude adds to a mismatch the usual cause, and how the connection and the program
-// have ended.
-func (m *mismatch) conclude(cause string, e exchange, c *child) *mismatch {
 	if m == nil {
 		return nil
 	}
-	m.notes = append([]string{cause}, m.notes...)
+	m.notes = append([]string{row.hint}, m.notes...)
 	if m.came == "" && e.reply == "" && e.after > 0 {
 		m.came = fmt.Sprintf("(nothing: hung up after %.1f s)", e.after.Seconds())
 	}
@@ -1978,57 +1900,48 @@ func (m *mismatch) conclude(cause string, e exchange, c *child) *mismatch {
 	return m
 }
 
-// stillAnswers sends the bytes of the first check. Any answer will do, but it must not be
-// the program's last, and there must have been no data race.
+// stillAnswers sends the bytes of the first check again. Any answer will do, but it must not
+// be the program's last, and there must have been no data race.
 func (x *exercise) stillAnswers(c *child) *mismatch {
-	if race := match("no log", "WARNING: DATA RACE", "", c.printed.String()); race != nil {
-		return race.conclude("two goroutines use the same data without a lock", exchange{}, c)
-	}
 	first := x.checks[0]
-	if slices.Contains(first.expected, expectation{"nothing", ""}) {
-		return nil
+	first.hint = "this check went well, but not what came after it"
+	if first.expected[0].word != "nothing" {
+		first.expected = []expectation{{"some", "an answer also to the next client"}}
 	}
 	c.endsWithin(20 * time.Millisecond) // it may be about to
-	e := c.server(false).talk(first.script, drawn{})
-	if e.reply != "" && !c.endsWithin(10*time.Millisecond) {
-		return nil
+	m := c.hold(first, false)
+	if m == nil && c.endsWithin(10*time.Millisecond) {
+		m = &mismatch{expected: "a program that goes on", came: "the end of it", printed: c.log(),
+			notes: []string{first.hint}}
 	}
-	m := &mismatch{expected: "an answer also to the next client", came: e.reply}
-	if e.err != nil {
-		m.notes = []string{e.err.Error()}
+	if race := first.match("no log", "WARNING: DATA RACE", "", c.printed.String()); race != nil {
+		race.notes = []string{"two goroutines use the same data without a lock"}
+		return race
 	}
-	return m.conclude("this check went well, but not what came after it", e, c)
+	return m
 }
 
 // again sends the table once more, to one process, four rows at a time: what one client
 // leaves behind must not reach another. The check becomes the row that fails.
 func (x *exercise) again(c *check, child *child) *mismatch {
 	rows := x.checks[:len(x.checks)-1]
-	mismatches := make([]*mismatch, len(rows))
+	mismatches := make([]*mismatch, len(rows)+1)
+	isFresh := func(row check) bool { return strings.HasSuffix(row.script, " fresh") }
 	several(4, len(rows), func(i int) {
-		if strings.HasSuffix(rows[i].script, " fresh") {
-			return
+		row := rows[i].without("log", "no log")
+		row.hint = "by itself, this check passes: does one client meet another's data?"
+		if !isFresh(row) {
+			mismatches[i] = child.hold(row, false)
 		}
-		d := drawn{}
-		e := child.server(false).talk(rows[i].script, d)
-		const cause = "by itself, this check passes: does one client meet another's data?"
-		m := rows[i].without("log", "no log").judge(d, e, "")
-		mismatches[i] = m.conclude(cause, e, child)
 	})
-	for i, m := range mismatches {
-		if m != nil {
-			c.Source, c.script = rows[i].Source, rows[i].script+" (as in "+rows[i].Name+")"
-			return m
+	mismatches[len(rows)] = x.stillAnswers(child)
+	for i, row := range append(slices.Clone(rows), *c) {
+		if isFresh(row) { // it has a process of its own
+			mismatches[i] = x.try(&row, child.program)
 		}
-	}
-	if m := x.stillAnswers(child); m != nil {
-		return m
-	}
-	for _, fresh := range rows { // these have a process each
-		if strings.HasSuffix(fresh.script, " fresh") {
-			if m := x.try(&fresh, child.program); m != nil {
-				return m
-			}
+		if mismatches[i] != nil {
+			c.Source, c.script = row.Source, row.script+" (as in "+row.Name+")"
+			return mismatches[i]
 		}
 	}
 	return nil
@@ -2037,11 +1950,8 @@ func (x *exercise) again(c *check, child *child) *mismatch {
 // rows sends the rows of a chapter that a source demands of everyone, and returns the
 // first that fails.
 func (c *child) rows(chapter string) *mismatch {
-	if err := c.listens(); err != nil {
-		return &mismatch{expected: "a server", notes: []string{err.Error()}}
-	}
 	g := newGrading(c.addr, atMost)
-	g.environ = true
+	g.dial, g.environ = c.dial, true
 	for _, r := range chosenRows(strings.TrimPrefix(chapter, "ch0")) {
 		if r.Level != "M" {
 			continue
@@ -2057,39 +1967,38 @@ func (c *child) rows(chapter string) *mismatch {
 
 // askWith has curl, chromium, or nginx in front of it, talk to a server. If that program
 // is not here, it counts as passed.
-func (c *child) askWith(name string) (reply string, err error) {
+func (c *child) askWith(name string, row check) *mismatch {
 	if _, err := exec.LookPath(name); err != nil {
 		fmt.Fprintf(os.Stderr, "  ...  not tried: there is no %s here\n", name)
-		return "HTTP/1.0 200 OK\r\n\r\nREQUEST_METHOD: GET\n", nil
+		return nil
 	}
-	args, front := []string{"curl", "-sSi", "--max-time", "5"}, c
-	switch name {
-	case "chromium":
+	args, addr := []string{"curl", "-sSi", "--max-time", "5"}, c.addr
+	if name == "chromium" {
 		args = []string{name, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
-	case "nginx":
-		dir, err := os.MkdirTemp("", "check-nginx-")
-		die(err)
-		addr, conf := freeAddr(), filepath.Join(dir, "conf")
-		p := program{[]string{name, "-p", dir, "-c", conf}, addr, dir}
+	} else if name == "nginx" {
+		dir := must(os.MkdirTemp("", "check-nginx-"))
+		p := program{[]string{name, "-p", dir, "-c", filepath.Join(dir, "conf")}, freeAddr(), dir}
 		defer p.remove()
-		write(conf, fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; events {}\n"+
-			"http { access_log off; server { listen %s;\n"+
-			"location / { proxy_pass http://%s; } } }\n", dir, addr, c.addr))
-		if front, err = p.start(); err != nil {
-			return "", err
-		}
+		write(filepath.Join(dir, "conf"), fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; "+
+			"events {}\nhttp { access_log off; server { listen %s;\n"+
+			"location / { proxy_pass http://%s; } } }\n", dir, p.addr, c.addr))
+		front := must(p.start())
 		defer front.stop()
+		must(front.dial()).Close()
+		addr = p.addr
 	}
-	for _, server := range []*child{c, front} { // until both listen
-		if err := server.listens(); err != nil {
-			return server.printed.String(), err
-		}
+	if connection, err := c.dial(); err == nil { // it listens
+		connection.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	args = append(args, "http://"+front.addr+"/a%20b?x=1")
+	args = append(args, "http://"+addr+"/a%20b?x=1")
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
-	return string(out), err
+	m := row.judge(drawn{}, exchange{reply: string(out), err: err}, "")
+	if m != nil {
+		m.notes, m.printed = append([]string{row.hint}, m.notes...), c.log()
+	}
+	return m
 }
 
 // ---------------------------------------------------------------- Mistakes
@@ -2111,9 +2020,7 @@ func mistakes(path string) (list []mistake) {
 	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
 	for _, section := range strings.Split(page(path), "\n## ")[1:] {
 		name, text, _ := strings.Cut(section, "\n")
-		m := mistake{name: strings.TrimSpace(name)}
-		_, refused, _ := strings.Cut(text, "Refused by `")
-		m.caughtBy, _, _ = strings.Cut(refused, "`")
+		m := mistake{name: strings.TrimSpace(name), caughtBy: between(text, "Refused by `", "`")}
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
 			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
@@ -2130,9 +2037,9 @@ func mistakes(path string) (list []mistake) {
 }
 
 // apply makes the mistake in a source.
-func (m mistake) apply(source string) (string, error) {
+func (m mistake) apply(source string) string {
 	if m.program != "" {
-		return m.program, nil
+		return m.program
 	}
 	for _, change := range m.changes {
 		old, new := change[0], change[1]
@@ -2140,11 +2047,11 @@ func (m mistake) apply(source string) (string, error) {
 			old, new = strings.TrimSuffix(old, "\n"), strings.TrimSuffix(new, "\n")
 		}
 		if n := strings.Count(source, old); n != 1 {
-			return "", fmt.Errorf("%s: expected once, found %d times:\n%s", m.name, n, old)
+			die(fmt.Errorf("%s: expected once, found %d times:\n%s", m.name, n, old))
 		}
 		source = strings.Replace(source, old, new, 1)
 	}
-	return source, nil
+	return source
 }
 
 // hunts are rawsgi with one mistake each.
@@ -2152,11 +2059,7 @@ var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hu
 
 // build makes a program of rawsgi with the mistake.
 func (m mistake) build(addr string) (program, error) {
-	source, err := m.apply(page(m.file))
-	if err != nil {
-		return program{}, err
-	}
-	p, err := compile(map[string]string{m.file: source}, addr)
+	p, err := compile(map[string]string{m.file: m.apply(page(m.file))}, addr)
 	p.command = append(p.command[:1], "-quiet", "-app", "environ", "-timeout", "2s", "-addr", addr)
 	return p, err
 }
@@ -2170,16 +2073,17 @@ func hunt(which string) int {
 	}
 	m := hunts()[n-1]
 	rows := chosenRows(m.caughtBy)
-	clues := []string{fmt.Sprintf("It breaks a rule of chapter %d.", rows[0].Chapter),
-		"The rule comes from " + rows[0].Source + ".", "One of these shows it:"}
+	chapter := fmt.Sprintf("It breaks a rule of chapter %d.", rows[0].Chapter)
+	shown := "One of these shows it:"
 	var ids []string // of its rows: each is a right answer
 	for _, r := range rows {
 		ids = append(ids, r.ids()...)
-		clues[2] += fmt.Sprintf("\n  %.200s", visible(r.Send))
+		shown += fmt.Sprintf("\n  %.200s", visible(r.Send))
 	}
 	given := strings.ToUpper(*answer)
 	switch {
 	case *hintAsked > 0:
+		clues := []string{chapter, "The rule comes from " + rows[0].Source + ".", shown}
 		fmt.Println(clues[min(*hintAsked, 3)-1])
 		return solved
 	case slices.Contains(ids, given):
@@ -2187,112 +2091,83 @@ func hunt(which string) int {
 			self, n%len(hunts())+1)
 		return solved
 	case given != "":
-		fmt.Printf("It is not %s. %s For more: %s -hint 2 hunt %d\n", given, clues[0], self, n)
+		fmt.Printf("It is not %s. %s For more: %s -hint 2 hunt %d\n", given, chapter, self, n)
 		return notYet
 	}
 	fmt.Printf("Hunt %d: this program breaks a row of docs/conformance.md. Send it bytes,\n"+
 		"then  %s hunt %d -answer ID\n", n, self, n)
-	p, err := m.build("127.0.0.1:8000")
-	defer p.remove()
-	return serveByHand(p, err)
+	return serveByHand(m.build("127.0.0.1:8000"))
 }
 
-// author holds an exercise to itself: the starter fails, the solution passes, each wrong
-// answer is refused by its check; and the hunts to their rows.
-func author(which string, names []string) int {
-	code := solved
-	hold := func(name string, problem func() string) {
-		if len(names) > 0 && !slices.Contains(names, filepath.Base(name)) {
-			return
+// author holds an exercise to itself: a starter fails, a solution passes, and each wrong
+// answer is refused by its check.
+func (x *exercise) author(names []string) int {
+	solution := glob(x.dir + "/solution.*")[0]
+	trials := mistakes(x.dir + "/wrong.md")
+	for _, file := range append(glob(x.dir+"/starter.*"), solution) {
+		trials = append(trials, mistake{name: filepath.Base(file), file: file})
+	}
+	return holdAll(trials, names, func(m mistake) (fault string) {
+		file, only := m.file, []string(nil)
+		if file == "" {
+			dir := must(os.MkdirTemp("", "check-wrong-"))
+			defer os.RemoveAll(dir)
+			file, only = filepath.Join(dir, x.name+filepath.Ext(solution)), []string{m.caughtBy}
+			write(file, m.apply(page(solution)))
 		}
-		if text := problem(); text != "" {
-			fmt.Printf("  NO   %s: %s\n", name, text)
-			code = notYet
-			return
+		var report strings.Builder
+		a := x.attempt(&report, file, m.caughtBy == onceMore, only...)
+		for n := 1; n < *times && a.ok() && file == solution; n++ {
+			a = x.attempt(&report, file, true)
 		}
-		fmt.Printf("  ok   %s\n", name)
-	}
-	if which == "hunts" {
-		for _, m := range hunts() {
-			hold(m.name, m.unseen)
+		if a.ok() != (file == solution) || only != nil && !slices.Equal(a.failed, only) {
+			fault = "expected " + cmp.Or(m.caughtBy, m.name) + "\n" + report.String()
 		}
-		return code
-	}
-	x := exerciseNamed(which)
-	if x == nil {
-		die(errors.New("there is no exercise " + which))
-	}
-	for _, file := range glob(x.dir + "/starter.*") {
-		hold(file, func() string {
-			passes := x.attempt(io.Discard, file, false).ok()
-			return map[bool]string{true: "the starter passes"}[passes]
-		})
-	}
-	solutions := glob(x.dir + "/solution.*")
-	for _, file := range solutions {
-		hold(file, func() string {
-			for n := range *times {
-				var report strings.Builder
-				if !x.attempt(&report, file, n > 0).ok() {
-					return fmt.Sprintf("fails, the time number %d\n%s", n+1, report.String())
-				}
-			}
-			return ""
-		})
-	}
-	for _, m := range mistakes(x.dir + "/wrong.md") {
-		hold(m.name, func() string { return x.accepts(m, solutions[0]) })
-	}
-	return code
+		return fault
+	})
 }
 
-// accepts says why a wrong answer is not refused as it should be.
-func (x *exercise) accepts(m mistake, solution string) (problem string) {
-	source, err := m.apply(page(solution))
-	if err != nil {
-		return err.Error()
-	}
-	dir, err := os.MkdirTemp("", "check-wrong-")
-	die(err)
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, x.name+filepath.Ext(solution))
-	write(file, source)
-	var report strings.Builder
-	a := x.attempt(&report, file, m.caughtBy == onceMore, m.caughtBy)
-	if !slices.Contains(a.failed, m.caughtBy) {
-		return fmt.Sprintf("expected the check %q to refuse it\n%s", m.caughtBy, &report)
-	}
-	return ""
-}
-
-// unseen says why a hunt is not refused by its row, and few others.
-func (m mistake) unseen() string {
-	p, err := m.build(freeAddr())
-	defer p.remove()
-	if err != nil {
-		return err.Error()
-	}
-	c, err := p.start()
-	die(err)
-	defer c.stop()
-	die(c.listens())
+// authorHunts holds each hunt to its row, which must refuse it with few others.
+func authorHunts() int {
 	*strict = true
-	caught := map[string]bool{}
 	rows := slices.DeleteFunc(chosenRows(""), func(r check) bool {
 		return len(r.Send) > 1<<17 // they take long, and are about limits
 	})
-	g := newGrading(p.addr, 5*time.Second)
-	g.environ = true
-	for _, r := range g.try(rows) {
-		if r.m != nil {
-			caught[r.id()] = true
+	return holdAll(hunts(), nil, func(m mistake) (fault string) {
+		p, err := m.build(freeAddr())
+		defer p.remove()
+		die(err)
+		c := must(p.start())
+		defer c.stop()
+		g := newGrading(p.addr, 5*time.Second)
+		g.dial, g.environ = c.dial, true
+		caught := map[string]bool{}
+		for _, r := range g.try(rows) {
+			if r.m != nil {
+				caught[r.id()] = true
+			}
+		}
+		if !caught[m.caughtBy] || len(caught) > 6 {
+			fault = fmt.Sprintf("expected %s and few others, got %v", m.caughtBy, caught)
+		}
+		return fault
+	})
+}
+
+// holdAll reports the faults of trials, or of those with some names.
+func holdAll(trials []mistake, names []string, faultOf func(m mistake) string) int {
+	code := solved
+	for _, m := range trials {
+		if len(names) > 0 && !slices.Contains(names, m.name) {
+			continue
+		} else if fault := faultOf(m); fault != "" {
+			fmt.Printf("  NO   %s: %s\n", m.name, fault)
+			code = notYet
+		} else {
+			fmt.Printf("  ok   %s\n", m.name)
 		}
 	}
-	if !caught[m.caughtBy] || len(caught) > 6 {
-		return fmt.Sprintf("expected %s and few others to refuse it, got %q", m.caughtBy,
-			slices.Sorted(maps.Keys(caught)))
-	}
-	return ""
+	return code
 }
 
 // ---------------------------------------------------------------- A class
@@ -2300,58 +2175,76 @@ func (m mistake) unseen() string {
 // A student is a directory of a class, and what came of it.
 type student struct {
 	name, dir string
+	files     []string // of each exercise, "" if there is none
+	keys      []string // of each file: see fingerprint
 	cells     string   // of the table that is printed, one for each exercise
 	lines     string   // of class.csv
 	failing   []string // "07 cut short": the first that fails, in programs that compile
 }
 
+// A class is a directory of students, and the exercises that are checked.
+type class struct {
+	students []*student
+	chosen   []*exercise
+	owners   map[string][]string // who has which program, by its fingerprint
+	report   string              // the directory for what is written
+}
+
 // checkClass checks the files of all students, some students at a time. It prints a table,
 // and writes class.csv and a file of feedback for each student.
 func checkClass(dir string, which []string) int {
-	chosen := slices.DeleteFunc(slices.Clone(exercises()), func(x *exercise) bool {
+	c := class{owners: map[string][]string{}, report: cmp.Or(*output, filepath.Clean(dir)+"-report")}
+	for _, x := range exercises() {
 		isThis := func(w string) bool { return exerciseNamed(w) == x }
-		return len(which) > 0 && !slices.ContainsFunc(which, isThis)
-	})
-	entries, err := os.ReadDir(dir)
-	die(err)
-	var students []*student
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		if stat, err := os.Stat(path); err == nil && stat.IsDir() { // a link may lead to one
-			students = append(students, &student{name: entry.Name(), dir: path})
+		if len(which) > 0 && !slices.ContainsFunc(which, isThis) {
+			continue
+		}
+		c.chosen = append(c.chosen, x)
+		for _, file := range glob(x.dir + "/s[ot]*.*") { // starter, solution
+			name, _, _ := strings.Cut(filepath.Base(file), ".")
+			key := x.fingerprint([]byte(page(file)))
+			c.owners[key] = append(c.owners[key], "the "+name)
 		}
 	}
-	if len(chosen) == 0 || students == nil {
+	for _, entry := range must(os.ReadDir(dir)) {
+		path := filepath.Join(dir, entry.Name())
+		if stat, err := os.Stat(path); err == nil && stat.IsDir() { // a link may lead to one
+			c.add(&student{name: entry.Name(), dir: path})
+		}
+	}
+	if len(c.chosen) == 0 || c.students == nil {
 		die(errors.New(dir + ": expected a directory for each student, and exercises"))
 	}
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in " +
 		"a container without network, or under an account of its own.")
-	report := cmp.Or(*output, filepath.Clean(dir)+"-report")
-	writeCSV(report, students, "INCOMPLETE: the class is being checked, or was not to the end\n")
-	owners := owners(students, chosen)
-	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(students), func(i int) {
-		students[i].check(chosen, owners, report)
-		fmt.Fprintf(os.Stderr, "checked: %s\n", visible(students[i].name))
+	c.writeCSV("INCOMPLETE: the class is being checked, or was not to the end\n")
+	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(c.students), func(i int) {
+		c.check(c.students[i])
+		fmt.Fprintf(os.Stderr, "checked: %s\n", visible(c.students[i].name))
 	})
-	writeCSV(report, students, "complete\n")
-	printClass(students, chosen)
-	fmt.Println("all of it:", report)
+	c.writeCSV("complete\n")
+	c.print()
 	return solved
 }
 
-// source finds a student's file of an exercise, in the directory or in its mine/, and its
-// fingerprint: the program without comments and white space.
-func (s *student) source(x *exercise) (file, fingerprint string) {
-	file, content := x.find(s.dir)
-	if file == "" {
-		file, content = x.find(filepath.Join(s.dir, "mine"))
+// add finds a student's files, in the directory or in its mine/.
+func (c *class) add(s *student) {
+	for _, x := range c.chosen {
+		file, content := x.find(s.dir)
+		if file == "" {
+			file, content = x.find(filepath.Join(s.dir, "mine"))
+		}
+		key := ""
+		if content != nil {
+			key = x.fingerprint(content)
+			c.owners[key] = append(c.owners[key], s.name)
+		}
+		s.files, s.keys = append(s.files, file), append(s.keys, key)
 	}
-	if content == nil {
-		return file, ""
-	}
-	return file, x.fingerprint(content)
+	c.students = append(c.students, s)
 }
 
+// fingerprint is a program without its comments and white space.
 func (x *exercise) fingerprint(content []byte) string {
 	tokens := slices.DeleteFunc(goTokens.FindAllString(string(content), -1), func(t string) bool {
 		return strings.HasPrefix(t, "//") || strings.HasPrefix(t, "/*")
@@ -2359,64 +2252,42 @@ func (x *exercise) fingerprint(content []byte) string {
 	return x.number + " " + strings.Join(tokens, " ")
 }
 
-// owners says who has which program: starters, solutions and students.
-func owners(students []*student, chosen []*exercise) map[string][]string {
-	owners := map[string][]string{}
-	for _, x := range chosen {
-		for _, file := range glob(x.dir + "/s[ot]*.*") {
-			name, _, _ := strings.Cut(filepath.Base(file), ".")
-			key := x.fingerprint([]byte(page(file)))
-			owners[key] = append(owners[key], "the "+name)
-		}
-		for _, s := range students {
-			if _, key := s.source(x); key != "" {
-				owners[key] = append(owners[key], s.name)
-			}
-		}
-	}
-	return owners
-}
-
 // check checks a student's files, and writes the feedback.
-func (s *student) check(chosen []*exercise, owners map[string][]string, report string) {
+func (c *class) check(s *student) {
 	var feedback strings.Builder
 	fmt.Fprintf(&feedback, "Feedback for %s\n", visible(s.name))
-	for _, x := range chosen {
-		s.checkOne(x, owners, &feedback)
+	for i, x := range c.chosen {
+		c.checkOne(s, x, s.files[i], s.keys[i], &feedback)
 	}
-	for _, file := range append(glob(s.dir+"/*"), glob(s.dir+"/mine/*")...) {
-		name := filepath.Base(file)
-		x := exerciseNamed(strings.TrimSuffix(name, filepath.Ext(name)))
-		if !slices.Contains(languages, filepath.Ext(name)) || x != nil && x.name+filepath.Ext(name) == name {
-			continue
+	entries, _ := os.ReadDir(s.dir)                     // it was there
+	more, _ := os.ReadDir(filepath.Join(s.dir, "mine")) // often there is none
+	for _, entry := range append(entries, more...) {
+		file, extension := entry.Name(), filepath.Ext(entry.Name())
+		x := exerciseNamed(strings.TrimSuffix(file, extension))
+		if slices.Contains(languages, extension) && (x == nil || x.name+extension != file) {
+			s.cells += "  not recognised: " + visible(file)
+			s.lines += csvLine(s.name, "", "", "", "", "not recognised: "+file)
+			fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, "+
+				"like %s.go\n", visible(file), exercises()[0].name)
 		}
-		s.cells += "  not recognised: " + visible(name)
-		s.lines += csvLine(s.name, "", "", "", "", "not recognised: "+name)
-		fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, "+
-			"like %s.go\n", visible(name), exercises()[0].name)
 	}
 	name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(s.name, "_")
-	write(filepath.Join(report, name+".txt"), feedback.String())
+	write(filepath.Join(c.report, name+".txt"), feedback.String())
 }
 
 // checkOne checks one exercise. An untouched starter needs no check.
-func (s *student) checkOne(x *exercise, owners map[string][]string, feedback io.Writer) {
-	file, key := s.source(x)
-	others := slices.DeleteFunc(slices.Clone(owners[key]), func(o string) bool { return o == s.name })
-	cell, first, remark, a := "-", "", "", attempt{}
-	switch {
-	case file == "":
-		remark = "not handed in"
-	case slices.Contains(others, "the starter"):
+func (c *class) checkOne(s *student, x *exercise, file, key string, feedback io.Writer) {
+	isOwn := func(owner string) bool { return owner == s.name }
+	others := slices.DeleteFunc(slices.Clone(c.owners[key]), isOwn)
+	cell, first, remark, a := "-", "", "not handed in", attempt{}
+	if slices.Contains(others, "the starter") {
 		cell, remark = "start", "the starter"
-	default:
+	} else if file != "" {
 		a = x.attempt(feedback, file, true)
-		cell = fmt.Sprintf("%d/%d", a.passed, len(x.checks))
-		if a.broken != "" {
-			first = "does not compile"
-		} else if a.ok() {
+		cell, remark = fmt.Sprintf("%d/%d", a.passed, len(x.checks)), ""
+		if a.ok() {
 			cell = "ok"
-		} else {
+		} else if first = "does not compile"; a.broken == "" {
 			first = a.failed[0]
 			s.failing = append(s.failing, x.number+" "+first)
 		}
@@ -2430,12 +2301,12 @@ func (s *student) checkOne(x *exercise, owners map[string][]string, feedback io.
 }
 
 // writeCSV writes class.csv; its last line says whether that is all.
-func writeCSV(report string, students []*student, end string) {
+func (c *class) writeCSV(end string) {
 	text := "student,exercise,points,checks passed,first failing check,remark\n"
-	for _, s := range students {
+	for _, s := range c.students {
 		text += s.lines
 	}
-	write(filepath.Join(report, "class.csv"), text+end)
+	write(filepath.Join(c.report, "class.csv"), text+end)
 }
 
 // csvLine puts texts into quotes. A spreadsheet would compute one that begins with "=".
@@ -2447,14 +2318,14 @@ func csvLine(cells ...string) string {
 	return strings.Join(cells, ",") + "\n"
 }
 
-// printClass prints the table, and the checks at which most students fail first.
-func printClass(students []*student, chosen []*exercise) {
+// print prints the table, and the checks at which most students fail first.
+func (c *class) print() {
 	fmt.Printf("\n%-20s", "student")
-	for _, x := range chosen {
+	for _, x := range c.chosen {
 		fmt.Printf(" %6s", x.number)
 	}
 	failing := map[string]int{}
-	for _, s := range students {
+	for _, s := range c.students {
 		fmt.Printf("\n%-20.20s%s", visible(s.name), s.cells)
 		for _, check := range s.failing {
 			failing[check]++
@@ -2465,6 +2336,7 @@ func printClass(students []*student, chosen []*exercise) {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
 	})
 	for _, name := range most[:min(10, len(most))] {
-		fmt.Printf("  %d of %d students: %s\n", failing[name], len(students), name)
+		fmt.Printf("  %d of %d students: %s\n", failing[name], len(c.students), name)
 	}
+	fmt.Println("all of it:", c.report)
 }
