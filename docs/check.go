@@ -708,6 +708,7 @@ type mismatch struct {
 	notes          []string // causes, and what else is known
 	printed        string   // by the program
 	late           bool     // all is well but the time
+	inLog          bool     // the log may not be complete yet
 }
 
 // differ is a mismatch at the first byte in which two texts differ.
@@ -805,7 +806,9 @@ func (c check) match(word, text, reply, log string) *mismatch {
 	case negated, ok:
 		return nil
 	case expected == about+" "+text:
-		return likeliest(expected, text, came)
+		m := likeliest(expected, text, came)
+		m.inLog = about == "log"
+		return m
 	case !whole && strings.HasPrefix(reply, "HTTP/"):
 		return differ(expected, came, "the head has no end: an empty line is missing")
 	}
@@ -1882,9 +1885,9 @@ func (c *child) hold(row check, alone bool) *mismatch {
 		time.Sleep(50 * time.Millisecond) // a log may be later than the answer
 	}
 	m := row.judge(d, e, c.log())
-	for end := time.Now().Add(time.Second); m != nil && strings.HasPrefix(m.expected, "log ") &&
-		time.Now().Before(end); m = row.judge(d, e, c.log()) {
+	for end := time.Now().Add(time.Second); m != nil && m.inLog && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond) // what is missing in the log may come
+		m = row.judge(d, e, c.log())
 	}
 	if m == nil {
 		return nil
