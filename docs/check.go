@@ -114,13 +114,15 @@ func command(verb, object string, rest []string) int {
 	x := exerciseNamed(verb)
 	switch {
 	case verb == "":
-		return overview()
+		progress(true)
+		return solved
 	case verb == "rows":
 		return printJSON(chosenRows(""))
 	case verb == "server" && object != "":
 		return gradeServer(object, strings.Join(rest, ""))
 	case verb == "applications" && object != "":
-		return gradeApplications(object)
+		g := newGrading(object, edgePatience)
+		return g.report(g.try(chosenRows("Applications")), false)
 	case verb == "host" && len(rest) > 0:
 		return gradeHost(object, strings.Join(rest, " "))
 	case verb == "proxy" && len(rest) == 1:
@@ -479,7 +481,7 @@ type server struct {
 	dial     func() (net.Conn, error)
 	patience time.Duration // for an answer
 	timed    bool          // answers must come soon, or late
-	row      *check        // of docs/conformance.md, see readAnswer
+	row      *check        // of docs/conformance.md, see finish
 }
 
 // An exchange is the last answer to a script, and how it ended.
@@ -602,7 +604,7 @@ func (c *client) send(text string) {
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
 		_, err := c.Write(piece)
-		if err != nil && !c.more && c.row == nil { // a row may be refused before it is read
+		if err != nil && !c.more {
 			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
 			break
 		}
@@ -613,77 +615,53 @@ func (c *client) send(text string) {
 	c.last, c.slowly = text, false
 }
 
-// finish reads the answer to its end.
+// finish reads the answer to its end. Where a connection may stay open, as in HTTP/1.1, the
+// answer to a row ends after a silence; only R01 asks for the close: one fault is told once.
 func (c *client) finish() {
 	if c.TCPConn == nil {
 		return
 	}
 	const endless = 4 << 20 // bytes
-	begin, raw := time.Now(), bytes.NewBuffer(c.got)
+	begin, mayStay := time.Now(), c.row != nil && !*strict && c.row.id() != "R01"
 	c.SetDeadline(begin.Add(c.patience))
-	reply, err := c.readAnswer(bufio.NewReader(io.TeeReader(io.LimitReader(c, endless), raw)))
-	c.after, c.reply = time.Since(begin), cmp.Or(reply, raw.String())
-	c.silent = errors.Is(err, os.ErrDeadlineExceeded)
-	switch {
-	case raw.Len() >= endless:
+	var n int
+	var err error
+	for block := make([]byte, 65536); err == nil && len(c.got) < endless; {
+		n, err = c.Read(block)
+		if c.got = append(c.got, block[:n]...); mayStay && n > 0 {
+			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		}
+	}
+	c.after, c.reply = time.Since(begin), string(c.got)
+	timeout := errors.Is(err, os.ErrDeadlineExceeded)
+	isOver := err == io.EOF || timeout && mayStay && c.reply != ""
+	switch c.silent = timeout && !isOver; {
+	case isOver:
+	case err == nil:
 		c.err = errors.New("the answer has no end")
 	case c.silent:
-		c.err = fmt.Errorf("after %v the server has not closed the connection", c.patience)
-	case err != nil && !(c.more && c.reply != ""):
+		c.err = fmt.Errorf("after %v the connection stays open: in HTTP/1.0 the server closes it "+
+			"after its answer (in Python, each file made from it)", c.patience)
+	case !c.more || c.reply == "":
 		c.err = fmt.Errorf("the connection broke: %w", err)
 	}
 	c.Close()
 	c.got, c.TCPConn = nil, nil
 }
 
-// readAnswer reads to the end of the connection. In HTTP/1.1 it may stay open after the
-// answer to a row, and that is returned as HTTP/1.0 would have it. In HTTP/1.0 only R01
-// waits long for the end: one fault is told once.
-func (c *client) readAnswer(in *bufio.Reader) (reply string, err error) {
-	if c.row == nil || *strict {
-		_, err = io.Copy(io.Discard, in)
-		return "", err
+// inHTTP10 returns an answer in HTTP/1.1 as a server of HTTP/1.0 would send it.
+func inHTTP10(reply string) string {
+	reply = regexp.MustCompile(`^HTTP/1\.1 100 (.*\r\n)*?\r\n`).ReplaceAllString(reply, "")
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	head, isNew := strings.CutPrefix(head, "HTTP/1.1 ")
+	if !isNew {
+		return reply
 	}
-	method, _, _ := strings.Cut(string(c.row.Send), " ")
-	answer, err := http.ReadResponse(in, &http.Request{Method: method})
-	for err == nil && answer.StatusCode == http.StatusContinue {
-		answer, err = http.ReadResponse(in, &http.Request{Method: method})
+	if headerLine(head, "Transfer-Encoding") != "" {
+		content = decoded("chunks", content)
+		head = regexp.MustCompile(`(?i)\r\ntransfer-encoding:[^\r]*`).ReplaceAllString(head, "")
 	}
-	if err == nil { // what net/http cannot read is judged as it comes
-		body, err := io.ReadAll(answer.Body)
-		if answer.ProtoAtLeast(1, 1) || !answer.Close {
-			reply = inHTTP10(answer, body)
-		}
-		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			return reply, nil // its length tells
-		case err != nil || !answer.Close:
-			return reply, err
-		case answer.ContentLength >= 0 && c.row.id() != "R01":
-			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-		}
-	}
-	rest, err := io.ReadAll(in) // perhaps too much is sent
-	if reply != "" {
-		reply += string(rest)
-	}
-	if answer != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-		if err = nil; c.row.id() == "R01" {
-			err = errors.New("the connection stays open: in HTTP/1.0 the server closes it " +
-				"after its answer (in Python, each file made from it)")
-		}
-	}
-	return reply, err
-}
-
-// inHTTP10 writes an answer as a server of HTTP/1.0 would.
-func inHTTP10(answer *http.Response, body []byte) string {
-	var b strings.Builder
-	if answer.TransferEncoding != nil {
-		answer.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	}
-	answer.Header.Write(&b) // to memory: cannot fail
-	return "HTTP/1.0 " + answer.Status + "\r\n" + b.String() + "\r\n" + string(body)
+	return "HTTP/1.0 " + head + "\r\n\r\n" + content
 }
 
 // feed plays a script for a program that reads standard input.
@@ -1190,7 +1168,9 @@ func (g *grading) play(r check) exchange {
 		s.patience = min(s.patience, 500*time.Millisecond)
 	}
 	e := s.talk(r.script, drawn{})
-	if r.Chapter == 0 && !*strict {
+	if !*strict && r.Chapter > 0 {
+		e.reply = inHTTP10(e.reply)
+	} else if !*strict {
 		e.reply = withCRLF(e.reply) // RFC 9112 §2.2
 	}
 	return e
@@ -1382,12 +1362,6 @@ func (g *grading) next(failed *result, last int, one, unseen bool) string {
 
 const edgePatience = 10 * time.Second // for a program to start, or for an upstream
 
-// gradeApplications sends rows to the applications of a gallery.
-func gradeApplications(addr string) int {
-	g := newGrading(addr, edgePatience)
-	return g.report(g.try(chosenRows("Applications")), false)
-}
-
 // gradeHost asks a CGI host for programs that it writes into a directory which the host
 // serves under an address like http://127.0.0.1:8000/cgi-bin/. Each is for a Unix shell,
 // and prints the bytes of its row, in octal.
@@ -1525,34 +1499,26 @@ func exerciseNamed(which string) *exercise {
 	return nil
 }
 
-// overview lists the exercises and what is passed.
-func overview() int {
+// progress prints how many exercises pass, and which is the next, after a list if asked to.
+func progress(list bool) {
+	done, next := 0, ""
 	for _, x := range exercises() {
 		mark := ""
 		if file, content := x.find("mine"); x.passed(content) {
 			mark = "ok"
-		} else if file != "" {
+			done++
+		} else if next = cmp.Or(next, x.number); file != "" {
 			mark = "..."
 		}
-		fmt.Printf("  %-3s  %-3s  %s\n", mark, x.number, x.title)
-	}
-	fmt.Printf("also      %d hunts: %s hunt 1\n", len(hunts()), self)
-	progress()
-	return solved
-}
-
-// progress prints how many exercises pass, and which is the next.
-func progress() {
-	done, next := 0, ""
-	for _, x := range exercises() {
-		if _, content := x.find("mine"); x.passed(content) {
-			done++
-		} else {
-			next = cmp.Or(next, x.number)
+		if list {
+			fmt.Printf("  %-3s  %-3s  %s\n", mark, x.number, x.title)
 		}
 	}
+	if list {
+		fmt.Printf("also      %d hunts: %s hunt 1\n", len(hunts()), self)
+	}
 	if strings.HasPrefix(next, "00") {
-		next += "    (00a to 00e are short and optional: 01 is the first that the chapters need)"
+		next += "   (00a to 00e are optional; the chapters begin with 01)"
 	}
 	if next != "" {
 		fmt.Printf("next      %s %s\n", self, next)
@@ -1590,7 +1556,7 @@ func (x *exercise) work(file string) int {
 		}
 		if own {
 			x.note(content, a.ok())
-			progress()
+			progress(false)
 		}
 		if !*watching {
 			return exitStatus(a.ok())
@@ -1938,6 +1904,7 @@ func (x *exercise) again(c *check, child *child) *mismatch {
 		}
 	})
 	mismatches[len(rows)] = x.stillAnswers(child)
+	child.stop()
 	for i, row := range append(slices.Clone(rows), *c) {
 		if isFresh(row) { // it has a process of its own
 			mismatches[i] = x.try(&row, child.program)
