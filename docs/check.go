@@ -453,8 +453,8 @@ func (c *child) log() string {
 
 var lastPort atomic.Int64
 
-// freeAddr returns an address for a program that will listen soon. Its port is below those
-// that systems give to clients, so that no client of another program takes it first.
+// freeAddr returns an address for a program that will listen soon. Its port is below
+// those that systems give to clients, so that no client of another program takes it first.
 func freeAddr() string {
 	for {
 		port := 12000 + (int64(os.Getpid())*97+lastPort.Add(1))%18000
@@ -476,14 +476,6 @@ const (
 	atMost = 4 * time.Second // is waited for
 )
 
-// A server is what clients talk to.
-type server struct {
-	dial     func() (net.Conn, error)
-	patience time.Duration // for an answer
-	timed    bool          // answers must come soon, or late
-	row      *check        // of docs/conformance.md, see finish
-}
-
 // An exchange is the last answer to a script, and how it ended.
 type exchange struct {
 	reply           string
@@ -494,7 +486,11 @@ type exchange struct {
 
 // A client talks to a server.
 type client struct {
-	server
+	dial     func() (net.Conn, error)
+	patience time.Duration // for an answer
+	timed    bool          // answers must come soon, or late
+	row      *check        // of docs/conformance.md, see finish
+
 	*net.TCPConn        // nil before the first byte and after the last
 	exchange            // on the connection before
 	got          []byte // on this connection
@@ -505,14 +501,14 @@ type client struct {
 var scriptWords = regexp.MustCompile("`[^`]*`|[a-z]+")
 
 // talk plays a script.
-func (s server) talk(script string, d drawn) exchange {
+func (c *client) talk(script string, d drawn) exchange {
 	words := scriptWords.FindAllString(script, -1)
 	has := func(word string) bool { return slices.Contains(words, word) }
-	c := &client{server: s, more: has("more") || has("close")}
-	if s.timed && has("late") {
-		c.limit = late
-	} else if s.timed {
+	if c.more = has("more") || has("close"); c.timed {
 		c.limit = soon
+	}
+	if c.timed && has("late") {
+		c.limit = late
 	}
 	for _, word := range words {
 		switch word {
@@ -523,13 +519,13 @@ func (s server) talk(script string, d drawn) exchange {
 		case "late", "more", "fresh": // are about the whole script
 		default:
 			if c.TCPConn == nil {
-				connection, err := s.dial()
+				connection, err := c.dial()
 				if err != nil {
 					return exchange{err: err, refused: true}
 				}
 				defer connection.Close() // those that stay; the others are closed already
 				c.TCPConn = connection.(*net.TCPConn)
-				c.SetDeadline(time.Now().Add(s.patience))
+				c.SetDeadline(time.Now().Add(c.patience))
 			}
 			c.do(word, d)
 		}
@@ -585,7 +581,8 @@ func (c *client) drip(answered bool) {
 		rest, _ := io.ReadAll(io.LimitReader(c, 1<<20)) // an error comes again in finish
 		c.got = append(c.got, rest...)
 	}
-	for end := time.Now().Add(late); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(late); time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
 		_, err := c.Write([]byte("x"))
 		if err == nil && !answered {
 			err = c.readByte(100 * time.Millisecond)
@@ -594,7 +591,7 @@ func (c *client) drip(answered bool) {
 			return
 		}
 	}
-	c.err = fmt.Errorf("after %v the server still reads from a client that does not end", late)
+	c.err = fmt.Errorf("after %v the server still reads what a client sends", late)
 }
 
 func (c *client) send(text string) {
@@ -615,8 +612,8 @@ func (c *client) send(text string) {
 	c.last, c.slowly = text, false
 }
 
-// finish reads the answer to its end. Where a connection may stay open, as in HTTP/1.1, the
-// answer to a row ends after a silence; only R01 asks for the close: one fault is told once.
+// finish reads the answer to its end. As a connection may stay open in HTTP/1.1, a
+// silence ends the answer to a row. Only R01 asks for the close: one fault is told once.
 func (c *client) finish() {
 	if c.TCPConn == nil {
 		return
@@ -640,8 +637,8 @@ func (c *client) finish() {
 	case err == nil:
 		c.err = errors.New("the answer has no end")
 	case c.silent:
-		c.err = fmt.Errorf("after %v the connection stays open: in HTTP/1.0 the server closes it "+
-			"after its answer (in Python, each file made from it)", c.patience)
+		c.err = fmt.Errorf("after %v the connection stays open: in HTTP/1.0 the server closes "+
+			"it after its answer (in Python, each file made from it)", c.patience)
 	case !c.more || c.reply == "":
 		c.err = fmt.Errorf("the connection broke: %w", err)
 	}
@@ -704,7 +701,7 @@ type expectation struct{ word, text string }
 // judge compares an exchange and a log with what is expected; nil if all is well.
 func (c check) judge(d drawn, e exchange, log string) *mismatch {
 	for _, x := range c.expected {
-		m := c.match(x.word, d.expand(x.text), e.reply, log)
+		m := match(x.word, d.expand(x.text), e.reply, log)
 		if m != nil && e.err != nil {
 			m.notes = append(m.notes, e.err.Error())
 		}
@@ -713,7 +710,8 @@ func (c check) judge(d drawn, e exchange, log string) *mismatch {
 		}
 	}
 	if e.err != nil {
-		m := &mismatch{expected: "an answer, then the end of the connection", came: e.err.Error()}
+		m := &mismatch{expected: "an answer, then the end of the connection"}
+		m.came = e.err.Error()
 		if shown, _ := window(e.reply, 0); e.reply != "" {
 			m.notes = []string{"before that came " + shown}
 		}
@@ -727,7 +725,7 @@ func (c check) judge(d drawn, e exchange, log string) *mismatch {
 
 // match compares a reply, or a log, with one expectation. docs/exercises/README.md says
 // what the words mean; after "no", nothing like the text must be there.
-func (c check) match(word, text, reply, log string) *mismatch {
+func match(word, text, reply, log string) *mismatch {
 	about, isCGI := strings.CutPrefix(word, "cgi ")
 	if isCGI {
 		reply = fromCGI(reply)
@@ -739,8 +737,6 @@ func (c check) match(word, text, reply, log string) *mismatch {
 	head, content, whole := strings.Cut(reply, "\r\n\r\n")
 	came, expected, ok := content, text, false
 	switch about {
-	case "framing":
-		return c.framing(reply, text == "no body")
 	case "nothing":
 		came, ok = reply, reply == ""
 	case "status":
@@ -750,11 +746,23 @@ func (c check) match(word, text, reply, log string) *mismatch {
 		came = headerLine(head, text)
 		ok = sameHeader(about, text, came)
 	case "date": // so many seconds old
-		came, expected = headerLine(head, "Date"), "Date: "+time.Now().UTC().Format(http.TimeFormat)
+		came = headerLine(head, "Date")
+		expected = time.Now().UTC().Format("Date: " + http.TimeFormat)
 		date, err := time.Parse("Date: "+http.TimeFormat, came)
 		ok = err == nil && time.Since(date).Abs() <= time.Duration(number(text))*time.Second
+	case "one":
+		came, expected = cmp.Or(headerLine(head, text), "none"), "one "+text
+		ok = came != "none" && !strings.Contains(came, "\r\n")
+	case "lines":
+		came, expected = head, "HTTP/1.0 200 ..., lines that end in CR LF, an empty line"
+		ok = whole && strings.HasPrefix(head, text) &&
+			!strings.ContainsAny(strings.ReplaceAll(head, "\r\n", ""), "\r\n\x00")
+	case "length":
+		came = headerLine(head, "Content-Length")
+		expected = fmt.Sprint("Content-Length: ", len(content))
+		ok = came == "" || came == expected
 	case "body":
-		ok = content == text
+		expected, ok = cmp.Or(text, "no body"), content == text
 	case "chunks", "unzipped":
 		came = decoded(about, content)
 		ok = came == text
@@ -817,7 +825,7 @@ func headerLine(head, header string) string {
 }
 
 // sameHeader compares fields by their meaning: as lists, on one line or several. A member
-// is one of the list; a field may go on, and its case and order are not a proxy's to change.
+// is one of the list. A field is a beginning, in any case: a proxy keeps the order.
 func sameHeader(about, want, came string) bool {
 	name, _, _ := strings.Cut(want, ": ")
 	if strings.EqualFold(name, "Set-Cookie") {
@@ -917,7 +925,8 @@ func fromCGI(reply string) string {
 func (m *mismatch) brief() string {
 	line, _, _ := strings.Cut(m.came, "\n")
 	came := cmp.Or(visible(strings.TrimSpace(line)), "nothing")
-	return fmt.Sprintf("expected %.60s, got %.90s", cmp.Or(visible(m.expected), "nothing"), came)
+	expected := cmp.Or(visible(m.expected), "nothing")
+	return fmt.Sprintf("expected %.60s, got %.90s", expected, came)
 }
 
 // explain prints a mismatch in ASCII, so that any terminal can show it: expected and came
@@ -943,8 +952,9 @@ func (m *mismatch) explain(w io.Writer, sent, rule string) {
 // mainLine returns the line of a program's output that says most: the error with which it
 // has ended, a failure in its log, or else the first line that is not the starter's own.
 func mainLine(printed string) string {
-	const failures = `(?m)^(panic: |fatal error: |\w*(Error|Exception)\b|.*the application failed: ).*`
-	if found := regexp.MustCompile(failures).FindString(printed); found != "" {
+	failure := regexp.MustCompile(`(?m)^(panic: |fatal error: |\w*(Error|Exception)\b|` +
+		`.*the application failed: ).*`)
+	if found := failure.FindString(printed); found != "" {
 		return found
 	}
 	for line := range strings.Lines(printed) {
@@ -1013,17 +1023,32 @@ func newRow(section string, cells []string) check {
 	}
 	r.section = fmt.Sprintf("chapter %d", r.Chapter)
 	r.expected = expectations(cells[5], "status", "line")
-	framing := expectation{word: "framing"}
-	if strings.Contains(cells[5], "no body") || strings.HasPrefix(string(r.Send), "HEAD ") {
-		framing.text = "no body"
-	}
 	if r.Want == "body" {
 		r.expected[0].word = "line"
 		r.expected = slices.Insert(r.expected, 0, expectation{"headless", ""})
 	} else if r.Want != "nothing" {
-		r.expected = slices.Insert(r.expected, 1, framing)
+		isEmpty := strings.Contains(cells[5], "no body") || strings.HasPrefix(span, "`HEAD ")
+		r.expected = slices.Insert(r.expected, 1, framing(isEmpty)...)
 	}
 	return r
+}
+
+// framing is what a client relies on in each head, RFC 1945 §6, and with -strict also
+// what our server promises.
+func framing(isEmpty bool) []expectation {
+	cell := "lines `HTTP/1.0 ` no header `Transfer-Encoding`"
+	if *strict {
+		cell += " one `Date` one `Server` one `Content-Type` no header `Connection`"
+	}
+	switch {
+	case isEmpty:
+		cell += " body ``"
+	case *strict:
+		cell += " length `` one `Content-Length`"
+	default:
+		cell += " length ``"
+	}
+	return expectations(cell, "", "")
 }
 
 // expectations reads a cell: spans of text, each after its word. Rows of
@@ -1080,39 +1105,6 @@ func chosenRows(which string) []check {
 	})
 }
 
-// framing holds a head to what a client relies on, RFC 1945 §6. In the answer to S17, or
-// with -strict in each, four headers must be there.
-func (c check) framing(reply string, isEmpty bool) *mismatch {
-	head, content, whole := strings.Cut(reply, "\r\n\r\n")
-	length, right := headerLine(head, "Content-Length"), fmt.Sprintf("Content-Length: %d", len(content))
-	lines := regexp.MustCompile(`^HTTP/1\.0 [^\r\n\x00]*(\r\n[^\r\n\x00]*)*$`)
-	switch {
-	case !whole || !lines.MatchString(head):
-		return differ("HTTP/1.0 "+c.Want+" ..., lines that end in CR LF, an empty line", head)
-	case isEmpty && content != "":
-		return &mismatch{expected: "no body", came: content}
-	case !isEmpty && length != "" && length != right:
-		return differ(right, length)
-	}
-	for _, name := range []string{"Date", "Server", "Content-Type", "Content-Length"} {
-		came := headerLine(head, name)
-		optional := !*strict && c.id() != "S17" || isEmpty && name == "Content-Length"
-		if strings.Contains(came, "\r\n") || came == "" && !optional {
-			return &mismatch{expected: "one " + name, came: cmp.Or(came, "none")}
-		}
-	}
-	date, field := headerLine(head, "Date"), headerLine(head, "Transfer-Encoding")
-	if _, err := time.Parse("Date: "+http.TimeFormat, date); date != "" && err != nil {
-		return differ("Date: "+http.TimeFormat, date)
-	} else if *strict {
-		field += headerLine(head, "Connection")
-	}
-	if field != "" {
-		return &mismatch{expected: "no field that HTTP/1.0 has not", came: field}
-	}
-	return nil
-}
-
 // chapterPage is the page to read, "docs/03-request-line.md".
 func chapterPage(chapter int) string {
 	pages := glob(fmt.Sprintf("docs/%02d-*.md", chapter))
@@ -1144,18 +1136,18 @@ type result struct {
 
 // A grading is a server under test.
 type grading struct {
-	server
-	addr    string
-	ask     func(r check) exchange // plays the row
-	environ bool                   // its page is that of the environ application
-	silent  atomic.Int64           // rows without an answer
-	gone    atomic.Bool            // it answers no more
+	addr     string
+	dial     func() (net.Conn, error)
+	patience time.Duration
+	ask      func(r check) exchange // plays the row
+	environ  bool                   // its page is that of the environ application
+	silent   atomic.Int64           // rows without an answer
+	gone     atomic.Bool            // it answers no more
 }
 
 // newGrading is of a server that should listen on addr.
 func newGrading(addr string, patience time.Duration) *grading {
-	g := &grading{addr: addr}
-	g.patience = patience
+	g := &grading{addr: addr, patience: patience}
 	g.dial = func() (net.Conn, error) { return net.DialTimeout("tcp", addr, patience) }
 	g.ask = g.play
 	return g
@@ -1163,11 +1155,11 @@ func newGrading(addr string, patience time.Duration) *grading {
 
 // play sends a row. After five rows without an answer it waits less long for one.
 func (g *grading) play(r check) exchange {
-	s := server{dial: g.dial, patience: g.patience, row: &r}
+	c := client{dial: g.dial, patience: g.patience, row: &r}
 	if g.silent.Load() >= 5 {
-		s.patience = min(s.patience, 500*time.Millisecond)
+		c.patience = min(c.patience, 500*time.Millisecond)
 	}
-	e := s.talk(r.script, drawn{})
+	e := c.talk(r.script, drawn{})
 	if !*strict && r.Chapter > 0 {
 		e.reply = inHTTP10(e.reply)
 	} else if !*strict {
@@ -1210,8 +1202,8 @@ func noAnswer(addr string, e exchange) string {
 		return fmt.Sprintf("Nobody listens on %s: %v\nnext: start your server, and look at "+
 			"the address that it prints (%s)", addr, e.err, chapterPage(1))
 	} else if e.silent {
-		return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the empty "+
-			"line has come; do not wait for more (%s)", addr, e.err, chapterPage(2))
+		return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the "+
+			"empty line has come; do not wait for more (%s)", addr, e.err, chapterPage(2))
 	}
 	return fmt.Sprintf("%s closes the connection without an answer to GET / HTTP/1.0.\n"+
 		"That is chapter 1. No row can pass before there is an answer.\n"+
@@ -1250,7 +1242,8 @@ func (g *grading) tryRow(r check) result {
 	if e.reply == "" && r.Chapter > 0 && !*strict {
 		plain := g.play(plainRow)
 		if plain.reply == "" && !g.gone.Swap(true) {
-			fault = "since this row the server answers nothing, not even GET / HTTP/1.0: is it in a loop?"
+			fault = "since this row the server answers nothing, not even GET / HTTP/1.0: " +
+				"is it in a loop?"
 			if plain.refused {
 				fault = "the server has ended here: its terminal says why"
 			}
@@ -1382,7 +1375,8 @@ func gradeHost(address, dir string) int {
 		}
 		text := "#!/bin/sh\nprintf %b '" + octal + "'\n"
 		die(os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755))
-		r.script = "`GET " + target.Path + file + ` HTTP/1.0\r\nHost: ` + target.Host + `\r\n\r\n` + "`"
+		r.script = fmt.Sprintf("`GET %s%s HTTP/1.0\\r\\nHost: %s\\r\\n\\r\\n`", target.Path,
+			file, target.Host)
 		r.Send = plainRow.Send // GET, too
 		return g.play(r)
 	}
@@ -1499,7 +1493,7 @@ func exerciseNamed(which string) *exercise {
 	return nil
 }
 
-// progress prints how many exercises pass, and which is the next, after a list if asked to.
+// progress prints how many exercises pass, and which is the next, perhaps after a list.
 func progress(list bool) {
 	done, next := 0, ""
 	for _, x := range exercises() {
@@ -1545,7 +1539,7 @@ func (x *exercise) work(file string) int {
 		fmt.Printf("  read      %s/README.md\n  then      %s %s\n", x.dir, self, x.number)
 		return notYet
 	case *serving:
-		return serveByHand(x.build(file, "127.0.0.1:8000"))
+		return serveByHand(x.build(file, "127.0.0.1:8000", false))
 	}
 	for {
 		content, _ := readSource(file) // attempt says what is wrong with it
@@ -1647,9 +1641,9 @@ func serveByHand(p program, err error) int {
 
 // ---------------------------------------------------------------- From file to program
 
-// build makes a program of a student's file that serves on an address. A file for rawsgi is
-// compiled together with its sources and the probes. The caller removes the program.
-func (x *exercise) build(file, addr string, flags ...string) (program, error) {
+// build makes a program of a student's file that serves on an address. A file for rawsgi
+// is compiled together with its sources and the probes. The caller removes the program.
+func (x *exercise) build(file, addr string, raced bool) (program, error) {
 	source, err := readSource(file)
 	if err != nil {
 		return program{}, err
@@ -1675,7 +1669,14 @@ func (x *exercise) build(file, addr string, flags ...string) (program, error) {
 	if x.stdin {
 		addr = ""
 	}
-	return compile(files, addr, flags...)
+	if raced { // fails where there is no C compiler, or with an error of the student's
+		p, err := compile(files, addr, "-race")
+		if err == nil {
+			return p, nil
+		}
+		p.remove()
+	}
+	return compile(files, addr)
 }
 
 func portOf(addr string) string { return strings.TrimPrefix(addr, "127.0.0.1:") }
@@ -1705,17 +1706,6 @@ func compile(files map[string]string, addr string, flags ...string) (program, er
 	}
 	return p, nil
 }
-
-// raceFlags are those of a build with the race detector, where there is a C compiler.
-var raceFlags = sync.OnceValue(func() (flags []string) {
-	out, err := exec.Command("go", "env", "CGO_ENABLED", "CC").Output()
-	enabled, compiler, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	_, missing := exec.LookPath(compiler)
-	if err == nil && missing == nil && enabled == "1" {
-		flags = []string{"-race"}
-	}
-	return flags
-})
 
 // positioned returns a source that says where it is from, so that the compiler's errors
 // name the file that the student knows. Its build constraint is gone.
@@ -1764,25 +1754,23 @@ func (a attempt) ok() bool { return a.broken == "" && a.failed == nil }
 // attempt builds a file, runs all checks or some, and reports them as they are done; the
 // first that fails is explained. When all pass, they run once more, with the race
 // detector. To build with that takes long; it is done at once if raced.
-func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) (a attempt) {
+func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) attempt {
+	a := attempt{}
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
-	var flags []string
-	if raced {
-		flags = raceFlags()
-	}
-	p, err := x.build(file, freeAddr(), flags...)
+	p, err := x.build(file, freeAddr(), raced)
 	defer func() { p.remove() }()
 	if err != nil {
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
 		return attempt{broken: err.Error()}
 	}
 	for _, c := range x.checks {
-		if only != nil && !slices.Contains(only, c.Name) || c.Name == onceMore && a.failed != nil {
+		wanted := only == nil || slices.Contains(only, c.Name)
+		if !wanted || c.Name == onceMore && a.failed != nil {
 			continue
 		}
-		if c.Name == onceMore && !raced && raceFlags() != nil {
+		if c.Name == onceMore && !raced {
 			p.remove()
-			p = must(x.build(file, freeAddr(), raceFlags()...)) // it has compiled before
+			p = must(x.build(file, freeAddr(), true)) // it has compiled before
 		}
 		m := x.try(&c, p)
 		if m != nil && m.late { // being late is looked at twice: the machine may be busy
@@ -1842,7 +1830,7 @@ func (c *child) hold(row check, alone bool) *mismatch {
 	if c.addr == "" {
 		e = c.feed(row.script, d)
 	} else {
-		e = server{dial: c.dial, patience: atMost, timed: alone}.talk(row.script, d)
+		e = (&client{dial: c.dial, patience: atMost, timed: alone}).talk(row.script, d)
 	}
 	if e.reply == "" {
 		c.endsWithin(200 * time.Millisecond) // it may be about to
@@ -1869,8 +1857,8 @@ func (c *child) hold(row check, alone bool) *mismatch {
 	return m
 }
 
-// stillAnswers sends the bytes of the first check again. Any answer will do, but it must not
-// be the program's last, and there must have been no data race.
+// stillAnswers sends the bytes of the first check again. Any answer will do, but it must
+// not be the program's last, and there must have been no data race.
 func (x *exercise) stillAnswers(c *child) *mismatch {
 	first := x.checks[0]
 	first.hint = "this check went well, but not what came after it"
@@ -1880,10 +1868,10 @@ func (x *exercise) stillAnswers(c *child) *mismatch {
 	c.endsWithin(20 * time.Millisecond) // it may be about to
 	m := c.hold(first, false)
 	if m == nil && c.endsWithin(10*time.Millisecond) {
-		m = &mismatch{expected: "a program that goes on", came: "the end of it", printed: c.log(),
-			notes: []string{first.hint}}
+		m = &mismatch{expected: "a program that goes on", came: "the end of it",
+			notes: []string{first.hint}, printed: c.log()}
 	}
-	if race := first.match("no log", "WARNING: DATA RACE", "", c.printed.String()); race != nil {
+	if race := match("no log", "WARNING: DATA RACE", "", c.printed.String()); race != nil {
 		race.notes = []string{"two goroutines use the same data without a lock"}
 		return race
 	}
@@ -1947,10 +1935,11 @@ func (c *child) askWith(name string, row check) *mismatch {
 		args = []string{name, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
 	} else if name == "nginx" {
 		dir := must(os.MkdirTemp("", "check-nginx-"))
-		p := program{[]string{name, "-p", dir, "-c", filepath.Join(dir, "conf")}, freeAddr(), dir}
+		conf := filepath.Join(dir, "conf")
+		p := program{[]string{name, "-p", dir, "-c", conf}, freeAddr(), dir}
 		defer p.remove()
-		write(filepath.Join(dir, "conf"), fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; "+
-			"events {}\nhttp { access_log off; server { listen %s;\n"+
+		write(conf, fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; events {}\n"+
+			"http { access_log off; server { listen %s;\n"+
 			"location / { proxy_pass http://%s; } } }\n", dir, p.addr, c.addr))
 		front := must(p.start())
 		defer front.stop()
@@ -1990,7 +1979,8 @@ func mistakes(path string) (list []mistake) {
 	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
 	for _, section := range strings.Split(page(path), "\n## ")[1:] {
 		name, text, _ := strings.Cut(section, "\n")
-		m := mistake{name: strings.TrimSpace(name), caughtBy: between(text, "Refused by `", "`")}
+		m := mistake{name: strings.TrimSpace(name)}
+		m.caughtBy = between(text, "Refused by `", "`")
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
 			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
@@ -2025,12 +2015,15 @@ func (m mistake) apply(source string) string {
 }
 
 // hunts are rawsgi with one mistake each.
-var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hunts.md") })
+var hunts = sync.OnceValue(func() []mistake {
+	return mistakes("docs/exercises/hunts.md")
+})
 
 // build makes a program of rawsgi with the mistake.
 func (m mistake) build(addr string) (program, error) {
 	p, err := compile(map[string]string{m.file: m.apply(page(m.file))}, addr)
-	p.command = append(p.command[:1], "-quiet", "-app", "environ", "-timeout", "2s", "-addr", addr)
+	p.command = append(p.command[:1], "-quiet", "-app", "environ", "-timeout", "2s",
+		"-addr", addr)
 	return p, err
 }
 
@@ -2142,171 +2135,166 @@ func holdAll(trials []mistake, names []string, faultOf func(m mistake) string) i
 
 // ---------------------------------------------------------------- A class
 
-// A student is a directory of a class, and what came of it.
-type student struct {
-	name, dir string
-	files     []string // of each exercise, "" if there is none
-	keys      []string // of each file: see fingerprint
-	cells     string   // of the table that is printed, one for each exercise
-	lines     string   // of class.csv
-	failing   []string // "07 cut short": the first that fails, in programs that compile
+// A paper is what a student has handed in for an exercise, and what came of it.
+type paper struct {
+	student, file string
+	key           string    // see fingerprint
+	x             *exercise // nil for a file that belongs to none
+	feedback      strings.Builder
+	cell          string // of the table that is printed
+	passed        int
+	first, remark string // the check that fails first, in class.csv
 }
 
-// A class is a directory of students, and the exercises that are checked.
-type class struct {
-	students []*student
-	chosen   []*exercise
-	owners   map[string][]string // who has which program, by its fingerprint
-	report   string              // the directory for what is written
-}
-
-// checkClass checks the files of all students, some students at a time. It prints a table,
-// and writes class.csv and a file of feedback for each student.
+// checkClass checks the files of all students, some at a time. It prints a table, and
+// writes class.csv and a file of feedback for each student.
 func checkClass(dir string, which []string) int {
-	c := class{owners: map[string][]string{}, report: cmp.Or(*output, filepath.Clean(dir)+"-report")}
-	for _, x := range exercises() {
+	owners := map[string][]string{} // of each program: starter, solution, students
+	chosen := slices.DeleteFunc(slices.Clone(exercises()), func(x *exercise) bool {
 		isThis := func(w string) bool { return exerciseNamed(w) == x }
-		if len(which) > 0 && !slices.ContainsFunc(which, isThis) {
-			continue
-		}
-		c.chosen = append(c.chosen, x)
-		for _, file := range glob(x.dir + "/s[ot]*.*") { // starter, solution
+		return len(which) > 0 && !slices.ContainsFunc(which, isThis)
+	})
+	for _, x := range chosen {
+		for _, file := range append(glob(x.dir+"/starter.*"), glob(x.dir+"/solution.*")...) {
 			name, _, _ := strings.Cut(filepath.Base(file), ".")
 			key := x.fingerprint([]byte(page(file)))
-			c.owners[key] = append(c.owners[key], "the "+name)
+			owners[key] = append(owners[key], "the "+name)
 		}
 	}
+	var papers []*paper
 	for _, entry := range must(os.ReadDir(dir)) {
 		path := filepath.Join(dir, entry.Name())
 		if stat, err := os.Stat(path); err == nil && stat.IsDir() { // a link may lead to one
-			c.add(&student{name: entry.Name(), dir: path})
+			papers = append(papers, papersOf(entry.Name(), path, chosen)...)
 		}
 	}
-	if len(c.chosen) == 0 || c.students == nil {
+	if len(papers) == 0 {
 		die(errors.New(dir + ": expected a directory for each student, and exercises"))
+	}
+	for _, p := range papers {
+		owners[p.key] = append(owners[p.key], p.student)
 	}
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in " +
 		"a container without network, or under an account of its own.")
-	c.writeCSV("INCOMPLETE: the class is being checked, or was not to the end\n")
-	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(c.students), func(i int) {
-		c.check(c.students[i])
-		fmt.Fprintf(os.Stderr, "checked: %s\n", visible(c.students[i].name))
+	report := cmp.Or(*output, filepath.Clean(dir)+"-report")
+	writeCSV(report, nil, "INCOMPLETE: the class is being checked, or was not to the end\n")
+	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(papers), func(i int) {
+		if p := papers[i]; p.x != nil {
+			p.check(owners)
+			fmt.Fprintf(os.Stderr, "checked: %s %s\n", visible(p.student), p.x.number)
+		}
 	})
-	c.writeCSV("complete\n")
-	c.print()
+	writeCSV(report, papers, "complete\n")
+	reportClass(report, papers, chosen)
 	return solved
 }
 
-// add finds a student's files, in the directory or in its mine/.
-func (c *class) add(s *student) {
-	for _, x := range c.chosen {
-		file, content := x.find(s.dir)
+// papersOf finds a student's files, in the directory or in its mine/. After those of the
+// exercises come those that belong to none.
+func papersOf(student, dir string, chosen []*exercise) (papers []*paper) {
+	mine := filepath.Join(dir, "mine")
+	for _, x := range chosen {
+		file, content := x.find(dir)
 		if file == "" {
-			file, content = x.find(filepath.Join(s.dir, "mine"))
+			file, content = x.find(mine)
 		}
-		key := ""
-		if content != nil {
-			key = x.fingerprint(content)
-			c.owners[key] = append(c.owners[key], s.name)
-		}
-		s.files, s.keys = append(s.files, file), append(s.keys, key)
+		papers = append(papers, &paper{student: student, file: file, x: x,
+			key: x.fingerprint(content)})
 	}
-	c.students = append(c.students, s)
-}
-
-// fingerprint is a program without its comments and white space.
-func (x *exercise) fingerprint(content []byte) string {
-	tokens := slices.DeleteFunc(goTokens.FindAllString(string(content), -1), func(t string) bool {
-		return strings.HasPrefix(t, "//") || strings.HasPrefix(t, "/*")
-	})
-	return x.number + " " + strings.Join(tokens, " ")
-}
-
-// check checks a student's files, and writes the feedback.
-func (c *class) check(s *student) {
-	var feedback strings.Builder
-	fmt.Fprintf(&feedback, "Feedback for %s\n", visible(s.name))
-	for i, x := range c.chosen {
-		c.checkOne(s, x, s.files[i], s.keys[i], &feedback)
-	}
-	entries, _ := os.ReadDir(s.dir)                     // it was there
-	more, _ := os.ReadDir(filepath.Join(s.dir, "mine")) // often there is none
+	entries, _ := os.ReadDir(dir) // it was there
+	more, _ := os.ReadDir(mine)   // it need not be there
 	for _, entry := range append(entries, more...) {
 		file, extension := entry.Name(), filepath.Ext(entry.Name())
 		x := exerciseNamed(strings.TrimSuffix(file, extension))
 		if slices.Contains(languages, extension) && (x == nil || x.name+extension != file) {
-			s.cells += "  not recognised: " + visible(file)
-			s.lines += csvLine(s.name, "", "", "", "", "not recognised: "+file)
-			fmt.Fprintf(&feedback, "\nnot recognised: %s; a file keeps the name of its starter, "+
-				"like %s.go\n", visible(file), exercises()[0].name)
+			p := &paper{student: student, remark: "not recognised: " + file}
+			fmt.Fprintf(&p.feedback, "\nnot recognised: %s; a file keeps the name of its "+
+				"starter, like %s.go\n", visible(file), exercises()[0].name)
+			papers = append(papers, p)
 		}
 	}
-	name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(s.name, "_")
-	write(filepath.Join(c.report, name+".txt"), feedback.String())
+	return papers
 }
 
-// checkOne checks one exercise. An untouched starter needs no check.
-func (c *class) checkOne(s *student, x *exercise, file, key string, feedback io.Writer) {
-	isOwn := func(owner string) bool { return owner == s.name }
-	others := slices.DeleteFunc(slices.Clone(c.owners[key]), isOwn)
-	cell, first, remark, a := "-", "", "not handed in", attempt{}
-	if slices.Contains(others, "the starter") {
-		cell, remark = "start", "the starter"
-	} else if file != "" {
-		a = x.attempt(feedback, file, true)
-		cell, remark = fmt.Sprintf("%d/%d", a.passed, len(x.checks)), ""
-		if a.ok() {
-			cell = "ok"
-		} else if first = "does not compile"; a.broken == "" {
-			first = a.failed[0]
-			s.failing = append(s.failing, x.number+" "+first)
-		}
-		if len(others) > 0 {
-			cell, remark = cell+"=", "equal to "+strings.Join(others, ", ")
-		}
+// fingerprint is a program without its comments and white space.
+func (x *exercise) fingerprint(content []byte) string {
+	isComment := func(t string) bool {
+		return strings.HasPrefix(t, "//") || strings.HasPrefix(t, "/*")
 	}
-	s.cells += fmt.Sprintf(" %6s", cell)
-	s.lines += csvLine(s.name, x.name, strconv.Itoa(10*a.passed/len(x.checks)),
-		strconv.Itoa(a.passed), first, remark)
+	tokens := goTokens.FindAllString(string(content), -1)
+	return x.number + " " + strings.Join(slices.DeleteFunc(tokens, isComment), " ")
 }
 
-// writeCSV writes class.csv; its last line says whether that is all.
-func (c *class) writeCSV(end string) {
+// check checks a paper. An untouched starter needs no check.
+func (p *paper) check(owners map[string][]string) {
+	others := slices.DeleteFunc(slices.Clone(owners[p.key]), func(owner string) bool {
+		return owner == p.student || p.key == p.x.fingerprint(nil) // it is no program
+	})
+	if p.cell, p.remark = "-", "not handed in"; p.file == "" {
+		return
+	} else if slices.Contains(others, "the starter") {
+		p.cell, p.remark = "start", "the starter"
+		return
+	}
+	a := p.x.attempt(&p.feedback, p.file, true)
+	p.passed, p.remark = a.passed, ""
+	if p.cell = fmt.Sprintf("%d/%d", a.passed, len(p.x.checks)); a.ok() {
+		p.cell = "ok"
+	} else if p.first = "does not compile"; a.broken == "" {
+		p.first = a.failed[0]
+	}
+	if len(others) > 0 {
+		p.cell, p.remark = p.cell+"=", "equal to "+strings.Join(others, ", ")
+	}
+}
+
+// writeCSV writes class.csv; its last line says whether that is all. A spreadsheet would
+// compute a text that begins with "=".
+func writeCSV(report string, papers []*paper, end string) {
 	text := "student,exercise,points,checks passed,first failing check,remark\n"
-	for _, s := range c.students {
-		text += s.lines
+	for _, p := range papers {
+		cells := []string{p.student, "", "", "", p.first, p.remark}
+		if p.x != nil {
+			cells[1], cells[3] = p.x.name, strconv.Itoa(p.passed)
+			cells[2] = strconv.Itoa(10 * p.passed / len(p.x.checks))
+		}
+		for i, cell := range cells {
+			cell = strings.ReplaceAll(visible(cell), `"`, `""`)
+			cells[i] = `"` + regexp.MustCompile(`^[=+@-]`).ReplaceAllString(cell, "'$0") + `"`
+		}
+		text += strings.Join(cells, ",") + "\n"
 	}
-	write(filepath.Join(c.report, "class.csv"), text+end)
+	write(filepath.Join(report, "class.csv"), text+end)
 }
 
-// csvLine puts texts into quotes. A spreadsheet would compute one that begins with "=".
-func csvLine(cells ...string) string {
-	for i, cell := range cells {
-		cell = strings.ReplaceAll(visible(cell), `"`, `""`)
-		cells[i] = `"` + regexp.MustCompile(`^[=+@-]`).ReplaceAllString(cell, "'$0") + `"`
-	}
-	return strings.Join(cells, ",") + "\n"
-}
-
-// print prints the table, and the checks at which most students fail first.
-func (c *class) print() {
+// reportClass writes the feedback, prints the table, and the checks at which most fail
+// first, of those whose programs compile.
+func reportClass(report string, papers []*paper, chosen []*exercise) {
 	fmt.Printf("\n%-20s", "student")
-	for _, x := range c.chosen {
+	for _, x := range chosen {
 		fmt.Printf(" %6s", x.number)
 	}
-	failing := map[string]int{}
-	for _, s := range c.students {
-		fmt.Printf("\n%-20.20s%s", visible(s.name), s.cells)
-		for _, check := range s.failing {
-			failing[check]++
+	failing, feedback, students := map[string]int{}, "", 0
+	for i, p := range papers {
+		if i == 0 || p.student != papers[i-1].student {
+			students++
+			fmt.Printf("\n%-20.20s", visible(p.student))
+			feedback = "Feedback for " + visible(p.student) + "\n"
 		}
+		fmt.Printf(" %6s", cmp.Or(p.cell, " "+visible(p.remark)))
+		if p.first != "" && p.first != "does not compile" {
+			failing[p.x.number+" "+p.first]++
+		}
+		feedback += p.feedback.String()
+		name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(p.student, "_")
+		write(filepath.Join(report, name+".txt"), feedback)
 	}
 	fmt.Println("\n\n= is equal to the solution or to another's.\nChecks that fail first:")
 	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
 	})
 	for _, name := range most[:min(10, len(most))] {
-		fmt.Printf("  %d of %d students: %s\n", failing[name], len(c.students), name)
+		fmt.Printf("  %d of %d students: %s\n", failing[name], students, name)
 	}
-	fmt.Println("all of it:", c.report)
+	fmt.Println("all of it:", report)
 }
