@@ -601,8 +601,9 @@ func (c *client) send(text string) {
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
 		_, err := c.Write(piece)
-		if err != nil && !c.more {
-			c.err = fmt.Errorf("the connection broke while the client was sending: %w", err)
+		mayEnd := c.more || c.slowly && c.row != nil // a row may be answered early
+		if err != nil && !mayEnd {
+			c.err = broken(err)
 			break
 		}
 		if c.slowly {
@@ -640,10 +641,16 @@ func (c *client) finish() {
 		c.err = fmt.Errorf("after %v the connection stays open: in HTTP/1.0 the server closes "+
 			"it after its answer (in Python, each file made from it)", c.patience)
 	case !c.more || c.reply == "":
-		c.err = fmt.Errorf("the connection broke: %w", err)
+		c.err = broken(err)
 	}
 	c.Close()
 	c.got, c.TCPConn = nil, nil
+}
+
+// broken is an error of a connection without its addresses.
+func broken(err error) error {
+	_, why, _ := strings.Cut(err.Error(), ": ")
+	return errors.New("the connection broke: " + why)
 }
 
 // inHTTP10 returns an answer in HTTP/1.1 as a server of HTTP/1.0 would send it.
@@ -944,7 +951,9 @@ func (m *mismatch) explain(w io.Writer, sent, rule string) {
 	line("expected", expected)
 	line("came", came)
 	line("", strings.Repeat(" ", column)+"^ "+notes[0])
-	line("", strings.Join(notes[1:], "\n                 "))
+	for _, note := range notes[1:] {
+		line("", note)
+	}
 	line("printed", visible(mainLine(m.printed)))
 	line("rule", rule)
 }
@@ -1176,8 +1185,8 @@ var plainRow = check{Name: "plain", script: "`GET / HTTP/1.0\\r\\n\\r\\n`",
 func gradeServer(addr, which string) int {
 	rows := chosenRows(which)
 	if len(rows) == 0 {
-		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: 3, 3-5 or R04? "+
-			"Chapters 3 to 7 have rows.\n", which)
+		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: chapters 3 to 7 have "+
+			"rows; type 3, 3-5 or R04\n", which)
 		return wrongUsage
 	}
 	g := newGrading(addr, 3*time.Second)
