@@ -637,6 +637,8 @@ func (c *client) finish() {
 	case isOver:
 	case err == nil:
 		c.err = errors.New("the answer has no end")
+	case c.silent && c.reply == "":
+		c.err = fmt.Errorf("after %v there is no answer", c.patience)
 	case c.silent:
 		c.err = fmt.Errorf("after %v the connection stays open: in HTTP/1.0 the server closes "+
 			"it after its answer (in Python, each file made from it)", c.patience)
@@ -1939,7 +1941,7 @@ func (c *child) askWith(name string, row check) *mismatch {
 		fmt.Fprintf(os.Stderr, "  ...  not tried: there is no %s here\n", name)
 		return nil
 	}
-	args, addr := []string{"curl", "-sSi", "--max-time", "5"}, c.addr
+	args, front := []string{"curl", "-sSi", "--max-time", "5"}, c
 	if name == "chromium" {
 		args = []string{name, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
 	} else if name == "nginx" {
@@ -1950,21 +1952,21 @@ func (c *child) askWith(name string, row check) *mismatch {
 		write(conf, fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; events {}\n"+
 			"http { access_log off; server { listen %s;\n"+
 			"location / { proxy_pass http://%s; } } }\n", dir, p.addr, c.addr))
-		front := must(p.start())
+		front = must(p.start())
 		defer front.stop()
-		must(front.dial()).Close()
-		addr = p.addr
 	}
-	if connection, err := c.dial(); err == nil { // it listens
-		connection.Close()
+	for _, server := range []*child{c, front} { // until both listen
+		if connection, err := server.dial(); err == nil {
+			connection.Close()
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	args = append(args, "http://"+addr+"/a%20b?x=1")
+	args = append(args, "http://"+front.addr+"/a%20b?x=1")
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	m := row.judge(drawn{}, exchange{reply: string(out), err: err}, "")
 	if m != nil {
-		m.notes, m.printed = append([]string{row.hint}, m.notes...), c.log()
+		m.notes, m.printed = append([]string{row.hint}, m.notes...), front.log()
 	}
 	return m
 }
