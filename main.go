@@ -138,8 +138,8 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	flags.IntVar(&config.Programs, "programs", 64, "largest `number` of CGI programs that run "+
 		"at once, in each process")
 	flags.StringVar(&config.Upstream, "upstream", "", "`host:port,host:port` for proxy")
-	flags.BoolFunc("trace", "tell every step of every exchange on standard error; "+
-		"-trace=brief tells the most important ones", o.setTrace)
+	flags.BoolFunc("trace", "print every step of every exchange on standard error; "+
+		"-trace=brief prints the most important ones", o.setTrace)
 	flags.BoolVar(&config.OpenLab, "open-lab", false, "let other machines use the application lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")

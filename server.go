@@ -289,9 +289,8 @@ const drainLimit = 64 << 20
 // was announced has been read, a moment is enough. An answer that broke off and would seem
 // whole ends with a reset instead. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
-	if tcp, ok := e.conn.Conn.(interface{ SetLinger(int) error }); ok &&
-		e.response.seemsWhole() {
-		tcp.SetLinger(0) // fails if it is closed already
+	if e.response.seemsWhole() {
+		e.conn.cut(true)
 		return
 	}
 	half, ok := e.conn.Conn.(interface{ CloseWrite() error })

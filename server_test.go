@@ -4566,6 +4566,7 @@ func TestProxy(t *testing.T) {
 // docs/conformance.md, through the checker.
 func TestApplicationRows(t *testing.T) {
 	s := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t))
+	checkEdges(t, 7, "gateway", s.addr)
 	checkEdges(t, 10, "applications", s.addr)
 }
 

@@ -11,6 +11,7 @@
 //	go run docs/check.go server ADDR [3|3-5|R04]     grade any server
 //	go run docs/check.go host URL DIR           grade a CGI host that serves DIR as URL
 //	go run docs/check.go proxy ADDR UPSTREAM    grade a proxy that forwards to UPSTREAM
+//	go run docs/check.go gateway ADDR           grade a gateway by chapter 8's applications
 //	go run docs/check.go applications ADDR      grade a gallery of applications
 //	go run docs/check.go hunt 3                 find a mistake; -answer R05, -hint 1
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
@@ -120,9 +121,10 @@ func command(verb, object string, rest []string) int {
 		return printJSON(chosenRows(""))
 	case verb == "server" && object != "":
 		return gradeServer(object, strings.Join(rest, ""))
-	case verb == "applications" && object != "":
+	case (verb == "gateway" || verb == "applications") && object != "":
+		section := map[string]string{"gateway": "Gateways"}[verb]
 		g := newGrading(object, edgePatience)
-		return g.report(g.try(chosenRows("Applications")), false)
+		return g.report(g.try(chosenRows(cmp.Or(section, "Applications"))), false)
 	case verb == "host" && len(rest) > 0:
 		return gradeHost(object, strings.Join(rest, " "))
 	case verb == "proxy" && len(rest) == 1:
@@ -1120,8 +1122,10 @@ func chosenRows(which string) []check {
 
 // chapterPage is the page to read, "docs/03-request-line.md".
 func chapterPage(chapter int) string {
-	pages := glob(fmt.Sprintf("docs/%02d-*.md", chapter))
-	return filepath.ToSlash(append(pages, "docs/conformance.md")[0])
+	if chapter == 0 {
+		return "docs/conformance.md"
+	}
+	return filepath.ToSlash(glob(fmt.Sprintf("docs/%02d-*.md", chapter))[0])
 }
 
 // ---------------------------------------------------------------- Any server

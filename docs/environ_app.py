@@ -5,7 +5,7 @@
 #     cd docs && waitress-serve --listen 127.0.0.1:9000 environ_app:app
 #     cd docs && uwsgi --http-socket 127.0.0.1:9000 --plugin python3 --wsgi-file environ_app.py --callable app
 #
-# then: go test -run Conformance -v -target 127.0.0.1:9000
+# then: go run docs/check.go server 127.0.0.1:9000
 import hashlib
 import sys
 

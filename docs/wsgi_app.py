@@ -1,9 +1,12 @@
 # The applications of docs/08-start-response.md in Python, under wsgiref:
 #
 #     python3 docs/wsgi_app.py 9000
+#     go run docs/check.go gateway 127.0.0.1:9000
 import sys
 import time
 from wsgiref.simple_server import make_server
+
+import environ_app
 
 
 def text():
@@ -29,6 +32,23 @@ def clock(environ, start_response):
     return ticks()
 
 
+def write(environ, start_response):
+    write = start_response("200 OK", text())
+    for n in (3, 2, 1):
+        write(f"{n}...\n".encode())
+    return [b"and the rest is returned\n"]
+
+
+def before(environ, start_response):
+    raise RuntimeError("the application failed before its head was sent")
+
+
+def after(environ, start_response):
+    start_response("200 OK", text())
+    yield b"This page will never be comp"
+    raise RuntimeError("the application failed after its head was sent")
+
+
 def excinfo(environ, start_response):
     start_response("200 OK", text())
     try:
@@ -38,9 +58,12 @@ def excinfo(environ, start_response):
         return [f"Sorry: {err}\n".encode()]
 
 
+routes = {"/hello": hello, "/clock": clock, "/write": write, "/errors/before": before,
+          "/errors/after": after, "/errors/excinfo": excinfo}
+
+
 def application(environ, start_response):
-    routes = {"/clock": clock, "/errors/excinfo": excinfo}
-    return routes.get(environ["PATH_INFO"], hello)(environ, start_response)
+    return routes.get(environ["PATH_INFO"], environ_app.app)(environ, start_response)
 
 
 if __name__ == "__main__":
