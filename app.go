@@ -22,7 +22,6 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -82,7 +81,7 @@ type entry struct {
 type Config struct {
 	Root     string        // the directory of files
 	Script   string        // the CGI program of cgi, or a directory of them
-	Programs int           // CGI programs that run at once; 0 means 64
+	Programs int           // CGI programs that run at once; 0 means maxPrograms
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // a narrator watches the applications
@@ -92,14 +91,15 @@ type Config struct {
 
 // applications returns all of them, in the order in which they are best met.
 func applications(c Config) []entry {
+	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
+		"/b": watched("hello", hello)}, showEnviron)
 	entries := []entry{
 		{"hello", "PEP 3333", "08-start-response", "curl -i URL", hello,
 			"The smallest application: a function that returns one block."},
 		{"class", "PEP 3333", "08-start-response", "curl -i URL", class,
 			"The body is an object; it calls startResponse when its blocks are asked for."},
-		{"environ", "PEP 3333", "07-environ", "curl -d name=value 'URL/path?a=4&b=4'",
-			showEnviron, "Prints what an application knows of its request, and how long the " +
-				"body was."},
+		{"environ", "PEP 3333", "07-environ", "curl -d a=b 'URL/path?a=4&b=4'", showEnviron,
+			"Prints what an application knows of its request, and how long the body was."},
 		{"write", "PEP 3333", "08-start-response", "curl -i URL", write,
 			"The imperative way: startResponse returns a writer."},
 		{"clock", "PEP 3333", "08-start-response", "curl -N URL", clock,
@@ -108,14 +108,11 @@ func applications(c Config) []entry {
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333", "08-start-response", "curl -i URL/before URL/after URL/excinfo",
 			failing, "Fails before its head is sent, or after it, or changes its mind in time."},
-		{"form", "the cgi module", "11-middleware",
-			"curl -F name=value -F file=@README.md URL", form,
-			"Takes a form and an upload apart and shows the fields."},
+		{"form", "the cgi module", "11-middleware", "curl -F name=value -F file=@README.md URL",
+			form, "Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945", "11-middleware", "curl -i URL/", newFiles(c.Root),
 			"A directory (-root), sent with wsgi.file_wrapper and If-Modified-Since."},
-		{"mount", "mod_wsgi's WSGIScriptAlias", "11-middleware", "curl URL/a/x URL/b/x",
-			mount(map[string]Application{"/a": watched("environ", showEnviron),
-				"/b": watched("hello", hello)}, showEnviron),
+		{"mount", "mod_wsgi's WSGIScriptAlias", "11-middleware", "curl URL/a/x URL/b/x", two,
 			"Two applications side by side: the path moves to SCRIPT_NAME."},
 		{"proxy", "RFC 9110", "14-in-front-and-behind", "curl -i URL/",
 			newProxy(c.Upstream, c.Timeout),
@@ -126,12 +123,11 @@ func applications(c Config) []entry {
 	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
 		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
-	for i, entry := range entries {
+	for i, each := range entries {
 		if c.Trace {
-			entry.App = watched(entry.Name, entry.App)
-			entries[i] = entry
+			entries[i].App = watched(each.Name, each.App)
 		}
-		routes["/"+entry.Name] = entry.App
+		routes["/"+each.Name] = entries[i].App
 	}
 	gallery := mount(routes, newIndex(entries))
 	if c.Trace {
@@ -147,11 +143,9 @@ var middlewares = []struct {
 	wrap        Middleware
 }{
 	{"log", "Prints the request URI, the status and each block of the answer.", logging},
-	{"onion", "Prints a line before and after the call: onion,onion shows who wraps whom.",
-		onion},
+	{"onion", "Prints a line around the call: onion,onion shows who wraps whom.", onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
-	{"catch", "Turns a panic into an error page, with the stack for this machine only.",
-		catch},
+	{"catch", "Turns a panic into an error page, with the stack for this machine.", catch},
 	{"auth", "Asks for a user and password (reader, wsgi).", auth},
 	{"validate", "Checks both sides against PEP 3333, and names the one that breaks a rule.",
 		validate},
@@ -197,6 +191,7 @@ var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
 	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
+	retryAfter = Header{"Retry-After", "1"} // this server could serve it at another time
 )
 
 // hello is the smallest application.
@@ -333,12 +328,6 @@ func notFound(startResponse StartResponse, hint string) Body {
 	return plainly(startResponse, "404 Not Found", "Nothing here. "+hint)
 }
 
-// unavailable answers 503 to a request that this server could serve at another time.
-func unavailable(startResponse StartResponse, reason string) Body {
-	return plainly(startResponse, "503 Service Unavailable", reason,
-		Header{"Retry-After", "1"})
-}
-
 // mount puts applications side by side, each under the prefix that is its key: "/app"
 // has /app, /app/ and /app/x, but not /application. The longest prefix that fits wins. It
 // moves from PATH_INFO, the path that the application may interpret, to SCRIPT_NAME, the
@@ -369,7 +358,8 @@ func mount(routes map[string]Application, fallback Application) Application {
 //go:embed docs/pages.html
 var pageTemplates string
 
-var pages = template.Must(template.New("").Parse(pageTemplates))
+var pages = template.Must(template.New("").Funcs(template.FuncMap{"lab": labLink,
+	"replace": strings.ReplaceAll}).Parse(pageTemplates))
 
 // htmlPage answers with a page of docs/pages.html, filled with data. The page says that
 // it is UTF-8; what a client or a file system has given need not be.
@@ -382,14 +372,6 @@ func htmlPage(startResponse StartResponse, name string, data any) Body {
 	return Blocks{bytes.ToValidUTF8(page.Bytes(), []byte("\uFFFD"))}
 }
 
-// Command returns the command to try an application that is mounted at a URL.
-func (e entry) Command(mounted string) string {
-	return strings.ReplaceAll(e.Try, "URL", mounted+"/"+e.Name)
-}
-
-// Lab returns a link to an experiment with it in the lab at place, "" if there is none.
-func (e entry) Lab(place string) string { return labLink(place, e.Name) }
-
 // newIndex makes the page of the gallery. The page loads nothing else, not even an icon.
 func newIndex(entries []entry) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
@@ -398,7 +380,7 @@ func newIndex(entries []entry) Application {
 			return notFound(startResponse, "The index is at "+mounted+"/")
 		}
 		return htmlPage(startResponse, "index", map[string]any{"Entries": entries,
-			"Mounted": mounted, "URL": baseURL(environ) + mounted, "Lab": mounted + "/lab"})
+			"Mounted": mounted, "Base": baseURL(environ)})
 	}
 }
 
@@ -409,40 +391,16 @@ func escapePath(decoded string) string { return (&url.URL{Path: decoded}).Escape
 // one, is the name by which the client calls this server. (PEP 3333, "URL
 // Reconstruction")
 func baseURL(environ Environ) string {
-	host := environ.Get("HTTP_HOST")
-	if host == "" {
-		host = environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
-	}
-	return environ.Get("wsgi.url_scheme") + "://" + host
-}
-
-// escapeURI percent-encodes the bytes that a URI may not have. (RFC 3986 §2)
-//
-//	/a b?q="%41%" → /a%20b?q=%22%41%25%22
-func escapeURI(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		_, badEscape := url.PathUnescape(s[i:min(i+3, len(s))])
-		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte(`"<>[\]^{|}`+"`", s[i]) >= 0 ||
-			s[i] == '%' && badEscape != nil {
-			fmt.Fprintf(&b, "%%%02X", s[i])
-		} else {
-			b.WriteByte(s[i])
-		}
-	}
-	return b.String()
-}
-
-// form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too
-// large is refused, by a panic with a *Refusal, which the gateway answers with its
-// status.
-func form(environ Environ, startResponse StartResponse) Body {
-	return htmlPage(startResponse, "form", readForm(environ))
+	host := environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
+	return environ.Get("wsgi.url_scheme") + "://" + cmp.Or(environ.Get("HTTP_HOST"), host)
 }
 
 // A formField is one line of the table that form shows.
-type formField struct{ From, Name, Value string }
+type formField struct {
+	From, Name, Value string
+	File, Type        string // of a part with a file: the file's name and type
+	Size              int64  // bytes in the part; Value has the beginning of them
+}
 
 // Limits of a form.
 const (
@@ -453,30 +411,32 @@ const (
 	partBytes  = 1000    // of each part are shown
 )
 
-// readForm takes the query string and the body apart.
-func readForm(environ Environ) []formField {
+// form shows the fields that a browser makes of a form: the query string, a body in the
+// coding of query strings, or a body of parts with files in it. What is broken or too
+// large is refused, by a panic with a *Refusal, which the gateway answers with its
+// status.
+func form(environ Environ, startResponse StartResponse) Body {
 	fields := readQuery("query", environ.Get("QUERY_STRING"))
-	contentType, input := environ.Get("CONTENT_TYPE"), environ["wsgi.input"].(io.Reader)
-	if contentType == "" {
-		return fields
+	if contentType := environ.Get("CONTENT_TYPE"); contentType != "" {
+		kind, params, err := mime.ParseMediaType(contentType)
+		allow(err == nil, badRequest, "RFC 9110 §8.3.1", "expected a Content-Type like "+
+			"text/plain; charset=utf-8, got %s", quote(contentType))
+		charset := cmp.Or(params["charset"], "utf-8")
+		allow(strings.EqualFold(charset, "utf-8"), "415 Unsupported Media Type",
+			"RFC 9110 §15.5.16", "expected a form in UTF-8, got charset=%s", quote(charset))
+		input := environ["wsgi.input"].(io.Reader)
+		switch kind {
+		case "application/x-www-form-urlencoded":
+			body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
+			allowPart(err)
+			allowSize(len(body) <= formBytes, "a form may have %d bytes; send files as "+
+				"multipart/form-data", formBytes)
+			fields = append(fields, readQuery("body", string(body))...)
+		case "multipart/form-data":
+			fields = append(fields, readParts(input, params["boundary"])...)
+		}
 	}
-	kind, params, err := mime.ParseMediaType(contentType)
-	allow(err == nil, badRequest, "RFC 9110 §8.3.1",
-		"expected a Content-Type like text/plain; charset=utf-8, got %s", quote(contentType))
-	charset := cmp.Or(params["charset"], "utf-8")
-	allow(strings.EqualFold(charset, "utf-8"), "415 Unsupported Media Type",
-		"RFC 9110 §15.5.16", "expected a form in UTF-8, got charset=%s", quote(charset))
-	switch kind {
-	case "application/x-www-form-urlencoded":
-		body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
-		allowPart(err)
-		allowSize(len(body) <= formBytes, "a form may have %d bytes; send files as "+
-			"multipart/form-data", formBytes)
-		return append(fields, readQuery("body", string(body))...)
-	case "multipart/form-data":
-		return append(fields, readParts(input, params["boundary"])...)
-	}
-	return fields
+	return htmlPage(startResponse, "form", fields)
 }
 
 // allow panics with a *Refusal if a form breaks a rule.
@@ -518,68 +478,35 @@ func readQuery(from, text string) (fields []formField) {
 		err := errors.Join(badName, badValue)
 		allow(err == nil, badRequest, "HTML 4.01 §17.13.4", "expected name=value&name=value, "+
 			"escaped as in a URL: %s", quote(fmt.Sprint(err)))
-		fields = append(fields, formField{from, name, value})
+		fields = append(fields, formField{From: from, Name: name, Value: value})
 	}
 	return fields
 }
 
-// readParts goes through the parts of a body and keeps the beginning of each. A body that
-// ends before its closing delimiter has been cut. (RFC 7578 §4.1, RFC 2046 §5.1.1)
+// readParts reads the parts of a body and keeps the beginning of each; of a file, its
+// size. A body that ends before its closing delimiter has been cut. (RFC 7578 §4.1, RFC
+// 2046 §5.1.1)
 func readParts(input io.Reader, boundary string) (fields []formField) {
 	// The line end after the closing delimiter is optional, but mime/multipart needs it.
 	limited := &headLimit{Reader: io.MultiReader(input, strings.NewReader("\r\n"))}
 	parts := multipart.NewReader(limited, boundary)
 	for {
-		limited.inHead, limited.allowed = true, partHead
+		limited.allowed = partHead
 		part, err := parts.NextRawPart() // a part has no coding of its own (RFC 7578 §4.7)
-		limited.inHead = false
 		if err == io.EOF && len(fields) > 0 {
 			return fields
 		}
 		allowPart(err) // with io.EOF, a form without a part
 		allowSize(len(fields) < formParts, "a form may have %d parts", formParts)
 		name, file := disposition(part.Header["Content-Disposition"])
-		fields = append(fields, formField{"part", name, readPart(part, file)})
+		limited.allowed = math.MaxInt
+		start, err := io.ReadAll(io.LimitReader(part, partBytes))
+		allowPart(err)
+		rest, err := io.Copy(io.Discard, part)
+		allowPart(err)
+		fields = append(fields, formField{"part", name, string(start), file,
+			part.Header.Get("Content-Type"), int64(len(start)) + rest})
 	}
-}
-
-// extended matches a parameter like filename*=UTF-8”x, and each quoted string as a whole.
-var extended = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|;[^"=;]*\*[ \t]*=[^";]*`)
-
-// disposition returns the name of a part, and that of the file in it, "" if there is
-// none. filename* must not be used. (RFC 7578 §4.2)
-//
-//	form-data; name="a"; filename="b.txt"; filename*=UTF-8''c → "a", "b.txt"
-func disposition(values []string) (name, file string) {
-	value := strings.Join(values, ", ")
-	plain := extended.ReplaceAllStringFunc(value, func(match string) string {
-		if match[0] == '"' {
-			return match
-		}
-		return ""
-	})
-	kind, params, err := mime.ParseMediaType(plain)
-	name, named := params["name"]
-	allow(err == nil && kind == "form-data" && named, badRequest, "RFC 7578 §4.2",
-		`expected one Content-Disposition: form-data; name="x" in each part, got %s`,
-		quote(value))
-	return name, params["filename"]
-}
-
-// readPart returns the beginning of a field, or says how large a file is.
-func readPart(part *multipart.Part, file string) string {
-	start, err := io.ReadAll(io.LimitReader(part, partBytes))
-	allowPart(err)
-	rest, err := io.Copy(io.Discard, part)
-	allowPart(err)
-	switch {
-	case file != "":
-		return fmt.Sprintf("the file %s, %d bytes of %s", file, int64(len(start))+rest,
-			part.Header.Get("Content-Type"))
-	case rest > 0:
-		return string(start) + "…"
-	}
-	return string(start)
 }
 
 // A headLimit limits the head of each part of a body, of which mime/multipart alone would
@@ -588,16 +515,12 @@ func readPart(part *multipart.Part, file string) string {
 // form that is whole, so io.EOF becomes io.ErrUnexpectedEOF.
 type headLimit struct {
 	io.Reader
-	inHead  bool
-	allowed int // bytes, while inHead
+	allowed int // bytes
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
-	if h.inHead {
-		allowSize(h.allowed > 0, "the head of a part may have %d bytes", partHead)
-		p = p[:min(len(p), h.allowed)]
-	}
-	n, err := h.Reader.Read(p)
+	allowSize(h.allowed > 0, "the head of a part may have %d bytes", partHead)
+	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
 	h.allowed -= n
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -605,20 +528,31 @@ func (h *headLimit) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// newFiles makes an application that serves the files of a directory and never leaves
-// it: os.Root refuses each way out, by "..", by an escape or by a symbolic link.
+// extended matches a quoted string, or a parameter with * at the end of its name.
+var extended = regexp.MustCompile(`("(?:[^"\\]|\\.)*")|;[^"=;]*\*[ \t]*=[^";]*`)
+
+// disposition returns the name of a part, and that of the file in it, "" if there is
+// none. filename* must not be used. (RFC 7578 §4.2)
+//
+//	form-data; name="a"; filename="b.txt"; filename*=UTF-8''c → "a", "b.txt"
+func disposition(values []string) (name, file string) {
+	value := strings.Join(values, ", ")
+	kind, params, err := mime.ParseMediaType(extended.ReplaceAllString(value, "$1"))
+	name, named := params["name"]
+	allow(err == nil && kind == "form-data" && named, badRequest, "RFC 7578 §4.2",
+		`expected one Content-Disposition: form-data; name="x" in each part, got %s`,
+		quote(value))
+	return name, params["filename"]
+}
+
+// newFiles makes an application that serves the files of a directory.
 func newFiles(directory string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if method := environ.Get("REQUEST_METHOD"); method != "GET" && method != "HEAD" {
 			return plainly(startResponse, "405 Method Not Allowed",
 				"A file can only be read.", Header{"Allow", "GET, HEAD"})
 		}
-		var body Body
-		root, err := os.OpenRoot(directory)
-		if err == nil {
-			defer root.Close() // files opened below stay open
-			body, err = servePath(root, environ, startResponse)
-		}
+		body, err := servePath(directory, environ, startResponse)
 		if err != nil {
 			return cannotServe(environ, startResponse, err)
 		}
@@ -626,34 +560,37 @@ func newFiles(directory string) Application {
 	}
 }
 
-// servePath serves the file or directory that PATH_INFO names. An error means that it
-// cannot be opened.
-func servePath(root *os.Root, environ Environ, startResponse StartResponse) (Body, error) {
-	info := environ.Get("PATH_INFO")
-	name := cmp.Or(strings.Trim(info, "/"), ".")
-	file, stat, err := openFile(root, name)
+// servePath serves the file or directory that PATH_INFO names, and never leaves top:
+// os.Root refuses each way out, by "..", by an escape or by a symbolic link. An error means
+// that it cannot be opened.
+func servePath(top string, environ Environ, startResponse StartResponse) (Body, error) {
+	root, err := os.OpenRoot(top)
 	if err != nil {
 		return nil, err
 	}
-	slash := strings.HasSuffix(info, "/")
-	if !stat.IsDir() && !slash {
-		return serveFile(file, stat, environ, startResponse), nil
+	defer root.Close() // files opened below stay open
+	info := environ.Get("PATH_INFO")
+	name := cmp.Or(strings.Trim(info, "/"), ".")
+	file, stat, err := openFile(root, name)
+	if err == nil && strings.HasSuffix(info, "/") {
+		defer file.Close()
+		index, stat, err := openFile(root, path.Join(name, "index.html"))
+		if err == nil && stat.Mode().IsRegular() {
+			return serveFile(index, stat, environ, startResponse), nil
+		} else if outOfFiles(err) {
+			return nil, err // there may be one
+		}
+		index.Close() // fails if there is none
+		return listDirectory(root, name, file, environ, startResponse)
 	}
-	defer file.Close()
 	switch {
-	case !stat.IsDir():
-		return nil, os.ErrNotExist
-	case !slash:
+	case err != nil:
+		return nil, err
+	case stat.IsDir():
+		file.Close()
 		return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+info+"/"), nil
 	}
-	index, stat, err := openFile(root, path.Join(name, "index.html"))
-	if err == nil && !stat.IsDir() {
-		return serveFile(index, stat, environ, startResponse), nil
-	} else if outOfFiles(err) {
-		return nil, err // there may be one
-	}
-	index.Close() // fails if there is none
-	return listDirectory(root, name, file, environ, startResponse)
+	return serveFile(file, stat, environ, startResponse), nil
 }
 
 // nonblock is O_NONBLOCK, which package syscall does not have for every system.
@@ -684,10 +621,12 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return plainly(startResponse, "403 Forbidden", "This server may not read it.")
+		return plainly(startResponse, "403 Forbidden",
+			"This server may not read it, or it is not a program: see chmod.")
 	case outOfFiles(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return unavailable(startResponse, "Too many files are open: try again.")
+		return plainly(startResponse, "503 Service Unavailable",
+			"Too many files are open: try again.", retryAfter)
 	}
 	return notFound(startResponse, "No file has this name.")
 }
@@ -697,12 +636,22 @@ func outOfFiles(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
+// badInURI matches what a URI may not have, and good escapes. (RFC 3986 §2)
+var badInURI = regexp.MustCompile(`%[0-9A-Fa-f]{2}|[^!#$&'()*+,./0-9:;=?@A-Z_a-z~-]`)
+
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
 // URL.
+//
+//	query "a b?q=%41%" → Location: http://h/path?a%20b?q=%41%25
 func redirect(environ Environ, startResponse StartResponse, to string) Body {
 	location := baseURL(environ) + escapePath(to)
 	if query := environ.Get("QUERY_STRING"); query != "" {
-		location += "?" + escapeURI(query)
+		location += "?" + badInURI.ReplaceAllStringFunc(query, func(bad string) string {
+			if len(bad) == len("%41") && bad[0] == '%' {
+				return bad
+			}
+			return url.PathEscape(bad)
+		})
 	}
 	return plainly(startResponse, "301 Moved Permanently",
 		"A directory ends with a slash: see the header Location.",
@@ -717,25 +666,24 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 		modified = now // an answer is not older than the file in it (RFC 1945 §10.10)
 	}
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
-	if !modifiedSince(modified, environ) {
+	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
+	// A date in the future is none, and If-None-Match, which this server does not know,
+	// takes its place. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+	if err == nil && environ["HTTP_IF_NONE_MATCH"] == nil &&
+		!modified.After(since) && !since.After(time.Now()) {
 		file.Close()
 		startResponse("304 Not Modified", headers)
 		return Blocks{}
 	}
-	headers = append(headers, Header{"Content-Type", contentType(stat.Name())}, nosniff)
-	startResponse("200 OK", headers)
+	kind := textPlain[0].Value // so that browsers show the course and the source
+	if extension := path.Ext(stat.Name()); !listed(".md,.go", extension) {
+		kind = cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
+	}
+	startResponse("200 OK", append(headers, Header{"Content-Type", kind}, nosniff))
 	if wrapper, ok := environ["wsgi.file_wrapper"].(func(io.Reader, ...int) Body); ok {
 		return wrapper(file)
 	}
 	return newFileWrapper(file) // a gateway need not have one
-}
-
-// contentType guesses the type of a file from its name.
-func contentType(name string) string {
-	if extension := path.Ext(name); !listed(".md,.go", extension) {
-		return cmp.Or(mime.TypeByExtension(extension), "application/octet-stream")
-	}
-	return textPlain[0].Value // so that browsers show them
 }
 
 // httpDate is the form of dates that HTTP prefers.
@@ -756,15 +704,6 @@ func parseDate(text string) (date time.Time, err error) {
 	return date, err
 }
 
-// modifiedSince reports whether a file was modified after the client's copy. The answer
-// is yes without a date that can be read and is not in the future; and with
-// If-None-Match, for which a server ignores the date. (RFC 1945 §10.9; RFC 9110 §13.1.3)
-func modifiedSince(modified time.Time, environ Environ) bool {
-	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
-	return err != nil || environ["HTTP_IF_NONE_MATCH"] != nil ||
-		modified.After(since) || since.After(time.Now())
-}
-
 // listDirectory sends a list of the files and directories in a directory, whose links are
 // relative and escaped. The list leaves out what is always refused: names with control
 // characters, links that lead out or nowhere, pipes and devices.
@@ -772,7 +711,7 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 	startResponse StartResponse) (Body, error) {
 	names, err := directory.Readdirnames(-1)
 	if err != nil {
-		return nil, err // e.g. it has been removed
+		return nil, err // it is a file, or has been removed
 	}
 	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
@@ -794,6 +733,13 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // ---------------------------------------------------------------- CGI host
 
+// Limits of the CGI host and of the proxy, beside Config.Timeout.
+const (
+	maxPrograms = 64                     // run at once, without -programs
+	maxFollowed = 10                     // local redirects, or interim answers, in a row
+	killAfter   = 100 * time.Millisecond // a program ends whose answer is not used
+)
+
 // A cgiHost is the host's side of CGI: an application that starts a program for each
 // request. (RFC 3875)
 type cgiHost struct {
@@ -802,9 +748,9 @@ type cgiHost struct {
 	slots   chan bool // holds a value for each program that runs
 }
 
-// newCGI makes the application; limit is how many programs may run at once, 0 means 64.
+// newCGI makes the application; limit is how many programs may run at once.
 func newCGI(script string, timeout time.Duration, limit int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, 64))}
+	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, maxPrograms))}
 	return h.app
 }
 
@@ -813,17 +759,15 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 	if h.script == "" {
 		return htmlPage(startResponse, "cgi", nil) // says how to name one
 	}
-	file, stat, err := h.find(environ)
-	switch {
-	case err != nil:
+	file, err := h.find(environ)
+	if err != nil {
 		return cannotServe(environ, startResponse, err)
-	case !stat.Mode().IsRegular() || runtime.GOOS != "windows" && stat.Mode()&0o111 == 0:
-		return plainly(startResponse, "403 Forbidden", "This is not a program: see chmod +x.")
 	}
 	select {
 	case h.slots <- true: // until the program has ended
 	default:
-		return unavailable(startResponse, "Too many CGI programs run at once: try again.")
+		return plainly(startResponse, "503 Service Unavailable",
+			"Too many CGI programs run at once: try again.", retryAfter)
 	}
 	var body Body
 	p, err := h.start(file, environ)
@@ -839,47 +783,63 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 
 // find returns the path of the program. In a directory of them, the first segment of
 // PATH_INFO is its name, and moves to SCRIPT_NAME. A link could lead out of there.
-func (h *cgiHost) find(environ Environ) (file string, stat os.FileInfo, err error) {
-	if file, err = filepath.Abs(h.script); err == nil {
-		stat, err = os.Stat(file)
+func (h *cgiHost) find(environ Environ) (file string, err error) {
+	file, _ = filepath.Abs(h.script) // without a working directory, Stat fails too
+	stat, err := os.Stat(file)
+	if err == nil && stat.IsDir() {
+		info := environ.Get("PATH_INFO")
+		name, _, _ := strings.Cut(strings.TrimPrefix(info, "/"), "/")
+		if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
+			return "", os.ErrNotExist
+		}
+		environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
+		environ["PATH_INFO"] = strings.TrimPrefix(info, "/"+name)
+		file = filepath.Join(file, name)
+		stat, err = os.Lstat(file)
 	}
-	if err != nil || !stat.IsDir() {
-		return file, stat, err
+	if err == nil && (!stat.Mode().IsRegular() ||
+		runtime.GOOS != "windows" && stat.Mode()&0o111 == 0) {
+		err = os.ErrPermission // it is not a program
 	}
-	info := environ.Get("PATH_INFO")
-	name, _, _ := strings.Cut(strings.TrimPrefix(info, "/"), "/")
-	if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
-		return "", nil, os.ErrNotExist
-	}
-	environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
-	environ["PATH_INFO"] = strings.TrimPrefix(info, "/"+name)
-	file = filepath.Join(file, name)
-	stat, err = os.Lstat(file)
-	return file, stat, err
+	return file, err
 }
+
+// A program is a CGI program that runs. Read reads its output.
+type program struct {
+	*exec.Cmd
+	host     *cgiHost
+	output   *os.File
+	body     string        // the file of its standard input; "" if the request has no body
+	hasHead  bool          // the head of its answer has been read
+	patience time.Duration // for the next Read
+	ended    chan bool     // closed when it and its child processes have ended
+}
+
+// programs are the CGI programs that run: the keys are *program.
+var programs sync.Map
 
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
 func (h *cgiHost) start(file string, environ Environ) (*program, error) {
-	ctx, kill := context.WithCancel(context.Background())
-	p := &program{Cmd: exec.CommandContext(ctx, file), timeout: h.timeout, kill: kill,
-		patience: h.timeout, ended: make(chan bool), slots: h.slots}
-	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
-	p.Stderr = environ["wsgi.errors"].(io.Writer)
-	p.SysProcAttr, p.Cancel, p.WaitDelay = ownGroup(), p.killGroup, moment
-	started := false
+	p := &program{Cmd: exec.Command(file), host: h, patience: h.timeout,
+		ended: make(chan bool)}
 	defer func() {
-		if !started { // an error, or a panic about a body that did not arrive whole
+		if p.Process == nil { // it did not start, or a body did not arrive whole
+			p.output.Close() // fails if there is none yet
 			p.free()
 		}
 	}()
-	body, err := spool(environ)
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close() // the program has its own descriptor
-	if body != nil {
+	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
+	p.Stderr = environ["wsgi.errors"].(io.Writer)
+	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
+	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
+		body, err := os.CreateTemp("", "rawsgi-body-")
+		if err != nil {
+			return nil, err
+		}
+		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
+		spool(body, environ)
 	}
 	output, stdout, err := os.Pipe()
 	if err != nil {
@@ -888,61 +848,26 @@ func (h *cgiHost) start(file string, environ Environ) (*program, error) {
 	defer stdout.Close()
 	p.output, p.Stdout = output, stdout
 	if err := p.Start(); err != nil {
-		output.Close()
 		return nil, err
 	}
-	started = true
 	programs.Store(p, nil)
 	go p.wait()
 	return p, nil
 }
 
-// A program is a CGI program that runs. Read reads its output.
-type program struct {
-	*exec.Cmd
-	timeout  time.Duration
-	body     string // the file of its standard input; "" if the request has no body
-	output   *os.File
-	hasHead  bool          // the head of its answer has been read
-	patience time.Duration // for the next Read
-	kill     func()        // ends it and its child processes
-	ended    chan bool     // closed when they have ended
-	slots    <-chan bool
-}
-
-// programs are the CGI programs that run: the keys are *program.
-var programs sync.Map
-
-// endScripts ends them all, before this program ends.
-func endScripts() {
-	programs.Range(func(p, _ any) bool {
-		p.(*program).killGroup() // fails if it has just ended
-		return true
-	})
-}
-
-// spool writes the body of the request to a file, nil if there is none: a program can
-// then read it or not, in its own time, and gets its end when it has read CONTENT_LENGTH
-// bytes. (RFC 3875 §4.2)
-func spool(environ Environ) (file *os.File, err error) {
-	if length := environ.Get("CONTENT_LENGTH"); length == "" || length == "0" {
-		return nil, nil
-	}
-	if file, err = os.CreateTemp("", "rawsgi-body-"); err != nil {
-		return nil, err
-	}
+// spool writes the body of the request to a file: a program can then read it or not, in
+// its own time, and gets its end when it has read CONTENT_LENGTH bytes. (RFC 3875 §4.2)
+func spool(file *os.File, environ Environ) {
 	// On Unix, the file without a name lives while it is open, whatever happens to us. On
 	// Windows this fails, and free removes the file.
 	os.Remove(file.Name())
-	if _, err = io.Copy(file, environ["wsgi.input"].(io.Reader)); err == nil {
+	_, err := io.Copy(file, environ["wsgi.input"].(io.Reader))
+	if err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
 	if err != nil {
-		file.Close()
-		os.Remove(file.Name())
 		panic(err) // often a *Refusal: the client's fault
 	}
-	return file, nil
 }
 
 // wait waits for the end of the program, ends the processes that it has left, and logs a
@@ -950,7 +875,7 @@ func spool(environ Environ) (file *os.File, err error) {
 // moment.
 func (p *program) wait() {
 	err := p.Wait()
-	p.killGroup() // fails if all have ended, as they should
+	p.kill() // those that it has left
 	programs.Delete(p)
 	if err != nil {
 		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Path, err)
@@ -961,9 +886,16 @@ func (p *program) wait() {
 
 // free frees what the program has used.
 func (p *program) free() {
-	p.kill()          // it has ended: this frees the context
 	os.Remove(p.body) // fails without a body, and where spool has removed it
-	<-p.slots
+	<-p.host.slots
+}
+
+// endScripts ends all programs, before this program ends.
+func endScripts() {
+	programs.Range(func(p, _ any) bool {
+		p.(*program).kill()
+		return true
+	})
 }
 
 // ownGroup asks for a process group, where the system has them. The field Setpgid is not
@@ -976,17 +908,14 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// killGroup ends the program and its child processes. A negative number is a group, as
-// for kill(2); Windows has none.
-func (p *program) killGroup() error {
-	if runtime.GOOS == "windows" {
-		return p.Process.Kill()
+// kill ends the program and its child processes, if they have not ended. A negative
+// number is a group, as for kill(2); Windows has none.
+func (p *program) kill() {
+	process := p.Process
+	if runtime.GOOS != "windows" {
+		process, _ = os.FindProcess(-process.Pid) // never fails there
 	}
-	group, err := os.FindProcess(-p.Process.Pid)
-	if err != nil {
-		return err
-	}
-	return group.Kill()
+	process.Kill() // fails if all have ended, as they should
 }
 
 // Read reads the program's output, and kills a program that keeps it waiting for too
@@ -995,70 +924,60 @@ func (p *program) killGroup() error {
 // (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
 // is not whole.
 func (p *program) Read(b []byte) (int, error) {
-	begin, hasEnded := time.Now(), false
+	if _, runs := programs.Load(p); runs && p.hasHead {
+		p.patience = p.host.timeout
+	}
+	begin := time.Now()
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
 	n, err := p.output.Read(b)
-	select {
-	case <-p.ended:
-		hasEnded = true
-	default:
-	}
-	if !p.hasHead || hasEnded {
-		p.patience -= time.Since(begin)
-	}
+	p.patience -= time.Since(begin)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
-		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
+		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.host.timeout, err)
 	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
 }
 
-// Close reads the rest of the output and throws it away, so that the program can do its
-// work to the end although its answer has been cut, by HEAD or by its own Content-Length.
-// There is a limit, for the client may have left. (RFC 3875 §6.4)
+// Close gives the program some time to end by itself, and then ends it. If its answer is
+// used, the rest of its output is read and thrown away, so that it can do its work to the
+// end although the answer has been cut, by HEAD or by its own Content-Length. There is a
+// limit, for the client may have left. (RFC 3875 §6.4)
 func (p *program) Close() error {
-	p.output.SetReadDeadline(time.Now().Add(p.timeout)) // for all of it
-	io.CopyN(io.Discard, p.output, drainLimit)          // an error ends it as well
-	p.end(p.timeout)
-	return nil
-}
-
-// end gives the program some time to end by itself, and then ends it.
-func (p *program) end(grace time.Duration) {
-	p.output.Close() // an error would mean that it is closed already
-	defer time.AfterFunc(grace, p.kill).Stop()
+	limit := killAfter
+	if p.hasHead {
+		limit = p.host.timeout
+		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
+		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
+	}
+	defer time.AfterFunc(limit, p.kill).Stop()
+	err := p.output.Close()
 	<-p.ended
+	return err
 }
 
-// respond reads the head of the program's answer and returns its body, which ends the
-// program when it is closed.
+// respond passes on the program's answer. (RFC 3875 §6.2)
 func (p *program) respond(environ Environ, startResponse StartResponse) (
 	body Body, err error) {
-	defer func() {
-		if body == nil { // an error, or a panic
-			p.end(100 * time.Millisecond)
-		}
-	}()
+	defer closeWithout(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
 	if err != nil {
 		return nil, err
 	}
-	p.hasHead, p.patience = true, p.timeout
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		p.end(100 * time.Millisecond) // the other path may be a program of this host too
+		p.Close() // the other path may be a program of this host too, and need its slot
 		return localRedirect(location, environ, startResponse)
 	}
-	status, headers, err := cgiHead(fields)
+	status, err := cgiStatus(fields)
 	if err != nil {
 		return nil, err
 	}
-	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{h.r, p}, pieceSize), nil
+	p.hasHead, p.patience = true, p.host.timeout
+	return relay(environ, startResponse, p, h, status, fields)
 }
 
 // cgiNames are the variables of RFC 3875 §4.1 that environ may have, and three more that
@@ -1070,25 +989,22 @@ var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_
 
 // cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
 // which there may be others if we are a CGI program ourselves, and PATH to find an
-// interpreter. Passwords are withheld. (RFC 3875 §4.1, §9.2)
-func cgiVariables(file string, environ Environ) (list []string) {
-	all := maps.Clone(environ)
-	if target := environ.Get("rawsgi.request_uri"); target != "" {
-		all["REQUEST_URI"] = originForm(target)
-	}
-	if address := environ.Get("REMOTE_ADDR"); environ.Get("REMOTE_HOST") == "" {
-		all["REMOTE_HOST"] = address // its name would have to be looked up (§4.1.9)
-	}
-	if environ.Get("CONTENT_LENGTH") == "0" {
-		delete(all, "CONTENT_LENGTH") // there is no body (§4.1.2)
-	}
-	for key, value := range all {
+// interpreter. Of two with one name, the last counts. Passwords are withheld. (RFC 3875
+// §4.1, §9.2)
+func cgiVariables(file string, environ Environ) []string {
+	list := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + file,
+		"REMOTE_HOST=" + environ.Get("REMOTE_ADDR")} // unless environ has one (§4.1.9)
+	for key, value := range environ {
 		text, ok := value.(string)
-		public := strings.HasPrefix(key, "HTTP_") &&
-			!listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
-		if ok && (public || slices.Contains(cgiNames, key)) {
+		cgi := strings.HasPrefix(key, "HTTP_") || slices.Contains(cgiNames, key)
+		secret := listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
+		noBody := key == "CONTENT_LENGTH" && text == "0" // so it has no length (§4.1.2)
+		if ok && cgi && !secret && !noBody {
 			list = append(list, key+"="+text)
 		}
+	}
+	if target := environ.Get("rawsgi.request_uri"); target != "" {
+		list = append(list, "REQUEST_URI="+originForm(target))
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
@@ -1097,32 +1013,28 @@ func cgiVariables(file string, environ Environ) (list []string) {
 	if root := os.Getenv("SystemRoot"); root != "" {
 		list = append(list, "SystemRoot="+root) // Windows programs need it
 	}
-	return append(list, "PATH="+os.Getenv("PATH"), "SCRIPT_FILENAME="+file)
+	return list
 }
 
-// cgiHead turns the head of a CGI program's answer into a status and headers. It gets no
-// field without a value: that counts as not sent.
+// cgiStatus returns the status of a CGI program's answer. It gets no field without a
+// value: that counts as not sent. (RFC 3875 §6.2, §6.3)
 //
-//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone", [{"Content-Type", …}]
-//	Location: http://h/\n                        → "302 Found", [{"Location", …}]
-//
-// (RFC 3875 §6.2, §6.3)
-func cgiHead(fields []Header) (status string, headers []Header, err error) {
+//	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone"
+//	Location: http://h/\n                        → "302 Found"
+func cgiStatus(fields []Header) (status string, err error) {
 	status, statuses := lookup(fields, "Status")
 	_, locations := lookup(fields, "Location")
 	_, types := lookup(fields, "Content-Type")
 	switch most := max(statuses, locations, types); {
 	case most != 1:
-		return "", nil, fmt.Errorf("expected Status, Location or Content-Type in the answer "+
-			"of a CGI program, each once at most, got one of them %d times", most)
+		err = fmt.Errorf("expected Status, Location or Content-Type in the answer of a CGI "+
+			"program, each once at most, got one of them %d times", most)
 	case statuses+locations == 0:
 		status = "200 OK"
 	case statuses == 0:
 		status = "302 Found"
 	}
-	status, headers = tidyStatus(status), endToEnd(fields)
-	_, err = checkHead(status, headers)
-	return status, headers, err
+	return status, err
 }
 
 // logHint logs how to mend the commonest mistakes in a CGI program.
@@ -1159,7 +1071,7 @@ func localRedirect(location string, environ Environ,
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
-	if followed == 10 || !ok {
+	if followed == maxFollowed || !ok {
 		err = errors.New("it is one too many, or the gateway names no application")
 	}
 	if err != nil {
@@ -1167,14 +1079,36 @@ func localRedirect(location string, environ Environ,
 			quote(location), err)
 	}
 	next := maps.Clone(environ)
-	next["rawsgi.redirects"] = followed + 1
-	next["rawsgi.request_uri"] = q.Target
+	next["rawsgi.redirects"], next["rawsgi.request_uri"] = followed+1, q.Target
 	next["REQUEST_METHOD"], next["SCRIPT_NAME"] = "GET", ""
 	next["PATH_INFO"], next["QUERY_STRING"] = q.Path, q.Query
 	next["wsgi.input"] = &Input{}
 	delete(next, "CONTENT_LENGTH")
 	delete(next, "CONTENT_TYPE")
 	return application(next, startResponse), nil
+}
+
+// relay passes on the answer of a CGI program or another server, whose head has been
+// read. Closing the body closes origin. startResponse wants no tab in the status, and no
+// space around the reason, which may be missing.
+//
+//	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
+func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
+	status string, fields []Header) (Body, error) {
+	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
+	status, headers := code+" "+strings.Trim(reason, " "), endToEnd(fields)
+	length, err := checkHead(status, headers)
+	if err != nil {
+		return nil, err
+	}
+	var content io.Reader = h.r
+	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
+		content = strings.NewReader("") // whatever its Content-Length says
+	} else if length >= 0 {
+		content = &Input{r: h.r, length: length}
+	}
+	startResponse(status, headers)
+	return newFileWrapper(upstreamBody{content, origin}, pieceSize), nil
 }
 
 // An upstreamBody is the body of another program's answer, and the program or connection
@@ -1193,10 +1127,16 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// badGateway answers in place of a program or server that did not: 504 if it took too
-// long, else 502. If startResponse has stored the head of another answer, this one
-// replaces it. If the system has too little for a program or connection, nobody was
-// asked.
+// closeWithout closes origin if its answer has no body, after an error or a panic.
+func closeWithout(body *Body, origin io.Closer) {
+	if *body == nil {
+		origin.Close()
+	}
+}
+
+// badGateway answers in place of a program or server that did not. If startResponse has
+// stored the head of another answer, this one replaces it. If the system has too little
+// for a program or connection, nobody was asked.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case outOfFiles(err):
@@ -1211,7 +1151,8 @@ func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	return Blocks{[]byte(status + "\n")}
 }
 
-// gatewayStatus returns the status for a program or server that failed, and its source.
+// gatewayStatus returns the status for a program or server that failed, 504 if it took
+// too long, else 502, and its source.
 func gatewayStatus(err error) (status, source string) {
 	var timeout interface{ Timeout() bool }
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -1220,26 +1161,15 @@ func gatewayStatus(err error) (status, source string) {
 	return "502 Bad Gateway", "RFC 9110 §15.6.3"
 }
 
-// tidyStatus makes a status for startResponse of that of a program or an upstream: spaces
-// for tabs, and none around the reason, which may be missing.
-//
-//	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
-func tidyStatus(status string) string {
-	code, reason, _ := strings.Cut(strings.ReplaceAll(status, "\t", " "), " ")
-	return code + " " + strings.Trim(reason, " ")
-}
-
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
 // refuses.
 func endToEnd(fields []Header) (kept []Header) {
-	connection := ""
+	joined := Environ{}
 	for _, field := range fields {
-		if field.is("Connection") {
-			connection += "," + field.Value
-		}
+		joined.addHeader(field)
 	}
 	for _, field := range fields {
-		if isEndToEnd(connection, field.Name) {
+		if isEndToEnd(joined.Get("HTTP_CONNECTION"), field.Name) {
 			value := strings.ReplaceAll(field.Value, "\t", " ")
 			kept = append(kept, Header{field.Name, value})
 		}
@@ -1305,13 +1235,13 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
-	c, err := p.dial()
-	if err != nil {
-		return badGateway(environ, startResponse, fmt.Errorf("no upstream answers: %w", err))
+	var body Body
+	upstream, err := p.dial()
+	if err == nil {
+		body, err = p.forward(environ, startResponse, upstream)
 	}
-	body, err := p.forward(environ, startResponse, &conn{Conn: c, timeout: p.timeout})
 	if err != nil {
-		return badGateway(environ, startResponse, err)
+		body = badGateway(environ, startResponse, err)
 	}
 	return body
 }
@@ -1329,79 +1259,58 @@ func mayForward(environ Environ) bool {
 }
 
 // dial connects to the server whose turn it is, or to the first after it that answers.
-func (p *proxy) dial() (c net.Conn, err error) {
+func (p *proxy) dial() (*conn, error) {
 	first, servers := p.turn.Add(1), uint64(len(p.servers))
-	for i := range servers {
-		c, err = net.DialTimeout("tcp", p.servers[(first+i)%servers], p.timeout)
+	for turn := first; ; turn++ {
+		c, err := net.DialTimeout("tcp", p.servers[turn%servers], p.timeout)
 		if err == nil {
-			break
+			return &conn{Conn: c, timeout: p.timeout}, nil
+		} else if turn+1 == first+servers {
+			return nil, fmt.Errorf("no upstream answers: %w", err)
 		}
 	}
-	return c, err
 }
 
-// forward sends the request to upstream and returns the body of its answer, which closes
-// the connection when it is closed.
+// forward sends the request to upstream and passes on its answer.
 func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
 	body Body, err error) {
-	defer func() {
-		if body == nil { // an error, or a panic
-			upstream.Close()
-		}
-	}()
-	if err := p.send(environ, upstream); err != nil {
-		return nil, err
-	}
-	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
+	defer closeWithout(&body, upstream)
+	p.send(environ, upstream)
 	h := &headReader{r: bufio.NewReader(upstream)}
-	status, headers, err := readAnswer(h)
-	if err != nil {
-		return nil, err
-	}
-	length, err := checkHead(status, headers)
+	status, fields, err := readAnswer(h)
 	if err != nil {
 		return nil, err
 	}
 	upstream.eachRead = true
-	var content io.Reader = h.r
-	if length >= 0 {
-		content = &Input{r: h.r, length: length}
-	}
-	if environ.Get("REQUEST_METHOD") == "HEAD" || bodyless(status) {
-		content = strings.NewReader("") // whatever its Content-Length says
-	}
-	startResponse(status, headers)
-	return newFileWrapper(upstreamBody{content, upstream}, pieceSize), nil
+	return relay(environ, startResponse, upstream, h, status, fields)
 }
 
 // send sends the request. Write has a deadline for each piece of the body; the struct
-// hides ReadFrom, which has one for all of it and which io.Copy would call.
-func (p *proxy) send(environ Environ, upstream *conn) error {
-	if _, err := io.WriteString(upstream, p.requestHead(environ)); err != nil {
-		return err
-	}
-	out, in := struct{ io.Writer }{upstream}, environ["wsgi.input"].(io.Reader)
-	_, err := io.Copy(out, in)
+// hides ReadFrom, which has one for all of it and which io.Copy would call. An error of
+// upstream is not one yet: it may have answered without the whole body.
+func (p *proxy) send(environ Environ, upstream *conn) {
+	content := io.MultiReader(strings.NewReader(p.requestHead(environ)),
+		environ["wsgi.input"].(io.Reader))
+	_, err := io.Copy(struct{ io.Writer }{upstream}, content)
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
 		panic(err) // the client's fault: the gateway answers
 	}
-	return nil // any other error is upstream's: it may have answered without the whole body
+	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
 }
 
 // requestHead makes the head of the request to an upstream out of an environ.
 func (p *proxy) requestHead(environ Environ) string {
 	var b strings.Builder
-	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
-	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
-	method, target := environ.Get("REQUEST_METHOD"), upstreamTarget(environ)
-	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\n", method, target)
 	more := func(key, item string) string { // a list with one more item
 		return strings.TrimLeft(environ.Get(key)+", "+item, ", ")
 	}
-	fmt.Fprintf(&b, "X-Forwarded-For: %s\r\n", more("HTTP_X_FORWARDED_FOR", client))
-	fmt.Fprintf(&b, "X-Forwarded-Proto: %s\r\n", environ.Get("wsgi.url_scheme"))
-	fmt.Fprintf(&b, "Via: %s\r\n", more("HTTP_VIA", version+" "+p.name))
+	client := cmp.Or(environ.Get("REMOTE_ADDR"), "unknown") // a Unix socket has none
+	version := strings.TrimPrefix(environ.Get("SERVER_PROTOCOL"), "HTTP/")
+	fmt.Fprintf(&b, "%s %s HTTP/1.0\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n"+
+		"Via: %s\r\n", environ.Get("REQUEST_METHOD"), upstreamTarget(environ),
+		more("HTTP_X_FORWARDED_FOR", client), environ.Get("wsgi.url_scheme"),
+		more("HTTP_VIA", version+" "+p.name))
 	for _, key := range slices.Sorted(maps.Keys(environ)) {
 		name, ok := strings.CutPrefix(key, "HTTP_")
 		ok = ok || listed("CONTENT_TYPE,CONTENT_LENGTH", key) && environ.Get(key) != ""
@@ -1420,25 +1329,23 @@ func (p *proxy) requestHead(environ Environ) string {
 func upstreamTarget(environ Environ) string {
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	sent, query, asks := strings.Cut(originForm(environ.Get("rawsgi.request_uri")), "?")
-	at := 0 // where, in the path as it was sent, the application begins
-	for n := 0; n < len(name) && at < len(sent); n++ {
-		if sent[at] == '%' {
-			at += len("25")
+	target := sent
+	for range len(name) { // each byte of it has been sent as one byte or as three
+		size := 1
+		if strings.HasPrefix(target, "%") {
+			size = len("%2F")
 		}
-		at++
+		target = target[min(size, len(target)):]
 	}
-	target := sent[min(at, len(sent)):]
 	decoded, err := url.PathUnescape(sent)
 	if err != nil || decoded != name+info || target != "" && target[0] != '/' {
 		target = escapePath(info)
 	}
-	if want := environ.Get("QUERY_STRING"); query != want {
-		query, asks = want, want != ""
+	want := environ.Get("QUERY_STRING")
+	if want != "" || asks && query == "" {
+		want = "?" + want
 	}
-	if asks {
-		query = "?" + query
-	}
-	return cmp.Or(target, "/") + query
+	return cmp.Or(target, "/") + want
 }
 
 // originForm returns a target without the scheme and host of its absolute form, and
@@ -1451,37 +1358,37 @@ func originForm(target string) string {
 	return target
 }
 
+// statusLine is the first line of an answer: HTTP/1 and a digit, and the status. (RFC 9112
+// §4)
+var statusLine = regexp.MustCompile(`(?s)^HTTP/1\.[0-9](?: (.*))?$`)
+
 // readAnswer reads the head of an upstream's answer. It skips the heads of interim
 // answers, such as 100 Continue and 103 Early Hints, but not a 101, for which nobody has
-// asked. The version of the status line is HTTP/1 and a digit. (RFC 9110 §15.2; RFC 9112
-// §4)
+// asked. (RFC 9110 §15.2)
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
-func readAnswer(h *headReader) (status string, headers []Header, err error) {
-	for range 11 {
+func readAnswer(h *headReader) (status string, fields []Header, err error) {
+	for range maxFollowed + 1 {
 		line, err := h.line(headTooLarge)
 		if err != nil {
 			return "", nil, err
 		}
-		version, status, _ := strings.Cut(line, " ")
-		minor, ok := strings.CutPrefix(version, "HTTP/1.")
-		if !ok || len(minor) != 1 || !isDigit(minor[0]) {
+		match := statusLine.FindStringSubmatch(line)
+		if match == nil {
 			return "", nil, fmt.Errorf("expected a status line, got %s", quote(line))
 		}
 		fields, err := readHeader(h)
-		if err != nil {
-			return "", nil, err
-		}
-		if strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
+		coding, codings := lookup(fields, "Transfer-Encoding")
+		status := match[1]
+		if err == nil && strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
 			continue
+		} else if err == nil && codings > 0 {
+			err = fmt.Errorf("expected an answer for HTTP/1.0, got Transfer-Encoding: %s",
+				quote(coding))
 		}
-		if coding, n := lookup(fields, "Transfer-Encoding"); n > 0 {
-			return "", nil, fmt.Errorf("expected an answer for HTTP/1.0, got "+
-				"Transfer-Encoding: %s", quote(coding))
-		}
-		return tidyStatus(status), endToEnd(fields), nil
+		return status, fields, err
 	}
-	return "", nil, errors.New("upstream sends more than 10 interim answers")
+	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxFollowed)
 }
 
 // ---------------------------------------------------------------- Middleware
@@ -1530,8 +1437,7 @@ func logging(application Application) Application {
 			return startResponse(status, headers, excInfo...)
 		}
 		return changed(application(environ, start), func(block []byte) []byte {
-			text := quote(string(block))
-			fmt.Fprintf(out, "log: a block of %d bytes: %s\n", len(block), text)
+			fmt.Fprintf(out, "log: a block of %d bytes: %.80q\n", len(block), block)
 			return block
 		})
 	}
@@ -1559,8 +1465,11 @@ func upper(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		text := false // known when startResponse is called, maybe in the first iteration
 		change := func(block []byte) []byte {
-			if text {
-				block = capitals(block)
+			block = bytes.Clone(block)
+			for i, c := range block { // letters of ASCII: a block may end inside a rune
+				if text && 'a' <= c && c <= 'z' {
+					block[i] = c - 'a' + 'A'
+				}
 			}
 			return block
 		}
@@ -1582,17 +1491,6 @@ func isPlainText(headers []Header) bool {
 	kind, _ := lookup(headers, "Content-Type")
 	_, coded := lookup(headers, "Content-Encoding")
 	return strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
-}
-
-// capitals returns a copy with ASCII letters in capitals: a block may end inside a rune.
-func capitals(block []byte) []byte {
-	block = bytes.Clone(block)
-	for i, c := range block {
-		if 'a' <= c && c <= 'z' {
-			block[i] = c - 'a' + 'A'
-		}
-	}
-	return block
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
@@ -1676,14 +1574,21 @@ func validate(application Application) Application {
 		checkEnviron(environ)
 		v := &validator{}
 		v.body = application(environ, v.checkedStart(startResponse))
-		expect("application", v.body != nil, "it returns an iterable, not nil",
-			"The Application Side")
+		expect("application", "The Application Side", v.body != nil,
+			"it returns an iterable, not nil")
 		return changedBody{v.checkedBlocks, v}
 	}
 }
 
+// The sections of PEP 3333 with most of the rules.
+const (
+	gatewaySide = "The Server/Gateway Side"
+	startSide   = "The start_response() Callable"
+	writeSide   = "The write() Callable"
+)
+
 // expect panics if a rule does not hold.
-func expect(side string, holds bool, rule, section string) {
+func expect(side, section string, holds bool, rule string) {
 	if !holds {
 		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
 			side, rule, section))
@@ -1693,24 +1598,23 @@ func expect(side string, holds bool, rule, section string) {
 // checkEnviron checks the environ that the gateway has made.
 func checkEnviron(environ Environ) {
 	gateway := func(holds bool, rule string) {
-		expect("gateway", holds, rule, "environ Variables")
+		expect("gateway", "environ Variables", holds, rule)
 	}
 	for key, value := range environ {
-		_, text := value.(string)
-		gateway(text || strings.Contains(key, "."), key+", a CGI variable, is a string")
+		text, ok := value.(string)
+		gateway(ok || strings.Contains(key, "."), key+", a CGI variable, is a string")
+		switch key {
+		case "HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH":
+			gateway(false, key+" is called "+strings.TrimPrefix(key, "HTTP_"))
+		case "SERVER_PORT", "CONTENT_LENGTH":
+			gateway(strings.Trim(text, "0123456789") == "", key+" has digits only")
+		case "SCRIPT_NAME", "PATH_INFO":
+			gateway(strings.HasPrefix(text+"/", "/"), key+" begins with /")
+		}
 	}
-	for _, key := range strings.Fields("REQUEST_METHOD SERVER_NAME SERVER_PORT " +
-		"SERVER_PROTOCOL wsgi.url_scheme") {
+	for _, key := range []string{"REQUEST_METHOD", "SERVER_NAME", "SERVER_PORT",
+		"SERVER_PROTOCOL", "wsgi.url_scheme"} {
 		gateway(environ.Get(key) != "", key+" is never empty")
-	}
-	for _, key := range []string{"CONTENT_TYPE", "CONTENT_LENGTH"} {
-		gateway(environ["HTTP_"+key] == nil, "HTTP_"+key+" is called "+key)
-	}
-	for _, key := range []string{"SERVER_PORT", "CONTENT_LENGTH"} {
-		gateway(strings.Trim(environ.Get(key), "0123456789") == "", key+" has digits only")
-	}
-	for _, key := range []string{"SCRIPT_NAME", "PATH_INFO"} {
-		gateway(strings.HasPrefix(environ.Get(key)+"/", "/"), key+" begins with /")
 	}
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	gateway(name != "/", "the root's SCRIPT_NAME is empty, and PATH_INFO is /")
@@ -1742,7 +1646,7 @@ type validator struct {
 // checkedStart checks each call of startResponse, and when its writer is used.
 func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 	application := func(holds bool, rule string) {
-		expect("application", holds, rule, "The start_response() Callable")
+		expect("application", startSide, holds, rule)
 	}
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		changes := len(excInfo) > 0 && excInfo[0] != nil
@@ -1759,10 +1663,10 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 		application(bodyless(status) || types > 0, status+" has a Content-Type")
 		v.status = status
 		out := startResponse(status, headers, excInfo...)
-		expect("gateway", out != nil, "startResponse returns write()", "The write() Callable")
+		expect("gateway", writeSide, out != nil, "startResponse returns write()")
 		return writeFunc(func(block []byte) (int, error) {
-			expect("application", !v.iterating, "write() is called before the body is iterated",
-				"The write() Callable")
+			expect("application", writeSide, !v.iterating,
+				"write() is called before the body is iterated")
 			v.checkBlock(block)
 			return out.Write(block)
 		})
@@ -1771,17 +1675,16 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 
 // checkBlock checks that a block may be sent.
 func (v *validator) checkBlock(block []byte) {
-	expect("application", v.status != "" || len(block) == 0,
-		"startResponse is called before the first block", "The start_response() Callable")
-	expect("application", len(block) == 0 || !bodyless(v.status), v.status+" has no body",
-		"The Server/Gateway Side")
+	expect("application", startSide, v.status != "" || len(block) == 0,
+		"startResponse is called before the first block")
+	expect("application", gatewaySide, len(block) == 0 || !bodyless(v.status),
+		v.status+" has no body")
 }
 
 // checkedBlocks gives the blocks, and checks them and how the gateway asks for them.
 func (v *validator) checkedBlocks(yield func([]byte) bool) {
-	const server = "The Server/Gateway Side"
-	expect("gateway", !v.iterating, "a body is iterated once", server)
-	expect("gateway", !v.closed, "no block is asked for after Close", server)
+	expect("gateway", gatewaySide, !v.iterating, "a body is iterated once")
+	expect("gateway", gatewaySide, !v.closed, "no block is asked for after Close")
 	v.iterating = true
 	n := 0
 	for block := range v.body.All() {
@@ -1791,16 +1694,15 @@ func (v *validator) checkedBlocks(yield func([]byte) bool) {
 			return
 		}
 	}
-	expect("application", v.status != "", "startResponse is called",
-		"The start_response() Callable")
+	expect("application", startSide, v.status != "", "startResponse is called")
 	sized, ok := v.body.(interface{ Len() int })
-	expect("application", !ok || sized.Len() == n, "Len is the number of blocks",
-		"Handling the Content-Length Header")
+	expect("application", "Handling the Content-Length Header", !ok || sized.Len() == n,
+		"Len is the number of blocks")
 }
 
 // Close passes the call on, once.
 func (v *validator) Close() error {
-	expect("gateway", !v.closed, "Close is called once", "The Server/Gateway Side")
+	expect("gateway", gatewaySide, !v.closed, "Close is called once")
 	v.closed = true
 	return closeBody(v.body)
 }
@@ -2850,6 +2752,29 @@ func labLink(lab, name string) string {
 	}
 	request := cmp.Or(watchable[name], "GET / HTTP/1.0\\r\\n\\r\\n")
 	return lab + "#" + url.Values{"request": {request}, "app": {name}}.Encode()
+}
+
+// escape matches an escape of a Go string, or the beginning of a wrong one.
+var escape = regexp.MustCompile(`(?s)\\(x..|u.{4}|U.{8}|[0-7]{3}|.)?`)
+
+// unescape turns the escapes of a Go string into bytes: `\r\n` into two, `\x00` into one.
+func unescape(text string) (plain string, err error) {
+	plain = escape.ReplaceAllStringFunc(text, func(escaped string) string {
+		char, wrong := strconv.Unquote(`"` + escaped + `"`)
+		if wrong != nil && err == nil {
+			err = fmt.Errorf(`expected escapes like \r \n \t \\ \x00, got "%s"`, escaped)
+		}
+		return char
+	})
+	return plain, err
+}
+
+// pieces cuts text into pieces of n bytes, or not at all.
+func pieces(text string, n int) (all []string) {
+	for ; n > 0 && len(text) > n; text = text[n:] {
+		all = append(all, text[:n])
+	}
+	return append(all, text)
 }
 
 // run sends the request through a server and returns the events of that exchange.

@@ -97,12 +97,11 @@ func (s *Server) Serve(l net.Listener) {
 	s.mu.Lock()
 	s.listener = l
 	s.running.Add(1)
-	stopped := s.stopping.Load()
 	s.mu.Unlock()
 	defer s.running.Done()
 	defer l.Close() // fails if it is closed already
 	slots := make(chan bool, s.MaxConns)
-	for !stopped {
+	for {
 		select {
 		case slots <- true:
 		case <-s.patience.Done():

@@ -2586,10 +2586,11 @@ func TestAddresses(t *testing.T) {
 	})
 	t.Run("what is announced", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
+		own := regexp.MustCompile(`From other machines: http://\d+(\.\d+){3}:8000/`)
 		announce(&net.TCPAddr{IP: net.IPv6zero, Port: 8000}, &stdout, &stderr)
 		first, rest, _ := strings.Cut(stdout.String(), "\n")
 		if first != "Serving HTTP on 0.0.0.0 port 8000 (http://127.0.0.1:8000/) ..." ||
-			strings.Count(rest, "From other machines: http://") != len(ownAddresses()) ||
+			strings.Trim(own.ReplaceAllString(rest, ""), "\n") != "" ||
 			!strings.HasPrefix(stderr.String(), "Warning: other machines") {
 			t.Errorf("got %q and %q", stdout.String(), stderr.String())
 		}
@@ -2878,12 +2879,12 @@ func TestCommand(t *testing.T) {
 		{"list", []string{"-list"}, 0, "\n  hello     The smallest application", ""},
 		{"a wrong flag", []string{"-prot", "80"}, 2, "", "flag provided but not defined: -prot"},
 		{"a wrong application", []string{"-app", "helo"}, 2, "",
-			`no application is called "helo"; there are hello, class, environ`},
+			`no application is called "helo"` + "\nSee -help for the flags, -list for the applications."},
 		{"a wrong middleware", []string{"-use", "log,nion"}, 2, "",
 			`no middleware is called "nion"; there are log, onion, upper`},
 		{"a wrong mode", []string{"-mode", "fast"}, 2, "", "-mode is concurrent, serial or prefork"},
-		{"a wrong time", []string{"-timeout", "0s"}, 2, "", `invalid value "0s" for flag -timeout: expected a time of at least 1ms with its unit, like 5s`},
-		{"a wrong size", []string{"-max-body", "-1"}, 2, "", `invalid value "-1" for flag -max-body: expected a number of bytes in digits`},
+		{"a wrong time", []string{"-timeout", "0s"}, 2, "", "-timeout must be a time of 1ms at least"},
+		{"a wrong size", []string{"-max-body", "-1"}, 2, "", "-max-body must be at least 0"},
 		{"an argument too many", []string{"hello"}, 2, "", "an application is chosen with -app"},
 		{"an upstream that is a URL", []string{"-upstream", "http://h:1"}, 2, "", `-upstream is host:port, like 127.0.0.1:9000, or several`},
 		{"upstreams with a space", []string{"-upstream", "h:1, h:2"}, 2, "", `commas and no spaces between, not "h:1, h:2"`},
@@ -2900,9 +2901,9 @@ func TestCommand(t *testing.T) {
 			`GET / HTTP/1.0\n\x0a`}, 0, "> GET / \n> HTTP/1\n> .0\\n\n> \\n\n< HTTP/1.0 200 OK", ""},
 		{"send a wrong escape", []string{"send", served.addr, `\q`}, 2, "",
 			`expected escapes like \r \n \t \\ \x00, got "\q"`},
-		{"send too little", []string{"send", served.addr}, 2, "", "expected flags, ADDR and TEXT, in this order: rawsgi send [flags] ADDR"},
+		{"send too little", []string{"send", served.addr}, 2, "", "expected rawsgi send [flags] ADDR"},
 		{"send with a flag behind", []string{"send", served.addr, "x", "-split", "3"}, 2, "",
-			"expected flags, ADDR and TEXT"},
+			"expected rawsgi send [flags] ADDR"},
 		{"send to a URL", []string{"send", "http://127.0.0.1:8000", "x"}, 2, "",
 			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
 		{"a time without a unit", []string{"-timeout", "5"}, 2, "", "with its unit, like 5s or 500ms"},
@@ -2910,11 +2911,11 @@ func TestCommand(t *testing.T) {
 		{"a port alone", []string{"-addr", "8000"}, 2, "", "-addr is host:port, like 127.0.0.1:8000"},
 		{"too many programs", []string{"-programs", "65537"}, 2, "", "-programs must be from 1 to 65536"},
 		{"a Unix socket where a directory is", []string{"-addr", "unix:docs"}, 1, "", "docs is there, and is not a socket"},
-		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "needs a path after unix:"},
-		{"a time that is too short", []string{"-timeout", "1ns"}, 2, "", "a time of at least 1ms"},
+		{"a Unix socket without a path", []string{"-addr", "unix:"}, 2, "", "is unix: and the path of a file"},
+		{"a time that is too short", []string{"-timeout", "1ns"}, 2, "", "a time of 1ms at least"},
 		{"a Unix socket with a long path", []string{"-addr", "unix:/" + strings.Repeat("x", 107)}, 2, "",
-			"-addr has a path of 108 bytes, and " + runtime.GOOS + " allows 10"},
-		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "needs the path of a file: unix:./@name"},
+			"the path of a file, of at most 103 bytes"},
+		{"an abstract socket", []string{"-addr", "unix:@name"}, 2, "", "is unix: and the path of a file"},
 		{"help to call", []string{"call", "-h"}, 0, "rawsgi call [flags] '/path?query'", ""},
 		{"help to send", []string{"send", "-h"}, 0, "-half-close", ""},
 		{"call", []string{"call", "-app", "hello", "/"}, 0,
@@ -2922,7 +2923,7 @@ func TestCommand(t *testing.T) {
 		{"call with a query", []string{"call", "/a%20b?x=%201"}, 0, "\nPATH_INFO: /a b\nQUERY_STRING: x=%201\n", ""},
 		{"call with middleware", []string{"call", "-app", "hello", "-use", "upper", "/"}, 0, "\n\nHELLO, WORLD!\n", ""},
 		{"call a wrong application", []string{"call", "-app", "helo", "/"}, 2, "",
-			`no application is called "helo"; there are hello, class, environ`},
+			`no application is called "helo"`},
 		{"call nothing", []string{"call"}, 2, "", "rawsgi call [flags] '/path?query'"},
 		{"call a wrong path", []string{"call", "/%zz"}, 2, "", "expected two hex digits after %"},
 		{"call an application that panics", []string{"call", "-app", "errors", "/before"}, 1, "",
@@ -3149,205 +3150,140 @@ func TestUnescape(t *testing.T) {
 }
 
 // ---------------------------------------------------------------- Gateways and hosts
+//
+// What the last tables of docs/conformance.md say of forms, CGI programs and upstreams is not
+// said again here.
 
-// gatewayOut runs the CGI gateway on a request.
-func gatewayOut(app Application, stdin io.Reader, variables ...string) (stdout, stderr string) {
-	var out, errors bytes.Buffer
-	serveCGI(app, variables, stdin, &out, log.New(&errors, "", 0))
-	return out.String(), errors.String()
+// holds fails the test unless a text has each of wants, a list with | between. In it, ! comes
+// before what the text must not have, and ^ and $ are the text's ends.
+func holds(t testing.TB, text, wants string) {
+	t.Helper()
+	for want := range strings.SplitSeq(wants, "|") {
+		want, not := strings.CutPrefix(want, "!")
+		if strings.Contains("^"+text+"$", want) == not {
+			t.Errorf("not so: %q (in %q) in:\n%.4000s", want, wants, text)
+		}
+	}
+}
+
+// replies asks a server, and holds its answer to wants; Date and Server are left out.
+func replies(t testing.TB, addr, request, wants string) {
+	t.Helper()
+	holds(t, ourHeaders.ReplaceAllString(ask(t, addr, request), ""), wants)
+}
+
+// noError fails the test if something that it needs fails.
+func noError(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// only skips a test on other systems than these; without any, on those that are no Unix.
+func only(t testing.TB, reason string, systems ...string) {
+	t.Helper()
+	if !slices.Contains(systems, runtime.GOOS) && (len(systems) > 0 || runtime.GOOS == "windows") {
+		skip(t, reason)
+	}
 }
 
 func TestCGIGateway(t *testing.T) {
-	t.Run("G01 Status, no Date, no Server", func(t *testing.T) {
-		out, _ := gatewayOut(hello, strings.NewReader(""), "REQUEST_METHOD=GET")
-		if out != "Status: 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"+
-			"Content-Length: 14\r\n\r\nHello, World!\n" {
-			t.Errorf("got %q", out)
-		}
-	})
-	t.Run("G02 E17 E18 E21 the environment is environ", func(t *testing.T) {
-		out, _ := gatewayOut(validate(showEnviron), strings.NewReader(""), "REQUEST_METHOD=PUT",
-			"X=a=\xff", "HTTPS=on", "SERVER_PORT=443", "PATH_INFO=/a b", "HTTP_X_A=1")
-		for _, want := range []string{"REQUEST_METHOD: PUT", "X: a=\xff", "PATH_INFO: /a b",
-			"HTTP_X_A: 1", "wsgi.url_scheme: https", "wsgi.multithread: false",
-			"wsgi.multiprocess: true", "wsgi.run_once: true"} {
-			if !slices.Contains(strings.Split(out, "\n"), want) {
-				t.Errorf("no %q in %.3000s", want, out)
-			}
-		}
-	})
-	t.Run("G02 H17 what a server should not have set", func(t *testing.T) {
-		out, log := gatewayOut(validate(showEnviron), strings.NewReader("abc"), "REQUEST_METHOD=POST", "CONTENT_LENGTH=3",
-			"HTTP_CONTENT_LENGTH=3", "HTTP_CONTENT_TYPE=a/b", "HTTP_PROXY=evil", "HTTP_A=1")
-		if log != "" || strings.Contains(out, "HTTP_CONTENT") || strings.Contains(out, "evil") || !strings.Contains(out, "\nHTTP_A: 1\n") {
-			t.Errorf("got %q, log %q", out, log)
-		}
-	})
-	t.Run("G02 the defaults keep the rules", func(t *testing.T) {
-		if out, log := gatewayOut(validate(hello), strings.NewReader("")); !strings.HasPrefix(out, "Status: 200 OK\r\n") {
-			t.Errorf("got %q, log %q", out, log)
-		}
-	})
-	t.Run("G03 standard input ends at CONTENT_LENGTH", func(t *testing.T) {
-		open, w := io.Pipe() // it never ends
-		go io.WriteString(w, "0123456789")
-		out, _ := gatewayOut(showEnviron, open, "CONTENT_LENGTH=3")
-		if !strings.Contains(out, "BODY-LENGTH: 3\n") {
-			t.Errorf("got %q", out)
-		}
-		open.Close()
-	})
-	for _, c := range []struct{ name, path, variable, want, log string }{
-		{"G04 a failure before the head", "/before", "", "Status: 500 Internal", "failing\n"},
-		{"G04 a failure after the head", "/after", "", "Status: 200 OK", "failing.func1\n"},
-		{"G04 no variables, an empty body", "/x", "", "Status: 404 Not Found", ""},
-		{"G04 a wrong length", "/", "CONTENT_LENGTH=+3", "Status: 400 Bad Request", "digits"},
+	for _, c := range []struct {
+		name                 string
+		app                  Application
+		variables, want, log string
+	}{
+		{"G01 Status, no Date, no Server", hello, "REQUEST_METHOD=GET", "^Status: 200 OK\r\n" +
+			"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 14\r\n\r\nHello, World!\n$", "^$"},
+		{"G02 E17 E18 E21 the environment is environ", validate(showEnviron),
+			"REQUEST_METHOD=PUT|X=a=\xff|HTTPS=on|SERVER_PORT=443|PATH_INFO=/a b|HTTP_X_A=1",
+			"\nREQUEST_METHOD: PUT\n|\nX: a=\xff\n|\nPATH_INFO: /a b\n|\nHTTP_X_A: 1\n|" +
+				"url_scheme: https\n|multithread: false\n|multiprocess: true\n|run_once: true\n", "^$"},
+		{"G02 H17 what a server should not have set", validate(showEnviron), "REQUEST_METHOD=POST|" +
+			"CONTENT_LENGTH=3|HTTP_CONTENT_LENGTH=3|HTTP_CONTENT_TYPE=a/b|HTTP_PROXY=evil|HTTP_A=1",
+			"\nHTTP_A: 1\n|!HTTP_CONTENT|!evil", "^$"},
+		{"G02 the defaults keep the rules", validate(hello), "", "^Status: 200 OK\r\n", "^$"},
+		{"G03 standard input ends at CONTENT_LENGTH", showEnviron, "CONTENT_LENGTH=3",
+			strings.Join(body("012"), "\n|"), "^$"},
+		{"G04 before its head", failing, "PATH_INFO=/before", "^Status: 500|!goroutine", "failing"},
+		{"G04 after its head", failing, "PATH_INFO=/after", "^Status: 200|!goroutine", "failing"},
+		{"G04 an error without a line end", func(e Environ, s StartResponse) Body {
+			io.WriteString(e["wsgi.errors"].(io.Writer), "no line end")
+			return hello(e, s)
+		}, "", "^Status: 200", "no line end"},
+		{"G04 a wrong length", failing, "CONTENT_LENGTH=+3", "^Status: 400 Bad Request\r\n", "digits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			out, log := gatewayOut(failing, strings.NewReader(""), "PATH_INFO="+c.path, c.variable)
-			if !strings.HasPrefix(out, c.want) || !strings.Contains(out, "\r\n\r\n") ||
-				!strings.Contains(log, c.log) || strings.Contains(out, "goroutine") {
-				t.Errorf("got %q, log %q", out, log)
-			}
+			var out, errors lockedBuffer
+			endless, w := io.Pipe()
+			defer w.Close()
+			stdin := io.MultiReader(strings.NewReader("0123456789"), endless)
+			done := make(chan bool)
+			go func() {
+				defer close(done)
+				variables := strings.Split(c.variables, "|")
+				serveCGI(c.app, variables, stdin, &out, log.New(&errors, "", 0))
+			}()
+			wait(t, "its end", done)
+			holds(t, out.String(), c.want)
+			holds(t, errors.String(), c.log)
 		})
 	}
+}
+
+// rawsgi is the program itself, with arguments.
+func rawsgi(args ...string) *exec.Cmd {
+	program := exec.Command(os.Args[0], args...)
+	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+	return program
 }
 
 // TestCGIArguments shows that a query never is a flag, although web servers pass some as
 // arguments: those of RFC 3875 §4.4 word by word, Python's in one.
 func TestCGIArguments(t *testing.T) {
+	const refused, answered = "^Status: 400 Bad Request\r\n", "^Status: 200 OK\r\n"
 	for _, c := range []struct {
 		query string
 		args  []string
-		want  string // in the answer
+		want  string
 	}{
-		{"-app+environ", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
-		{"-list", []string{"-list"}, "Status: 400 Bad Request\r\n"},
-		{"%2Dapp%3Denviron", []string{"-app=environ"}, "Status: 400 Bad Request\r\n"},
-		{"x+-app+environ", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
-		{"%0a-app%0Denviron", []string{"-app", "environ"}, "Status: 400 Bad Request\r\n"},
-		{"%20%2dlist", []string{"-list"}, "Status: 400 Bad Request\r\n"},
-		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, "Status: 200 OK\r\n"},
-		{"call+/x", []string{"call", "/x"}, "Status: 200 OK\r\n"},
-		{"foo", []string{"foo"}, "Status: 200 OK\r\n"},
-		{"foo+bar", []string{"-quiet", "foo", "bar"}, "Status: 200 OK\r\n"},
-		{"", []string{""}, "Status: 200 OK\r\n"},
-		{"-a=b", nil, "Status: 200 OK\r\n"},
-		{"-x", nil, "Status: 200 OK\r\n"},
-		{"a-b", []string{"-app", "environ"}, "QUERY_STRING: a-b\n"},
-		{"-a=b", []string{"-app", "environ"}, "QUERY_STRING: -a=b\n"},
+		{"-app+environ", []string{"-app", "environ"}, refused},
+		{"-list", []string{"-list"}, refused},
+		{"%2Dapp%3Denviron", []string{"-app=environ"}, refused},
+		{"x+-app+environ", []string{"-app", "environ"}, refused},
+		{"%0a-app%0Denviron", []string{"-app", "environ"}, refused},
+		{"%20%2dlist", []string{"-list"}, refused},
+		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, answered},
+		{"call+/x", []string{"call", "/x"}, answered},
+		{"foo+bar", []string{"-quiet", "foo", "bar"}, answered},
+		{"", []string{""}, answered},
+		{"-x", nil, answered},
+		{"a-b", []string{"-app", "environ"}, answered + "|QUERY_STRING: a-b\n"},
+		{"-a=b", []string{"-app", "environ"}, answered + "|QUERY_STRING: -a=b\n"},
 	} {
-		t.Run(fmt.Sprintf("%q %q", c.query, c.args), func(t *testing.T) {
+		t.Run(c.query, func(t *testing.T) {
 			t.Parallel()
-			program := exec.Command(os.Args[0], c.args...)
-			program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING="+c.query)
-			if out, err := program.Output(); err != nil || !strings.Contains(string(out), c.want) {
-				t.Errorf("%v, %q", err, out)
-			}
+			program := rawsgi(c.args...)
+			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING="+c.query)
+			holds(t, string(must(program.Output())(t)), c.want)
 		})
 	}
 }
 
 // asProgram makes a shell script that runs this binary as the program, with arguments.
 func asProgram(t *testing.T, dir, name, args string) string {
-	return writeScript(t, dir, name, "RAWSGI_AS_PROGRAM=1 GORACE=atexit_sleep_ms=0 exec '"+must(filepath.Abs(os.Args[0]))(t)+"' "+args)
+	return writeScript(t, dir, name, "RAWSGI_AS_PROGRAM=1 GORACE=atexit_sleep_ms=0 exec '"+
+		must(filepath.Abs(os.Args[0]))(t)+"' "+args)
 }
 
 // writeScript makes a program of shell commands.
 func writeScript(t *testing.T, dir, name, commands string) string {
 	t.Helper()
-	if runtime.GOOS == "windows" {
-		skip(t, "the scripts are for a Unix shell")
-	}
+	only(t, "the scripts are for a Unix shell")
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	noError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o755))
 	return path
-}
-
-// TestCGIUnderOthers runs the program as a CGI program of servers that are not ours.
-func TestCGIUnderOthers(t *testing.T) {
-	check := func(t *testing.T, url string) {
-		t.Helper()
-		response := must(http.Post(url+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
-		defer response.Body.Close()
-		reply := string(must(io.ReadAll(response.Body))(t))
-		for _, want := range append(body("abc"), "PATH_INFO: /a b", "QUERY_STRING: q=1",
-			"CONTENT_TYPE: text/x", "wsgi.run_once: true") {
-			if !slices.Contains(strings.Split(reply, "\n"), want) {
-				t.Errorf("no %q in %d %s", want, response.StatusCode, reply)
-			}
-		}
-	}
-	t.Run("net/http/cgi", func(t *testing.T) {
-		script := asProgram(t, t.TempDir(), "self", "-app environ")
-		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-		s := &http.Server{Handler: &cgi.Handler{Path: script, Root: "/self", Stderr: io.Discard}}
-		go s.Serve(l)
-		defer s.Close()
-		check(t, "http://"+l.Addr().String()+"/self")
-	})
-	t.Run("our own host", func(t *testing.T) {
-		script := asProgram(t, t.TempDir(), "self", "-cgi -app environ")
-		s := start(t, mount(map[string]Application{"/cgi": newCGI(script, time.Minute, 0)}, hello))
-		check(t, "http://"+s.addr+"/cgi")
-	})
-	t.Run("python -m http.server --cgi", func(t *testing.T) {
-		long(t)
-		python, err := exec.LookPath("/usr/bin/python3")
-		if err != nil {
-			skip(t, "needs /usr/bin/python3", "python3")
-		}
-		// As root, that server runs programs as nobody, who must be let in.
-		dir := must(os.MkdirTemp("", "rawsgi-cgi-"))(t)
-		defer os.RemoveAll(dir)
-		bin := filepath.Join(dir, "cgi-bin")
-		if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-		copied := filepath.Join(dir, "program")
-		if err := os.WriteFile(copied, must(os.ReadFile(os.Args[0]))(t), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		script := writeScript(t, bin, "self", "RAWSGI_AS_PROGRAM=1 exec "+copied+" -app environ")
-		passing := writeScript(t, bin, "passing", "RAWSGI_AS_PROGRAM=1 exec "+copied+" -app environ \"$@\"")
-		if err := errors.Join(os.Chmod(script, 0o755), os.Chmod(passing, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-		addr := freeAddr(t)
-		_, port, _ := net.SplitHostPort(addr)
-		background(t, addr, exec.Command(python, "-m", "http.server", "--cgi", "--bind", "127.0.0.1",
-			"--directory", dir, port))
-		check(t, "http://"+addr+"/cgi-bin/self")
-		// This server passes a query without = as an argument.
-		for query, want := range map[string]string{"": "QUERY_STRING: \n", "?foo": "QUERY_STRING: foo\n",
-			"?foo+bar": "QUERY_STRING: foo+bar\n", "?-list": "400 Bad Request\n", "?x+-app+hello": "400 Bad Request\n"} {
-			response := must(http.Get("http://" + addr + "/cgi-bin/passing/x" + query))(t)
-			page := must(io.ReadAll(response.Body))(t)
-			if response.Body.Close(); !bytes.Contains(page, []byte(want)) {
-				t.Errorf("%q: got %q", query, page)
-			}
-		}
-	})
-	t.Run("lighttpd", func(t *testing.T) {
-		long(t)
-		lighttpd, err := exec.LookPath("/usr/sbin/lighttpd")
-		if err != nil {
-			skip(t, "needs lighttpd", "lighttpd")
-		}
-		dir, addr := t.TempDir(), freeAddr(t)
-		asProgram(t, dir, "self.cgi", "-app environ")
-		_, port, _ := net.SplitHostPort(addr)
-		config := filepath.Join(dir, "lighttpd.conf")
-		text := fmt.Sprintf("server.document-root = %q\nserver.bind = \"127.0.0.1\"\nserver.port = %s\n"+
-			"server.modules = (\"mod_cgi\")\ncgi.assign = (\".cgi\" => \"\")\n", dir, port)
-		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		background(t, addr, exec.Command(lighttpd, "-D", "-f", config))
-		check(t, "http://"+addr+"/self.cgi")
-	})
 }
 
 // freeAddr returns an address at which nobody listens. Its port is below those that systems
@@ -3373,469 +3309,252 @@ var ports = func() *atomic.Int64 {
 	return n
 }()
 
+func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
+
+// listens reports whether somebody listens at an address.
+func listens(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
 // background runs a server until the test ends, and waits until it answers.
 func background(t *testing.T, addr string, command *exec.Cmd) {
 	t.Helper()
 	var out lockedBuffer
 	command.Stdout, command.Stderr = &out, &out
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan bool)
-	go func() { command.Wait(); close(ended) }()
+	noError(t, command.Start())
 	t.Cleanup(func() {
 		command.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			command.Process.Kill()
-			<-ended
-		}
+		defer time.AfterFunc(10*time.Second, func() { command.Process.Kill() }).Stop()
+		command.Wait() // says that it was stopped
 		if t.Failed() {
 			t.Logf("%s said:\n%s", command.Path, out.String())
 		}
 	})
-	eventually(t, command.Path, func() bool {
-		network := "tcp"
-		if strings.HasPrefix(addr, "/") {
-			network = "unix"
-		}
-		c, err := net.Dial(network, addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	eventually(t, command.Path, func() bool { return listens(addr) })
 }
 
-// TestCGIHost shows X01 to X12: what a program gets, and what becomes of its answer.
+// TestCGIHost shows what a program gets, and what becomes of its answer.
 func TestCGIHost(t *testing.T) {
-	for _, tool := range strings.Fields("cat env head mv sleep touch tr") {
-		if _, err := exec.LookPath(tool); err != nil {
-			skip(t, "its scripts need "+tool+" in PATH")
-		}
-	}
-	dir := t.TempDir()
 	t.Cleanup(func() { // after all cases; Fatal here would lose what they have reported
 		end := time.Now().Add(20 * time.Second)
-		for len(children(t)) > 0 && time.Now().Before(end) {
+		for len(children(t, "self")) > 0 && time.Now().Before(end) {
 			time.Sleep(time.Millisecond)
 		}
-		if pids := children(t); len(pids) > 0 {
+		if pids := children(t, "self"); len(pids) > 0 {
 			t.Errorf("after 20s, programs are running: %v", pids)
 		}
 	})
-	for name, commands := range map[string]string{
-		"env":    `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`,
-		"lf":     `printf 'Content-Type: text/plain\n\nhi'`,
-		"away":   `printf 'Location: http://h/x\n\n'`,
-		"moved":  `printf 'Status: 301 Gone\nLocation: http://h/x\n\nbody'`,
-		"local":  `printf 'Location: /other?x=1\n\n'`,
-		"astray": `printf 'Location: /a%%zz\n\n'`,
-		"loop":   `printf 'Location: /cgi/loop\n\n'`,
-		"none":   `true`,
-		"nohead": `echo hello`,
-		"noend":  `printf 'Content-Type: text/plain\n'`,
-		"fold":   `printf 'Content-Type: text/plain\n x\n\nhi'`,
-		"plain":  `printf 'X: y\n\nhi'`,
-		"evil":   `printf 'Status: 200 O\001K\n\nhi'`,
-		"hang":   `sleep 1000`,
-		"stall":  `printf 'Content-Type: text/plain\n\nhi'; sleep 1000`,
-		"killed": `printf 'Content-Type: text/plain\n\nhi'; kill -9 $$`,
-		"dead":   `printf 'Content-Type: text/plain\n\n'; kill -9 $$`,
-		"die":    `echo oops >&2; exit 3`,
-		"noisy":  `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; printf 'Content-Type: text/plain\n\nhi'`,
-		"child":  `sleep 1000 & printf 'Content-Type: text/plain\n\nhi'`,
-		"brood":  `sleep 1000 & echo $! > $0.pid; printf 'Content-Type: text/plain\n\nhi'`,
-		"broody": `sleep 1000 & echo $! > $0.pid; wait`,
-		"login":  `printf 'Status: 303 See Other\nSet-Cookie: a=b\nLocation: /ok\n\n'`,
-		"typed":  `printf 'Location: /ok\nContent-Type: text/plain\n\nbody'`,
-		"worker": `printf 'Content-Type: text/plain\n\nhi'; exec >&-; sleep 0.2; touch $0.done`,
-		"late":   `printf 'Content-Type: text/plain\nContent-Length: 3\n\nabc'; sleep 0.2; echo more; touch $0.done`,
-		"long":   `printf 'Content-Type: text/plain\n\n'; head -c 200000 /dev/zero; sleep 0.2; touch $0.done`,
-		"steps":  `printf 'Content-Type: text/plain\n\n'; for i in 1 2 3; do sleep 0.2; echo $i; done`,
-		"deaf":   `exec <&-; printf 'Content-Type: text/plain\n\nhi'`,
+	script := func(t *testing.T, commands string) string { // in which hi is the smallest answer
+		hi := "hi() { printf 'Content-Type: text/plain\\n\\nhi'; }\n"
+		return writeScript(t, t.TempDir(), "p", hi+commands)
+	}
+	const hi, brokeOff = "^" + ok200 + "Content-Type: text/plain\r\n\r\nhi$", "the answer broke off"
+	const waits = "while [ ! -e $0.pid ]; do sleep 0.01; done; "
+	for _, c := range []struct{ name, script, request, want, log string }{
+		{"X05 a local redirect is GET, without a body", `printf 'Location: /other?x=1\n\n'`,
+			"POST /cgi HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc",
+			"REQUEST_METHOD: GET\n|PATH_INFO: /other\n|QUERY_STRING: x=1\n|BODY-LENGTH: 0|!CONTENT_", "^$"},
+		{"X05 a local redirect to nowhere", `printf 'Location: /a%%zz\n\n'`, "", " 502 ",
+			`cannot follow the local redirect to "/a%zz"`},
+		{"X05 a loop of them", `printf 'Location: /cgi\n\n'`, "", " 502 ", "it is one too many"},
+		{"X08 no answer", `true`, "", " 502 ", "expected a head, got nothing"},
+		{"X08 no empty line", `printf 'Content-Type: text/plain\n'`, "", " 502 ",
+			"expected an empty line to end the head: unexpected EOF"},
+		{"X08 no empty line, but more", `printf 'Content-Type: text/html\n<p>\n'`, "", " 502 ",
+			"hint for |then an empty line"},
+		{"X08 output before the head", `echo hi`, "", " 502 ", "hint for |print a head, like "},
+		{"X08 an HTTP status line", `printf 'HTTP/1.0 200 OK\n\nhi'`, "", " 502 ", "print Status: 200"},
+		{"X08 all output is read, after a length", `printf 'Content-Length: 2\n'; hi; sleep 0.2
+			echo more; echo x >&2`, "", "\r\n\r\nhi$", "x\n|!signal"},
+		{"X08 all output is read, for HEAD", `hi; head -c 200000 /dev/zero; sleep 0.2; echo x >&2`,
+			"HEAD /cgi HTTP/1.0\r\n\r\n", "\r\n\r\n$", "x\n|!signal"},
+		{"X08 a program may work on", `hi; exec >&-; sleep 0.2; echo x >&2`, "", hi, "x\n|!signal"},
+		{"X09 a program that does not read", `exec <&-; hi`, "POST /cgi HTTP/1.0\r\nContent-Length: " +
+			"999999\r\n\r\n" + strings.Repeat("x", 999999), hi, "^$"},
+		{"X12 timeout: it hangs", `sleep 1000`, "", " 504 ", "waited 1s"},
+		{"X12 timeout: it stalls", `hi; sleep 1000`, "", hi, "waited 1s|" + brokeOff},
+		{"X12 timeout: it drips", `while sleep 0.1; do printf x; done`, "", " 504 ", "waited 1s"},
+		{"X12 timeout: its child hangs", `sleep 1000 & echo $! > $0.pid; wait`, "", " 504 ", "waited 1s"},
+		{"X12 timeout: a child has left the group", `setsid sh -c 'echo $$ > $0.pid
+			while sleep 0.1; do echo x; done' $0 2>/dev/null & ` + waits + "hi", "", "\r\n\r\nhi", brokeOff},
+		{"X12 it leaves a child", `sleep 1000 & echo $! > $0.pid; hi`, "", hi, ""},
+		{"X12 it is killed", `hi; kill -9 $$`, "", hi, brokeOff},
+		{"X12 killed after its head", `printf 'Status: 200\n\n'; kill -9 $$`, "", " 502 ", "killed"},
+		{"X12 it dies", `echo oops >&2; exit 3`, "", " 502 ", "oops\n|exit status 3"},
+		{"X12 it floods standard error", `head -c 3000000 /dev/zero | tr '\0' 'x' >&2; hi`, "", hi,
+			strings.Repeat("x", maxLine)},
 	} {
-		writeScript(t, dir, name, commands)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "data"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/bin/true", filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	host := newCGI(dir, time.Second, 0)
-	for _, c := range []struct {
-		name, path string
-		want       string // the reply without Date and Server, or the status code
-		log        string
-	}{
-		{"X05 a local redirect", "/local", length3[:len(ok200)] + "Content-Length: 11\r\n\r\n/other ?x=1", ""},
-		{"X05 a local redirect to nowhere", "/astray", "502", "cannot follow the local redirect to \"/a%zz\""},
-		{"X05 a loop of them", "/loop", "502", "it is one too many"},
-		{"X06 a redirect", "/away", "HTTP/1.0 302 Found\r\nLocation: http://h/x\r\nContent-Length: 0\r\n\r\n", ""},
-		{"X06 a redirect with a body", "/moved", "HTTP/1.0 301 Gone\r\nLocation: http://h/x\r\n\r\nbody", ""},
-		{"X06 a redirect to a path, with Status", "/login",
-			"HTTP/1.0 303 See Other\r\nSet-Cookie: a=b\r\nLocation: /ok\r\nContent-Length: 0\r\n\r\n", ""},
-		{"X06 a redirect to a path, with a body", "/typed",
-			"HTTP/1.0 302 Found\r\nLocation: /ok\r\nContent-Type: text/plain\r\n\r\nbody", ""},
-		{"X08 no answer", "/none", "502", "expected a head, got nothing"},
-		{"X08 no header", "/nohead", "502", "expected a header line"},
-		{"X08 no empty line", "/noend", "502", "expected an empty line to end the head: unexpected EOF"},
-		{"X08 a folded header", "/fold", "502", "expected a header line that does not begin with a space"},
-		{"X08 none of CGI's headers", "/plain", "502", "expected Status, Location or Content-Type"},
-		{"X08 a control character", "/evil", "502", "control character"},
-		{"X11 missing", "/nothing", "404", ""},
-		{"X11 a directory", "/dir", "403", ""},
-		{"X11 not executable", "/data", "403", ""},
-		{"X11 a symbolic link", "/link", "403", ""},
-		{"X11 a way out", "/../" + filepath.Base(dir) + "/lf", "404", ""},
-		{"X11 an escaped way out", "/..%2flf", "404", ""},
-		{"X11 nothing at all", "/", "404", ""},
-		{"X12 it hangs", "/hang", "504", "waited 1s"},
-		{"X12 it stalls", "/stall", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
-		{"X12 it is killed", "/killed", ok200 + "Content-Type: text/plain\r\n\r\nhi", "the answer broke off"},
-		{"X12 it is killed after its head", "/dead", "502", "signal: killed"},
-		{"X12 it dies", "/die", "502", "exit status 3"},
-		{"X12 it floods standard error", "/noisy", ok200 + "Content-Type: text/plain\r\n\r\nhi", strings.Repeat("x", maxLine)},
-		{"X12 it leaves a child", "/child", ok200 + "Content-Type: text/plain\r\n\r\nhi", ""},
-	} {
+		file := script(t, c.script) // none is written while others start: it would be busy for them
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			host := newCGI(dir, time.Minute, 0) // longer than a busy machine takes
-			if c.name == "X12 it hangs" || c.name == "X12 it stalls" {
-				host = newCGI(dir, time.Second, 0)
+			if _, err := exec.LookPath("setsid"); err != nil && strings.HasPrefix(c.script, "setsid") {
+				skip(t, "needs setsid")
 			}
-			s := start(t, mount(map[string]Application{"/cgi": host}, func(environ Environ, startResponse StartResponse) Body {
-				startResponse("200 OK", nil)
-				return Blocks{[]byte(environ.Get("PATH_INFO") + " ?" + environ.Get("QUERY_STRING"))}
-			}))
-			get := ask
-			if c.log == "the answer broke off" {
-				get = askCut
+			timeout, ask := time.Minute, ask // longer than a busy machine takes
+			if strings.Contains(c.name, "timeout") {
+				timeout = time.Second
 			}
-			reply := get(t, s.addr, "GET /cgi"+c.path+" HTTP/1.0\r\n\r\n")
+			if strings.Contains(c.log, brokeOff) {
+				ask = askCut
+			}
+			s := start(t, mount(map[string]Application{"/cgi": newCGI(file, timeout, 0)}, showEnviron))
+			begin := time.Now()
+			reply := ask(t, s.addr, cmp.Or(c.request, getPath("/cgi")))
+			holds(t, ourHeaders.ReplaceAllString(reply, ""), c.want)
 			s.stop()
-			if len(c.want) == 3 {
-				if status, _, _ := splitReply(t, reply); status[:3] != c.want {
-					t.Errorf("expected %s, got %q", c.want, reply)
-				}
-			} else if got := ourHeaders.ReplaceAllString(reply, ""); got != c.want {
-				t.Errorf("expected %q\ngot %q", c.want, got)
+			if took := time.Since(begin); took > 5*time.Second/2 && strings.HasSuffix(c.script, "1000") {
+				t.Errorf("it was ended after %v", took)
 			}
-			if !strings.Contains(s.errors.String(), c.log) {
-				t.Errorf("the log is %q", s.errors)
+			holds(t, s.errors.String(), c.log)
+			if strings.Contains(c.script, "$0.pid") {
+				pid := pidIn(t, file+".pid")
+				eventually(t, "the end of its child", func() bool { return !alive(pid) })
 			}
 		})
 	}
-	t.Run("X09 the body's file is removed", func(t *testing.T) {
+	for text, hint := range map[string]string{
+		"#!/bin/sh\r\necho hi\r\n":         `ends in \r\n: save it`,
+		"#!/usr/bin/env sh\r\necho hi\r\n": `ends in \r\n: save it`,
+		"echo hi\n":                        "does not name an interpreter, like #!/bin/sh",
+		"#!/bin/nosuch\necho hi\n":         `does not exist: "#!/bin/nosuch"`,
+	} {
+		file := script(t, "")
+		writeFile(t, file, text)
+		s := start(t, newCGI(file, 10*time.Second, 0))
+		replies(t, s.addr, get(), " 502 ")
+		s.stop()
+		holds(t, s.errors.String(), "hint for "+file+": |"+hint)
+	}
+	t.Run("X01 X02 X03 X09 X11 the environment", func(t *testing.T) {
+		t.Setenv("RAWSGI_SECRET", "hidden")
+		file := script(t, `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`)
+		dir := filepath.Dir(file)
+		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 0)}, hello))
+		replies(t, s.addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
+			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "GATEWAY_INTERFACE=CGI/1|"+
+			"\nQUERY_STRING=q\n|\nREMOTE_ADDR=127.0.0.1\n|\nREQUEST_METHOD=POST\n|\nSCRIPT_NAME=/cgi/p\n|"+
+			"\nPATH_INFO=/a b\n|\nSERVER_NAME=127.0.0.1\n|\nHTTP_X_A=1\n|\nSERVER_PROTOCOL=HTTP/1.0\n|"+
+			"\nSERVER_SOFTWARE="+software+"\n|\nCONTENT_LENGTH=3\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|"+
+			"\nREMOTE_HOST=127.0.0.1\n|\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+"\n|\nabc$|"+
+			"!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
+		replies(t, s.addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
+		_, _, page := callApplication(newCGI(file, time.Minute, 0), Environ{"HTTP_PROXY": "evil",
+			"SECRET": "evil", "PATH": "evil", "SCRIPT_FILENAME": "evil", "PATH_TRANSLATED": "evil"})
+		holds(t, string(page), "\nSCRIPT_FILENAME="+file+"\n|\nPATH="+os.Getenv("PATH")+"\n|!evil")
+	})
+	t.Run("X11 what is no program", func(t *testing.T) {
+		dir := filepath.Dir(script(t, "hi"))
+		in := func(name string) string { return filepath.Join(dir, name) }
+		writeFile(t, in("data"), "")
+		noError(t, os.Symlink("/bin/true", in("link")), os.Mkdir(in("dir"), 0o700))
+		s := start(t, newCGI(dir, time.Minute, 0))
+		for target, want := range map[string]string{"/": "404", "/nothing": "404", "/dir": "403",
+			"/data": "403", "/link": "403", "/../" + filepath.Base(dir) + "/p": "404",
+			"/..%2fp": "404", "/p": "200"} {
+			replies(t, s.addr, getPath(target), "^HTTP/1.0 "+want)
+		}
+	})
+	t.Run("X09 the body's file has no name while it is there", func(t *testing.T) {
 		spooled := t.TempDir()
 		t.Setenv("TMPDIR", spooled)
-		ask(t, start(t, host).addr, "POST /lf HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
-		if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
-			t.Errorf("left behind: %v", left)
-		}
-	})
-	t.Run("X09 the body's file is removed while the body comes", func(t *testing.T) {
-		if runtime.GOOS == "windows" {
-			skip(t, "an open file cannot be removed there")
-		}
-		spooled := t.TempDir()
-		t.Setenv("TMPDIR", spooled)
-		c := dial(t, start(t, host).addr)
-		io.WriteString(c, "POST /lf HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-		must(io.ReadFull(c, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))))(t) // the host has begun to read
-		if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
-			t.Errorf("there is %v", left)
-		}
-		io.WriteString(c, "abc")
-		must(io.ReadAll(c))(t)
-	})
-	t.Run("X05 a local redirect asks with GET and without a body", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": host}, showEnviron))
-		reply := ask(t, s.addr, "POST /cgi/local HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc")
-		(row{want: "200", has: append(body(""), "REQUEST_METHOD: GET", "PATH_INFO: /other"),
-			not: []string{"CONTENT_"}}).check(t, reply)
-	})
-	for request, name := range map[string]string{"GET /late": "late", "HEAD /long": "long", "GET /worker": "worker"} {
-		t.Run("X08 all output is read: "+request, func(t *testing.T) {
-			done := filepath.Join(dir, name) + ".done"
-			s := start(t, host)
-			ask(t, s.addr, request+" HTTP/1.0\r\n\r\n")
-			s.stop()
-			if _, err := os.Stat(done); err != nil || strings.Contains(s.errors.String(), "signal") {
-				t.Errorf("%v, log %q", err, s.errors)
+		c := dial(t, start(t, newCGI(script(t, "hi"), time.Minute, 0)).addr)
+		io.WriteString(c, "POST / HTTP/1.1\r\nHost:\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+		must(io.ReadFull(c, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))))(t) // it reads now
+		for _, rest := range []string{"abc", ""} {
+			if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
+				t.Errorf("there is %v", left)
 			}
-		})
-	}
-	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
-		var out, log lockedBuffer
-		slow := writeFunc(func(p []byte) (int, error) {
-			time.Sleep(400 * time.Millisecond) // with the program's 200, longer than it may be silent
-			return out.Write(p)
-		})
-		r := newResponse(slow, httpLine, "GET", &log)
-		environ := Environ{"wsgi.errors": &log}
-		setTestingDefaults(environ)
-		if run(newCGI(filepath.Join(dir, "steps"), 500*time.Millisecond, 0), environ, &r); log.String() != "" ||
-			!strings.HasSuffix(out.String(), "1\n2\n3\n") {
-			t.Errorf("got %q, log %q", &out, &log)
-		}
-	})
-	t.Run("X11 PATH_TRANSLATED stays below the directory", func(t *testing.T) {
-		reply := ask(t, start(t, host).addr, "GET /env/../../../../../etc/passwd HTTP/1.0\r\n\r\n")
-		if !strings.Contains(reply, "\nPATH_TRANSLATED="+dir+"/etc/passwd\n") {
-			t.Errorf("got %q", reply)
-		}
-	})
-	t.Run("X01 X02 X03 X09 the environment", func(t *testing.T) {
-		os.Setenv("RAWSGI_SECRET", "hidden")
-		defer os.Unsetenv("RAWSGI_SECRET")
-		s := start(t, mount(map[string]Application{"/cgi": host}, hello))
-		reply := ask(t, s.addr, "POST /cgi/env/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\n"+
-			"Authorization: Basic x\r\nProxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcdef")
-		lines := strings.Split(reply, "\n")
-		for _, want := range []string{"GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING=q", "REMOTE_ADDR=127.0.0.1",
-			"REQUEST_METHOD=POST", "SCRIPT_NAME=/cgi/env", "PATH_INFO=/a b", "SERVER_NAME=127.0.0.1",
-			"SERVER_PROTOCOL=HTTP/1.0", "SERVER_SOFTWARE=" + software, "CONTENT_LENGTH=3", "HTTP_X_A=1",
-			"PATH_TRANSLATED=" + dir + "/a b", "cwd " + dir, "abc", "REQUEST_URI=/cgi/env/a%20b?q", "REMOTE_HOST=127.0.0.1"} {
-			if !slices.Contains(lines, want) {
-				t.Errorf("no %q", want)
-			}
-		}
-		for _, secret := range []string{"Basic x", "hidden", "HTTP_PROXY", "X_Y=u", "CONTENT_TYPE"} {
-			if strings.Contains(reply, secret) {
-				t.Errorf("%q is in %q", secret, reply)
-			}
-		}
-	})
-	t.Run("X09 a program that does not read", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": host}, hello))
-		big := strings.Replace(post(strings.Repeat("x", 1<<20), "Content-Length: 1048576"), " / ", " /cgi/deaf ", 1)
-		if reply := ask(t, s.addr, big); !strings.HasSuffix(reply, "hi") {
-			t.Errorf("got %q", reply)
-		}
-	})
-	for _, name := range []string{"brood", "broody"} {
-		t.Run("X12 what a program leaves running is ended: "+name, func(t *testing.T) {
-			if runtime.GOOS != "linux" {
-				skip(t, "looks for processes in /proc")
-			}
-			ask(t, start(t, host).addr, "GET /"+name+" HTTP/1.0\r\n\r\n")
-			text := string(must(os.ReadFile(filepath.Join(dir, name+".pid")))(t))
-			pid := must(strconv.Atoi(strings.TrimSpace(text)))(t)
-			eventually(t, "the end of "+text, func() bool { return !alive(pid) })
-		})
-	}
-	for name, signals := range map[string][]syscall.Signal{"after the time for it": {syscall.SIGTERM},
-		"at the second signal": {syscall.SIGTERM, syscall.SIGHUP}} {
-		t.Run("X12 the server ends, and its programs with it, "+name, func(t *testing.T) {
-			if runtime.GOOS != "linux" {
-				skip(t, "looks for processes in /proc")
-			}
-			t.Parallel()
-			if len(signals) == 1 {
-				long(t) // five seconds
-			}
-			pidFile := filepath.Join(t.TempDir(), "pid")
-			script := writeScript(t, t.TempDir(), "endless", "echo $$ > "+pidFile+".new; mv "+pidFile+".new "+pidFile+"; sleep 1000")
-			program, addr, log := startProgram(t, "-app", "cgi", "-script", script, "-timeout", "1h")
-			c := dial(t, addr)
-			io.WriteString(c, get())
-			var text []byte
-			eventually(t, "the program", func() bool {
-				text, _ = os.ReadFile(pidFile)
-				return len(text) > 0
-			})
-			for _, each := range signals {
-				program.Process.Signal(each)
-				time.Sleep(100 * time.Millisecond) // or the two could become one
-			}
-			program.Wait() // how it ends is for other tests
-			pid := must(strconv.Atoi(strings.TrimSpace(string(text))))(t)
-			eventually(t, "its end", func() bool { return !alive(pid) })
-			if len(signals) == 1 && !strings.Contains(log.String(), `"GET / HTTP/1.0" 502`) {
-				t.Errorf("the log is %q", log)
-			}
-		})
-	}
-	t.Run("X12 a gateway is ended, and its program with it", func(t *testing.T) {
-		if runtime.GOOS != "linux" {
-			skip(t, "looks for processes in /proc")
-		}
-		gateway := exec.Command(os.Args[0], "-cgi", "-app", "cgi", "-script", filepath.Join(dir, "broody"))
-		gateway.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "REQUEST_METHOD=GET")
-		if err := os.RemoveAll(filepath.Join(dir, "broody.pid")); err != nil {
-			t.Fatal(err)
-		}
-		if err := gateway.Start(); err != nil {
-			t.Fatal(err)
-		}
-		pid := 0
-		eventually(t, "the program", func() bool {
-			text, _ := os.ReadFile(filepath.Join(dir, "broody.pid"))
-			pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-			return pid > 0
-		})
-		gateway.Process.Signal(syscall.SIGTERM)
-		if err := gateway.Wait(); err != nil {
-			t.Errorf("the gateway ended with %v", err)
-		}
-		eventually(t, "its end", func() bool { return !alive(pid) })
-	})
-	t.Run("X03 what a host's own environment does not pass on", func(t *testing.T) {
-		environ := Environ{"HTTP_PROXY": "evil", "HTTP_A": "1", "SECRET": "s", "PATH": "/no", "SCRIPT_FILENAME": "/no",
-			"PATH_TRANSLATED": "/no", "REMOTE_USER": "u", "wsgi.input": "x", "PATH_INFO": "/x"}
-		got := cgiVariables("/dir/p", environ)
-		slices.Sort(got)
-		want := []string{"HTTP_A=1", "PATH=" + os.Getenv("PATH"), "PATH_INFO=/x", "PATH_TRANSLATED=" + filepath.FromSlash("/dir/x"),
-			"REMOTE_HOST=", "REMOTE_USER=u", "SCRIPT_FILENAME=/dir/p"}
-		if !slices.Equal(got, want) {
-			t.Errorf("got %q", got)
+			io.WriteString(c, rest)
+			must(io.ReadAll(c))(t)
 		}
 	})
 	t.Run("X01 more than the system can pass to a program", func(t *testing.T) {
-		if runtime.GOOS != "linux" {
-			t.Skip("the limit of 128 KiB for a variable is Linux's")
-		}
+		only(t, "the limit of 128 KiB for a variable is Linux's", "linux")
 		long := "X-A: " + strings.Repeat("a", 60000)
-		(row{want: "431"}).check(t, ask(t, start(t, newCGI(filepath.Join(dir, "lf"), time.Minute, 1)).addr, get(long, long, long)))
+		replies(t, start(t, newCGI(script(t, "hi"), time.Minute, 1)).addr, get(long, long, long), " 431 ")
 	})
-	t.Run("X12 a silent program is ended when its time is over, not when its answer is closed", func(t *testing.T) {
-		h := &cgiHost{timeout: 100 * time.Millisecond, slots: make(chan bool, 1)}
-		h.slots <- true
-		p := must(h.start(filepath.Join(dir, "hang"), Environ{"wsgi.errors": io.Discard}))(t)
-		defer p.end(0)
-		if _, err := p.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("Read says %v", err)
-		}
-		wait(t, "its end", p.ended)
-	})
-	t.Run("X12 a head that comes a byte at a time", func(t *testing.T) {
+	slow := script(t, "hi; for i in 1 2 3; do sleep 0.2; echo $i; done")
+	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		t.Parallel()
-		drips := writeScript(t, t.TempDir(), "drips", `printf 'X: '; while sleep 0.1; do printf x; done`)
-		s := start(t, newCGI(drips, 500*time.Millisecond, 0))
-		(row{chapter: "ch11", want: "504"}).check(t, ask(t, s.addr, get()))
-		if s.stop(); !strings.Contains(s.errors.String(), "waited 500ms") {
-			t.Errorf("the log is %q", s.errors)
-		}
+		_, _, page := callApplication(func(environ Environ, startResponse StartResponse) Body {
+			body := newCGI(slow, 500*time.Millisecond, 0)(environ, startResponse)
+			return Stream(func(yield func([]byte) bool) {
+				defer body.(io.Closer).Close()
+				for block := range body.All() {
+					time.Sleep(400 * time.Millisecond) // with its 200, longer than it may be silent
+					yield(block)
+				}
+			})
+		}, Environ{})
+		holds(t, string(page), "^hi1\n2\n3\n$")
 	})
-	t.Run("X12 a process that has left the group", func(t *testing.T) {
-		if _, err := exec.LookPath("setsid"); err != nil {
-			skip(t, "needs setsid")
+	t.Run("X12 one program at a time", func(t *testing.T) {
+		file := script(t, "echo x >&2; "+waits+`[ $QUERY_STRING ] && hi || printf 'Location: /cgi?x\n\n'`)
+		host := newCGI(file, time.Minute, 1)
+		s := start(t, mount(map[string]Application{"/cgi": host}, hello))
+		for range 2 { // a body that does not arrive whole keeps no place
+			cut := row{how: "then end", send: "POST /cgi HTTP/1.0\r\nContent-Length: 3\r\n\r\na"}
+			holds(t, exchangeWith(t, s.addr, cut, 1<<10), " 400 ")
 		}
-		t.Parallel()
-		pid := filepath.Join(t.TempDir(), "pid")
-		leaves := writeScript(t, t.TempDir(), "leaves", `setsid sh -c 'echo $$ > `+pid+`; while sleep 0.1; do echo x; done' 2>/dev/null &
-while [ ! -s `+pid+` ]; do sleep 0.01; done; printf 'Content-Type: text/plain\n\nhi'`)
-		s := start(t, newCGI(leaves, 500*time.Millisecond, 0))
-		c := dial(t, s.addr)
-		io.WriteString(c, get())
-		answer, err := io.ReadAll(c) // has an end, and a client learns that it is not whole
-		reply := string(answer)
-		if err == nil {
-			t.Error("the answer seems to be whole")
-		}
-		syscallKill(must(strconv.Atoi(strings.TrimSpace(string(must(os.ReadFile(pid))(t)))))(t))
-		if s.stop(); !strings.Contains(reply, "\r\n\r\nhi") || !strings.Contains(s.errors.String(), "the answer broke off") {
-			t.Errorf("got %q, the log is %q", reply, s.errors)
-		}
+		first := make(chan string)
+		go func() { first <- ask(t, s.addr, getPath("/cgi")) }()
+		eventually(t, "the program", func() bool { return strings.Contains(s.errors.String(), "x\n") })
+		unread := readerFunc(func([]byte) (int, error) { t.Error("the body is read"); return 0, io.EOF })
+		status, headers, _ := callApplication(host, Environ{"CONTENT_LENGTH": "3", "wsgi.input": unread})
+		holds(t, fmt.Sprint(status, headers), "503 |{Retry-After 1}")
+		writeFile(t, file+".pid", "")
+		holds(t, wait(t, "the first answer", first), "\r\n\r\nhi$") // its place was free for the second
+		replies(t, s.addr, getPath("/cgi"), "\r\n\r\nhi$")
 	})
-	t.Run("X12 no body is read for a program that cannot run", func(t *testing.T) {
-		h := &cgiHost{script: filepath.Join(dir, "lf"), timeout: time.Second, slots: make(chan bool)} // no slot is free
-		status, _, _ := callApplication(h.app, Environ{"CONTENT_LENGTH": "3", "wsgi.input": readerFunc(func([]byte) (int, error) {
-			t.Error("the body is read")
-			return 0, io.EOF
-		})})
-		if status != "503 Service Unavailable" {
-			t.Errorf("got %s", status)
-		}
-	})
-	t.Run("X12 a body that does not arrive whole keeps no slot", func(t *testing.T) {
-		s := start(t, newCGI(filepath.Join(dir, "lf"), time.Second, 1))
-		for range 2 {
-			reply := exchangeWith(t, s.addr, row{how: "then end", send: post("a", "Content-Length: 3")}, 1<<10)
-			(row{chapter: "ch11", want: "400"}).check(t, reply)
-		}
-		if reply := ask(t, s.addr, get()); !strings.HasPrefix(reply, ok200) {
-			t.Errorf("got %q", reply)
-		}
-	})
-	for name, c := range map[string]struct{ text, status, hint string }{
-		"X08 line ends of Windows":       {"#!/bin/sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
-		"X08 the same, with env":         {"#!/usr/bin/env sh\r\necho hi\r\n", "502", `ends in \r\n: save it`},
-		"X08 no interpreter":             {"echo hi\n", "502", "does not name an interpreter, like #!/bin/sh"},
-		"X08 an interpreter that is not": {"#!/bin/nosuch\necho hi\n", "502", "does not exist: \"#!/bin/nosuch\""},
-		"X08 an HTTP status line":        {"#!/bin/sh\nprintf 'HTTP/1.0 200 OK\\n\\nhi'\n", "502", "print Status: 200 OK instead of"},
-		"X08 output before the head":     {"#!/bin/sh\necho hi\n", "502", "print a head, like Content-Type: text/plain, then an empty"},
-		"X08 no empty line":              {"#!/bin/sh\nprintf 'Content-Type: text/html\\n<p>\\n'\n", "502", "then an empty line"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if runtime.GOOS == "windows" {
-				skip(t, "the scripts are for a Unix shell")
+	for _, name := range []string{"a gateway", "a server, at the second signal", "a server, in time"} {
+		file := script(t, "echo $$ > $0.new; mv $0.new $0.pid; sleep 1000")
+		t.Run("X12 ends, and its programs with it: "+name, func(t *testing.T) {
+			only(t, "looks for processes in /proc", "linux")
+			t.Parallel()
+			if name == "a server, in time" {
+				long(t) // five seconds
 			}
-			file := filepath.Join(t.TempDir(), "program")
-			if err := os.WriteFile(file, []byte(c.text), 0o700); err != nil {
-				t.Fatal(err)
+			program := rawsgi("-addr", "127.0.0.1:0", "-app", "cgi", "-script", file, "-timeout", "1h")
+			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET")
+			addr, log := "", &lockedBuffer{}
+			if name == "a gateway" {
+				noError(t, program.Start())
+			} else {
+				_, addr, log = startCommand(t, program)
+				io.WriteString(dial(t, addr), get())
 			}
-			s := start(t, newCGI(file, 10*time.Second, 0))
-			(row{chapter: "ch11", want: c.status}).check(t, ask(t, s.addr, get()))
-			if s.stop(); !strings.Contains(s.errors.String(), "hint for "+file+": ") || !strings.Contains(s.errors.String(), c.hint) {
-				t.Errorf("the log is %q", s.errors)
+			pid := pidIn(t, file+".pid")
+			program.Process.Signal(syscall.SIGTERM)
+			if name == "a server, at the second signal" {
+				eventually(t, "a refused connection", func() bool { return !listens(addr) })
+				program.Process.Signal(syscall.SIGHUP)
+			} else if name == "a server, in time" {
+				eventually(t, "its log", func() bool { return strings.Contains(log.String(), `0" 502`) })
 			}
+			ended(t, program) // how it ends is for other tests
+			eventually(t, "its end", func() bool { return !alive(pid) })
 		})
 	}
-	t.Run("X12 programs that run at once", func(t *testing.T) {
-		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 1)}, hello))
-		writeScript(t, dir, "gate", `touch $0.runs; while [ ! -e $0.open ]; do sleep 0.05; done; printf 'Content-Type: text/plain\n\nhi'`)
-		first := make(chan string)
-		go func() { first <- ask(t, s.addr, "GET /cgi/gate HTTP/1.0\r\n\r\n") }()
-		eventually(t, "the program", func() bool {
-			_, err := os.Stat(filepath.Join(dir, "gate.runs"))
-			return err == nil
-		})
-		if reply := ask(t, s.addr, "GET /cgi/lf HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 503 ") ||
-			!strings.Contains(reply, "\r\nRetry-After: 1\r\n") {
-			t.Errorf("got %q", reply)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "gate.open"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if reply := wait(t, "the first answer", first); !strings.HasPrefix(reply, ok200) {
-			t.Errorf("got %q", reply)
-		}
-		writeScript(t, dir, "again", `printf 'Location: /cgi/lf\n\n'`)
-		for range 3 { // each place is given back, before a local redirect too
-			if reply := ask(t, s.addr, "GET /cgi/again HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, ok200) {
-				t.Errorf("got %q", reply)
-			}
-		}
-		eventually(t, "the end of all programs", func() bool {
-			n := 0
-			programs.Range(func(any, any) bool { n++; return true })
-			return n == 0
-		})
-	})
-	t.Run("X12 the client leaves", func(t *testing.T) {
-		s := start(t, newCGI(filepath.Join(dir, "hang"), time.Hour, 0))
-		c := dial(t, s.addr)
-		io.WriteString(c, get())
-		eventually(t, "the program", func() bool { return len(children(t)) > 0 })
-		s.Shutdown(time.Millisecond) // cuts the connection; the program is silent
-		for _, pid := range children(t) {
-			if p, err := os.FindProcess(pid); err == nil {
-				p.Kill() // it would be silent for an hour
-			}
-		}
-	})
 }
 
-// children returns the process numbers of our children, where the system tells (Linux).
-func children(t *testing.T) (pids []int) {
-	files, _ := filepath.Glob("/proc/self/task/*/children")
+// pidIn waits until a file has the number of a process.
+func pidIn(t testing.TB, file string) (pid int) {
+	t.Helper()
+	eventually(t, file, func() bool {
+		text, _ := os.ReadFile(file) // it may not be there yet
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		return pid > 0
+	})
+	return pid
+}
+
+// children returns the numbers of a process's children, where the system tells (Linux).
+func children(t testing.TB, process any) (pids []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%v/task/*/children", process))
 	for _, file := range files {
 		text, _ := os.ReadFile(file) // a thread may have ended
 		for _, pid := range strings.Fields(string(text)) {
@@ -3845,10 +3564,25 @@ func children(t *testing.T) (pids []int) {
 	return pids
 }
 
+// alive reports whether a process is running. A zombie is not.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+// tell sends a signal to a process, or to its group if the number is negative.
+func tell(pid int, signal os.Signal) {
+	if p, err := os.FindProcess(pid); err == nil {
+		p.Signal(signal) // fails if it has ended
+		p.Release()      // it may hold a descriptor
+	}
+}
+
 // startProgram runs the program as a user does, and returns the address that it prints.
 func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
-	return startCommand(t, exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...))
+	return startCommand(t, rawsgi(append([]string{"-addr", "127.0.0.1:0"}, args...)...))
 }
 
 // startCommand starts a command that runs our source, or nearly so, on a free port.
@@ -3858,15 +3592,12 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 	log := &lockedBuffer{}
 	program.Stderr = log
 	stdout := must(program.StdoutPipe())(t)
-	if err := program.Start(); err != nil {
-		t.Fatal(err)
-	}
+	noError(t, program.Start())
 	t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-	silent := time.AfterFunc(20*time.Second, func() { program.Process.Kill() })
-	defer silent.Stop()
+	defer time.AfterFunc(20*time.Second, func() { program.Process.Kill() }).Stop()
 	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
-	match := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`).
-		FindStringSubmatch(banner)
+	address := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`)
+	match := address.FindStringSubmatch(banner)
 	if match == nil {
 		t.Fatalf("the banner is %q", banner)
 	}
@@ -3894,249 +3625,133 @@ func socketPath(t testing.TB) string {
 	return path
 }
 
-// alive reports whether a process is running. A zombie is not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, state, _ := strings.Cut(string(stat), ") ")
-	return err == nil && !strings.HasPrefix(state, "Z")
-}
-
-// workersOf returns the process numbers of a program's children.
-func workersOf(t *testing.T, program *exec.Cmd) (pids []int) {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", program.Process.Pid))
-	for _, file := range files {
-		text, _ := os.ReadFile(file) // a thread may have ended
-		for _, pid := range strings.Fields(string(text)) {
-			pids = append(pids, must(strconv.Atoi(pid))(t))
+// startPrefork starts the program with two workers, and waits until they are themselves.
+func startPrefork(t *testing.T, program *exec.Cmd) (addr string, log *lockedBuffer, workers []int) {
+	t.Helper()
+	only(t, "looks for processes in /proc", "linux")
+	program.Args = append(program.Args, "-addr", "127.0.0.1:0", "-mode", "prefork")
+	_, addr, log = startCommand(t, program)
+	eventually(t, "two workers", func() bool {
+		workers = children(t, program.Process.Pid)
+		for _, pid := range workers { // what has only been forked is still its parent
+			environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+			if !bytes.Contains(environment, []byte(workerVariable+"=1")) {
+				return false
+			}
 		}
-	}
-	return pids
+		return len(workers) == 2
+	})
+	return addr, log, workers
 }
 
 func TestPrefork(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		skip(t, "looks for processes in /proc")
-	}
-	two := func(t *testing.T, program *exec.Cmd) []int {
-		eventually(t, "two workers", func() bool {
-			pids := workersOf(t, program)
-			for _, pid := range pids { // what has only been forked is still its parent
-				environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-				if !bytes.Contains(environment, []byte(workerVariable+"=1")) {
-					return false
-				}
-			}
-			return len(pids) == 2
-		})
-		return workersOf(t, program)
-	}
 	t.Run("E18 several processes answer", func(t *testing.T) {
-		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "environ")
-		pids := two(t, program)
-		answered := regexp.MustCompile(`(?m)^\[(\d+)\] 127`)
+		program := rawsgi("-app", "environ")
+		addr, log, workers := startPrefork(t, program)
 		eventually(t, "an answer of each", func() bool {
-			together(8, func() {
-				if reply := ask(t, addr, get()); !strings.Contains(reply, "\nwsgi.multiprocess: true\n") {
-					t.Errorf("got %q", reply)
-				}
-			})
-			seen := map[string]bool{}
-			for _, match := range answered.FindAllStringSubmatch(log.String(), -1) {
-				seen[match[1]] = true
-			}
-			return seen[strconv.Itoa(pids[0])] && seen[strconv.Itoa(pids[1])]
+			together(8, func() { replies(t, addr, get(), "\nwsgi.multiprocess: true\n") })
+			return strings.Contains(log.String(), fmt.Sprintf("[%d] 127", workers[0])) &&
+				strings.Contains(log.String(), fmt.Sprintf("[%d] 127", workers[1]))
 		})
 		program.Process.Signal(syscall.SIGTERM)
-		if err := ended(t, program); err != nil {
-			t.Errorf("the program ended with %v: %s", err, log)
-		}
-		if alive(pids[0]) || alive(pids[1]) {
-			t.Error("a worker has survived")
-		}
-	})
-	t.Run("a worker killed under load", func(t *testing.T) {
-		t.Parallel() // mostly waits until a worker may be started again
-		program, addr, log := startProgram(t, "-mode", "prefork", "-app", "hello")
-		pids := two(t, program)
-		var whole, cut, refused atomic.Int32
-		go syscallKill(pids[0])
-		together(20, func() {
-			for range 50 {
-				c, err := net.Dial("tcp", addr)
-				if err != nil {
-					refused.Add(1)
-					continue
-				}
-				io.WriteString(c, get())
-				reply, _ := io.ReadAll(c) // a reset if its worker was killed
-				c.Close()
-				if bytes.HasSuffix(reply, []byte("World!\n")) {
-					whole.Add(1)
-				} else {
-					cut.Add(1)
-				}
-			}
-		})
-		// Only what the killed worker had accepted may be lost: at most one for each client.
-		if refused.Load() > 0 || cut.Load() > 20 || whole.Load() < 980 {
-			t.Errorf("%d whole, %d cut, %d refused", whole.Load(), cut.Load(), refused.Load())
-		}
-		eventually(t, "another worker", func() bool {
-			now := workersOf(t, program)
-			return len(now) == 2 && !slices.Contains(now, pids[0])
-		})
-		eventually(t, "its line in the log", func() bool {
-			return strings.Contains(log.String(), "a worker has ended (signal: killed), starting another")
-		})
-		program.Process.Signal(os.Interrupt)
-		ended(t, program) // how it ends is for the case above
-		// What a worker has logged, it has answered.
-		if lines := strings.Count(log.String(), "] 127.0.0.1 - - ["); lines > int(whole.Load()) {
-			t.Errorf("%d answers, of %d that were sent", whole.Load(), lines)
+		if err := ended(t, program); err != nil || alive(workers[0]) || alive(workers[1]) {
+			t.Errorf("the program ended with %v, or a worker has survived: %s", err, log)
 		}
 	})
 	t.Run("a worker that cannot be started again", func(t *testing.T) {
-		t.Parallel()
+		t.Parallel() // waits until it may be
 		path := filepath.Join(t.TempDir(), "rawsgi")
-		if err := os.Link(os.Args[0], path); err != nil {
-			content := must(os.ReadFile(os.Args[0]))(t) // another file system
-			if err := os.WriteFile(path, content, 0o700); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.Link(os.Args[0], path); err != nil { // another file system
+			noError(t, os.WriteFile(path, must(os.ReadFile(os.Args[0]))(t), 0o700))
 		}
-		program, addr, log := startCommand(t, exec.Command(path, "-addr", "127.0.0.1:0", "-mode", "prefork", "-app", "hello"))
-		pids := two(t, program)
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		syscallKill(pids[0])
+		program := exec.Command(path, "-app", "hello")
+		addr, log, workers := startPrefork(t, program)
+		noError(t, os.Remove(path))
+		tell(workers[0], os.Kill)
 		eventually(t, "a failure", func() bool { return strings.Contains(log.String(), "no such file") })
-		if reply := ask(t, addr, get()); !strings.HasSuffix(reply, "World!\n") {
-			t.Errorf("got %q", reply)
-		}
+		replies(t, addr, get(), "World!\n$")
 		program.Process.Signal(syscall.SIGTERM)
 		ended(t, program) // how it ends is for others
 	})
-	for stage, begun := range map[string]string{"idle": "", "in the head": "POST / HT", "in the body": post("ab", "Content-Length: 3"),
-		"in the answer": post(strings.Repeat("x", 100), "Content-Length: 101")} {
-		t.Run("a worker killed while its clients are "+stage, func(t *testing.T) {
-			program, addr, log := startProgram(t, "-mode", "prefork", "-app", "echo")
-			pids := two(t, program)
-			var clients []*net.TCPConn
-			for range 20 {
-				c := dial(t, addr)
-				io.WriteString(c, begun)
-				clients = append(clients, c)
-				if stage == "in the answer" {
-					must(io.ReadFull(c, make([]byte, 1)))(t)
-				}
-			}
-			syscallKill(pids[0])
-			eventually(t, "its end", func() bool { return !alive(pids[0]) })
-			whole, want := post("abc", "Content-Length: 3"), "abc"
-			if stage == "in the answer" {
-				whole, want = begun+"x", strings.Repeat("x", 101)
-			}
-			answered := 0
-			for _, c := range clients {
-				io.WriteString(c, strings.TrimPrefix(whole, begun)) // fails if its worker is dead
-				if reply, err := io.ReadAll(c); err == nil && bytes.HasSuffix(reply, []byte(want)) {
-					answered++
-				}
-				c.Close()
-			}
+	for signals := 1; signals <= 2; signals++ {
+		t.Run(fmt.Sprint("a signal lets requests end, a second does not: ", signals), func(t *testing.T) {
+			program := rawsgi("-app", "echo", "-quiet", "-timeout", "1h")
+			addr, _, workers := startPrefork(t, program)
+			busy := dial(t, addr)
+			io.WriteString(busy, post("abc", "Content-Length: 6"))
+			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+			begin := time.Now()
 			program.Process.Signal(syscall.SIGTERM)
-			ended(t, program) // how it ends is for the first case
-			// Of the one that lives, each client has its answer.
-			if lines := strings.Count(log.String(), `"POST / HTTP/1.0" 200`); answered != lines {
-				t.Errorf("%d answers, of %d that were sent", answered, lines)
+			eventually(t, "a refused connection", func() bool { return !listens(addr) })
+			if signals == 2 {
+				program.Process.Signal(syscall.SIGTERM)
+			} else {
+				io.WriteString(busy, "def")
+				holds(t, string(must(io.ReadAll(busy))(t)), "abcdef$")
+				busy.Close() // or the server would wait for it
+			}
+			if err := ended(t, program); err != nil || time.Since(begin) > grace-time.Second {
+				t.Errorf("it ended with %v, after %v", err, time.Since(begin))
+			}
+			for _, worker := range workers {
+				eventually(t, "the end of a worker", func() bool { return !alive(worker) })
 			}
 		})
 	}
-	t.Run("the second signal does not wait", func(t *testing.T) {
-		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet", "-timeout", "1h")
-		pids := two(t, program)
-		busy := dial(t, addr)
-		io.WriteString(busy, post("abc", "Content-Length: 6"))
-		must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+	t.Run("a worker that hangs does not keep its parent", func(t *testing.T) {
+		t.Parallel()
+		long(t) // five seconds
+		program := rawsgi("-app", "hello", "-quiet")
+		_, _, workers := startPrefork(t, program)
+		must(exec.Command("kill", "-STOP", strconv.Itoa(workers[0])).Output())(t)
+		begin := time.Now()
 		program.Process.Signal(syscall.SIGTERM)
-		eventually(t, "the end of the idle worker", func() bool { return !alive(pids[0]) || !alive(pids[1]) })
-		program.Process.Signal(syscall.SIGTERM)
-		if err := ended(t, program); err != nil {
-			t.Errorf("it ended with %v", err)
-		}
-		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
-	})
-	t.Run("no worker survives a killed parent", func(t *testing.T) {
-		program, _, _ := startProgram(t, "-mode", "prefork")
-		pids := two(t, program)
-		program.Process.Kill()
-		ended(t, program) // it was killed
-		eventually(t, "the end of the workers", func() bool { return !alive(pids[0]) && !alive(pids[1]) })
-	})
-	t.Run("SIGTERM lets requests end", func(t *testing.T) {
-		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "echo", "-quiet")
-		two(t, program)
-		busy := dial(t, addr)
-		io.WriteString(busy, post("abc", "Content-Length: 6"))
-		must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-		program.Process.Signal(syscall.SIGTERM)
-		eventually(t, "a refused connection", func() bool {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				c.Close()
-			}
-			return err != nil
-		})
-		io.WriteString(busy, "def")
-		if reply := must(io.ReadAll(busy))(t); !strings.HasSuffix(string(reply), "abcdef") {
-			t.Errorf("got %q", reply)
-		}
-		busy.Close() // or the server would wait for it
-		if err := ended(t, program); err != nil {
-			t.Errorf("the program ended with %v", err)
+		err := ended(t, program)
+		if took := time.Since(begin); err != nil || took > grace+time.Second || alive(workers[0]) {
+			t.Errorf("it ended with %v after %v, or the worker is left behind", err, took)
 		}
 	})
 }
 
-// syscallKill kills a process as kill -9 does.
-func syscallKill(pid int) {
-	if p, err := os.FindProcess(pid); err == nil {
-		p.Kill()    // fails if it has ended
-		p.Release() // it may hold a descriptor
-	}
-}
-
-// TestEarlySignal shows that a signal right after the banner ends a server properly, and that
-// the file of a Unix socket is removed.
+// TestEarlySignal shows that a server ends at once and properly, at any moment after its banner:
+// its workers have ended, also when it was killed, and its port or the file of its socket is free.
 func TestEarlySignal(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "signals are for Unix")
+	only(t, "signals are for Unix")
+	times := 6
+	if *all {
+		times = 50
 	}
-	times := 50
-	if !*all {
-		times = 8
-	}
-	for _, mode := range []string{"concurrent", "serial", "prefork"} {
+	for _, mode := range []string{"concurrent", "serial", "prefork", "prefork -workers 8"} {
 		for _, addr := range []string{"127.0.0.1:0", "unix:" + socketPath(t)} {
 			t.Run(mode+" "+addr[:5], func(t *testing.T) {
-				for range times {
-					program := exec.Command(os.Args[0], "-addr", addr, "-mode", mode)
-					program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
+				t.Parallel()
+				for i := range times {
+					program := rawsgi(append([]string{"-addr", addr, "-mode"}, strings.Fields(mode)...)...)
+					banner := make([]byte, 200)
 					stdout := must(program.StdoutPipe())(t)
-					if err := program.Start(); err != nil {
-						t.Fatal(err)
-					}
+					noError(t, program.Start())
 					t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-					must(stdout.Read(make([]byte, 100)))(t)
-					program.Process.Signal(syscall.SIGTERM)
-					if err := ended(t, program); err != nil {
-						t.Fatalf("the program ended with %v", err)
+					n := must(stdout.Read(banner))(t)
+					time.Sleep(time.Duration(i*15%100) * time.Millisecond) // any moment of their start
+					workers, begin := children(t, program.Process.Pid), time.Now()
+					signal := os.Signal(syscall.SIGTERM)
+					if i%2 == 1 && strings.HasPrefix(mode, "prefork") {
+						signal = os.Kill
 					}
-					if file, ok := strings.CutPrefix(addr, "unix:"); ok {
-						if _, err := os.Lstat(file); err == nil {
-							t.Fatal("the socket is left behind")
-						}
+					program.Process.Signal(signal)
+					if err := ended(t, program); err != nil && signal != os.Kill {
+						t.Errorf("the program ended with %v", err)
+					}
+					for _, worker := range workers {
+						eventually(t, "the end of a worker", func() bool { return !alive(worker) })
+					}
+					if took := time.Since(begin); took > 2*time.Second {
+						t.Errorf("it took %v to stop", took)
+					}
+					if file, ok := strings.CutPrefix(addr, "unix:"); !ok {
+						must(listen(regexp.MustCompile(`[\d.]+:\d+`).FindString(string(banner[:n]))))(t).Close()
+					} else if _, err := os.Lstat(file); err == nil && signal != os.Kill {
+						t.Error("the socket is left behind")
 					}
 				}
 			})
@@ -4150,217 +3765,134 @@ var inherited *os.File
 // TestInheritedSocket shows that the socket still does not block when a program has been
 // started with it: an Accept ends at its deadline.
 func TestInheritedSocket(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "-mode prefork needs Unix")
-	}
+	only(t, "-mode prefork needs Unix")
 	l := must(listen("127.0.0.1:0"))(t)
 	defer l.Close()
-	inherited = must(inheritable(l))(t)
-	program := exec.Command(os.Args[0], "-list")
-	program.Env, program.ExtraFiles = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), []*os.File{inherited}
+	inherited = inheritable(l)
+	program := rawsgi("-list")
+	program.ExtraFiles = []*os.File{inherited}
 	must(program.Output())(t)
 	l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Millisecond))
-	accepted := make(chan error, 1)
-	go func() { _, err := l.Accept(); accepted <- err }()
-	select {
-	case err := <-accepted:
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Error(err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("Accept blocks")
-		dial(t, l.Addr().String()) // ends it
-	}
-}
-
-// TestIdleWorkers shows that workers that wait for connections stop at once, at the signal
-// and at the end of their parent.
-func TestIdleWorkers(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		skip(t, "looks for processes in /proc")
-	}
-	for _, n := range []int{4, 8} {
-		for i := range 20 {
-			program, addr, _ := startProgram(t, "-mode", "prefork", "-workers", strconv.Itoa(n))
-			time.Sleep(time.Duration(i) * 5 * time.Millisecond) // any moment of their start
-			workers, begin := workersOf(t, program), time.Now()
-			if i%2 == 0 {
-				program.Process.Signal(syscall.SIGTERM)
-			} else {
-				program.Process.Kill()
-			}
-			if err := ended(t, program); err != nil && i%2 == 0 {
-				t.Errorf("the program ended with %v", err)
-			}
-			for _, worker := range workers {
-				eventually(t, "the end of a worker", func() bool { return !alive(worker) })
-			}
-			if took := time.Since(begin); took > 2*time.Second {
-				t.Errorf("%d workers took %v to stop", n, took)
-			}
-			must(listen(addr))(t).Close()
-		}
+	blocked := time.AfterFunc(5*time.Second, func() { listens(l.Addr().String()) }) // ends an Accept
+	defer blocked.Stop()
+	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Accept says %v", err)
 	}
 }
 
 // TestOutputErrors shows what happens when standard output is full, or its reader has gone.
 func TestOutputErrors(t *testing.T) {
-	if _, err := os.Stat("/dev/full"); err != nil || runtime.GOOS == "windows" {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
 		skip(t, "needs /dev/full")
 	}
-	served := start(t, endless(make(chan bool, 10)))
-	run := func(stdout *os.File, args ...string) (string, error) {
-		program := exec.Command(os.Args[0], args...)
-		var stderr bytes.Buffer
-		program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
-		program.Stdout, program.Stderr = stdout, &stderr
-		if err := program.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-		stdout.Close()
-		err := ended(t, program)
-		return stderr.String(), err
-	}
-	send := []string{"send", served.addr, get()}
-	for _, args := range [][]string{send, {"-list"}, {"-help"}, {"call", "/"}} {
-		full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
-		stderr, err := run(full, args...)
-		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 ||
-			!strings.Contains(stderr, "no space left") {
-			t.Errorf("%q >/dev/full: %v, %q", args, err, stderr)
-		}
-	}
-	full := must(os.OpenFile("/dev/full", os.O_WRONLY, 0))(t)
-	if stderr, err := run(full, "-addr", "127.0.0.1:99999"); strings.Contains(stderr, "no space") {
-		t.Errorf("a server needs its output: %v, %q", err, stderr)
-	}
-	read, write, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	read.Close()
-	if _, err := run(write, send...); err == nil {
-		t.Error("send ended as if somebody had read its output")
-	}
-}
-
-// TestStoppedWorker shows that a worker that hangs does not keep its parent.
-func TestStoppedWorker(t *testing.T) {
-	long(t)
-	if runtime.GOOS == "windows" {
-		skip(t, "-mode prefork needs Unix")
-	}
-	program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "hello", "-quiet")
-	ask(t, addr, get())
-	worker := workersOf(t, program)[0]
-	must(exec.Command("kill", "-STOP", strconv.Itoa(worker)).Output())(t)
-	begin := time.Now()
-	program.Process.Signal(syscall.SIGTERM)
-	if err := ended(t, program); err != nil {
-		t.Errorf("the program ended with %v", err)
-	}
-	if took := time.Since(begin); took > grace+time.Second {
-		t.Errorf("that took %v", took)
-	}
-	if alive(worker) {
-		t.Error("the worker is left behind")
-	}
-}
-
-// TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets
-// SIGTERM. Whoever could connect gets a whole answer. (T06)
-func TestNothingLost(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "Windows has no SIGTERM")
-	}
+	defer full.Close()
+	read, nobody, err := os.Pipe()
+	noError(t, err, read.Close())
+	defer nobody.Close()
+	send := []string{"send", start(t, endless(make(chan bool, 10))).addr, get()}
 	for _, c := range []struct {
-		name   string
+		stdout *os.File
 		args   []string
-		signal func(t *testing.T, program *exec.Cmd)
+		want   string // of its exit status and standard error
 	}{
-		{"the server", nil, func(t *testing.T, program *exec.Cmd) {
-			program.Process.Signal(syscall.SIGTERM)
-		}},
-		{"the parent of workers", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
-			program.Process.Signal(syscall.SIGTERM)
-		}},
-		{"all processes at once", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
-			group := must(os.FindProcess(-program.Process.Pid))(t) // as systemd stops a service
-			group.Signal(syscall.SIGTERM)
-			group.Release()
-		}},
-		{"one worker", []string{"-mode", "prefork"}, func(t *testing.T, program *exec.Cmd) {
-			worker := must(os.FindProcess(workersOf(t, program)[0]))(t)
-			worker.Signal(syscall.SIGTERM)
-			worker.Release()
-		}},
+		{full, send, "^1 |no space left"}, {full, []string{"-list"}, "^1 |no space left"},
+		{full, []string{"-help"}, "^1 |no space left"},
+		{full, []string{"call", "/"}, "^1 |no space left"},
+		{full, []string{"-addr", "127.0.0.1:99999"}, "!^0|!no space"}, // a server needs no output
+		{nobody, send, "!^0"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			command := exec.Command(os.Args[0], append(c.args, "-addr", "127.0.0.1:0", "-app", "hello", "-quiet")...)
+		var stderr lockedBuffer
+		program := rawsgi(c.args...)
+		program.Stdout, program.Stderr = c.stdout, &stderr
+		noError(t, program.Start())
+		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+		ended(t, program)                            // its status is compared below
+		holds(t, fmt.Sprint(program.ProcessState.ExitCode(), " ", &stderr), c.want)
+	}
+}
+
+// TestNothingLost: 32 clients ask in a loop while the server, or one of its workers, gets a
+// signal. Whoever could connect gets a whole answer, unless its worker was killed. (T06)
+func TestNothingLost(t *testing.T) {
+	only(t, "Windows has no SIGTERM")
+	for _, name := range []string{"the server", "the parent of workers", "all processes at once",
+		"one worker", "a killed worker"} {
+		t.Run(name, func(t *testing.T) {
+			mode, signal, mayLose := "prefork", os.Signal(syscall.SIGTERM), int64(0)
+			switch name {
+			case "the server":
+				mode = "concurrent"
+			case "a killed worker":
+				signal, mayLose = os.Kill, 32 // the request of each client
+			}
+			if strings.HasSuffix(name, "worker") {
+				t.Parallel() // mostly waits for another
+			}
+			command := rawsgi("-addr", "127.0.0.1:0", "-mode", mode, "-app", "hello", "-quiet")
 			command.SysProcAttr = ownGroup()
-			program, addr, _ := startCommand(t, command)
-			var answers, lost atomic.Int64
-			var first atomic.Value
-			stop := make(chan bool)
-			var clients sync.WaitGroup
-			for range 32 {
-				clients.Add(1)
-				go func() {
-					defer clients.Done()
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
+			program, addr, log := startCommand(t, command)
+			var answers, lost, refused atomic.Int64
+			var stopped atomic.Bool
+			finished := make(chan bool)
+			go func() {
+				defer close(finished)
+				together(32, func() {
+					for !stopped.Load() {
 						c, err := net.Dial("tcp", addr)
 						if err != nil {
-							return // refused: the server has ended
+							refused.Add(1) // the server has ended
+							return
 						}
 						c.SetDeadline(time.Now().Add(20 * time.Second))
 						io.WriteString(c, get()) // fails if the server has hung up
 						reply, err := io.ReadAll(c)
 						c.Close()
-						if err != nil || !strings.HasSuffix(string(reply), "World!\n") {
+						if answers.Add(1); err != nil || !bytes.HasSuffix(reply, []byte("World!\n")) {
 							lost.Add(1)
-							first.CompareAndSwap(nil, fmt.Sprintf("%q, %v", reply, err))
+							t.Logf("lost: %q, %v", reply, err)
 						}
-						answers.Add(1)
 					}
-				}()
-			}
+				})
+			}()
 			eventually(t, "1000 answers", func() bool { return answers.Load() > 1000 })
 			before := answers.Load()
-			c.signal(t, program)
-			if c.name == "one worker" {
-				eventually(t, "more answers", func() bool { return answers.Load() > before+2000 })
-				close(stop)
-				clients.Wait()
-				program.Process.Signal(syscall.SIGTERM)
+			switch pid := program.Process.Pid; {
+			case name == "all processes at once":
+				tell(-pid, syscall.SIGTERM) // as systemd stops a service
+			case strings.HasSuffix(name, "worker"):
+				only(t, "looks for processes in /proc", "linux")
+				worker := children(t, pid)[0]
+				tell(worker, signal)
+				eventually(t, "more answers, and another worker", func() bool {
+					now := children(t, pid)
+					return answers.Load() > before+2000 && len(now) == 2 && !slices.Contains(now, worker) &&
+						strings.Contains(log.String(), "starting another")
+				})
+				if refused.Load() > 0 {
+					t.Errorf("%d clients were refused", refused.Load())
+				}
+				stopped.Store(true)
+				wait(t, "the clients", finished)
+				fallthrough
+			default:
+				tell(pid, syscall.SIGTERM)
 			}
-			clients.Wait()
-			ended(t, program)
-			if lost.Load() > 0 {
-				t.Errorf("%d of %d answers were lost, the first: %v", lost.Load(), answers.Load(),
-					first.Load())
+			wait(t, "the clients", finished)
+			ended(t, program) // how it ends is for other tests
+			if lost.Load() > mayLose {
+				t.Errorf("%d of %d answers were lost", lost.Load(), answers.Load())
 			}
-			t.Logf("%d answers", answers.Load())
 		})
 	}
 }
 
-// fake is an upstream that answers every request with fixed bytes and closes, and records
-// what it got.
+// fake is an upstream that answers every request with fixed bytes, does what comes after them,
+// and closes. It records what it got.
 func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *lockedBuffer) {
 	got = &lockedBuffer{}
-	return accepts(t, func(c net.Conn) {
-		for r := bufio.NewReader(c); ; {
-			line, err := r.ReadString('\n')
-			io.WriteString(got, line)
-			if err != nil || line == "\r\n" {
-				break
-			}
+	return accepts(t, func(_ net.Listener, c net.Conn) {
+		for lines := bufio.NewScanner(io.TeeReader(c, got)); lines.Scan() && lines.Text() != ""; {
 		}
 		io.WriteString(c, answer)
 		if after != nil {
@@ -4370,7 +3902,7 @@ func fake(t *testing.T, answer string, after func(net.Conn)) (addr string, got *
 }
 
 // accepts listens, and has each connection served and closed.
-func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
+func accepts(t *testing.T, serve func(net.Listener, net.Conn)) (addr string) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -4381,184 +3913,124 @@ func accepts(t *testing.T, serve func(net.Conn)) (addr string) {
 			}
 			go func() {
 				defer c.Close()
-				serve(c)
+				serve(l, c)
 			}()
 		}
 	}()
 	return l.Addr().String()
 }
 
+func stay(c net.Conn) { io.Copy(io.Discard, c) } // until the other side closes
+
+// drip sends a byte now and then: n of them, or without end if it is 0.
+func drip(n int) func(net.Conn) {
+	return func(c net.Conn) {
+		for i, err := 0, error(nil); err == nil && (n == 0 || i < n); i++ {
+			time.Sleep(50 * time.Millisecond)
+			_, err = io.WriteString(c, "x")
+		}
+	}
+}
+
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	through := func(t *testing.T, upstreams string) *running {
-		return start(t, mount(map[string]Application{"/p": newProxy(upstreams, 300*time.Millisecond)}, hello))
+		proxy := newProxy(upstreams, 300*time.Millisecond)
+		return start(t, mount(map[string]Application{"/p": proxy}, hello))
 	}
-	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
-		s := through(t, start(t, showEnviron).addr)
-		c := dial(t, s.addr)
-		io.WriteString(c, strings.Replace(post("", "Content-Length: 6"), " / ", " /p ", 1))
-		for range 6 {
-			time.Sleep(100 * time.Millisecond) // six of them: twice the proxy's time
-			io.WriteString(c, "x")
-		}
-		(row{want: "200", has: body("xxxxxx")}).check(t, string(must(io.ReadAll(c))(t)))
-	})
-	t.Run("what is forwarded", func(t *testing.T) {
-		addr, got := fake(t, "HTTP/1.1 200 OK\r\nX: a\tb\r\nConnection: X-Drop\r\nX-Drop: 1\r\nKeep-Alive: 1\r\n\r\nhi", nil)
-		s := through(t, addr)
-		reply := ask(t, s.addr, "GET /p/a%20b%25?q=%20 HTTP/1.1\r\nHost: h:1\r\nX-Forwarded-For: 1.2.3.4\r\n"+
-			"Connection: close, X-Secret\r\nX-Secret: 1\r\nTE: trailers\r\nX-A: 1\r\nX-A: 2\r\nX-Empty:\r\n\r\n")
-		if reply := ourHeaders.ReplaceAllString(reply, ""); reply != ok200+"X: a b\r\n\r\nhi" {
-			t.Errorf("got %q", reply)
-		}
-		want := "GET /a%20b%25?q=%20 HTTP/1.0\r\nX-Forwarded-For: 1.2.3.4, 127.0.0.1\r\n" +
-			"X-Forwarded-Proto: http\r\nVia: 1.1 NAME\r\nHost: h:1\r\nX-A: 1,2\r\nX-Empty: \r\n\r\n"
-		if regexp.MustCompile(`rawsgi-\w{10,}`).ReplaceAllString(got.String(), "NAME") != want {
-			t.Errorf("upstream got %q", got)
-		}
-	})
-	for _, c := range []struct{ name, answer, want, log string }{
-		{"no answer", "", "502", "expected a head, got nothing"},
-		{"garbage", "hello\r\n\r\n", "502", "expected a status line"},
-		{"a wrong status", "HTTP/1.0 99 X\r\n\r\n", "502", "expected a status like"},
-		{"nothing but 100", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 11), "502", "more than 10 interim answers"},
-		{"a folded header", "HTTP/1.0 200 OK\r\nA: b\r\n c\r\n\r\n", "502", "does not begin with a space"},
-		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "502", "Transfer-Encoding"},
-		{"nothing of its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "502", "the answer broke off"},
-		{"less than its length", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nab", ok200 + "Content-Length: 5\r\n\r\nab", "the answer broke off"},
-		{"304", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\n\r\n", ""},
+	const ok, brokeOff = "HTTP/1.0 200 OK\r\n", "the answer broke off: "
+	for _, c := range []struct {
+		name, answer string
+		after        func(net.Conn)
+		want, log    string
+	}{
+		{"no answer", "", nil, " 502 ", "expected a head, got nothing"},
+		{"nothing of its length", ok + "Content-Length: 5\r\n\r\n", nil,
+			" 502 |" + brokeOff + "expected 5 body bytes, got 0|\nRFC 9110 §15.6.3\n", brokeOff},
+		{"less than its length", ok + "Content-Length: 5\r\n\r\nab", nil,
+			"^" + ok + "Content-Length: 5\r\n\r\nab$", brokeOff},
+		{"it stalls before its head", "HTTP/1.0 200", stay, " 504 ", "i/o timeout"},
+		{"it stalls before its body", ok + "Content-Length: 5\r\n\r\n", stay,
+			" 504 |" + brokeOff + "|\nRFC 9110 §15.6.5\n", brokeOff},
+		{"it stalls in its body", ok + "Content-Length: 5\r\n\r\nabc", stay,
+			"^" + ok + "Content-Length: 5\r\n\r\nabc$", brokeOff},
+		{"it stays after an empty body", ok + "Content-Length: 0\r\n\r\n", stay, " 200 ", "^$"},
+		{"a head byte by byte", ok + "X: ", drip(0), " 504 ", "i/o timeout"},
+		// This takes longer than each of its bytes may.
+		{"a body byte by byte", ok + "Content-Length: 10\r\n\r\n", drip(10), "\r\n\r\nxxxxxxxxxx$", "^$"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			addr, _ := fake(t, c.answer, nil)
+			t.Parallel()
+			addr, _ := fake(t, c.answer, c.after)
 			s := through(t, addr)
-			reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
+			replies(t, s.addr, getPath("/p"), c.want)
 			s.stop()
-			if got := ourHeaders.ReplaceAllString(reply, ""); got != c.want && !strings.HasPrefix(got, "HTTP/1.0 "+c.want+" ") {
-				t.Errorf("got %q", got)
-			}
-			if !strings.Contains(s.errors.String(), c.log) || c.log == "" && s.errors.String() != "" {
-				t.Errorf("the log is %q", s.errors)
-			}
+			holds(t, s.errors.String(), c.log)
 		})
 	}
+	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
+		t.Parallel()
+		c := dial(t, through(t, start(t, showEnviron).addr).addr)
+		io.WriteString(c, "POST /p HTTP/1.0\r\nContent-Length: 10\r\n\r\n")
+		drip(10)(c)
+		holds(t, string(must(io.ReadAll(c))(t)), strings.Join(body("xxxxxxxxxx"), "\n|"))
+	})
+	t.Run("the target", func(t *testing.T) {
+		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
+		s := through(t, addr)
+		for sent, want := range map[string]string{"/p": "/", "/p/": "/", "/p?": "/?", "/p?x": "/?x",
+			"/p//a": "//a", "/p/a?": "/a?", "/p/a?b?": "/a?b?", "/p/%61": "/%61", "/p/%25": "/%25",
+			"/p%2Fa":         "/a",
+			"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/%70/a%2Fb": "/a%2Fb", "/p/a;b=%C3%A9": "/a;b=%C3%A9",
+			"/p/a#b": "/a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "http://h/p?": "/?",
+			"http://h/p/a%2Fb": "/a%2Fb", "http://h/p/?a#b": "/?a", "http://u@h/%70/%2f%2F?": "/%2f%2F?"} {
+			before := len(got.String())
+			ask(t, s.addr, getPath(sent))
+			holds(t, got.String()[before:], "^GET "+want+" HTTP/1.0\r\n")
+		}
+	})
 	t.Run("it is its own upstream", func(t *testing.T) {
 		addr := freeAddr(t)
 		s := startOn(t, addr, newProxy(addr, time.Second))
-		(row{want: "508"}).check(t, ask(t, addr, get("Via: 1.0 rawsgi-x")))
+		replies(t, addr, get("Via: 1.0 rawsgi-x"), " 508 ")
 		if s.stop(); strings.Count(s.access.String(), "\n") != 2 {
 			t.Errorf("the access log is %s", s.access)
 		}
 	})
 	t.Run("two proxies are no loop, and Via names them", func(t *testing.T) {
 		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
-		ask(t, through(t, start(t, newProxy(addr, time.Second)).addr).addr, "GET /p HTTP/1.1\r\nHost: h\r\nVia: 1.0 fred\r\n\r\n")
-		if !regexp.MustCompile(`\nVia: 1\.0 fred, 1\.1 rawsgi-\w+, 1\.0 rawsgi-\w+\r\n`).MatchString(got.String()) {
-			t.Errorf("upstream got %q", got)
-		}
-	})
-	for raw, want := range map[string]string{"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/p/%61": "/%61", "/p": "/", "/p?x": "/?x", "/p/": "/", "/p//a": "//a",
-		"/p/a;b=%C3%A9": "/a;b=%C3%A9", "/%70/a%2Fb": "/a%2Fb", "/p%2Fa": "/a", "http://h/p/a%2Fb": "/a%2Fb", "/p?": "/?", "/p/a?": "/a?", "/p/a?b?": "/a?b?",
-		"http://h/p?": "/?", "http://u@h/%70/%2f%2F?": "/%2f%2F?", "http://h/p/?a#b": "/?a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "/p/a#b": "/a", "/p/%25": "/%25"} {
-		t.Run("the target "+raw, func(t *testing.T) {
-			addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
-			ask(t, through(t, addr).addr, "GET "+raw+" HTTP/1.0\r\n\r\n")
-			if !strings.HasPrefix(got.String(), "GET "+want+" HTTP/1.0\r\n") {
-				t.Errorf("upstream got %q", got)
-			}
-		})
-	}
-	t.Run("HEAD", func(t *testing.T) {
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", nil)
-		reply := ask(t, through(t, addr).addr, "HEAD /p HTTP/1.0\r\n\r\n")
-		if got := ourHeaders.ReplaceAllString(reply, ""); got != ok200+"Content-Length: 5\r\n\r\n" {
-			t.Errorf("got %q", got)
-		}
-	})
-	for _, c := range []struct{ name, answer, want string }{
-		{"it stalls before its head", "HTTP/1.0 200", "504"},
-		{"it stays after an empty body", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "200"},
-		{"it stalls before its body", "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", "504"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			addr, _ := fake(t, c.answer, func(c net.Conn) { io.Copy(io.Discard, c) })
-			reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n")
-			if !strings.HasPrefix(reply, "HTTP/1.0 "+c.want) {
-				t.Errorf("got %q", reply)
-			}
-		})
-	}
-	t.Run("a head that comes a byte at a time", func(t *testing.T) {
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nX: ", func(c net.Conn) {
-			for err := error(nil); err == nil; time.Sleep(50 * time.Millisecond) {
-				_, err = c.Write([]byte("x"))
-			}
-		})
-		(row{chapter: "ch13", want: "504"}).check(t, ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"))
-	})
-	t.Run("a body that comes a byte at a time", func(t *testing.T) {
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\n", func(c net.Conn) {
-			for range 10 { // longer than any of its pieces may take
-				time.Sleep(50 * time.Millisecond)
-				c.Write([]byte("x"))
-			}
-		})
-		if reply := ask(t, through(t, addr).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasSuffix(reply, "\r\n\r\nxxxxxxxxxx") {
-			t.Errorf("got %q", reply)
-		}
-	})
-	t.Run("it stalls in its body", func(t *testing.T) {
-		addr, _ := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabc", func(c net.Conn) { io.Copy(io.Discard, c) })
-		s := through(t, addr)
-		reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
-		if got := ourHeaders.ReplaceAllString(reply, ""); got != ok200+"Content-Length: 5\r\n\r\nabc" {
-			t.Errorf("got %q", reply)
-		}
-		if s.stop(); !strings.Contains(s.errors.String(), "the answer broke off: ") {
-			t.Errorf("the log is %q", s.errors)
-		}
+		second := start(t, newProxy(addr, time.Second))
+		ask(t, through(t, second.addr).addr, "GET /p HTTP/1.1\r\nHost: h\r\nVia: 1.0 fred\r\n\r\n")
+		holds(t, regexp.MustCompile(`rawsgi-\w+`).ReplaceAllString(got.String(), "NAME"),
+			"\nVia: 1.0 fred, 1.1 NAME, 1.0 NAME\r\n")
 	})
 	t.Run("in turn, past one that refuses", func(t *testing.T) {
 		one, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n1", nil)
 		two, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n2", nil)
 		s := through(t, one+","+freeAddr(t)+","+two)
-		counts := map[string]int{}
-		for range 9 {
-			reply := ask(t, s.addr, "GET /p HTTP/1.0\r\n\r\n")
-			counts[reply[len(reply)-1:]]++
+		answers := ""
+		for range 6 {
+			reply := ask(t, s.addr, getPath("/p"))
+			answers += reply[len(reply)-1:]
 		}
-		if counts["1"] != 3 || counts["2"] != 6 { // the one after the refusing takes its turn
-			t.Errorf("got %v", counts)
-		}
-		if reply := ask(t, through(t, freeAddr(t)).addr, "GET /p HTTP/1.0\r\n\r\n"); !strings.HasPrefix(reply, "HTTP/1.0 502") {
-			t.Errorf("got %q", reply)
-		}
+		holds(t, answers, "^221221$") // the one after the refusing takes its turn
+		replies(t, through(t, freeAddr(t)).addr, getPath("/p"), " 502 ")
 	})
-	t.Run("bodies both ways, block by block", func(t *testing.T) {
-		upstream := start(t, echo)
-		big := strings.Repeat("0123456789", 1<<19)
-		s := through(t, upstream.addr)
-		reply := exchangeWith(t, s.addr, row{send: strings.Replace(post(big, "Content-Length: 5242880"), " / ", " /p ", 1)}, 1<<16)
-		if !strings.HasSuffix(reply, "\r\n\r\n"+big) {
-			t.Errorf("got %d bytes", len(reply))
-		}
+	t.Run("block by block", func(t *testing.T) {
 		seen := make(chan bool)
 		slow := start(t, func(environ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", nil)
-			return Stream(func(yield func([]byte) bool) {
-				yield([]byte("first\n"))
-				<-seen
-			})
+			return Stream(func(yield func([]byte) bool) { yield([]byte("first\n")); <-seen })
 		})
+		defer close(seen)
 		c := dial(t, through(t, slow.addr).addr)
-		io.WriteString(c, "GET /p HTTP/1.0\r\n\r\n")
+		io.WriteString(c, getPath("/p"))
 		for lines := bufio.NewScanner(c); lines.Scan(); {
 			if lines.Text() == "first" {
-				close(seen)
 				return
 			}
 		}
 		t.Error("the first block did not come before the second was made")
-		close(seen)
 	})
 }
 
@@ -4567,23 +4039,19 @@ func TestProxy(t *testing.T) {
 func TestApplicationRows(t *testing.T) {
 	s := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t))
 	checkEdges(t, 7, "gateway", s.addr)
-	checkEdges(t, 10, "applications", s.addr)
+	checkEdges(t, 61, "applications", s.addr)
 }
 
 func TestHostRows(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "the programs are for a Unix shell")
-	}
+	only(t, "the programs are for a Unix shell")
 	dir := t.TempDir()
 	s := start(t, newCGI(dir, 10*time.Second, 0))
-	checkEdges(t, 30, "host", "http://"+s.addr+"/", dir)
+	checkEdges(t, 38, "host", "http://"+s.addr+"/", dir)
 }
 
 func TestProxyRows(t *testing.T) {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	upstream := l.Addr().String()
-	l.Close() // the checker listens there
-	checkEdges(t, 34, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
+	upstream := freeAddr(t) // the checker listens there
+	checkEdges(t, 43, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
 }
 
 // checkEdges has the checker grade one of ours, and wants all rows to pass, so many at least.
@@ -4595,170 +4063,45 @@ func checkEdges(t *testing.T, least int, args ...string) {
 		t.Fatalf("expected %d rows, got %d: %v\n%.2000s", least, len(rows), err, out)
 	}
 	for _, r := range rows {
-		t.Run(r.Name, func(t *testing.T) {
-			if r.Outcome != "passes" {
-				t.Errorf("%s: %s; given %q", r.Outcome, r.Fault, r.Send)
-			}
-		})
+		if r.Outcome != "passes" {
+			t.Errorf("%s %s: %s; given %q", r.Name, r.Outcome, r.Fault, r.Send)
+		}
 	}
 }
 
-// TestForm shows what becomes of query strings, bodies and files, whole and broken.
+// TestForm shows what a form costs, and one that does not arrive whole. The rest is rows.
 func TestForm(t *testing.T) {
-	s := start(t, form)
-	multi := func(parts ...string) string {
-		content := ""
-		for _, part := range parts {
-			content += "--B\r\n" + part + "\r\n"
-		}
-		content += "--B--\r\n"
-		return post(content, "Content-Type: multipart/form-data; boundary=B", fmt.Sprint("Content-Length: ", len(content)))
-	}
-	coded := func(content string) string {
-		return post(content, "Content-Type: application/x-www-form-urlencoded", fmt.Sprint("Content-Length: ", len(content)))
-	}
 	const name = "Content-Disposition: form-data; name=\"n\"\r\n\r\n"
-	for _, c := range []struct{ name, send, want, has string }{
-		{"nothing", get(), "200", "</th></tr>\n</table>"},
-		{"a query", "GET /?b=2&a=%3Cb%3E&a=+ HTTP/1.0\r\n\r\n", "200",
-			"<td>query</td><td>b</td><td>2</td></tr>\n<tr><td>query</td><td>a</td><td>&lt;b&gt;</td></tr>\n<tr><td>query</td><td>a</td><td> </td>"},
-		{"a broken query", "GET /?a=%zz HTTP/1.0\r\n\r\n", "400", "invalid URL escape"},
-		{"a body", coded("x=%ED%95%9C&y=1"), "200", "<td>body</td><td>x</td><td>한</td>"},
-		{"another charset", post("x=%E9", "Content-Length: 5", "Content-Type: application/x-www-form-urlencoded; charset=latin1"),
-			"415", "expected a form in UTF-8"},
-		{"UTF-8, and it says so", post("x=%E9", "Content-Length: 5",
-			"Content-Type: application/x-www-form-urlencoded; charset=UTF-8"), "200", "<td>\uFFFD</td>"},
-		{"a long name", multi("Content-Disposition: form-data; name=\"" + strings.Repeat("n", partHead) + "\"\r\n\r\n1"), "413",
-			"the head of a part may have 2048 bytes"},
-		{"10,001 fields", coded(strings.Repeat("a&", formFields) + "a"), "413", "a form may have 10000 fields"},
-		{"10,000 fields", coded(strings.Repeat("a&", formFields-1) + "a"), "200", "<td>a</td>"},
-		{"10,001 fields in the query", "GET /?" + strings.Repeat("a&", formFields) + "a HTTP/1.0\r\n\r\n", "413",
-			"a form may have 10000 fields"},
-		{"a body that is not UTF-8", coded("x=%FF<"), "200", "<td>\uFFFD&lt;</td>"},
-		{"a broken body", coded("%"), "400", "invalid URL escape"},
-		{"a body too large", coded(strings.Repeat("x", formBytes+1)), "413", "send files as multipart"},
-		{"a body as large as can be", coded(strings.Repeat("x", formBytes)), "200", "xxxx"},
-		{"parts", multi(name+"v<", name+"w"), "200", "<td>part</td><td>n</td><td>v&lt;</td></tr>\n<tr><td>part</td><td>n</td><td>w</td>"},
-		{"a file", multi("Content-Disposition: form-data; name=\"f\"; filename=\"<a>.txt\"\r\nContent-Type: text/x\r\n\r\n" + strings.Repeat("z", 5000)),
-			"200", "<td>the file &lt;a&gt;.txt, 5000 bytes of text/x</td>"},
-		{"a long part", multi(name + strings.Repeat("z", 1001)), "200", strings.Repeat("z", 1000) + "…</td>"},
-		{"too many parts", multi(slices.Repeat([]string{name}, formParts+1)...), "413", "a form may have 1000 parts"},
-		{"a query that is not one", "GET /?a=%<b HTTP/1.0\r\n\r\n", "400", `invalid URL escape \"%\x3cb\"`},
-		{"a part with a line that is not a header", multi("<script>\r\n\r\nx"), "400", "a part cannot be read"},
-		{"other header fields", multi("X-A: " + strings.Repeat("a", partHead-100) + "\r\n" + name + "v"), "200", "<td>n</td><td>v</td>"},
-		{"too many of them", multi("X-A: " + strings.Repeat("a", 1<<20) + "\r\n" + name + "v"), "413", "the head of a part may have 2048 bytes"},
-		{"too many of them in the second part", multi(name+strings.Repeat("v", 1<<20), "X-A: "+strings.Repeat("a", 1<<20)+"\r\n"+name+"v"), "413",
-			"the head of a part may have 2048 bytes"},
-		{"parts without an end", post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
-			fmt.Sprint("Content-Length: ", 5+len(name)+1)), "400", "a part cannot be read"},
-		{"parts without a boundary", post("x", "Content-Type: multipart/form-data", "Content-Length: 1"), "400", "a part cannot be read"},
-		{"another kind of body", post("x", "Content-Type: text/plain", "Content-Length: 1"), "200", "</th></tr>\n</table>"},
-		{"semicolons", coded("a;b=c;d&&;&=e"), "200", "<td>a;b</td><td>c;d</td></tr>\n<tr><td>body</td><td>;</td><td></td></tr>\n" +
-			"<tr><td>body</td><td></td><td>e</td>"},
-		{"a type that cannot be read", post("x", "Content-Type: multipart/", "Content-Length: 1"), "400", "expected a Content-Type like"},
-		{"a type with a parameter that cannot be read", post("a=b", "Content-Type: application/x-www-form-urlencoded; charset", "Content-Length: 3"), "400", "expected a Content-Type like"},
-		{"a part without a name", multi("Content-Disposition: form-data\r\n\r\nx"), "400", "expected one Content-Disposition"},
-		{"a part with an empty name", multi("Content-Disposition: form-data; name=\"\"\r\n\r\nx"), "200", "<td></td><td>x</td>"},
-		{"a part that is an attachment", multi("Content-Disposition: attachment; name=\"n\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
-		{"a part with two names", multi("Content-Disposition: form-data; name=\"n\"; name=\"m\"\r\n\r\nx"), "400", "expected one Content-Disposition"},
-		{"a part with two dispositions", multi("Content-Disposition: form-data; name=\"n\"\r\n" + name + "x"), "400", "expected one Content-Disposition"},
-		{"a part with name* alone", multi("Content-Disposition: form-data; name*=UTF-8''n\r\n\r\nx"), "400", "expected one Content-Disposition"},
-		{"filename* first", multi("Content-Disposition: form-data; filename*=UTF-8''evil; name=\"n\"; filename=\"a\"\r\n\r\nx"), "200", "the file a, 1 bytes"},
-		{"filename* alone", multi("Content-Disposition: form-data; name=\"n\"; FileName*0*=UTF-8''evil\r\n\r\nx"), "200", "<td>n</td><td>x</td>"},
-		{"filename* inside a name", multi("Content-Disposition: form-data; name=\"a;filename*=\\\"b\"; filename=\"c\"\r\n\r\nx"), "200",
-			"<td>a;filename*=&#34;b</td><td>the file c, 1 bytes"},
-		{"a part in base64", multi("Content-Transfer-Encoding: base64\r\n" + name + "eA=="), "200", "<td>eA==</td>"},
-		{"a part in quoted-printable", multi("Content-Transfer-Encoding: quoted-printable\r\n" + name + "=41="), "200", "<td>=41=</td>"},
-		{"the closing delimiter alone", post("--B--", "Content-Type: multipart/form-data; boundary=B", "Content-Length: 5"), "400", "a part cannot be read"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			reply := exchangeWith(t, s.addr, row{send: c.send}, 1<<20)
-			status, _, content := splitReply(t, reply)
-			if status[:3] != c.want || !strings.Contains(content, c.has) {
-				t.Errorf("expected %s with %q, got %s", c.want, c.has, reply)
-			}
-			if c.want != "200" && strings.Contains(content, "<") {
-				t.Errorf("a refusal that could be HTML: %s", content)
-			}
-		})
-	}
-	var manyFields strings.Builder
-	for n := 0; manyFields.Len() < partHead-100; n++ {
-		fmt.Fprintf(&manyFields, "%x:\n", n)
-	}
-	for what, head := range map[string]string{"a field that goes on": "X-A: " + strings.Repeat("a", 1<<20),
-		"a field that is just not too long": "X-A: " + strings.Repeat("a", partHead-100),
-		"many fields":                       manyFields.String()} {
-		t.Run("200 clients that wait in the head of a part: "+what, func(t *testing.T) {
-			before := memoryInUse()
-			var waiting, all sync.WaitGroup
-			leave := make(chan bool)
-			for range 200 {
-				waiting.Add(1)
-				arrived := sync.OnceFunc(waiting.Done) // at the end of the bytes, or when it is refused
-				all.Add(1)
-				go func() {
-					defer all.Done()
-					defer arrived()
-					defer func() { recover() }() // the refusal is for other tests
-					callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B",
-						"wsgi.input": io.MultiReader(strings.NewReader("--B\r\n"+head), readerFunc(func([]byte) (int, error) {
-							arrived()
-							<-leave
-							return 0, io.EOF
-						}))})
-				}()
-			}
-			waiting.Wait()
-			if used := int64(memoryInUse()) - int64(before); used > 64<<20 {
-				t.Errorf("they hold %d MiB", used>>20)
-			} else {
-				t.Logf("they hold %d MiB", used>>20)
-			}
-			close(leave)
-			all.Wait()
-		})
+	const multipart = "multipart/form-data; boundary=B"
+	s := start(t, form)
+	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`) // is not HTML
+	cut := post("--B\r\n"+name+"v", "Content-Type: "+multipart, "Content-Length: 1000")
+	reply := exchangeWith(t, s.addr, row{how: "then end", send: cut}, 1<<20)
+	holds(t, reply, " 400 |expected 1000 body bytes")
+	replies(t, start(t, form, short).addr, cut, " 408 ")
+	read := func(body io.Reader) (page []byte, refusal *Refusal) {
+		defer func() { refusal, _ = recover().(*Refusal) }()
+		_, _, page = callApplication(form, Environ{"CONTENT_TYPE": multipart, "wsgi.input": body})
+		return page, nil
 	}
 	t.Run("a form that ends anywhere before its closing delimiter", func(t *testing.T) {
-		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n" +
-			"Content-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
+		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; " +
+			"filename=\"x\"\r\nContent-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
 		for n := range len(whole) + 1 {
-			func() {
-				defer func() {
-					refusal, _ := recover().(*Refusal)
-					if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
-						t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
-					}
-				}()
-				callApplication(form, Environ{"CONTENT_TYPE": "multipart/form-data; boundary=B", "wsgi.input": strings.NewReader(whole[:n])})
-			}()
-		}
-	})
-	t.Run("a part cut short", func(t *testing.T) {
-		reply := exchangeWith(t, s.addr, row{how: "then end", send: post("--B\r\n"+name+"v",
-			"Content-Type: multipart/form-data; boundary=B", "Content-Length: 1000")}, 1<<20)
-		if !strings.HasPrefix(reply, "HTTP/1.0 400") || !strings.Contains(reply, "expected 1000 body bytes") {
-			t.Errorf("got %q", reply)
-		}
-	})
-	t.Run("a form that never ends", func(t *testing.T) {
-		s := start(t, form, short)
-		reply := ask(t, s.addr, post("--B\r\n"+name+"v", "Content-Type: multipart/form-data; boundary=B",
-			"Content-Length: 1000"))
-		if !strings.HasPrefix(reply, "HTTP/1.0 408") {
-			t.Errorf("got %q", reply)
+			_, refusal := read(strings.NewReader(whole[:n]))
+			if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
+				t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
+			}
 		}
 	})
 	t.Run("a large file is not held in memory", func(t *testing.T) {
-		const size = 256 << 20
 		head := "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n"
-		tail := "\r\n--B--\r\n"
-		body := io.MultiReader(strings.NewReader(head), io.LimitReader(zeros{}, size), strings.NewReader(tail))
 		before := totalAlloc()
-		_, _, page := callApplication(form, Environ{"REQUEST_METHOD": "POST", "wsgi.input": body,
-			"CONTENT_TYPE": "multipart/form-data; boundary=B"})
-		if used := totalAlloc() - before; used > 8<<20 || !strings.Contains(string(page), "268435456 bytes") {
-			t.Errorf("allocated %d bytes: %s", used, page)
+		page, _ := read(io.MultiReader(strings.NewReader(head), io.LimitReader(zeros{}, 256<<20),
+			strings.NewReader("\r\n--B--\r\n")))
+		holds(t, string(page), "268435456 bytes")
+		if used := totalAlloc() - before; used > 8<<20 {
+			t.Errorf("allocated %d bytes", used)
 		}
 	})
 }
@@ -4771,316 +4114,222 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
-	write := func(name, content string) {
-		t.Helper()
+	for name, content := range map[string]string{"secret": "hidden", "root/a.txt": "text",
+		"root/b.html": "<p>", "root/empty": "", "root/sub/d & e.md": "# d",
+		"root/with/index.html": "index", "list/a/b/c": ""} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		noError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		writeFile(t, path, content)
 	}
-	write("secret", "hidden")
-	write("root/a.txt", "text")
-	write("root/b.html", "<p>")
-	write("root/c.unknown", "data")
-	write("root/sub/d & e.md", "# d")
-	write("root/with/index.html", "index")
-	write("root/empty", "")
-	for link, target := range map[string]string{"out": "../secret", "abs": "/etc/passwd", "in": "a.txt"} {
-		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+	for link, target := range map[string]string{"root/out": "../secret", "root/abs": "/etc/passwd",
+		"root/in": "a.txt", "link": "list/a/b"} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			skip(t, fmt.Sprint("this system has no symbolic links: ", err))
 		}
 	}
 	then := time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC)
-	os.Chtimes(filepath.Join(root, "a.txt"), then, then)
+	noError(t, os.Chtimes(filepath.Join(root, "a.txt"), then, then))
 	s := start(t, mount(map[string]Application{"/f": newFiles(root)}, hello))
-	for _, c := range []struct{ name, line, want, has string }{
-		{"a text", "GET /f/a.txt", "200", "Content-Type: text/plain; charset=utf-8\r\n"},
-		{"its date", "GET /f/a.txt", "200", "Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n"},
-		{"a page", "GET /f/b.html", "200", "Content-Type: text/html; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>"},
-		{"unknown", "GET /f/c.unknown", "200", "application/octet-stream"},
-		{"empty", "GET /f/empty", "200", "Content-Length: 0\r\n\r\n"},
-		{"HEAD", "HEAD /f/a.txt", "200", "Content-Length: 4\r\n\r\n"},
-		{"a link inside", "GET /f/in", "200", "text"},
-		{"a list", "GET /f/sub/", "200", `<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`},
-		{"the title of a list", "GET /f/sub/", "200", "<h1>/sub/</h1>"},
-		{"the root's list", "GET /f/", "200", `<a href="./sub/">sub/</a>`},
-		{"an index page", "GET /f/with/", "200", "\r\n\r\nindex"},
-		{"a directory without its slash", "GET /f/sub?q=1", "301", "Location: http://127.0.0.1:80/f/sub/?q=1\r\n"},
-		{"the root without its slash", "GET /f", "301", "/f/\r\n"},
-		{"a file with a slash", "GET /f/a.txt/", "404", ""},
-		{"missing", "GET /f/nothing", "404", ""},
-		{"POST", "POST /f/a.txt", "405", "Allow: GET, HEAD\r\n"},
-		{"a way out", "GET /f/../secret", "404", ""},
-		{"a longer way out", "GET /f/sub/../../secret", "404", ""},
-		{"an escaped way out", "GET /f/..%2fsecret", "404", ""},
-		{"a backslash", "GET /f/..%5csecret", "404", ""},
-		{"a link out", "GET /f/out", "404", ""},
-		{"an absolute link", "GET /f/abs", "404", ""},
-		{"an absolute path", "GET /f//etc/passwd", "404", ""},
+	for _, c := range []struct{ name, line, want string }{
+		{"a text", "GET /f/a.txt", " 200 |Content-Type: text/plain; charset=utf-8\r\n|\r\n\r\ntext$"},
+		{"its date", "GET /f/a.txt", "Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n"},
+		{"a page", "GET /f/b.html", " 200 |Content-Type: text/html; charset=utf-8\r\n" +
+			"X-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>$"},
+		{"empty", "GET /f/empty", " 200 |Content-Length: 0\r\n\r\n$"},
+		{"a link inside", "GET /f/in", " 200 |text$"},
+		{"a list", "GET /f/sub/", `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`},
+		{"the root's list has what can be served", "GET /f/",
+			`<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`},
+		{"an index page", "GET /f/with/", " 200 |\r\n\r\nindex$"},
+		{"what a query may not have", "GET /f/sub?a=%&%4\x80\"[|]%41?b/c:d@e",
+			" 301 |Location: http://127.0.0.1:80/f/sub/?a=%25&%254%80%22%5B%7C%5D%41?b/c:d@e\r\n"},
+		{"the root without its slash", "GET /f", " 301 |/f/\r\n"},
+		{"a link out", "GET /f/out", " 404 "},
+		{"an absolute link", "GET /f/abs", " 404 "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			reply := ask(t, s.addr, c.line+" HTTP/1.0\r\nHost: 127.0.0.1:80\r\n\r\n")
-			if status, _, _ := splitReply(t, reply); status[:3] != c.want || !strings.Contains(reply, c.has) ||
-				strings.Contains(reply, "hidden") || strings.Contains(reply, "root:") {
-				t.Errorf("expected %s with %q, got %q", c.want, c.has, reply)
-			}
+			replies(t, s.addr, c.line+" HTTP/1.0\r\nHost: 127.0.0.1:80\r\n\r\n", c.want+"|!hidden|!root:")
 		})
 	}
-	t.Run("a list has what can be served", func(t *testing.T) {
-		if l, err := net.Listen("unix", filepath.Join(root, "socket")); err == nil {
-			defer l.Close()
-		}
-		reply := ask(t, s.addr, "GET /f/ HTTP/1.0\r\n\r\n")
-		items := regexp.MustCompile(`href="\./([^"]*)"`).FindAllStringSubmatch(reply, -1)
-		got := ""
-		for _, item := range items {
-			got += item[1] + " "
-		}
-		if got != "a.txt b.html c.unknown empty in sub/ with/ " {
-			t.Errorf("the list has %s", got)
-		}
-	})
-	t.Run("a pipe in place of a file", func(t *testing.T) { // which it becomes after it has been looked at
-		pipes := t.TempDir()
-		if err := exec.Command("mkfifo", filepath.Join(pipes, "p"), filepath.Join(pipes, "index.html")).Run(); err != nil {
-			skip(t, "this system has no mkfifo")
-		}
-		root := must(os.OpenRoot(pipes))(t)
-		defer root.Close()
-		opened := make(chan error)
-		go func() {
-			_, _, err := openFile(root, "p")
-			opened <- err
-		}()
-		if err := wait(t, "a pipe that nobody writes to", opened); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("got %v", err)
-		}
-		addr := start(t, newFiles(pipes)).addr
-		(row{chapter: "ch10", want: "404"}).check(t, ask(t, addr, getPath("/p")))
-		if reply := ask(t, addr, get()); !strings.Contains(reply, "<ul>\n</ul>") {
-			t.Errorf("the list is %q", reply)
+	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": " 304 ",
+		"Mon, 03 Feb 2020 04:05:07 GMT": " 304 ", "Mon, 03 Feb 2020 04:05:05 GMT": " 200 ",
+		"Monday, 03-Feb-20 04:05:06 GMT": " 304 ", "Mon Feb  3 04:05:06 2020": " 304 ",
+		"Mon Feb  3 04:05:05 2020": " 200 ", "": " 200 ",
+		"Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": " 200 "} {
+		replies(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n", want)
+	}
+	t.Run("a year of two digits is not more than 50 years ahead", func(t *testing.T) {
+		old := time.Unix(0, 0)
+		noError(t, os.Chtimes(filepath.Join(root, "empty"), old, old))
+		for ahead := range 100 {
+			want := "304" // or not in the future, and then the file is older
+			if 1 <= ahead && ahead <= 50 {
+				want = "200"
+			}
+			year := (time.Now().Year() + ahead) % 100
+			status, _, _ := callApplication(newFiles(root), Environ{"PATH_INFO": "/empty",
+				"HTTP_IF_MODIFIED_SINCE": fmt.Sprintf("Monday, 01-Jan-%02d 00:00:00 GMT", year)})
+			if status[:3] != want {
+				t.Errorf("since %02d: expected %s, got %s", year, want, status)
+			}
 		}
 	})
-	t.Run("a directory that is removed while it is listed", func(t *testing.T) {
-		gone := filepath.Join(t.TempDir(), "gone")
-		if err := os.Mkdir(gone, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		root := must(os.OpenRoot(gone))(t)
-		defer root.Close()
-		directory := must(root.Open("."))(t)
-		defer directory.Close()
-		if os.Remove(gone) != nil || runtime.GOOS != "linux" {
-			skip(t, "an open directory cannot be removed here, or is empty then")
-		}
-		if _, err := listDirectory(root, ".", directory, Environ{}, nil); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("got %v", err)
+	t.Run("a file of the future", func(t *testing.T) {
+		future := time.Now().Add(time.Hour)
+		noError(t, os.Chtimes(filepath.Join(root, "b.html"), future, future))
+		_, headers, _ := callApplication(newFiles(root), Environ{"PATH_INFO": "/b.html"})
+		date, _ := lookup(headers, "Last-Modified")
+		if modified := must(time.Parse(httpDate, date))(t); modified.After(time.Now()) {
+			t.Errorf("modified on %s", date)
 		}
 	})
-	t.Run("names with control characters", func(t *testing.T) {
+	t.Run("pipes, sockets and names with control characters", func(t *testing.T) {
 		odd := t.TempDir()
+		mkfifo := exec.Command("mkfifo", filepath.Join(odd, "pipe"), filepath.Join(odd, "index.html"))
 		for _, name := range []string{"a\nb", "c\x7f", "d\te", "ok"} {
 			if err := os.WriteFile(filepath.Join(odd, name), nil, 0o600); err != nil {
 				skip(t, fmt.Sprint("no such name here: ", err))
 			}
 		}
-		reply := ask(t, start(t, newFiles(odd)).addr, get())
-		if !strings.Contains(reply, "<ul>\n<li><a href=\"./ok\">ok</a></li>\n</ul>") {
-			t.Errorf("the list is %q", reply)
+		if err := mkfifo.Run(); err != nil {
+			skip(t, "this system has no mkfifo")
 		}
+		if l, err := net.Listen("unix", filepath.Join(odd, "socket")); err == nil { // or too long a path
+			defer l.Close()
+		}
+		addr := start(t, newFiles(odd)).addr
+		replies(t, addr, get(), "<ul>\n<li><a href=\"./ok\">ok</a></li>\n</ul>")
+		replies(t, addr, getPath("/pipe"), " 404 ") // and it does not wait for somebody who writes
 	})
-	t.Run("years of two digits", func(t *testing.T) {
-		for year := range 100 {
-			date, err := parseDate(fmt.Sprintf("Monday, 03-Feb-%02d 04:05:06 GMT", year))
-			limit := time.Now().AddDate(50, 0, 0)
-			if err != nil || date.Year()%100 != year || date.After(limit) || !date.AddDate(100, 0, 0).After(limit) {
-				t.Errorf("%02d is %v, %v", year, date, err)
-			}
-		}
+	t.Run("a directory that is removed while it is listed", func(t *testing.T) {
+		only(t, "/proc has the names of open directories", "linux")
+		gone := filepath.Join(t.TempDir(), "gone")
+		noError(t, os.Mkdir(gone, 0o700))
+		directory := must(os.Open(gone))(t)
+		defer directory.Close()
+		noError(t, os.Remove(gone))
+		s := start(t, newFiles(fmt.Sprint("/proc/self/fd/", directory.Fd())))
+		replies(t, s.addr, get(), " 404 ")
 	})
-	for query, want := range map[string]string{"": "", "?": "", "?a=b&c": "?a=b&c", "?\x80\"": "?%80%22", "?%": "?%25",
-		"?%4": "?%254", "?%41": "?%41", "?[|]": "?%5B%7C%5D", "?a?b/c:d@e": "?a?b/c:d@e"} {
-		reply := ask(t, s.addr, "GET /f/sub"+query+" HTTP/1.0\r\nHost: h\r\n\r\n")
-		if !strings.Contains(reply, "\r\nLocation: http://h/f/sub/"+want+"\r\n") {
-			t.Errorf("%s: got %q", query, reply)
-		}
-	}
 	t.Run("a name in Latin-1", func(t *testing.T) {
-		if err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700); err != nil {
+		err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700)
+		if err != nil || runtime.GOOS == "windows" {
 			t.Skip("this file system wants UTF-8: ", err)
 		}
-		if runtime.GOOS == "windows" {
-			t.Skip("names are UTF-16 on Windows")
-		}
-		reply := ask(t, start(t, newFiles(dir)).addr, "GET /caf%E9/ HTTP/1.0\r\n\r\n")
-		list := ask(t, start(t, newFiles(dir)).addr, get())
-		if strings.ToValidUTF8(reply, "") != reply || !strings.Contains(reply, "<h1>/caf\uFFFD/</h1>") ||
-			!strings.Contains(list, "<a href=\"./caf%E9/\">caf\uFFFD/</a>") {
-			t.Errorf("got %q and %q", reply, list)
-		}
+		addr := start(t, newFiles(dir)).addr
+		replies(t, addr, getPath("/caf%E9/"), "<h1>/caf\uFFFD/</h1>|!\xe9")
+		replies(t, addr, get(), "<a href=\"./caf%E9/\">caf\uFFFD/</a>")
 	})
-	for err, want := range map[error]string{os.ErrNotExist: "404", syscall.ENOTDIR: "404", errors.New("path escapes"): "404",
-		syscall.EACCES: "403", syscall.EPERM: "403", syscall.EMFILE: "503", syscall.ENFILE: "503"} {
-		t.Run("why a file is not served: "+err.Error(), func(t *testing.T) {
-			var log bytes.Buffer
-			cannotServe(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
-				if _, retry := lookup(headers, "Retry-After"); status[:3] != want || (want == "503") != (retry == 1) {
-					t.Errorf("expected %s, got %s %v", want, status, headers)
-				}
-				return nil
-			}, &os.PathError{Op: "open", Path: "a", Err: err})
-			if (want == "503") != strings.Contains(log.String(), "open a: "+err.Error()) {
-				t.Errorf("the log is %q", &log)
-			}
-		})
-	}
-	t.Run("permission", func(t *testing.T) {
-		if os.Geteuid() <= 0 {
-			t.Skip("root may read everything")
-		}
-		write("root/private", "hidden")
-		if err := os.Chmod(filepath.Join(root, "private"), 0); err != nil {
-			t.Fatal(err)
-		}
-		(row{want: "403"}).check(t, ask(t, s.addr, "GET /f/private HTTP/1.0\r\n\r\n"))
-	})
-	t.Run("the rule of an answer that breaks off", func(t *testing.T) {
-		for err, want := range map[error]string{os.ErrDeadlineExceeded: "504 Gateway Timeout\n\nthe answer broke off: i/o timeout\nRFC 9110 §15.6.5\n",
-			incomplete(io.EOF, "", "expected 3 body bytes, got 1"): "502 Bad Gateway\n\nthe answer broke off: " +
-				"expected 3 body bytes, got 1: unexpected EOF (RFC 9112 §8)\nRFC 9110 §15.6.3\n"} {
-			_, err := (upstreamBody{Reader: readerFunc(func([]byte) (int, error) { return 0, err })}).Read(nil)
-			if got := string(err.(*Refusal).page()); got != want {
-				t.Errorf("expected %q, got %q", want, got)
-			}
-		}
-	})
-	t.Run("descriptors for a program or an upstream", func(t *testing.T) {
-		for name, err := range map[string]error{"pipe": os.NewSyscallError("pipe2", syscall.EMFILE),
-			"fork":   &os.PathError{Op: "fork/exec", Path: "a", Err: syscall.EMFILE},
-			"socket": fmt.Errorf("no upstream answers: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)})} {
-			var log bytes.Buffer
-			badGateway(Environ{"wsgi.errors": &log}, func(status string, headers []Header, _ ...error) io.Writer {
-				if status != "503 Service Unavailable" {
-					t.Errorf("%s: got %s", name, status)
-				}
-				return nil
-			}, err)
-			if !strings.HasPrefix(log.String(), "503: ") {
-				t.Errorf("%s: the log is %q", name, &log)
-			}
-		}
-	})
-	t.Run("descriptors", func(t *testing.T) {
-		if _, err := exec.LookPath("sh"); err != nil || runtime.GOOS == "windows" {
-			t.Skip("needs ulimit: ", err)
-		}
-		program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
-			os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", root, "-quiet", "-timeout", "1m"))
-		var idle []net.Conn
-		for range 60 {
-			c := dial(t, addr)
-			must(io.WriteString(c, "GET /a.txt HTTP/1.0\r\n"))(t)
-			idle = append(idle, c)
-		}
-		eventually(t, "a word about it", func() bool { return strings.Contains(log.String(), "cannot accept") })
-		io.WriteString(idle[0], "\r\n")
-		(row{want: "503"}).check(t, string(must(io.ReadAll(idle[0]))(t)))
-		eventually(t, "a line in the log", func() bool { return strings.Contains(log.String(), "too many open files") })
-		program.Process.Kill()
-		program.Wait() // says that it was killed
-	})
-	t.Run("fewer and fewer descriptors", func(t *testing.T) { // a whole answer, or 503
-		if runtime.GOOS == "windows" {
-			t.Skip("needs ulimit")
-		}
-		index, list := t.TempDir(), t.TempDir()
-		os.WriteFile(filepath.Join(index, "index.html"), []byte("the page"), 0o600)
-		os.MkdirAll(filepath.Join(list, "a", "b"), 0o700)
-		os.Symlink(filepath.Join("a", "b"), filepath.Join(list, "link"))
-		for directory, whole := range map[string]string{index: "the page", list: `"./link/"`} {
-			program, addr, _ := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
-				os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", directory, "-timeout", "1m"))
+	replies(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get(), " 404 ")
+	// A whole answer, or 503.
+	for path, whole := range map[string]string{"/root/a.txt": "text", "/root/with/": "index",
+		"/": `"./link/"`} { // whose target needs one more
+		t.Run("fewer and fewer descriptors: "+path, func(t *testing.T) {
+			only(t, "needs ulimit")
+			t.Parallel()
+			program, addr, log := startCommand(t, exec.Command("sh", "-c", `ulimit -n 40 && exec "$0" "$@"`,
+				os.Args[0], "-addr", "127.0.0.1:0", "-app", "files", "-root", dir, "-timeout", "1m"))
+			var status string
 			for range 40 {
-				reply := ask(t, addr, get())
-				if status, _, _ := splitReply(t, reply); status[:3] == "503" {
+				reply := ask(t, addr, getPath(path))
+				if status, _, _ = splitReply(t, reply); status[:3] == "503" {
 					break
-				} else if !strings.Contains(reply, whole) {
-					t.Fatalf("expected %q, got %q", whole, reply)
 				}
+				holds(t, reply, whole)
 				must(io.WriteString(dial(t, addr), "GET "))(t) // one descriptor less
 			}
+			holds(t, status, "503")
+			eventually(t, "its log", func() bool { return strings.Contains(log.String(), "503: ") })
 			program.Process.Kill()
-			program.Wait() // says that it was killed
+			ended(t, program) // it was killed
+		})
+	}
+}
+
+// TestSystemErrors shows what becomes of errors of the system that a test cannot bring about
+// everywhere, root's permissions among them.
+func TestSystemErrors(t *testing.T) {
+	full := func(what string) error { return os.NewSyscallError(what, syscall.ENFILE) }
+	for _, c := range []struct {
+		serve     func(Environ, StartResponse, error) Body
+		err       error
+		want, log string
+	}{
+		{cannotServe, syscall.EACCES, "403", "^$"}, {cannotServe, syscall.EPERM, "403", "^$"},
+		{cannotServe, full("open"), "503", "^503: open: "},
+		{cannotServe, &os.PathError{Op: "open", Path: "a", Err: syscall.EMFILE}, "503", "^503: open a: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "503", "^503: fork a: "},
+		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "503", "^503: no x: "},
+	} {
+		var log bytes.Buffer
+		status, headers, _ := callApplication(func(environ Environ, startResponse StartResponse) Body {
+			return c.serve(environ, startResponse, c.err)
+		}, Environ{"wsgi.errors": &log})
+		_, retry := lookup(headers, "Retry-After")
+		if status[:3] != c.want || retry == 1 != (c.want == "503") {
+			t.Errorf("%v: expected %s, got %s %v", c.err, c.want, status, headers)
 		}
-	})
-	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": "304",
-		"Mon, 03 Feb 2020 04:05:07 GMT": "304", "Mon, 03 Feb 2020 04:05:05 GMT": "200",
-		"Monday, 03-Feb-20 04:05:06 GMT": "304", "Mon Feb  3 04:05:06 2020": "304", "Mon Feb  3 04:05:05 2020": "200",
-		"Fri, 01 Jan 2100 00:00:00 GMT": "200", "Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": "200",
-		"yesterday": "200", "": "200"} {
-		reply := ask(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n")
-		if status, _, _ := splitReply(t, reply); status[:3] != want {
-			t.Errorf("since %q: expected %s, got %q", since, want, reply)
-		}
-	}
-	future := time.Now().Add(time.Hour)
-	if err := os.Chtimes(filepath.Join(dir, "root", "a.txt"), future, future); err != nil {
-		t.Fatal(err)
-	}
-	reply := ask(t, s.addr, "GET /f/a.txt HTTP/1.0\r\n\r\n")
-	date := regexp.MustCompile(`\nLast-Modified: (.*)\r\n`).FindStringSubmatch(reply)
-	if modified, err := time.Parse(httpDate, date[1]); err != nil || modified.After(time.Now()) {
-		t.Errorf("modified in the future: %q", reply)
-	}
-	if reply := ask(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get()); !strings.HasPrefix(reply, "HTTP/1.0 404") {
-		t.Errorf("without a root: %q", reply)
+		holds(t, log.String(), c.log)
 	}
 }
 
 // TestUpper shows M02, M03 and M04.
 func TestUpper(t *testing.T) {
+	const plain = "Content-Type: text/plain; charset=utf-8\r\n\r\n"
 	text := append(contentLength("6"), textPlain...)
+	typed := func(kind string, more ...Header) func(*probe, Environ, StartResponse) Body {
+		return returns("200 OK", append([]Header{{"Content-Type", kind}}, more...), stream("abc"))
+	}
 	for _, c := range []appCase{
-		{name: "M02 M03 M04 plain text", app: closes("200 OK", text, stream("abc", "é\xff")), closes: 1, log: "Close's error",
-			want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCé\xff"},
-		{name: "M04 another type is left alone", app: returns("200 OK", []Header{{"Content-Type", "text/html"}, {"Content-Length", "3"}}, stream("<p>")),
-			want: ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\n<p>"},
-		{name: "M04 text that is coded", app: returns("200 OK", []Header{{"Content-Type", "text/plain"}, {"Content-Encoding", "gzip"}}, stream("abc")),
+		{name: "M02 M03 M04 plain text", app: closes("200 OK", text, stream("abc", "é\xff")), closes: 1,
+			log: "Close's error", want: ok200 + plain + "ABCé\xff"},
+		{name: "M04 another type is left alone", app: typed("text/html", Header{"Content-Length", "3"}),
+			want: ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\nabc"},
+		{name: "M04 text that is coded", app: typed("text/plain", Header{"Content-Encoding", "gzip"}),
 			want: ok200 + "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n\r\nabc"},
-		{name: "M04 a type in capitals", app: returns("200 OK", []Header{{"Content-Type", "Text/Plain"}}, stream("abc")),
+		{name: "M04 a type in capitals", app: typed("Text/Plain"),
 			want: ok200 + "Content-Type: Text/Plain\r\n\r\nABC"},
-		{name: "M04 what is written", want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nABCDEF",
+		{name: "M04 what is written", want: ok200 + plain + "ABCDEF",
 			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
 				io.WriteString(startResponse("200 OK", textPlain), "abc")
 				return Blocks{[]byte("def")}
 			}},
-		{name: "M04 startResponse in the first iteration", want: ok200 + "Content-Type: text/plain; charset=utf-8\r\n\r\nHELLO FROM AN OBJECT'S METHOD ALL\n",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				return class(environ, startResponse)
-			}},
-		{name: "M05 excInfo is passed on", want: "HTTP/1.0 503 Sorry\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nX",
+		{name: "M04 startResponse in the first iteration", app: func(_ *probe, e Environ,
+			s StartResponse) Body {
+			return class(e, s)
+		}, want: ok200 + plain + "HELLO FROM AN OBJECT'S METHOD ALL\n"},
+		{name: "M05 excInfo is passed on", want: "HTTP/1.0 503 Sorry\r\n" + plain + "X",
 			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
 				startResponse("200 OK", textPlain)
 				startResponse("503 Sorry", textPlain, errors.New("changed"))
 				return Blocks{[]byte("x")}
 			}},
-		{name: "M03 Close after a panic", app: closes("200 OK", text, stream("panic")), closes: 1, want: "500", log: "the block failed"},
+		{name: "M03 Close after a panic", app: closes("200 OK", text, stream("panic")), closes: 1,
+			want: "500", log: "the block failed"},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, upper) })
 	}
+	three := simple(returns("200 OK", textPlain, stream("a", "", "b")))
 	blocks := 0 // M02: one block out for each block in
-	inner := func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", textPlain)
-		return stream("a", "", "b")
-	}
-	environ := Environ{}
-	setTestingDefaults(environ)
-	for range upper(inner)(environ, func(string, []Header, ...error) io.Writer { return io.Discard }).All() {
+	for range called(upper(three), Environ{}).All() {
 		blocks++
 	}
 	if blocks != 3 {
 		t.Errorf("%d blocks", blocks)
 	}
+}
+
+// simple makes an application of that of an appCase without a probe.
+func simple(app func(*probe, Environ, StartResponse) Body) Application {
+	return func(environ Environ, startResponse StartResponse) Body {
+		return app(nil, environ, startResponse)
+	}
+}
+
+// called calls an application, with a startResponse that does nothing, and returns its body.
+func called(application Application, environ Environ) Body {
+	setTestingDefaults(environ)
+	return application(environ, func(string, []Header, ...error) io.Writer { return io.Discard })
 }
 
 // run runs the case behind a server, with middleware around it.
@@ -5093,13 +4342,12 @@ func (c appCase) run(t *testing.T, middleware Middleware, change ...func(*Server
 	client := dial(t, s.addr)
 	io.WriteString(client, cmp.Or(c.send, get())) // fails if the answer came before all was sent
 	client.CloseWrite()
-	content, err := io.ReadAll(client)
-	reply := string(content)
+	reply, err := io.ReadAll(client)
 	if isReset(err) != c.cut || !c.cut && err != nil {
 		t.Errorf("after %d bytes: %v", len(reply), err)
 	}
 	s.stop()
-	c.check(t, reply, s.errors.String())
+	c.check(t, string(reply), s.errors.String())
 	if p.calls.Load() != 1 || p.closes.Load() != c.closes { // C01, C02
 		t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
 	}
@@ -5109,13 +4357,15 @@ func (c appCase) run(t *testing.T, middleware Middleware, change ...func(*Server
 }
 
 func TestCatch(t *testing.T) {
-	page := "HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
+	const page = "^HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"X-Content-Type-Options: nosniff\r\n|"
+	fails := func(func([]byte) bool) { panic("oh no") }
 	for name, app := range map[string]func(*probe, Environ, StartResponse) Body{
-		"in the call":            func(*probe, Environ, StartResponse) Body { panic("oh no") },
-		"in the first iteration": returns("200 OK", textPlain, Stream(func(func([]byte) bool) { panic("oh no") })),
+		"in the call":            panics("oh no"),
+		"in the first iteration": returns("200 OK", textPlain, Stream(fails)),
 		"after an empty block": returns("200 OK", textPlain, Stream(func(yield func([]byte) bool) {
 			yield(nil)
-			panic("oh no")
+			fails(yield)
 		})),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -5123,20 +4373,9 @@ func TestCatch(t *testing.T) {
 				environ["REMOTE_ADDR"] = environ.Get("HTTP_FROM")
 				return app(nil, environ, startResponse)
 			}))
-			near := ask(t, s.addr, get("From: ::1"))
-			far := ask(t, s.addr, get("From: 192.0.2.1"))
-			proxied := ask(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"))
-			if near = ourHeaders.ReplaceAllString(near, ""); !strings.HasPrefix(near, page) ||
-				!strings.Contains(near, "The application failed: oh no (set") || !strings.Contains(near, "\tserver_test.go:") {
-				t.Errorf("near: %q", near)
-			}
-			if far = ourHeaders.ReplaceAllString(far, ""); !strings.HasPrefix(far, page) ||
-				!strings.HasSuffix(far, "\r\n\r\nThe application failed.\n") {
-				t.Errorf("far: %q", far)
-			}
-			if strings.Contains(proxied, "oh no") {
-				t.Errorf("proxied: %q", proxied)
-			}
+			replies(t, s.addr, get("From: ::1"), page+"The application failed: oh no (set|\tserver_test.go:")
+			replies(t, s.addr, get("From: 192.0.2.1"), page+"\r\n\r\nThe application failed.\n$")
+			replies(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"), page+"!oh no")
 			if s.stop(); strings.Count(s.errors.String(), "catch: The application failed: oh no") != 3 {
 				t.Errorf("the log is %s", s.errors)
 			}
@@ -5153,83 +4392,69 @@ func TestCatch(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, catch) })
 	}
 	t.Run("a panic when no more is wanted", func(t *testing.T) {
-		defer func() {
-			if reason := recover(); reason != "too late" {
-				t.Errorf("it is %v", reason)
-			}
-		}()
-		environ := Environ{}
-		setTestingDefaults(environ)
-		start := func(string, []Header, ...error) io.Writer { return io.Discard }
-		for range catch(func(Environ, StartResponse) Body {
-			return Stream(func(yield func([]byte) bool) {
-				defer func() { panic("too late") }()
-				yield([]byte("a"))
-			})
-		})(environ, start).All() {
+		defer func() { holds(t, fmt.Sprint(recover()), "^too late$") }()
+		late := Stream(func(yield func([]byte) bool) {
+			defer func() { panic("too late") }()
+			yield([]byte("a"))
+		})
+		for range called(catch(simple(returns("200 OK", nil, late))), Environ{}).All() {
 			break
 		}
 	})
-	for name, app := range map[string]Application{"in the call": write, "in the body": func(_ Environ, startResponse StartResponse) Body {
+	writes := func(_ Environ, startResponse StartResponse) Body {
 		out := startResponse("200 OK", textPlain)
 		return Stream(func(func([]byte) bool) {
 			if _, err := io.WriteString(out, "x"); err != nil {
 				panic(fmt.Errorf("cannot go on: %w", err))
 			}
 		})
-	}} {
-		var log bytes.Buffer
-		r := newResponse(&wire{fail: errors.New("the client has left")}, httpLine, "GET", &log)
-		environ := Environ{"wsgi.errors": &log}
-		setTestingDefaults(environ)
-		if run(catch(app), environ, &r); log.Len() > 0 {
-			t.Errorf("a client that leaves %s is no failure of the application: the log is %s", name, &log)
-		}
 	}
-	_, log := runOn(&wire{}, catch(func(Environ, StartResponse) Body { return stream("x") }))
-	if strings.Count(log, "startResponse must be called before") != 1 || strings.Contains(log, "catch:") {
-		t.Errorf("a block without startResponse: the log is %s", log)
+	for _, c := range []struct {
+		app  Application
+		want string // in the gateway's log
+	}{{write, "^$"}, {writes, "^$"}, {simple(panics("oh no")), "catch: The application failed"},
+		{simple(func(*probe, Environ, StartResponse) Body { return stream("x") }),
+			"startResponse must be called before|!catch:"}} {
+		log := &bytes.Buffer{}
+		left := &wire{fail: errors.New("the client has left")}
+		_, more := runOn(left, func(e Environ, s StartResponse) Body {
+			e["wsgi.errors"] = log
+			return catch(c.app)(e, s)
+		})
+		holds(t, log.String()+more, c.want) // that the client has left is no failure of an application
 	}
 }
 
 func TestAuth(t *testing.T) {
 	s := start(t, auth(showEnviron))
+	const welcome = " 200 |\nREMOTE_USER: reader\n"
+	const who = " 401 |\r\nWWW-Authenticate: Basic realm=\"rawsgi\", charset=\"UTF-8\"\r\n"
 	for header, want := range map[string]string{
-		"":                                       "401",
-		"Authorization: Basic cmVhZGVyOndzZ2k=":  "200", // reader:wsgi
-		"Authorization: bASIC cmVhZGVyOndzZ2k=":  "200",
-		"Authorization: Basic cmVhZGVyOndzZ2o=":  "401",
-		"Authorization: Basic cmVhZGVyOndzZ2k":   "401",
-		"Authorization: Basic":                   "401",
-		"Authorization: Digest cmVhZGVyOndzZ2k=": "401",
+		"X: y":                                   who,
+		"Authorization: Basic cmVhZGVyOndzZ2k=":  welcome, // reader:wsgi
+		"Authorization: bASIC cmVhZGVyOndzZ2k=":  welcome,
+		"Authorization: Basic cmVhZGVyOndzZ2o=":  who,
+		"Authorization: Basic cmVhZGVyOndzZ2k":   who,
+		"Authorization: Basic":                   who,
+		"Authorization: Digest cmVhZGVyOndzZ2k=": who,
 	} {
-		request := get("X: y", header)
-		if header == "" {
-			request = get()
-		}
-		status, lines, content := splitReply(t, ask(t, s.addr, request))
-		if status[:3] != want {
-			t.Errorf("%q: %s", header, status)
-		}
-		if want == "401" && !slices.Contains(lines, `WWW-Authenticate: Basic realm="rawsgi", charset="UTF-8"`) {
-			t.Errorf("%q: %q", header, lines)
-		}
-		if want == "200" && !strings.Contains(content, "\nREMOTE_USER: reader\n") {
-			t.Errorf("%q: %q", header, content)
-		}
+		replies(t, s.addr, get(header), want)
 	}
 }
 
 // TestValidate shows M07: each rule is named, with the side that breaks it.
 func TestValidate(t *testing.T) {
-	ok := Blocks{[]byte("x")}
+	ok, none := Blocks{[]byte("x")}, Blocks{}
 	html := []Header{{"Content-Type", "text/html"}}
 	for _, c := range []struct {
 		name string
 		app  func(*probe, Environ, StartResponse) Body
-		want string
+		want string // with "", nothing is wrong
 	}{
 		{"nothing wrong", returns("200 OK", html, ok), ""},
+		{"startResponse late", returns("200 OK", html, stream("", "x")), ""},
+		{"205", returns("205 Reset Content", nil, none), ""},
+		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
 		{"lines of the body", func(_ *probe, environ Environ, startResponse StartResponse) Body {
 			line, err := environ["wsgi.input"].(interface{ ReadLine(int) ([]byte, error) }).ReadLine(0)
 			if string(line) != "" || err != io.EOF {
@@ -5242,83 +4467,68 @@ func TestValidate(t *testing.T) {
 			out := startResponse("200 OK", html)
 			io.WriteString(out, "before")
 			return Stream(func(yield func([]byte) bool) { io.WriteString(out, "late") })
-		}, "application breaks a rule: write() is called before the body is iterated"},
-		{"startResponse late", returns("200 OK", html, stream("", "x")), ""},
-		{"no status", returns("200", html, ok), "application breaks a rule: expected a status"},
-		{"no type", returns("200 OK", nil, ok), "application breaks a rule: 200 OK has a Content-Type"},
-		{"a type with 204", returns("204 No Content", html, Blocks{}), "application breaks a rule: 204 No Content has no Content-Type"},
-		{"a type with 205", returns("205 Reset Content", html, Blocks{}), "application breaks a rule: 205 Reset Content has no Content-Type"},
-		{"205", returns("205 Reset Content", nil, Blocks{}), ""},
-		{"a body with 205", returns("205 Reset Content", nil, stream("", "x")), "application breaks a rule: 205 Reset Content has no body"},
-		{"a body with 304", returns("304 Not Modified", nil, ok), "application breaks a rule: 304 Not Modified has no body"},
-		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
+		}, "write() is called before the body is iterated"},
 		{"a body written with 204", func(_ *probe, _ Environ, startResponse StartResponse) Body {
 			io.WriteString(startResponse("204 No Content", nil), "x")
-			return Blocks{}
-		}, "application breaks a rule: 204 No Content has no body"},
-		{"an underscore", returns("200 OK", []Header{{"Content_Type", "a/b"}}, ok), "application breaks a rule: a header name with _"},
-		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "application breaks a rule: the value of X"},
-		{"no body", returns("200 OK", html, nil), "application breaks a rule: it returns an iterable"},
-		{"a wrong Len", returns("200 OK", html, lying{stream("x", "y")}), "application breaks a rule: Len is the number"},
-		{"no startResponse", func(*probe, Environ, StartResponse) Body { return ok }, "application breaks a rule: startResponse is called before"},
-		{"no startResponse, no block", func(*probe, Environ, StartResponse) Body { return Blocks{} }, "application breaks a rule: startResponse is called"},
-		{"twice", func(p *probe, environ Environ, startResponse StartResponse) Body {
+			return none
+		}, "204 No Content has no body"},
+		{"twice", func(_ *probe, _ Environ, startResponse StartResponse) Body {
 			startResponse("200 OK", html)
 			startResponse("200 OK", html)
 			return ok
-		}, "application breaks a rule: a second call needs excInfo"},
+		}, "a second call needs excInfo"},
+		{"no status", returns("200", html, ok), "expected a status"},
+		{"no type", returns("200 OK", nil, ok), "200 OK has a Content-Type"},
+		{"a type with 204", returns("204 No Content", html, none), "204 No Content has no Content-Type"},
+		{"a type with 205", returns("205 Reset", html, none), "205 Reset has no Content-Type"},
+		{"a body with 205", returns("205 Reset", nil, stream("", "x")), "205 Reset has no body"},
+		{"a body with 304", returns("304 Not Modified", nil, ok), "304 Not Modified has no body"},
+		{"an underscore", returns("200 OK", []Header{{"X_A", "b"}}, ok), "a header name with _"},
+		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "the value of X"},
+		{"no body", returns("200 OK", html, nil), "it returns an iterable"},
+		{"a wrong Len", returns("200 OK", html, lying{stream("x", "y")}), "Len is the number"},
+		{"no startResponse", func(*probe, Environ, StartResponse) Body { return ok },
+			"startResponse is called before"},
+		{"nor a block", func(*probe, Environ, StartResponse) Body { return none },
+			"startResponse is called"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, log := runOn(&wire{}, validate(func(environ Environ, startResponse StartResponse) Body {
-				return c.app(nil, environ, startResponse)
-			}))
-			if c.want == "" && log != "" || !strings.Contains(log, c.want) {
-				t.Errorf("expected %q, got %s", c.want, log)
+			_, log := runOn(&wire{}, validate(simple(c.app)))
+			if c.want == "" {
+				holds(t, log, "^$")
+			} else {
+				holds(t, log, "application breaks a rule: "+c.want)
 			}
 		})
 	}
-	for _, c := range []struct {
-		key   string
-		value any
-	}{{"REQUEST_METHOD", ""}, {"SERVER_NAME", ""}, {"SERVER_PORT", "x"}, {"X", 1}, {"HTTP_CONTENT_TYPE", "a/b"},
-		{"SCRIPT_NAME", "/"}, {"SCRIPT_NAME", "x"}, {"PATH_INFO", "x"}, {"wsgi.version", "1.0"}, {"wsgi.url_scheme", ""},
-		{"wsgi.run_once", nil}, {"wsgi.errors", nil}, {"CONTENT_LENGTH", "-1"}} {
-		t.Run(c.key, func(t *testing.T) {
-			defer func() {
-				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: ") || !strings.Contains(reason, c.key) {
-					t.Errorf("got %s", reason)
-				}
-			}()
-			environ := Environ{c.key: c.value}
-			setTestingDefaults(environ)
-			validate(hello)(environ, func(string, []Header, ...error) io.Writer { return io.Discard })
-		})
+	all := func(b Body) {
+		for range b.All() {
+		}
 	}
-	for name, do := range map[string]func(b Body){
-		"a body is iterated once": func(b Body) {
-			for range 2 {
-				for range b.All() {
-				}
-			}
-		},
-		"Close is called once": func(b Body) { b.(io.Closer).Close(); b.(io.Closer).Close() },
-		"no block is asked for after Close": func(b Body) {
-			b.(io.Closer).Close()
-			for range b.All() {
-			}
-		},
+	closed := func(b Body) Body { b.(io.Closer).Close(); return b }
+	for want, do := range map[string]func(b Body){
+		"a body is iterated once":           func(b Body) { all(b); all(b) },
+		"Close is called once":              func(b Body) { closed(closed(b)) },
+		"no block is asked for after Close": func(b Body) { all(closed(b)) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			defer func() {
-				if reason := fmt.Sprint(recover()); !strings.Contains(reason, "the gateway breaks a rule: "+name) {
-					t.Errorf("got %s", reason)
-				}
-			}()
-			environ := Environ{}
-			setTestingDefaults(environ)
-			do(validate(hello)(environ, func(string, []Header, ...error) io.Writer { return io.Discard }))
-		})
+		breaks(t, want, func() { do(called(validate(hello), Environ{})) })
 	}
+	for _, environ := range []Environ{{"X": 1}, {"REQUEST_METHOD": ""}, {"SERVER_NAME": ""},
+		{"SERVER_PORT": "x"}, {"HTTP_CONTENT_TYPE": "a/b"}, {"SCRIPT_NAME": "/"}, {"SCRIPT_NAME": "x"},
+		{"PATH_INFO": "x"},
+		{"wsgi.version": "1.0"}, {"wsgi.url_scheme": ""}, {"wsgi.run_once": nil}, {"wsgi.errors": nil},
+		{"CONTENT_LENGTH": "-1"}} {
+		for key := range maps.Clone(environ) {
+			breaks(t, key, func() { called(validate(hello), environ) })
+		}
+	}
+}
+
+// breaks wants do to panic because a gateway breaks a rule.
+func breaks(t *testing.T, rule string, do func()) {
+	t.Helper()
+	defer func() { t.Helper(); holds(t, fmt.Sprint(recover()), "the gateway breaks a rule: |"+rule) }()
+	do()
 }
 
 // TestValidateEverything runs every row, and every application, with validate around it:
@@ -5326,178 +4536,128 @@ func TestValidate(t *testing.T) {
 func TestValidateEverything(t *testing.T) {
 	// validate hides Len, as wsgiref's validator does, so the application says how long it is.
 	s := start(t, validate(func(e Environ, startResponse StartResponse) Body {
-		var status string
 		var headers []Header
-		blocks := showEnviron(e, func(s string, h []Header, _ ...error) io.Writer {
-			status, headers = s, h
-			return io.Discard
-		}).(Blocks)
-		startResponse(status, append(contentLength(strconv.Itoa(len(blocks[0]))), headers...))
-		return blocks
+		store := func(_ string, h []Header, _ ...error) io.Writer { headers = h; return nil }
+		page := showEnviron(e, store).(Blocks)
+		startResponse("200 OK", append(contentLength(strconv.Itoa(len(page[0]))), headers...))
+		return page
 	}))
 	holdToRows(t, "validate", s.addr)
-	if s.stop(); strings.Contains(s.errors.String(), "validate:") {
-		t.Errorf("the log says %s", s.errors)
-	}
+	s.stop()
+	holds(t, s.errors.String(), "!validate:")
 	for _, entry := range applications(Config{Root: "docs"}) {
 		t.Run(entry.Name, func(t *testing.T) {
+			t.Parallel()
 			if entry.Name == "clock" {
 				entry.App = newClock(2, time.Millisecond)
 			}
 			s := start(t, validate(entry.App))
 			for _, row := range allRows() {
 				if len(row.send) < 70000 {
-					exchangeWith(t, s.addr, row, len(row.send)+1) // what comes back is the application's own matter
+					exchangeWith(t, s.addr, row, len(row.send)+1) // the answer is the application's own matter
 				}
 			}
-			for _, request := range []string{get(), "HEAD / HTTP/1.0\r\n\r\n", post("a=b", "Content-Length: 3"),
-				"GET /excinfo HTTP/1.0\r\n\r\n", "GET /README.md HTTP/1.0\r\n\r\n"} {
+			for _, request := range []string{get(), post("a=b", "Content-Length: 3"),
+				"HEAD / HTTP/1.0\r\n\r\n",
+				getPath("/excinfo"), getPath("/README.md")} {
 				ask(t, s.addr, request)
 			}
-			if s.stop(); strings.Contains(s.errors.String(), "validate:") {
-				t.Errorf("the log says %s", s.errors)
-			}
+			s.stop()
+			holds(t, s.errors.String(), "!validate:")
 		})
 	}
 }
 
-// TestNginxInFront runs docs/nginx.conf in front of us, over TCP and over a Unix socket.
-func TestNginxInFront(t *testing.T) {
-	long(t)
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		if nginx, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
-			skip(t, "needs nginx", "nginx-light")
-		}
-	}
-	config := string(must(os.ReadFile("docs/nginx.conf"))(t))
-	for _, network := range []string{"tcp", "unix"} {
-		t.Run(network, func(t *testing.T) {
-			dir, front := t.TempDir(), freeAddr(t)
-			addr, pass := "127.0.0.1:0", "http://"
-			if network == "unix" {
-				addr, pass = "unix:"+dir+"/s", "http://unix:"
-			}
-			s := startOn(t, addr, showEnviron)
-			text := strings.NewReplacer("127.0.0.1:8080", front, "http://127.0.0.1:8000", pass+s.addr).Replace(config)
-			path := filepath.Join(dir, "nginx.conf")
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			directives := "daemon off;"
-			if os.Getuid() == 0 {
-				directives += " user root;" // or its workers could not enter our directory
-			}
-			background(t, front, exec.Command(nginx, "-p", dir, "-c", path, "-g", directives))
-			client := &http.Client{Transport: &http.Transport{}}
-			defer client.CloseIdleConnections()
-			for range 3 { // over one connection of the client's
-				reply := must(client.Post("http://"+front+"/a%20b?q=1", "text/x", strings.NewReader("abc")))(t)
-				content := string(must(io.ReadAll(reply.Body))(t))
-				reply.Body.Close()
-				for _, want := range append(body("abc"), "PATH_INFO: /a b", "QUERY_STRING: q=1",
-					"SERVER_PROTOCOL: HTTP/1.0", "HTTP_HOST: "+front, "HTTP_X_FORWARDED_FOR: 127.0.0.1") {
-					if !slices.Contains(strings.Split(content, "\n"), want) {
-						t.Errorf("no %q in %d %s", want, reply.StatusCode, content)
-					}
-				}
-			}
-			behind := start(t, newProxy(front, 10*time.Second)) // and nginx behind our proxy
-			if reply := ask(t, behind.addr, get()); !strings.Contains(reply, "\nHTTP_X_FORWARDED_FOR: 127.0.0.1, 127.0.0.1\n") {
-				t.Errorf("got %q", reply)
-			}
-		})
-	}
+// TestCGIUnderOthers runs the program as a CGI program of a server that is not ours.
+func TestCGIUnderOthers(t *testing.T) {
+	script := asProgram(t, t.TempDir(), "self", "-app environ")
+	s := &http.Server{Handler: &cgi.Handler{Path: script, Root: "/self", Stderr: io.Discard}}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	go s.Serve(l)
+	defer s.Close()
+	const post = " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+	holds(t, ask(t, l.Addr().String(), "POST /self/a%20b?q=1"+post), "\nPATH_INFO: /a b\n|"+
+		"\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
 }
 
 // debianPython is the one that sees Debian's packages.
 const debianPython = "/usr/bin/python3"
 
-// needsPython skips a test where a Python package is missing.
-func needsPython(t *testing.T, module, install string) {
-	t.Helper()
-	if err := exec.Command(debianPython, "-c", "import "+module).Run(); err != nil {
-		skip(t, "needs "+module, install)
-	}
-}
-
-// pythonApp is a WSGI application for Python servers behind our proxy.
-const pythonApp = `
-def app(environ, start_response):
-    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    start_response("200 OK", [("Content-Type", "text/plain"), ("X-From", "python")])
-    return [environ["PATH_INFO"].encode("latin-1"), b"|", environ["HTTP_X_FORWARDED_FOR"].encode(), b"|", body]
-if __name__ == "__main__":
-    import sys
-    from wsgiref.simple_server import make_server
-    make_server("127.0.0.1", int(sys.argv[1]), app).serve_forever()
+// lighttpdConf makes lighttpd a CGI host. TestOtherServers fills in what is in capitals.
+const lighttpdConf = `
+server.document-root = "DIR"
+server.bind = "127.0.0.1"
+server.port = PORT
+server.modules = ("mod_cgi")
+cgi.assign = (".cgi" => "")
 `
 
-// TestProxyToOthers has the proxy in front of servers that are not ours.
-func TestProxyToOthers(t *testing.T) {
+// TestOtherServers has us behind and in front of servers that are not ours, over each interface.
+func TestOtherServers(t *testing.T) {
 	long(t)
-	for _, server := range []struct{ name, module, install string }{
-		{"wsgiref", "wsgiref", "python3"}, {"gunicorn", "gunicorn", "gunicorn"},
-	} {
-		t.Run(server.name, func(t *testing.T) {
-			needsPython(t, server.module, server.install)
-			dir, addr := t.TempDir(), freeAddr(t)
-			_, port, _ := net.SplitHostPort(addr)
-			if err := os.WriteFile(filepath.Join(dir, "wsgiapp.py"), []byte(pythonApp), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			command := exec.Command(debianPython, "wsgiapp.py", port)
-			if server.name == "gunicorn" {
-				command = exec.Command(debianPython, "-m", "gunicorn", "-b", addr, "wsgiapp:app")
-			}
-			command.Dir = dir
-			background(t, addr, command)
-			s := start(t, newProxy(addr, 10*time.Second))
-			for range 3 {
-				reply := ask(t, s.addr, "POST /a%20b HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc")
-				if !strings.HasPrefix(reply, ok200) || !strings.Contains(reply, "X-From: python\r\n") ||
-					!strings.HasSuffix(reply, "\r\n\r\n/a b|127.0.0.1|abc") {
-					t.Errorf("got %q", reply)
-				}
-			}
-		})
+	const here, self = "/a%20b?q=1", "/cgi-bin/self.cgi/a%20b?q=1"
+	const hostile = "/cgi-bin/self.cgi?x+-app+hello"
+	const version, has = debianPython + " -V", debianPython + " -c 'import "
+	const cgiHost = "exec " + debianPython + " -m http.server --cgi --bind 127.0.0.1 PORT"
+	const wsgiref = "exec " + debianPython + " conf PORT"
+	const gunicorn = "ln conf app.py; exec " + debianPython + " -m gunicorn -b ADDR app:app"
+	const environ = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
+	const forwarded = environ + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
+	environApp := string(must(os.ReadFile("docs/environ_app.py"))(t))
+	underCGI := "#!" + debianPython + "\nfrom wsgiref.handlers import CGIHandler\n" +
+		strings.Replace(environApp, "if __name__ ==", "CGIHandler().run(app)\nif not", 1)
+	nginxConf := strings.NewReplacer("127.0.0.1:8080", "ADDR", "http://127.0.0.1:8000", "OURS").
+		Replace(string(must(os.ReadFile("docs/nginx.conf"))(t)))
+	nginx := "exec nginx -p . -c conf -g 'daemon off;'"
+	if os.Getuid() == 0 { // its workers could not enter the directory
+		nginx = "exec nginx -p . -c conf -g 'daemon off; user root;'"
 	}
-}
-
-// TestPythonUnderCGI runs Python's frameworks as CGI programs under our host.
-func TestPythonUnderCGI(t *testing.T) {
-	long(t)
-	for _, c := range []struct{ module, install, program string }{
-		{"flask", "python3-flask", `
-from flask import Flask, request
-app = Flask(__name__)
-@app.route("/a b", methods=["POST"])
-def page(): return "flask " + request.args["q"] + " " + request.get_data(as_text=True)
-`},
-		{"django", "python3-django", `
-from django.conf import settings
-settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="x")
-from django.http import HttpResponse
-from django.urls import path
-def page(request): return HttpResponse("django " + request.GET["q"] + " " + request.body.decode())
-urlpatterns = [path("a b", page)]
-from django.core.wsgi import get_wsgi_application
-app = get_wsgi_application()
-`},
+	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
+		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, environ},
+		{"http.server", "python3", version, "", cgiHost, self, environ},
+		{"http.server, arguments", "python3", version, "", cgiHost, hostile, "400 Bad Request\n"},
+		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
+		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
+		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
+		{"wsgiref, our proxy", "python3", version, environApp, wsgiref, here, forwarded + "\n"},
+		{"gunicorn, our proxy", "gunicorn", has + "gunicorn'", environApp, gunicorn, here, forwarded},
+		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
 	} {
-		t.Run(c.module, func(t *testing.T) {
-			needsPython(t, c.module, c.install)
-			script := filepath.Join(t.TempDir(), "app.py")
-			text := "#!" + debianPython + c.program + "from wsgiref.handlers import CGIHandler\nCGIHandler().run(app)\n"
-			if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-				t.Fatal(err)
+		t.Run(c.name, func(t *testing.T) {
+			shell := func(command string) *exec.Cmd {
+				return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
 			}
-			s := start(t, mount(map[string]Application{"/cgi": newCGI(script, 30*time.Second, 0)}, hello))
-			reply := ask(t, s.addr, "POST /cgi/a%20b?q=1 HTTP/1.0\r\nHost: localhost\r\nContent-Length: 3\r\n"+
-				"Content-Type: text/plain\r\n\r\nabc")
-			if s.stop(); !strings.HasPrefix(reply, ok200) || !strings.HasSuffix(reply, c.module+" 1 abc") {
-				t.Errorf("got %q, log %s", reply, s.errors)
+			if shell(c.needs).Run() != nil {
+				skip(t, "needs "+c.install, c.install)
 			}
+			dir, addr := must(os.MkdirTemp("", "rawsgi-others-"))(t), freeAddr(t)
+			defer os.RemoveAll(dir)
+			ours := addr
+			if strings.HasPrefix(c.name, "nginx") {
+				ours = start(t, showEnviron).addr
+			}
+			if strings.HasSuffix(c.name, "socket") {
+				ours = "unix:" + startOn(t, "unix:"+dir+"/s", showEnviron).addr
+			}
+			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr), "DIR", dir,
+				"OURS", "http://"+ours).Replace
+			program, bin := filepath.Join(dir, "program"), filepath.Join(dir, "cgi-bin")
+			noError(t, os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755), // Python's runs programs as nobody
+				os.WriteFile(program, must(os.ReadFile(os.Args[0]))(t), 0o755),
+				os.WriteFile(filepath.Join(dir, "conf"), []byte(fill(c.conf)), 0o755))
+			writeScript(t, bin, "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+program+` -app environ "$@"`)
+			if c.command == "" { // a program for our host
+				addr = start(t, newCGI(filepath.Join(dir, "conf"), 30*time.Second, 0)).addr
+			} else {
+				command := shell(fill(c.command))
+				command.Dir = dir
+				background(t, addr, command)
+			}
+			if strings.HasSuffix(c.name, "our proxy") {
+				addr = start(t, newProxy(addr, 10*time.Second)).addr
+			}
+			replies(t, addr, "POST "+c.target+" HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n"+
+				"Content-Length: 3\r\n\r\nabc", c.want)
 		})
 	}
 }
@@ -5507,128 +4667,38 @@ func TestGrade(t *testing.T) {
 	t.Parallel()
 	silent := must(net.Listen("tcp", "127.0.0.1:0"))(t) // accepts, and that is all
 	t.Cleanup(func() { silent.Close() })
-	var asked atomic.Int64
-	tired := start(t, func(e Environ, startResponse StartResponse) Body {
-		if asked.Add(1) > 3 {
-			time.Sleep(4 * time.Second) // longer than a row is waited for
-		}
-		return showEnviron(e, startResponse)
-	})
 	wrong := start(t, func(e Environ, startResponse StartResponse) Body {
 		e["PATH_INFO"] = e.Get("PATH_INFO") + "?" + e.Get("QUERY_STRING")
 		return showEnviron(e, startResponse)
-	})
-	const head = "HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\nContent-Type: text/plain\r\n" +
-		"Content-Length: 2\r\n"
-	hi, _ := fake(t, head+"\r\nhi", nil)
-	bare, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\nhi", nil)
-	nothing, _ := fake(t, "", nil)
-	stays, _ := fake(t, head+"\r\nhi", func(c net.Conn) { io.Copy(io.Discard, c) })
-	endless, _ := fake(t, "", func(c net.Conn) {
+	}).addr
+	const head = ok200 + "Date: Sat, 21 Nov 2026 11:52:29 GMT\r\nServer: x\r\n" +
+		"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n"
+	upstream := func(answer string, after func(net.Conn)) (addr string) {
+		addr, _ = fake(t, answer, after)
+		return addr
+	}
+	ours, hi := start(t, showEnviron).addr, upstream(head+"hi", nil)
+	endless := func(c net.Conn) {
 		for err := error(nil); err == nil; {
 			_, err = io.WriteString(c, strings.Repeat("\x00\xff\x1b[31m", 1000))
 		}
-	})
-	for _, c := range []struct {
-		name, addr, rows string
-		want             []string
-		not              string
-		status           int
-		slow             bool
-	}{
-		{"ours", start(t, showEnviron).addr, "", []string{"chapter 3   87 of  87 rows pass  (",
-			"chapter 7   51 of  51 rows pass  ("}, "NO  ", 0, false},
-		{"a chapter", start(t, showEnviron).addr, "4", []string{"chapter 4   45 of  45 rows pass  (",
-			"then go run docs/check.go server "}, "chapter 3 ", 0, false},
-		{"no such row", start(t, showEnviron).addr, "R99", []string{`no row of docs/conformance.md is "R99"`}, "pass", 2, false},
-		{"a URL", "http://127.0.0.1:8000", "", []string{`expected host:port, not "http://127.0.0.1:8000"`}, "empty line", 1, false},
-		{"nobody", freeAddr(t), "", []string{"Nobody listens on "}, "rows pass", 1, false},
-		{"one that is silent", silent.Addr().String(), "", []string{" does not answer GET / HTTP/1.0: "}, "rows pass", 1, true},
-		{"one that closes", nothing, "", []string{" closes the connection without an answer to GET / HTTP/1.0.\nThat is chapter 1.",
-			"next: give it one ("}, "rows pass", 1, false},
-		{"one that gets tired", tired.addr, "7", []string{"since this row the server answers nothing, not even GET / HTTP/1.0",
-			" 2 of  51 rows pass, 1 fail, 48 not tried  (", "\nnext: start it again, then go run docs/check.go server "}, "PASS", 1, true},
-		{"one that ends", mortal(t), "3-4", []string{
-			"NO  chapter 3  R20 a target has no control characters (1 of 7 rows): the server has ended here: ",
-			"\nchapter 4    0 of  45 rows pass, 45 not tried  ("}, "NO  chapter 4", 1, false},
-		{"fixed text", hi, "R04", []string{
-			"NO  chapter 3  R04 a method is a token (6 of 6 rows): expected HTTP/1.0 400, got HTTP/1.0 200 OK\n",
-			"chapter 3    0 of   6 rows pass, 6 fail  ("}, "expected the line", 1, false},
-		{"fixed text, when environ is due", start(t, hello).addr, "7", []string{
-			"chapter 7   18 of  51 rows pass, 33 cannot be judged  (", "\nnext: answer with environ, "}, "docs/08", 0, false},
-		{"a rule that holds", start(t, showEnviron).addr, "R04", []string{
-			"chapter 3    6 of   6 rows pass  (", "\nnext: go run docs/check.go server "}, "docs/04", 0, false},
-		{"a body for HEAD", hi, "W11", []string{"NO  chapter 6  W11 HEAD has the head of GET and no body", "expected no body, got hi"},
-			"S17", 1, false},
-		{"no Date", bare, "S17", []string{"expected one Date, got none\n"}, "NO  chapter 3", 1, false},
-		{"one that stays open", stays, "R01", []string{"NO  chapter 3  R01 a request ", "the connection stays open: in HTTP/1.0"},
-			"not tried", 1, true},
-		{"garbage without end", endless, "R01", []string{"the answer has no end",
-			"chapter 3    0 of   1 rows pass, 1 fail"}, "\x1b", 1, false},
-		{"one that hangs up on what it refuses", refusesSilently(t, start(t, showEnviron).addr), "3-4", []string{
-			" hung up: 400 would say why", "chapter 4   "}, "NO  ", 0, false},
-		{"a query left in PATH_INFO", wrong.addr, "E09", []string{
-			"NO  chapter 7  E09 the query is raw, from the first ? on (4 of 4 rows): expected PATH_INFO: /p, got PATH_INFO: /p?",
-			"fails: E09 the query is raw, from the first ? on: /p?a?b%20c+d\n",
-			`sent      GET /p?a?b%20c+d HTTP/1.0\r\n\r\n` + "\n",
-			"expected  PATH_INFO: /p\n" +
-				"       came      PATH_INFO: /p?a?b%20c+d\n" +
-				"                              ^ cut at the first ?, and leave the query alone\n" +
-				"       rule      PEP environ; 3875 4.1.7; level M; " + chapterSeven + "\n",
-			"chapter 7    0 of   4 rows pass, 4 fail"}, "PASS", 1, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			if c.slow {
-				long(t)
-			}
-			out, status := check(t, "server", c.addr, c.rows)
-			for _, want := range c.want {
-				if !strings.Contains(out, want) {
-					t.Errorf("no %q in\n%.3000s", want, out)
-				}
-			}
-			if strings.Contains(out, c.not) || status != c.status {
-				t.Errorf("status %d, expected %d and no %q in\n%.3000s", status, c.status, c.not, out)
-			}
-		})
 	}
-}
-
-const chapterSeven = "docs/07-environ.md"
-
-// mortal is a program that ends at the first byte beyond ASCII: it closes its listener as well.
-func mortal(t *testing.T) (addr string) {
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			line, _ := bufio.NewReader(c).ReadString('\n') // what came is enough
-			if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
-				l.Close()
-			} else { // fails if the client has left
-				io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nContent-Length: 2\r\n\r\nhi")
-			}
-			c.Close()
+	mortal := accepts(t, func(l net.Listener, c net.Conn) { // ends at the first byte beyond ASCII
+		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // or a row without a line is waited for
+		line, _ := bufio.NewReader(c).ReadString('\n')            // what came is enough
+		if strings.ContainsFunc(line, func(r rune) bool { return r > 127 }) {
+			l.Close()
+			return
 		}
-	}()
-	return l.Addr().String()
-}
-
-// refusesSilently stands in front of a server and passes on its answers of 200 alone.
-func refusesSilently(t *testing.T, addr string) string {
-	return accepts(t, func(c net.Conn) {
-		server, err := net.Dial("tcp", addr)
+		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nContent-Length: 2\r\n\r\nhi") // or it has left
+	})
+	refuses := accepts(t, func(_ net.Listener, c net.Conn) { // hangs up where 400 is due
+		server, err := net.Dial("tcp", ours)
 		if err != nil {
 			return
 		}
 		defer server.Close()
-		go func() {
-			// Only as reader and writer: splice(2) would keep its pipes open.
+		go func() { // copies as reader and writer: splice(2) would keep its pipes open
 			io.Copy(struct{ io.Writer }{server}, struct{ io.Reader }{c})
 			server.(*net.TCPConn).CloseWrite()
 		}()
@@ -5636,42 +4706,158 @@ func refusesSilently(t *testing.T, addr string) string {
 			c.Write(reply)
 		}
 	})
+	for _, c := range []struct {
+		name, addr, rows, want string
+		status                 int
+	}{
+		{"no such row", ours, "R99", `no row of docs/conformance.md is "R99"|!pass`, 2},
+		{"a URL", "http://h:8000", "", `expected host:port, not "http://h:8000"|!empty line`, 1},
+		{"nobody", freeAddr(t), "", "Nobody listens on |!rows pass", 1},
+		{"slow: a silent one", silent.Addr().String(), "", " does not answer GET / HTTP|!rows pass", 1},
+		{"one that closes", upstream("", nil), "", " closes the connection without an answer to GET / " +
+			"HTTP/1.0.\nThat is chapter 1.|next: give it one (|!rows pass", 1},
+		{"one that ends", mortal, "3-4", "NO  chapter 3  R20 a target has no control characters (1 of " +
+			"7 rows): the server has ended here: |\nchapter 4    0 of  45 rows pass, 45 not tried  (|" +
+			"!NO  chapter 4", 1},
+		{"fixed text", hi, "R04", "NO  chapter 3  R04 a method is a token (6 of 6 rows): expected " +
+			"HTTP/1.0 400, got HTTP/1.0 200 OK\n|0 of   6 rows pass, 6 fail|!expected the line", 1},
+		{"a body for HEAD", hi, "W11",
+			"NO  chapter 6  W11 HEAD has the head of GET and no body|expected no body, got hi|!S17", 1},
+		{"no Date", upstream(ok200+"\r\nhi", nil), "S17", "expected one Date, got none\n|!chapter 3", 1},
+		{"slow: one that stays open", upstream(head+"hi", stay), "R01",
+			"NO  chapter 3  R01 a request |the connection stays open: in HTTP/1.0|!not tried", 1},
+		{"garbage without end", upstream("", endless), "R01",
+			"the answer has no end|chapter 3    0 of   1 rows pass, 1 fail|!\x1b", 1},
+		{"one that hangs up on what it refuses", refuses, "3-4",
+			" hung up: 400 would say why|chapter 4   |!NO  ", 0},
+		{"a query left in PATH_INFO", wrong, "E09", "NO  chapter 7  E09 the query is raw, from the " +
+			"first ? on (4 of 4 rows): expected PATH_INFO: /p, got PATH_INFO: /p?|" +
+			"fails: E09 the query is raw, from the first ? on: /p?a?b%20c+d\n|" +
+			`sent      GET /p?a?b%20c+d HTTP/1.0\r\n\r\n` + "\n|expected  PATH_INFO: /p\n" +
+			"       came      PATH_INFO: /p?a?b%20c+d\n" +
+			"                              ^ cut at the first ?, and leave the query alone\n" +
+			"       rule      PEP environ; 3875 4.1.7; level M; docs/07-environ.md\n|" +
+			"chapter 7    0 of   4 rows pass, 4 fail|!PASS", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if strings.HasPrefix(c.name, "slow") {
+				long(t)
+			}
+			out, status := check(t, "server", c.addr, c.rows)
+			if holds(t, out, c.want); status != c.status {
+				t.Errorf("expected status %d, got %d", c.status, status)
+			}
+		})
+	}
 }
 
-// TestMutants proves the table and the tests: each mistake in our source, one that real servers
-// and students have made, is found by the row that is about it, and by few others, or by a test.
-// The hunts are such mistakes.
+// TestMutants proves the table: each mistake in our source, one that real servers and students have
+// made, is found by the row that is about it, and by few others. The hunts are such mistakes.
 func TestMutants(t *testing.T) {
 	t.Parallel()
 	long(t)
-	t.Run("hunts", func(t *testing.T) {
-		t.Parallel()
-		if out, status := check(t, "author", "hunts"); status != 0 || strings.Count(out, "  ok ") < 40 {
-			t.Error(out)
+	if out, status := check(t, "author", "hunts"); status != 0 || strings.Count(out, "  ok ") < 40 {
+		t.Error(out)
+	}
+}
+
+// TestStoppedEarly: a server that is stopped before it serves answers its backlog all the same.
+func TestStoppedEarly(t *testing.T) {
+	s, l := newServer(hello), must(listen("127.0.0.1:0"))(t)
+	s.Shutdown(time.Second)
+	waiting := dial(t, l.Addr().String())
+	io.WriteString(waiting, get())
+	s.Serve(l) // accepts what waits, and returns
+	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
+		t.Errorf("got %q", reply)
+	}
+}
+
+// TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut. A
+// second SIGHUP is none: when a terminal is closed, its shell and the system send one each.
+func TestSecondSignal(t *testing.T) {
+	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
+		skip(t, "signals are for Unix, and nohup(1) ignores SIGHUP")
+	}
+	for _, mode := range []string{"concurrent", "serial", "prefork"} {
+		for _, sent := range []os.Signal{syscall.SIGTERM, syscall.SIGHUP} {
+			t.Run(mode+" "+sent.String(), func(t *testing.T) {
+				program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
+				busy := dial(t, addr)
+				io.WriteString(busy, post("abc", "Content-Length: 6"))
+				must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
+				program.Process.Signal(sent)
+				eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+				begin := time.Now()
+				program.Process.Signal(sent)
+				if sent == syscall.SIGHUP {
+					time.Sleep(100 * time.Millisecond) // in which it could cut the answer
+					io.WriteString(busy, "def")
+				}
+				reply, err := io.ReadAll(busy)
+				busy.Close()
+				whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
+				if whole != (sent == syscall.SIGHUP) || !whole && !isReset(err) {
+					t.Errorf("got %q, %v", reply, err)
+				}
+				if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
+					t.Errorf("the program ended with %v after %v", err, took)
+				}
+			})
 		}
+	}
+}
+
+// TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
+func TestBlockedBanner(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		skip(t, "signals are for Unix")
+	}
+	read, full, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // then it is full
+	for err == nil {
+		_, err = full.Write([]byte("x"))
+	}
+	path := socketPath(t)
+	program := exec.Command(os.Args[0], "-addr", "unix:"+path, "-app", "hello")
+	program.Env, program.Stdout = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), full
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	full.Close()
+	defer program.Process.Kill() // fails if it has ended, as it should
+	eventually(t, "an answer", func() bool {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(time.Second))
+		io.WriteString(c, get())
+		reply, _ := io.ReadAll(c) // at the deadline, an error
+		return bytes.HasPrefix(reply, []byte(ok200))
 	})
-	for _, m := range []struct{ mistake, test, file, old, new string }{
-		{"the head is sent too early", "TestHeadIsHeldBack", "response.go", "status, slices.Clone(headers), length\n",
-			"status, slices.Clone(headers), length; r.send(nil)\n"},
-		{"close is forgotten", "TestApplication", "response.go", "r.close(body)\n", "_ = body\n"},
-		{"nothing is drained", "TestUnreadBody", "server.go", "io.CopyN(io.Discard, e.conn.Conn, drainLimit)", ""},
-	} {
-		t.Run(m.mistake, func(t *testing.T) {
-			t.Parallel()
-			source := string(must(os.ReadFile(m.file))(t))
-			if n := strings.Count(source, m.old); n != 1 {
-				t.Fatalf("%q is in %s %d times, so the mistake cannot be made", m.old, m.file, n)
-			}
-			dir := t.TempDir()
-			changed, overlay := filepath.Join(dir, m.file), filepath.Join(dir, "overlay.json")
-			replace := map[string]any{"Replace": map[string]string{must(filepath.Abs(m.file))(t): changed}}
-			writeFile(t, changed, strings.Replace(source, m.old, m.new, 1))
-			writeFile(t, overlay, string(must(json.Marshal(replace))(t)))
-			out, err := exec.Command("go", "test", "-overlay", overlay, "-run", "^"+m.test+"$", ".").CombinedOutput()
-			if err == nil || !bytes.Contains(out, []byte("--- FAIL: "+m.test)) {
-				t.Errorf("%s does not see it: %v\n%.2000s", m.test, err, out)
-			}
-		})
+	program.Process.Signal(syscall.SIGTERM)
+	if err := ended(t, program); err != nil {
+		t.Errorf("the program ended with %v", err)
+	}
+}
+
+// TestSendCut: send does not hide that the server has hung up before it had all.
+func TestSendCut(t *testing.T) {
+	addr := accepts(t, func(_ net.Listener, c net.Conn) {
+		io.ReadFull(c, make([]byte, 3))
+		c.(*net.TCPConn).SetLinger(0) // and so ends with a reset
+	})
+	var stdout, stderr bytes.Buffer
+	code := command([]string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), "write") && !strings.Contains(stderr.String(), "read") {
+		t.Errorf("exit %d, %q, %q", code, stdout.String(), stderr.String())
 	}
 }
 
