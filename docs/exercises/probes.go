@@ -184,6 +184,9 @@ func probes(environ Environ, startResponse StartResponse) Body {
 		fmt.Fprintln(environ["wsgi.errors"].(io.Writer), "a line for the log")
 		startResponse("200 OK", plain)
 		return one("logged\n")
+	case "/part":
+		startResponse("206 Partial Content", append(plain, Header{"Content-Range", "bytes 0-4/26"}))
+		return one("abcde")
 	case "/encoded":
 		startResponse("200 OK", append(plain, Header{"Content-Encoding", "br"}))
 		return one("as if compressed\n")

@@ -107,6 +107,9 @@ func application(path string, input io.Reader, start startResponse) iter.Seq[[]b
 			start("200 OK", append(plain, Header{"X-Old", "yes"}))
 			start("503 Service Unavailable", plain, onFire)
 			send("sorry\n")
+		case "/sorry":
+			start("503 Service Unavailable", plain, onFire)
+			send("sorry\n")
 		case "/twice":
 			start("200 OK", plain)
 			start("200 OK", plain)
