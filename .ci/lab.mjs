@@ -848,6 +848,16 @@ const once_ = {
 			assert.ok(await page.evaluate(() => events.some(e => e.kind === "call")), link);
 		}
 	},
+	async "the gallery begins with the lab and the course, and its pages lead back"() {
+		await page.goto(served);
+		assert.deepEqual(await page.locator("a").evaluateAll(list => list.slice(0, 2).map(a => new URL(a.href).pathname)), ["/lab", "/files/README.md"]);
+		for (const name of ["form", "errors", "errors/", "echo", "cgi", "proxy", "files"]) {
+			await page.goto(served + name);
+			await page.click("text=Up");
+			assert.equal(await text("h1"), "The gallery", name);
+		}
+		troubles.length = 0; // cgi and proxy answer 404 or 503: they have nothing to do
+	},
 	async "thirty students press Run at once"() {
 		await fresh();
 		const statuses = await page.evaluate(() => Promise.all(Array.from({ length: 30 }, () => fetch(lab.content + "/run", {
