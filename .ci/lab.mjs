@@ -364,7 +364,7 @@ const once_ = {
 		assert.ok((await page.locator("svg .pill").allTextContents()).includes("reset"));
 		await step(/closes the connection/);
 		assert.match(await text("#why"), /^A reset ends this answer/);
-		await page.waitForFunction(() => /SetLinger/.test(document.querySelector("#gateway-source .lit")?.textContent));
+		await page.waitForFunction(() => /seemsWhole/.test(document.querySelector("#gateway-source .lit")?.textContent));
 		await preset("a failure before the head");
 		assert.ok(!(await page.locator("svg .pill").allTextContents()).includes("reset"));
 	},
