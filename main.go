@@ -334,6 +334,7 @@ func untilSignal(status int, do func()) {
 func serve(application Application, o *options, stdout, stderr io.Writer) error {
 	outliveLogs()
 	server := newServer(application)
+	server.Lab = map[string]string{"gallery": "/lab", "lab": "/"}[o.app]
 	server.Serial = o.mode == "serial"
 	server.Worker = os.Getenv(workerVariable) != ""
 	server.Timeout, server.MaxBody = o.config.Timeout, o.maxBody

@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, readdir } from "node:fs/promises";
 import { createServer } from "node:http";
+import { connect } from "node:net";
 import { extname, join } from "node:path";
 import { chromium, firefox } from "playwright-core";
 
@@ -858,6 +859,20 @@ const once_ = {
 			assert.equal(await text("h1"), "The gallery", name);
 		}
 		troubles.length = 0; // cgi and proxy answer 404 or 503: they have nothing to do
+	},
+	async "the page of a refused request leads to it in the lab"() {
+		for (const request of ["GET / HTTP/1.0\r\nHost : x\r\n\r\n", "GET  / HTTP/1.0\r\n\r\n", "\x16\x03\x01", "GET /100% HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nA: b\n\r\n"]) {
+			const client = connect(new URL(served).port, "127.0.0.1");
+			client.end(request, "latin1");
+			let answer = "";
+			client.on("data", data => { answer += data; });
+			await once(client, "close");
+			const [, reason, link] = /\^ (.*)\n.*\nsee it: (\S+)\n$/.exec(answer);
+			await page.goto("about:blank");
+			await page.goto(link);
+			await ready();
+			assert.ok((await text("#fault")).startsWith("400 Bad Request: " + reason), `${await text("#fault")} is not ${reason}`);
+		}
 	},
 	async "thirty students press Run at once"() {
 		await fresh();
