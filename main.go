@@ -283,6 +283,7 @@ func untilSignal(status int, do func()) {
 func serve(o *options, stdout, stderr io.Writer) error {
 	server := newServer(o.application)
 	server.Serial, server.Worker = o.mode == "serial", os.Getenv(workerVariable) != ""
+	server.Lab = map[string]string{"gallery": "/lab", "lab": "/"}[o.app]
 	server.Timeout, server.MaxBody = o.config.Timeout, o.maxBody
 	server.OnStop = endScripts // a request may wait for a CGI program
 	server.ErrorLog = log.New(stderr, "", 0)

@@ -129,6 +129,7 @@ type Response struct {
 	withBody  bool      // false for HEAD
 	errors    io.Writer // wsgi.errors
 	now       func() time.Time
+	hint      string // the last line of a refusal's page: where to see it
 
 	started  bool     // startResponse was called
 	status   string   // "200 OK"; "" until a call of startResponse has passed its checks
@@ -499,7 +500,7 @@ func (r *Response) refuse(refusal *Refusal) {
 // sendPage answers with the page of a refusal, if the head has not been sent.
 func (r *Response) sendPage(refusal *Refusal) {
 	if !r.headSent {
-		page := refusal.page()
+		page := append(refusal.page(), r.hint...)
 		r.status, r.length = refusal.Status, -1
 		r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 			{"X-Content-Type-Options", "nosniff"}}

@@ -24,6 +24,7 @@ import (
 	"maps"
 	"math"
 	"net"
+	"net/url"
 	"os"
 	"regexp"
 	"runtime/debug"
@@ -50,6 +51,9 @@ type Server struct {
 	// Watch, if set, is given each connection and the application. It returns what to use
 	// instead, and a function that is told what the parser has made of the head.
 	Watch func(net.Conn, Application) (net.Conn, Application, func(*Request, error))
+
+	// Lab is the path of the lab, to which the page of a refused request leads; "" for none.
+	Lab string
 
 	// Shutdown calls OnStop, if set, when requests have not ended in time.
 	OnStop func()
@@ -183,10 +187,24 @@ func (s *Server) serveConn(c net.Conn) {
 	}
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if refusal, ok := err.(*Refusal); ok {
+		e.response.hint = e.seeIt(refusal)
 		e.response.refuse(refusal)
 	} else {
 		e.answer(application)
 	}
+}
+
+// seeIt returns the last line of a refusal's page, for a client on this machine: the address
+// where the lab shows what happens to these bytes.
+func (e *exchange) seeIt(refusal *Refusal) string {
+	client, ok := e.conn.RemoteAddr().(*net.TCPAddr)
+	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" {
+		return ""
+	}
+	lines := slices.Compact([]string{e.request.Line, refusal.Line}) // often the same
+	head := strings.TrimLeft(strings.Join(lines, "\r\n"), "\r\n") + "\r\n\r\n"
+	return fmt.Sprintf("see it: http://%v%s#request=%s\n", e.conn.LocalAddr(), e.server.Lab,
+		url.QueryEscape(visible(head)))
 }
 
 // reconsider returns the parser's error, or what only a server can know of a request: an

@@ -37,7 +37,7 @@ async function smaller(png) {
 	const canvas = Object.assign(document.createElement("canvas"), { width, height }), brush = canvas.getContext("2d");
 	brush.imageSmoothingQuality = "high";
 	brush.drawImage(image, 0, 0, width, height);
-	return canvas.toDataURL("image/webp", 0.5).split(",")[1];
+	return canvas.toDataURL("image/webp", 0.45).split(",")[1];
 }
 
 // draw returns the diagrams as SVG, and writes the pictures and card.png.

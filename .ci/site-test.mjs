@@ -151,6 +151,9 @@ const both = {
 		const explained = page.locator("#fault a", { hasText: "chapter" });
 		await explained.waitFor({ timeout: 30_000 });
 		assert.ok(files.includes((await explained.evaluate(a => a.href)).replace(book, "").replace(/#.*/, "")));
+		await page.click("#back");
+		await page.locator("#why a").last().click(); // from the step to the heading that explains it
+		await page.waitForFunction(() => document.querySelector("article :target"));
 	},
 	async "a small lab shows its first picture within a second"() {
 		await visit(chapter);
