@@ -908,14 +908,14 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// kill ends the program and its child processes, if they have not ended. A negative
-// number is a group, as for kill(2); Windows has none.
+// kill ends the program, which may have left its group, and the processes in that, if they
+// have not ended. A negative number is a group, as for kill(2); Windows has none.
 func (p *program) kill() {
-	process := p.Process
+	p.Process.Kill() // fails if it has ended, as it should
 	if runtime.GOOS != "windows" {
-		process, _ = os.FindProcess(-process.Pid) // never fails there
+		group, _ := os.FindProcess(-p.Process.Pid) // never fails there
+		group.Kill()                               // fails if all have ended
 	}
-	process.Kill() // fails if all have ended, as they should
 }
 
 // Read reads the program's output, and kills a program that keeps it waiting for too
@@ -969,7 +969,8 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		p.Close() // the other path may be a program of this host too, and need its slot
+		p.hasHead = true // so that it may do its work to the end
+		p.Close()        // the other path may be a program of this host too, and need its slot
 		return localRedirect(location, environ, startResponse)
 	}
 	status, err := cgiStatus(fields)

@@ -2578,6 +2578,10 @@ func TestCGIHost(t *testing.T) {
 		{"X12 timeout: its child hangs", `sleep 1000 & echo $! > $0.pid; wait`, "", " 504 ", "waited 1s"},
 		{"X12 timeout: a child has left the group", `setsid sh -c 'echo $$ > $0.pid
 			while sleep 0.1; do echo x; done' $0 2>/dev/null & ` + waits + "hi", "", "\r\n\r\nhi", brokeOff},
+		{"X05 it may work on after a local redirect", `printf 'Location: /\n\n'; exec >&-; sleep 0.4
+			echo x >&2`, "", " 200 OK|PATH_INFO: /\n", "x\n|!signal"},
+		{"X12 timeout: it leaves its group", `exec perl -e 'setpgrp(0, getpgrp(getppid)); sleep 1000'`, "",
+			" 504 ", "waited 1s"},
 		{"X12 it leaves a child", `sleep 1000 & echo $! > $0.pid; hi`, "", hi, ""},
 		{"X12 it is killed", `hi; kill -9 $$`, "", hi, brokeOff},
 		{"X12 killed after its head", `printf 'Status: 200\n\n'; kill -9 $$`, "", " 502 ", "killed"},
@@ -2588,8 +2592,10 @@ func TestCGIHost(t *testing.T) {
 		file := script(t, c.script) // none is written while others start: it would be busy for them
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := exec.LookPath("setsid"); err != nil && strings.HasPrefix(c.script, "setsid") {
-				skip(t, "needs setsid")
+			for _, tool := range []string{"setsid", "perl"} {
+				if _, err := exec.LookPath(tool); err != nil && strings.Contains(c.script, tool+" ") {
+					skip(t, "needs "+tool)
+				}
 			}
 			timeout, ask := time.Minute, ask // longer than a busy machine takes
 			if strings.Contains(c.name, "timeout") {
