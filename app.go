@@ -577,7 +577,7 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 		index, stat, err := openFile(root, path.Join(name, "index.html"))
 		if err == nil && stat.Mode().IsRegular() {
 			return serveFile(index, stat, environ, startResponse), nil
-		} else if outOfFiles(err) {
+		} else if exhausted(err) {
 			return nil, err // there may be one
 		}
 		index.Close() // fails if there is none
@@ -616,24 +616,27 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which is nobody else's fault, otherwise 404, so that nobody
+// if the system has too little, which is nobody else's fault, otherwise 404, so that nobody
 // learns which files exist outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden",
 			"This server may not read it, or it is not a program: see chmod.")
-	case outOfFiles(err):
+	case exhausted(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
 		return plainly(startResponse, "503 Service Unavailable",
-			"Too many files are open: try again.", retryAfter)
+			"Too many files are open, or too many programs run: try again.", retryAfter)
 	}
 	return notFound(startResponse, "No file has this name.")
 }
 
-// outOfFiles reports whether this process, or the whole system, has too many open files.
-func outOfFiles(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+// exhausted reports whether this process, or the whole system, has too many open files, too
+// many processes or too little memory.
+func exhausted(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && slices.Contains([]syscall.Errno{syscall.EMFILE,
+		syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM}, errno)
 }
 
 // badInURI matches what a URI may not have, and good escapes. (RFC 3986 §2)
@@ -716,7 +719,7 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		if outOfFiles(err) {
+		if exhausted(err) {
 			return nil, err // a list without it would not be whole
 		} else if err != nil || indexControl(item) >= 0 {
 			continue
@@ -1140,7 +1143,7 @@ func closeWithout(body *Body, origin io.Closer) {
 // for a program or connection, nobody was asked.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
-	case outOfFiles(err):
+	case exhausted(err):
 		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
 		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+

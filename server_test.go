@@ -3462,6 +3462,7 @@ func TestSystemErrors(t *testing.T) {
 		{cannotServe, full("open"), "503", "^503: open: "},
 		{cannotServe, &os.PathError{Op: "open", Path: "a", Err: syscall.EMFILE}, "503", "^503: open a: "},
 		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "503", "^503: fork a: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EAGAIN}, "503", "^503: fork a: "},
 		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "503", "^503: no x: "},
 	} {
 		var log bytes.Buffer
