@@ -577,8 +577,8 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 		index, stat, err := openFile(root, path.Join(name, "index.html"))
 		if err == nil && stat.Mode().IsRegular() {
 			return serveFile(index, stat, environ, startResponse), nil
-		} else if exhausted(err) {
-			return nil, err // there may be one
+		} else if exhausted(err) || errors.Is(err, os.ErrPermission) {
+			return nil, err // there may be one: then nobody should see a list
 		}
 		index.Close() // fails if there is none
 		return listDirectory(root, name, file, environ, startResponse)

@@ -3386,6 +3386,15 @@ func TestFiles(t *testing.T) {
 			t.Errorf("modified on %s", date)
 		}
 	})
+	t.Run("no list in place of an index page that cannot be read", func(t *testing.T) {
+		if os.Geteuid() < 1 {
+			skip(t, "root may read everything, and Windows has no chmod")
+		}
+		index := filepath.Join(root, "with/index.html")
+		noError(t, os.Chmod(index, 0))
+		defer os.Chmod(index, 0o600)
+		replies(t, s.addr, getPath("/f/with/"), " 403 |!<a")
+	})
 	t.Run("pipes, sockets and names with control characters", func(t *testing.T) {
 		odd := t.TempDir()
 		mkfifo := exec.Command("mkfifo", filepath.Join(odd, "pipe"), filepath.Join(odd, "index.html"))
