@@ -1875,7 +1875,7 @@ func (c *tap) Write(p []byte) (int, error) {
 
 // ReadFrom leaves a file to sendfile(2): only its size is seen.
 func (c *tap) ReadFrom(source io.Reader) (int64, error) {
-	direct, ok := c.out.(io.ReaderFrom)
+	direct, ok := c.Conn.(io.ReaderFrom) // a CGI program has no Conn: what it writes is seen
 	if !ok {
 		return io.Copy(struct{ io.Writer }{c}, source)
 	}
@@ -1966,7 +1966,9 @@ func (t *recorder) lengthReason(head string) string {
 	switch _, status, _ := strings.Cut(first, " "); {
 	case status != t.stored.Value:
 		return "is the gateway's own: its Content-Length is " + length
-	case strings.HasPrefix(status, "204") || strings.HasPrefix(status, "304"):
+	case strings.HasPrefix(status, "205 "):
+		return "gets a Content-Length of 0: " + status + " has no body"
+	case strings.HasPrefix(status, "204 ") || own == 0 && bodyless(status):
 		return "gets no Content-Length: " + status + " has no body"
 	case own > 0:
 		return "has the Content-Length that the application has given"

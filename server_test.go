@@ -5386,6 +5386,10 @@ func TestRecordTells(t *testing.T) {
 			"app returns a body, Blocks"}},
 		{"no body by its status", get(), answering("304 Not Modified"),
 			[]string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
+		{"the length that 304 has been given", get(), answering("304 N", Header{"Content-Length",
+			"5"}), []string{"the answer has the Content-Length that the application has given"}},
+		{"the length of 205", get(), answering("205 R", Header{"Content-Length", "5"}),
+			[]string{"the answer gets a Content-Length of 0: 205 R has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
 			"Content-Length: 3\r\n\r\nabc", showEnviron, []string{"25 bytes leave",
 			"a Content-Length of 6", "the head leaves"}},
@@ -5453,10 +5457,10 @@ func TestRecordTells(t *testing.T) {
 	}
 }
 
-// answering is an application that answers with a status and an empty body.
-func answering(status string) Application {
+// answering is an application that answers with a status, headers and an empty body.
+func answering(status string, headers ...Header) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse(status, nil)
+		startResponse(status, headers)
 		return Blocks{}
 	}
 }
@@ -5792,6 +5796,11 @@ func TestTraceCGI(t *testing.T) {
 	if missing := inOrder(stderr.String(), "environ is complete", "┌ echo", "> abc\n",
 		`< Status: 200 OK\r\n`, "< abc\n"); missing != "" {
 		t.Errorf("no %q in %s", missing, stderr.String())
+	}
+	var seen eventLog // a file, too, passes through this program: there is no socket
+	streams := &tap{nil, nil, os.Stdout, newRecorder(time.Now, seen.add)}
+	if io.CopyN(streams, strings.NewReader(""), 1); strings.Contains(texts(seen.events), "sendfile") {
+		t.Errorf("got %s", texts(seen.events))
 	}
 }
 
