@@ -577,8 +577,8 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 		index, stat, err := openFile(root, path.Join(name, "index.html"))
 		if err == nil && stat.Mode().IsRegular() {
 			return serveFile(index, stat, environ, startResponse), nil
-		} else if outOfFiles(err) {
-			return nil, err // there may be one
+		} else if exhausted(err) || errors.Is(err, os.ErrPermission) {
+			return nil, err // there may be one: then nobody should see a list
 		}
 		index.Close() // fails if there is none
 		return listDirectory(root, name, file, environ, startResponse)
@@ -616,24 +616,27 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 }
 
 // cannotServe answers for a file that cannot be opened: 403 if this server may not, 503
-// if too many files are open, which is nobody else's fault, otherwise 404, so that nobody
+// if the system has too little, which is nobody else's fault, otherwise 404, so that nobody
 // learns which files exist outside the directory.
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden",
 			"This server may not read it, or it is not a program: see chmod.")
-	case outOfFiles(err):
+	case exhausted(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
 		return plainly(startResponse, "503 Service Unavailable",
-			"Too many files are open: try again.", retryAfter)
+			"Too many files are open, or too many programs run: try again.", retryAfter)
 	}
 	return notFound(startResponse, "No file has this name.")
 }
 
-// outOfFiles reports whether this process, or the whole system, has too many open files.
-func outOfFiles(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+// exhausted reports whether this process, or the whole system, has too many open files, too
+// many processes or too little memory.
+func exhausted(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && slices.Contains([]syscall.Errno{syscall.EMFILE,
+		syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM}, errno)
 }
 
 // badInURI matches what a URI may not have, and good escapes. (RFC 3986 §2)
@@ -716,7 +719,7 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 	links := map[string]string{} // the template takes them in order
 	for _, item := range names {
 		stat, err := root.Stat(path.Join(name, item))
-		if outOfFiles(err) {
+		if exhausted(err) {
 			return nil, err // a list without it would not be whole
 		} else if err != nil || indexControl(item) >= 0 {
 			continue
@@ -908,14 +911,14 @@ func ownGroup() *syscall.SysProcAttr {
 	return attributes
 }
 
-// kill ends the program and its child processes, if they have not ended. A negative
-// number is a group, as for kill(2); Windows has none.
+// kill ends the program, which may have left its group, and the processes in that, if they
+// have not ended. A negative number is a group, as for kill(2); Windows has none.
 func (p *program) kill() {
-	process := p.Process
+	p.Process.Kill() // fails if it has ended, as it should
 	if runtime.GOOS != "windows" {
-		process, _ = os.FindProcess(-process.Pid) // never fails there
+		group, _ := os.FindProcess(-p.Process.Pid) // never fails there
+		group.Kill()                               // fails if all have ended
 	}
-	process.Kill() // fails if all have ended, as they should
 }
 
 // Read reads the program's output, and kills a program that keeps it waiting for too
@@ -969,7 +972,8 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		p.Close() // the other path may be a program of this host too, and need its slot
+		p.hasHead = true // so that it may do its work to the end
+		p.Close()        // the other path may be a program of this host too, and need its slot
 		return localRedirect(location, environ, startResponse)
 	}
 	status, err := cgiStatus(fields)
@@ -1139,7 +1143,7 @@ func closeWithout(body *Body, origin io.Closer) {
 // for a program or connection, nobody was asked.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
-	case outOfFiles(err):
+	case exhausted(err):
 		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
 		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
@@ -1871,7 +1875,7 @@ func (c *tap) Write(p []byte) (int, error) {
 
 // ReadFrom leaves a file to sendfile(2): only its size is seen.
 func (c *tap) ReadFrom(source io.Reader) (int64, error) {
-	direct, ok := c.out.(io.ReaderFrom)
+	direct, ok := c.Conn.(io.ReaderFrom) // a CGI program has no Conn: what it writes is seen
 	if !ok {
 		return io.Copy(struct{ io.Writer }{c}, source)
 	}
@@ -1962,7 +1966,9 @@ func (t *recorder) lengthReason(head string) string {
 	switch _, status, _ := strings.Cut(first, " "); {
 	case status != t.stored.Value:
 		return "is the gateway's own: its Content-Length is " + length
-	case strings.HasPrefix(status, "204") || strings.HasPrefix(status, "304"):
+	case strings.HasPrefix(status, "205 "):
+		return "gets a Content-Length of 0: " + status + " has no body"
+	case strings.HasPrefix(status, "204 ") || own == 0 && bodyless(status):
 		return "gets no Content-Length: " + status + " has no body"
 	case own > 0:
 		return "has the Content-Length that the application has given"

@@ -2578,6 +2578,10 @@ func TestCGIHost(t *testing.T) {
 		{"X12 timeout: its child hangs", `sleep 1000 & echo $! > $0.pid; wait`, "", " 504 ", "waited 1s"},
 		{"X12 timeout: a child has left the group", `setsid sh -c 'echo $$ > $0.pid
 			while sleep 0.1; do echo x; done' $0 2>/dev/null & ` + waits + "hi", "", "\r\n\r\nhi", brokeOff},
+		{"X05 it may work on after a local redirect", `printf 'Location: /\n\n'; exec >&-; sleep 0.4
+			echo x >&2`, "", " 200 OK|PATH_INFO: /\n", "x\n|!signal"},
+		{"X12 timeout: it leaves its group", `exec perl -e 'setpgrp(0, getpgrp(getppid)); sleep 1000'`, "",
+			" 504 ", "waited 1s"},
 		{"X12 it leaves a child", `sleep 1000 & echo $! > $0.pid; hi`, "", hi, ""},
 		{"X12 it is killed", `hi; kill -9 $$`, "", hi, brokeOff},
 		{"X12 killed after its head", `printf 'Status: 200\n\n'; kill -9 $$`, "", " 502 ", "killed"},
@@ -2588,8 +2592,10 @@ func TestCGIHost(t *testing.T) {
 		file := script(t, c.script) // none is written while others start: it would be busy for them
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := exec.LookPath("setsid"); err != nil && strings.HasPrefix(c.script, "setsid") {
-				skip(t, "needs setsid")
+			for _, tool := range []string{"setsid", "perl"} {
+				if _, err := exec.LookPath(tool); err != nil && strings.Contains(c.script, tool+" ") {
+					skip(t, "needs "+tool)
+				}
 			}
 			timeout, ask := time.Minute, ask // longer than a busy machine takes
 			if strings.Contains(c.name, "timeout") {
@@ -3380,6 +3386,15 @@ func TestFiles(t *testing.T) {
 			t.Errorf("modified on %s", date)
 		}
 	})
+	t.Run("no list in place of an index page that cannot be read", func(t *testing.T) {
+		if os.Geteuid() < 1 {
+			skip(t, "root may read everything, and Windows has no chmod")
+		}
+		index := filepath.Join(root, "with/index.html")
+		noError(t, os.Chmod(index, 0))
+		defer os.Chmod(index, 0o600)
+		replies(t, s.addr, getPath("/f/with/"), " 403 |!<a")
+	})
 	t.Run("pipes, sockets and names with control characters", func(t *testing.T) {
 		odd := t.TempDir()
 		mkfifo := exec.Command("mkfifo", filepath.Join(odd, "pipe"), filepath.Join(odd, "index.html"))
@@ -3456,6 +3471,7 @@ func TestSystemErrors(t *testing.T) {
 		{cannotServe, full("open"), "503", "^503: open: "},
 		{cannotServe, &os.PathError{Op: "open", Path: "a", Err: syscall.EMFILE}, "503", "^503: open a: "},
 		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "503", "^503: fork a: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EAGAIN}, "503", "^503: fork a: "},
 		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "503", "^503: no x: "},
 	} {
 		var log bytes.Buffer
@@ -5407,6 +5423,10 @@ func TestRecordTells(t *testing.T) {
 			"app returns a body, Blocks"}},
 		{"no body by its status", get(), answering("304 Not Modified"),
 			[]string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
+		{"the length that 304 has been given", get(), answering("304 N", Header{"Content-Length",
+			"5"}), []string{"the answer has the Content-Length that the application has given"}},
+		{"the length of 205", get(), answering("205 R", Header{"Content-Length", "5"}),
+			[]string{"the answer gets a Content-Length of 0: 205 R has no body"}},
 		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
 			"Content-Length: 3\r\n\r\nabc", showEnviron, []string{"25 bytes leave",
 			"a Content-Length of 6", "the head leaves"}},
@@ -5474,10 +5494,10 @@ func TestRecordTells(t *testing.T) {
 	}
 }
 
-// answering is an application that answers with a status and an empty body.
-func answering(status string) Application {
+// answering is an application that answers with a status, headers and an empty body.
+func answering(status string, headers ...Header) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse(status, nil)
+		startResponse(status, headers)
 		return Blocks{}
 	}
 }
@@ -5813,6 +5833,11 @@ func TestTraceCGI(t *testing.T) {
 	if missing := inOrder(stderr.String(), "environ is complete", "┌ echo", "> abc\n",
 		`< Status: 200 OK\r\n`, "< abc\n"); missing != "" {
 		t.Errorf("no %q in %s", missing, stderr.String())
+	}
+	var seen eventLog // a file, too, passes through this program: there is no socket
+	streams := &tap{nil, nil, os.Stdout, newRecorder(time.Now, seen.add)}
+	if io.CopyN(streams, strings.NewReader(""), 1); strings.Contains(texts(seen.events), "sendfile") {
+		t.Errorf("got %s", texts(seen.events))
 	}
 }
 
