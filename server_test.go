@@ -650,7 +650,7 @@ func TestReadRequest(t *testing.T) {
 			continue
 		}
 		before, after := refusal.excerpt()
-		before, after = escapeLess(before), escapeLess(after)
+		before, after = escapeTags(before), escapeTags(after)
 		lines := strings.Split(page, "\n")
 		if lines[2] != before+after || strings.IndexByte(lines[3], '^') != len(before) {
 			t.Errorf("%s: the caret is not under the byte:\n%s", row.name, page)
