@@ -1070,7 +1070,7 @@ func localRedirect(location string, environ Environ,
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
 	if followed == maxFollowed || !ok {
-		err = errors.New("it is one too many, or the gateway names no application")
+		err = errors.New("too many redirects, or the gateway does not name its application")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
@@ -1141,7 +1141,7 @@ func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
 		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
-			"are the program's environment, and larger than this system allows"))
+			"are too large for a program's environment on this system"))
 	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status, _ := gatewayStatus(err)
@@ -1720,14 +1720,14 @@ type event struct {
 	Layer   string            `json:"layer,omitempty"`   // the application or middleware
 	Depth   int               `json:"depth,omitempty"`   // 1 is called by the gateway
 	Key     string            `json:"key,omitempty"`     // of environ
-	Value   string            `json:"value,omitempty"`   // of the key; a status, type or line
+	Value   string            `json:"value,omitempty"`   // of Key; a status, type or line
 	Note    string            `json:"note,omitempty"`    // more about the value
 	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
 	Size    int               `json:"size,omitempty"`    // of Data, which may be cut
 	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
-	Data    []byte            `json:"data,omitempty"`    // bytes that come, leave or are given
+	Data    []byte            `json:"data,omitempty"`    // that come, leave or are given
 	Environ map[string]string `json:"environ,omitempty"` // all of it
 }
 
@@ -1764,7 +1764,7 @@ var sentences = map[string]string{
 	"continue": "{size} leave: the client may send the body",
 	"sendfile": "{size} of the file leave by sendfile(2): they never enter this program",
 	"drain":    "the gateway ends its half, and reads on until the client closes",
-	"drained":  "{size} more, which nobody reads",
+	"drained":  "{size} more, read and discarded",
 	"close":    "the gateway closes the connection",
 	"limit":    "the rest is not shown",
 }
@@ -1809,7 +1809,7 @@ type recorder struct {
 	received int               // bytes in all
 	parsed   bool              // the head
 	refused  bool              // the request
-	drains   bool              // our half is closed: nobody reads what comes
+	drains   bool              // our half is closed: what comes is discarded
 	environ  map[string]string // as it was seen last
 	stored   event             // the call of startResponse that the gateway goes by
 	headSent bool
@@ -2035,7 +2035,7 @@ func (t *recorder) addLine(q *Request, from int) {
 			e.Kind, e.Value = "dropped", visible(text)
 			e.Note = "cut off: a fragment is for the client alone"
 		case e.Key == "HTTP_HOST":
-			e.Note = ": an absolute target decides"
+			e.Note = ", from the absolute target"
 		case text == "" && value == "/":
 			e.Note = ": an empty path is the root"
 		case text != value:
@@ -2233,7 +2233,7 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 		if l.depth == 1 {
 			does := "stores"
 			if l.stored.Kind != "" {
-				does = "replaces what it has stored by"
+				does = "replaces what it has stored with"
 			}
 			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Note: does,
 				Size: l.sent}
@@ -2641,13 +2641,13 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 	switch {
 	case err != nil:
 	case len(text) > labRequest:
-		err = fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+		err = fmt.Errorf("expected at most %d bytes in a request, got %d", labRequest, len(text))
 	case application == nil:
 		err = fmt.Errorf("no application here is called %s", quote(x.App))
 	case strings.Count(x.Use, ",") >= labLayers:
-		err = fmt.Errorf("%d layers of middleware are enough", labLayers)
+		err = fmt.Errorf("expected at most %d layers of middleware", labLayers)
 	case client == nil:
-		err = fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
+		err = fmt.Errorf("no arrival is called %s", quote(x.Arrival))
 	default:
 		application, err = withMiddleware(application, x.Use, true)
 	}
@@ -2701,7 +2701,7 @@ func (l *eventLog) watch(application Application, client *labConn) {
 }
 
 func (l *eventLog) add(e event) {
-	l.size += len(e.Data) + len(e.Value) + len(e.Note) + len(e.Text) + len(fmt.Sprint(e.Headers))
+	l.size += len(e.Data) + len(e.Value+e.Note+e.Text) + len(fmt.Sprint(e.Headers))
 	if l.size > labData {
 		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
 		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"

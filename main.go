@@ -130,11 +130,11 @@ func parseFlags(args []string, app string, stdout io.Writer) (*options, error) {
 	flags.StringVar(&c.Upstream, "upstream", "", "`host:port,host:port` for proxy")
 	flags.BoolFunc("trace", "print every step of every exchange on standard error; "+
 		"-trace=brief prints the most important ones", o.setTrace)
-	flags.BoolVar(&c.OpenLab, "open-lab", false, "let other machines use the application lab")
+	flags.BoolVar(&c.OpenLab, "open-lab", false, "let other machines use the lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
-	flags.DurationVar(&c.Timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
-		"each read of the body, for each 64 KiB written")
+	flags.DurationVar(&c.Timeout, "timeout", 10*time.Second, "`time` for the whole head, "+
+		"for each read of the body, for each 64 KiB written")
 	flags.Int64Var(&o.maxBody, "max-body", 1<<30, "largest request body in `bytes`")
 	if err := readFlags(flags, args, stdout); err != nil {
 		return nil, err
@@ -163,8 +163,8 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return cmp.Or(failed, err)
 	}
 	if err != nil {
-		err = usageError{errors.New(strings.Replace(err.Error(), "parse error", "expected a time "+
-			"with its unit, like 5s or 500ms, or a number in digits, like 1000000", 1))}
+		err = usageError{errors.New(strings.Replace(err.Error(), "parse error", "expected a "+
+			"time with its unit, like 5s or 500ms, or a number in digits, like 1000000", 1))}
 	}
 	return err
 }

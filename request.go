@@ -197,8 +197,8 @@ func refuseTLS(r *bufio.Reader) error {
 	if err != nil || first[0] != 22 {
 		return nil // reading the line will return the error again
 	}
-	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in plain "+
-		"text, got a TLS handshake: use http:// instead of https://")
+	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in "+
+		"plain text, got a TLS handshake: use http:// instead of https://")
 }
 
 // A headReader reads the head of a request, a CGI program or another server.
@@ -359,8 +359,8 @@ func (q *Request) parseTarget() error {
 	}
 	target, q.Query, _ = strings.Cut(target, "?")
 	if good := len(pathForm.FindString(target)); good < len(target) {
-		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good, "expected "+
-			"two hex digits after %%, not those of a control character; %%25 is %% itself")
+		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good,
+			"expected two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
 	q.Path, _ = url.PathUnescape(cmp.Or(target, "/")) // never fails: pathForm has matched
 	return nil
@@ -464,7 +464,8 @@ func (q *Request) checkHeader(lines []string, maxBody int64) error {
 		case before > 0 && field.is("Host"):
 			return refuse(badRequest, "RFC 9112 §3.2", line, 0, "expected one Host, not two")
 		case before > 0 && (field.is("Content-Length") || field.is("Content-Type")):
-			return refuse(badRequest, "RFC 9110 §5.3", line, 0, "expected one %s, not two", field.Name)
+			return refuse(badRequest, "RFC 9110 §5.3", line, 0,
+				"expected one %s, not two", field.Name)
 		case field.is("Host") && indexNonHost(field.Value) >= 0:
 			return refuse(badRequest, "RFC 9112 §3.2", line, start+indexNonHost(field.Value),
 				"expected Host: name or Host: name:port")

@@ -213,7 +213,7 @@ func (e *exchange) seeIt(refusal *Refusal) string {
 func (s *Server) reconsider(q *Request, err error) error {
 	if err == nil && q.Scheme == "https" && s.Scheme != "https" {
 		return refuse("421 Misdirected Request", "RFC 9110 §7.4", q.Line,
-			len(q.Method)+1, "expected http://: nothing has decrypted this request")
+			len(q.Method)+1, "expected http://: this request came without TLS")
 	}
 	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.stopping.Load() {
 		return refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
@@ -405,8 +405,9 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 }
 
 // Shutdown stops the server in three parts. It accepts the connections in the backlog and
-// no more, and gives silent clients a moment. It waits for the answers to end. Then it
-// gives up: a request that waits for its turn gets 503, and other connections are cut.
+// no more, and gives silent clients a moment. It waits for the answers to end, up to
+// wait. Then it gives up: a request that waits for its turn gets 503, and the rest is
+// cut.
 func (s *Server) Shutdown(wait time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)
@@ -531,7 +532,7 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" { // the web server has checked it
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its server has checked it
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
