@@ -128,20 +128,26 @@ func (s *Server) Serve(l net.Listener) {
 }
 
 // accept waits for the next connection. It fails only when the server is stopping and no
-// connection has waited in the backlog for a lull.
+// connection has waited in the backlog for a lull. The stop ends an Accept that has begun
+// before it; then accept looks once more, since that Accept may have seen its deadline first.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
-	for failed := false; ; failed = true {
-		if s.stopping.Load() {
+	for failed := false; ; {
+		stopping := s.stopping.Load()
+		if stopping {
 			limitAccept(l)
 		}
 		c, err := l.Accept()
-		stopped := errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded)
-		if err == nil || stopped {
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if err == nil || errors.Is(err, net.ErrClosed) || late && stopping {
 			return c, err
+		}
+		if late {
+			continue
 		}
 		if !failed {
 			s.ErrorLog.Printf("cannot accept a connection, retrying: %v", err)
 		}
+		failed = true
 		time.Sleep(lull) // e.g. out of descriptors; wait for some to be closed
 	}
 }

@@ -3971,6 +3971,43 @@ func TestStoppedEarly(t *testing.T) {
 	}
 }
 
+// A lateListener's first Accept sees only its deadline, although a connection waits.
+type lateListener struct {
+	*net.TCPListener
+	accepts  atomic.Int32
+	deadline chan bool
+	once     sync.Once
+}
+
+func (l *lateListener) SetDeadline(t time.Time) error {
+	l.once.Do(func() { close(l.deadline) })
+	return l.TCPListener.SetDeadline(t)
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	if l.accepts.Add(1) == 1 {
+		<-l.deadline
+		return nil, os.ErrDeadlineExceeded
+	}
+	return l.TCPListener.Accept()
+}
+
+// TestLateAccept: a stop answers a connection that waits, on a machine that is too slow to accept
+// it before the first deadline.
+func TestLateAccept(t *testing.T) {
+	l := &lateListener{TCPListener: must(listen("127.0.0.1:0"))(t).(*net.TCPListener),
+		deadline: make(chan bool)}
+	s := newServer(hello)
+	waiting := dial(t, l.Addr().String())
+	io.WriteString(waiting, get())
+	go s.Serve(l)
+	eventually(t, "Accept", func() bool { return l.accepts.Load() == 1 })
+	s.Shutdown(5 * time.Second)
+	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
+		t.Errorf("got %q", reply)
+	}
+}
+
 // TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut. A
 // second SIGHUP is none: when a terminal is closed, its shell and the system send one each.
 func TestSecondSignal(t *testing.T) {
