@@ -85,11 +85,11 @@ type Config struct {
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // a narrator watches the applications
-	Brief    bool          // the narrator tells the most important steps only
+	Brief    bool          // the narrator prints the most important steps only
 	OpenLab  bool          // other machines may use the lab
 }
 
-// applications returns all of them, in the order in which they are best met.
+// applications returns the table of applications, in the order in which to read them.
 func applications(c Config) []entry {
 	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
 		"/b": watched("hello", hello)}, showEnviron)
@@ -191,7 +191,7 @@ var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
 	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
-	retryAfter = Header{"Retry-After", "1"} // this server could serve it at another time
+	retryAfter = Header{"Retry-After", "1"} // seconds, after which it may work
 )
 
 // hello is the smallest application.
@@ -733,7 +733,7 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // Limits of the CGI host and of the proxy, beside Config.Timeout.
 const (
-	maxPrograms = 64                     // run at once, without -programs
+	maxPrograms = 64                     // that run at once, unless -programs is set
 	maxFollowed = 10                     // local redirects, or interim answers, in a row
 	killAfter   = 100 * time.Millisecond // until a program with an unused answer is killed
 )
@@ -1408,7 +1408,7 @@ type writeFunc func(block []byte) (int, error)
 // Write calls the function.
 func (f writeFunc) Write(block []byte) (int, error) { return f(block) }
 
-// changed returns a body that passes on what change makes of each block.
+// changed returns a body that passes on the result of change for each block.
 func changed(body Body, change func(block []byte) []byte) Body {
 	return changedBody{func(yield func([]byte) bool) {
 		for block := range blocks(body) {
@@ -1811,7 +1811,7 @@ type recorder struct {
 	refused  bool              // the request
 	drains   bool              // our half is closed: what comes is discarded
 	environ  map[string]string // as it was seen last
-	stored   event             // the call of startResponse that the gateway goes by
+	stored   event             // the call whose status and headers the gateway has stored
 	headSent bool
 	sent     int // bytes
 }
@@ -2068,7 +2068,7 @@ func (t *recorder) addField(q *Request, environ Environ, field Header, e event) 
 	t.add(e)
 }
 
-// badByte returns the offset in head of a refusal's byte, or the end if bytes are
+// badByte returns the offset of a refusal's byte in head, or its end if bytes are
 // missing.
 func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
 	n := 0 // lines without a mistake
@@ -2094,7 +2094,7 @@ func (t *recorder) refuse(r *Refusal, from, to int) {
 	t.refused = true
 }
 
-// watchedGateway is between the gateway and the outermost layer.
+// watchedGateway records the finished environ, and stores the gateway as a layer in it.
 func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
@@ -2247,7 +2247,7 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	}
 }
 
-// gives records a block: its beginning is enough.
+// gives records a block: its size and its first longValue bytes.
 func (l *layer) gives(kind string, p []byte) {
 	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
 }

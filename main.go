@@ -332,7 +332,7 @@ func parseAddr(name, addr string) (network, address string, err error) {
 
 // listen opens the listening socket. Port 0 is any free port.
 func listen(addr string) (net.Listener, error) {
-	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
+	if runtime.GOOS == "wasip1" { // where package net has no network
 		return nil, errors.New("WASI has no network for this program: start it with -cgi")
 	}
 	network, address, err := parseAddr("-addr", addr)

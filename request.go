@@ -67,8 +67,8 @@ type Refusal struct {
 }
 
 // refuse returns a Refusal that points at byte offset of line, with a formatted Reason.
-func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
-	reason := fmt.Sprintf(format, args...)
+func refuse(status, source, line string, offset int, format string, a ...any) *Refusal {
+	reason := fmt.Sprintf(format, a...)
 	return &Refusal{status, source, line, offset, reason, nil, caller()}
 }
 
@@ -90,7 +90,8 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
 	}
 	before, after := r.excerpt()
-	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after, r.Source)
+	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after,
+		r.Source)
 }
 
 // page returns the refusal for the client, with a caret under the first bad byte:
@@ -109,7 +110,8 @@ func (r *Refusal) page() []byte {
 		before, after = escapeTags(before), escapeTags(after)
 		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
 	}
-	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeTags(r.Reason), r.Source)
+	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeTags(r.Reason),
+		r.Source)
 }
 
 func escapeTags(s string) string { return strings.ReplaceAll(s, "<", `\x3c`) }

@@ -40,9 +40,8 @@ type Header struct{ Name, Value string }
 
 // StartResponse begins an answer: it stores the status ("200 OK") and headers and returns
 // PEP 3333's write() callable. A second call replaces them, with its reason in excInfo.
-// It panics where Python raises: if a status or header breaks a rule, if a second call
-// has no excInfo, and with excInfo if the head has been sent. (PEP 3333, "The
-// start_response() Callable")
+// It panics where Python raises: for a broken rule, for a second call without excInfo,
+// and with excInfo if the head has been sent. (PEP 3333, "The start_response() Callable")
 type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
 
 // A Body is what an application returns, Python's iterable of bytestrings. It may also
@@ -83,8 +82,8 @@ type Stream iter.Seq[[]byte]
 // All returns the function itself.
 func (s Stream) All() iter.Seq[[]byte] { return iter.Seq[[]byte](s) }
 
-// A fileBody is what wsgi.file_wrapper returns. If it reaches the gateway as it is, and
-// holds a real file, the file goes to the socket without passing through this program.
+// A fileBody is what wsgi.file_wrapper returns. Unless middleware changes it, the gateway
+// sends a regular file with sendfile(2).
 type fileBody struct {
 	file io.Reader
 	size int // bytes in a block, where blocks are made
@@ -141,7 +140,7 @@ type Response struct {
 	err      error // the client could not be reached: nothing more is sent
 }
 
-// How a head begins is what tells the gateways apart.
+// The beginning of a head, which differs between the gateways.
 const (
 	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
 	cgiLine  = "Status: "  // RFC 3875 §6.3.3
@@ -212,9 +211,8 @@ func checkStatus(status string) error {
 	return nil
 }
 
-// hopByHop lists the fields about the connection, which belongs to the gateway, and
-// Status, with which a CGI program begins its head. (PEP 3333, "Other HTTP Features"; RFC
-// 2616 §13.5.1)
+// hopByHop lists the fields about the connection, and Status, which begins the head of a
+// CGI program. (PEP 3333, "Other HTTP Features"; RFC 2616 §13.5.1)
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
 
@@ -418,8 +416,7 @@ func (r *Response) sendFile(body *fileBody) bool {
 }
 
 // restOf returns the offset in a regular file, and the number of bytes from there to its
-// end; 0 for anything else. In /sys, for example, files seem to have a size, but their
-// last byte cannot be read.
+// end; 0 for anything else. The size of a file in /sys is wrong: it has no last byte.
 func restOf(file *os.File) (offset, rest int64) {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() || !readable(file, info.Size()-1) {
@@ -438,7 +435,7 @@ func readable(file *os.File, offset int64) bool {
 	return err == nil
 }
 
-// finish ends an answer whose body has ended: it sends the head if no block has.
+// finish ends an answer: it sends the head if no block has, and logs a body cut short.
 func (r *Response) finish() {
 	if !r.headSent {
 		if r.hasBody() {
@@ -460,9 +457,8 @@ func (r *Response) seemsWhole() bool {
 }
 
 // fail ends an answer that a panic has stopped: with an error page if the head has not
-// been sent; otherwise the answer breaks off. A panic with a *Refusal, such as that of a
-// body cut short, is answered with its status. reason is nil after runtime.Goexit. (PEP
-// 3333, "Error Handling")
+// been sent; otherwise the answer breaks off. A panic with a *Refusal keeps its status.
+// reason is nil after runtime.Goexit. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
 	r.cut = r.headSent && r.hasBody()
 	clientLeft, refusal := r.classify(reason)

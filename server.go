@@ -128,8 +128,8 @@ func (s *Server) Serve(l net.Listener) {
 }
 
 // accept waits for the next connection. It fails only when the server is stopping and no
-// connection has waited in the backlog for a lull. The stop ends an Accept that has begun
-// before it; then accept looks once more, since that Accept may have seen its deadline first.
+// connection has come from the backlog for a lull. The stop ends a running Accept, which
+// may have missed one: accept looks once more.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; {
 		stopping := s.stopping.Load()
@@ -275,8 +275,8 @@ func expectsContinue(q *Request) bool {
 	return q.Length > 0 && q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, asks)
 }
 
-// sendContinue asks the client for the body, when the application first reads it: not
-// after the head of the answer. (PEP 3333, "HTTP 1.1 Expect/Continue")
+// sendContinue asks the client for the body when the application first reads it, unless
+// the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
 		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // the next read fails too
@@ -411,9 +411,8 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 }
 
 // Shutdown stops the server in three parts. It accepts the connections in the backlog and
-// no more, and gives silent clients a moment. It waits for the answers to end, up to
-// wait. Then it gives up: a request that waits for its turn gets 503, and the rest is
-// cut.
+// no more, and gives silent clients a moment. It waits up to wait for the answers to end.
+// Then it gives up: a request that waits for its turn gets 503, and the rest is cut.
 func (s *Server) Shutdown(wait time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)
