@@ -85,11 +85,11 @@ type Config struct {
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
 	Trace    bool          // a narrator watches the applications
-	Brief    bool          // the narrator tells the most important steps only
+	Brief    bool          // the narrator prints the most important steps only
 	OpenLab  bool          // other machines may use the lab
 }
 
-// applications returns all of them, in the order in which they are best met.
+// applications returns the table of applications, in the order in which to read them.
 func applications(c Config) []entry {
 	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
 		"/b": watched("hello", hello)}, showEnviron)
@@ -191,7 +191,7 @@ var (
 	textPlain  = []Header{{"Content-Type", "text/plain; charset=utf-8"}}
 	textAtOnce = []Header{textPlain[0], nosniff}
 	nosniff    = Header{"X-Content-Type-Options", "nosniff"}
-	retryAfter = Header{"Retry-After", "1"} // this server could serve it at another time
+	retryAfter = Header{"Retry-After", "1"} // seconds, after which it may work
 )
 
 // hello is the smallest application.
@@ -200,8 +200,8 @@ func hello(environ Environ, startResponse StartResponse) Body {
 	return Blocks{[]byte("Hello, World!\n")}
 }
 
-// class returns an object and has done nothing else. The gateway's first step into the
-// loop of All runs startResponse, which PEP 3333 allows.
+// class only returns an object. Its All calls startResponse when the gateway asks for the
+// first block, which PEP 3333 allows.
 func class(environ Environ, startResponse StartResponse) Body {
 	return AppClass{environ, startResponse}
 }
@@ -361,8 +361,8 @@ var pageTemplates string
 var pages = template.Must(template.New("").Funcs(template.FuncMap{"lab": labLink,
 	"replace": strings.ReplaceAll}).Parse(pageTemplates))
 
-// htmlPage answers with a page of docs/pages.html, filled with data. The page says that
-// it is UTF-8; what a client or a file system has given need not be.
+// htmlPage answers with a page of docs/pages.html, filled with data. The page is UTF-8,
+// but data from a client or a file system need not be.
 func htmlPage(startResponse StartResponse, name string, data any) Body {
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, name, data); err != nil {
@@ -387,9 +387,8 @@ func newIndex(entries []entry) Application {
 // escapePath reverses the gateway's decoding of PATH_INFO.
 func escapePath(decoded string) string { return (&url.URL{Path: decoded}).EscapedPath() }
 
-// baseURL reconstructs the front of the URL that the client asked for. Host, if there is
-// one, is the name by which the client calls this server. (PEP 3333, "URL
-// Reconstruction")
+// baseURL returns scheme, host and port of the URL that the client asked for: from the
+// Host field if there is one. (PEP 3333, "URL Reconstruction")
 func baseURL(environ Environ) string {
 	host := environ.Get("SERVER_NAME") + ":" + environ.Get("SERVER_PORT")
 	return environ.Get("wsgi.url_scheme") + "://" + cmp.Or(environ.Get("HTTP_HOST"), host)
@@ -411,10 +410,9 @@ const (
 	partBytes  = 1000    // of each part are shown
 )
 
-// form shows the fields that a browser makes of a form: the query string, a body in the
-// coding of query strings, or a body of parts with files in it. What is broken or too
-// large is refused, by a panic with a *Refusal, which the gateway answers with its
-// status.
+// form shows the fields of a form, as a browser sends them: in the query string, in a
+// body that is coded like one, or in a body of parts, with files. It panics with a
+// *Refusal for a form that is broken or too large: the gateway answers with its status.
 func form(environ Environ, startResponse StartResponse) Body {
 	fields := readQuery("query", environ.Get("QUERY_STRING"))
 	if contentType := environ.Get("CONTENT_TYPE"); contentType != "" {
@@ -439,20 +437,20 @@ func form(environ Environ, startResponse StartResponse) Body {
 	return htmlPage(startResponse, "form", fields)
 }
 
-// allow panics with a *Refusal if a form breaks a rule.
+// allow panics with a *Refusal unless a rule for forms holds.
 func allow(holds bool, status, source, format string, args ...any) {
 	if !holds {
 		panic(refuse(status, source, "", 0, format, args...))
 	}
 }
 
-// allowSize panics with a 413 if a form is over one of its limits.
+// allowSize panics with a 413 unless a form is within a limit.
 func allowSize(holds bool, format string, limit int) {
 	allow(holds, tooLarge, "RFC 9110 §15.5.14", format, limit)
 }
 
-// allowPart panics with a 400 for an error of mime/multipart, or with the *Refusal in it,
-// if the body did not arrive whole or the head of a part is too large.
+// allowPart panics if there is an error: with the *Refusal in it, because the body was
+// cut short or the head of a part is too large, or else with a 400.
 func allowPart(err error) {
 	var refusal *Refusal
 	if errors.As(err, &refusal) {
@@ -483,7 +481,7 @@ func readQuery(from, text string) (fields []formField) {
 	return fields
 }
 
-// readParts reads the parts of a body and keeps the beginning of each; of a file, its
+// readParts reads the parts of a body and keeps the first partBytes of each, and its
 // size. A body that ends before its closing delimiter has been cut. (RFC 7578 §4.1, RFC
 // 2046 §5.1.1)
 func readParts(input io.Reader, boundary string) (fields []formField) {
@@ -511,8 +509,8 @@ func readParts(input io.Reader, boundary string) (fields []formField) {
 
 // A headLimit limits the head of each part of a body, of which mime/multipart alone would
 // hold 10 MB. That package reads ahead, so the limit counts the bytes that it reads
-// between the end of one part and the end of the next head. Nothing reads to the end of a
-// form that is whole, so io.EOF becomes io.ErrUnexpectedEOF.
+// between the end of one part and the end of the next head. The closing delimiter of a
+// whole form comes before io.EOF, which therefore becomes io.ErrUnexpectedEOF.
 type headLimit struct {
 	io.Reader
 	allowed int // bytes
@@ -561,8 +559,8 @@ func newFiles(directory string) Application {
 }
 
 // servePath serves the file or directory that PATH_INFO names, and never leaves top:
-// os.Root refuses each way out, by "..", by an escape or by a symbolic link. An error means
-// that it cannot be opened.
+// os.Root refuses each way out, by "..", by an escape or by a symbolic link. An error
+// means that it cannot be opened.
 func servePath(top string, environ Environ, startResponse StartResponse) (Body, error) {
 	root, err := os.OpenRoot(top)
 	if err != nil {
@@ -598,8 +596,8 @@ var nonblock = map[string]int{"linux": 0x800, "darwin": 4, "freebsd": 4, "netbsd
 	"openbsd": 4, "dragonfly": 4}[runtime.GOOS]
 
 // openFile opens a file or directory. A pipe could block for ever: it is opened without
-// waiting, and never served. The opened file is asked what it is, because its name may be
-// another's by now.
+// waiting, and never served. Stat asks the open file, because another file may have its
+// name by now.
 func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 	file, err := root.OpenFile(name, os.O_RDONLY|nonblock, 0)
 	if err != nil {
@@ -639,7 +637,7 @@ func exhausted(err error) bool {
 		syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM}, errno)
 }
 
-// badInURI matches what a URI may not have, and good escapes. (RFC 3986 §2)
+// badInURI matches a byte that a URI must escape, or a whole escape. (RFC 3986 §2)
 var badInURI = regexp.MustCompile(`%[0-9A-Fa-f]{2}|[^!#$&'()*+,./0-9:;=?@A-Z_a-z~-]`)
 
 // redirect sends the client to another path of this server. RFC 1945 §10.11 wants a whole
@@ -738,9 +736,9 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // Limits of the CGI host and of the proxy, beside Config.Timeout.
 const (
-	maxPrograms = 64                     // run at once, without -programs
+	maxPrograms = 64                     // that run at once, unless -programs is set
 	maxFollowed = 10                     // local redirects, or interim answers, in a row
-	killAfter   = 100 * time.Millisecond // a program ends whose answer is not used
+	killAfter   = 100 * time.Millisecond // until a program with an unused answer is killed
 )
 
 // A cgiHost is the host's side of CGI: an application that starts a program for each
@@ -785,7 +783,7 @@ func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
 }
 
 // find returns the path of the program. In a directory of them, the first segment of
-// PATH_INFO is its name, and moves to SCRIPT_NAME. A link could lead out of there.
+// PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
 func (h *cgiHost) find(environ Environ) (file string, err error) {
 	file, _ = filepath.Abs(h.script) // without a working directory, Stat fails too
 	stat, err := os.Stat(file)
@@ -873,12 +871,11 @@ func spool(file *os.File, environ Environ) {
 	}
 }
 
-// wait waits for the end of the program, ends the processes that it has left, and logs a
-// failure. If one of them has left the group and keeps standard error open, it waits for a
-// moment.
+// wait waits for the end of the program, ends its child processes, and logs a failure. If
+// a child has left the group and keeps standard error open, it waits for a moment.
 func (p *program) wait() {
 	err := p.Wait()
-	p.kill() // those that it has left
+	p.kill() // its child processes
 	programs.Delete(p)
 	if err != nil {
 		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Path, err)
@@ -924,8 +921,8 @@ func (p *program) kill() {
 // Read reads the program's output, and kills a program that keeps it waiting for too
 // long. The whole head has one timeout, each later read its own. After the program's end
 // there is one for the rest: a process that has left the group may keep the output open.
-// (Not on Windows, where pipes have no deadlines.) The output of a program that was killed
-// is not whole.
+// (Not on Windows, where pipes have no deadlines.) The output of a program that was
+// killed is not whole.
 func (p *program) Read(b []byte) (int, error) {
 	if _, runs := programs.Load(p); runs && p.hasHead {
 		p.patience = p.host.timeout
@@ -963,7 +960,7 @@ func (p *program) Close() error {
 // respond passes on the program's answer. (RFC 3875 §6.2)
 func (p *program) respond(environ Environ, startResponse StartResponse) (
 	body Body, err error) {
-	defer closeWithout(&body, p)
+	defer closeUnused(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
 	if err != nil {
@@ -991,12 +988,12 @@ var cgiNames = []string{"AUTH_TYPE", "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_
 	"REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
 	"SERVER_SOFTWARE", "HTTPS", "REMOTE_PORT", "REQUEST_URI"}
 
-// cgiVariables makes the environment of a CGI program: CGI's variables of environ, in
-// which there may be others if we are a CGI program ourselves, and PATH to find an
-// interpreter. Of two with one name, the last counts. Passwords are withheld. (RFC 3875
+// cgiVariables makes the environment of a CGI program: the CGI variables in environ,
+// which also has others if this program is a CGI program itself, and PATH to find an
+// interpreter. Of two with one name, the last counts. It leaves out passwords. (RFC 3875
 // §4.1, §9.2)
 func cgiVariables(file string, environ Environ) []string {
-	list := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + file,
+	variables := []string{"PATH=" + os.Getenv("PATH"), "SCRIPT_FILENAME=" + file,
 		"REMOTE_HOST=" + environ.Get("REMOTE_ADDR")} // unless environ has one (§4.1.9)
 	for key, value := range environ {
 		text, ok := value.(string)
@@ -1004,24 +1001,25 @@ func cgiVariables(file string, environ Environ) []string {
 		secret := listed("HTTP_AUTHORIZATION,HTTP_PROXY_AUTHORIZATION,HTTP_PROXY", key)
 		noBody := key == "CONTENT_LENGTH" && text == "0" // so it has no length (§4.1.2)
 		if ok && cgi && !secret && !noBody {
-			list = append(list, key+"="+text)
+			variables = append(variables, key+"="+text)
 		}
 	}
 	if target := environ.Get("rawsgi.request_uri"); target != "" {
-		list = append(list, "REQUEST_URI="+originForm(target))
+		variables = append(variables, "REQUEST_URI="+originForm(target))
 	}
 	if info := environ.Get("PATH_INFO"); info != "" {
 		below := filepath.FromSlash(path.Clean("/" + info)) // no ".." leads out
-		list = append(list, "PATH_TRANSLATED="+filepath.Join(filepath.Dir(file), below))
+		variables = append(variables,
+			"PATH_TRANSLATED="+filepath.Join(filepath.Dir(file), below))
 	}
 	if root := os.Getenv("SystemRoot"); root != "" {
-		list = append(list, "SystemRoot="+root) // Windows programs need it
+		variables = append(variables, "SystemRoot="+root) // Windows programs need it
 	}
-	return list
+	return variables
 }
 
-// cgiStatus returns the status of a CGI program's answer. It gets no field without a
-// value: that counts as not sent. (RFC 3875 §6.2, §6.3)
+// cgiStatus returns the status of a CGI program's answer. fields has none without a
+// value, which counts as not sent. (RFC 3875 §6.2, §6.3)
 //
 //	Status: 410 Gone\n Content-Type: text/plain\n → "410 Gone"
 //	Location: http://h/\n                        → "302 Found"
@@ -1076,7 +1074,7 @@ func localRedirect(location string, environ Environ,
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
 	if followed == maxFollowed || !ok {
-		err = errors.New("it is one too many, or the gateway names no application")
+		err = errors.New("too many redirects, or the gateway does not name its application")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
@@ -1093,8 +1091,8 @@ func localRedirect(location string, environ Environ,
 }
 
 // relay passes on the answer of a CGI program or another server, whose head has been
-// read. Closing the body closes origin. startResponse wants no tab in the status, and no
-// space around the reason, which may be missing.
+// read. Closing the body closes origin. startResponse refuses a status with a tab, or
+// with spaces around the reason, or without the space before it.
 //
 //	"404 Not\tFound " → "404 Not Found"    "404" → "404 "
 func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *headReader,
@@ -1116,7 +1114,7 @@ func relay(environ Environ, startResponse StartResponse, origin io.Closer, h *he
 }
 
 // An upstreamBody is the body of another program's answer, and the program or connection
-// to close after it. If it breaks before its first block, a 502 can still be sent.
+// to close after it. If it breaks off before its first block, the gateway can answer 502.
 type upstreamBody struct {
 	io.Reader
 	io.Closer
@@ -1131,23 +1129,23 @@ func (b upstreamBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// closeWithout closes origin if its answer has no body, after an error or a panic.
-func closeWithout(body *Body, origin io.Closer) {
+// closeUnused closes origin after an error or panic: there is no body to close it.
+func closeUnused(body *Body, origin io.Closer) {
 	if *body == nil {
 		origin.Close()
 	}
 }
 
-// badGateway answers in place of a program or server that did not. If startResponse has
-// stored the head of another answer, this one replaces it. If the system has too little
-// for a program or connection, nobody was asked.
+// badGateway answers for a program or server that has failed. Its head replaces one that
+// startResponse has stored. If the program or connection could not be started because a
+// limit of this system is reached, the status says so.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case exhausted(err):
 		return cannotServe(environ, startResponse, err)
 	case errors.Is(err, syscall.E2BIG):
 		panic(refuse(headTooLarge, "RFC 6585 §5", "", 0, "the target and the header fields "+
-			"are the program's environment, and larger than this system allows"))
+			"are too large for a program's environment on this system"))
 	}
 	fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "bad gateway: %v\n", err)
 	status, _ := gatewayStatus(err)
@@ -1181,10 +1179,10 @@ func endToEnd(fields []Header) (kept []Header) {
 	return kept
 }
 
-// isEndToEnd reports whether a field is end-to-end, not hop-by-hop: those that no
-// application may use, those that Connection lists, and Proxy-Connection, which is in no
-// RFC. Connection may not list the first three: without its length, a body would be read
-// as a request of its own. (RFC 9110 §7.6.1)
+// isEndToEnd reports whether a field is end-to-end. Hop-by-hop are the fields in
+// hopByHop, those that Connection lists, and Proxy-Connection, which is in no RFC.
+// Connection may not list three fields: without Content-Length, a body would be read as a
+// second request. (RFC 9110 §7.6.1)
 func isEndToEnd(connection, name string) bool {
 	return listed("Content-Length,Content-Type,Host", name) ||
 		!slices.ContainsFunc(hopByHop, Header{Name: name}.is) &&
@@ -1250,8 +1248,8 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	return body
 }
 
-// mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it is
-// 0. Of another method, or if it is not a number, it stays as it is. (RFC 9110 §7.6.2)
+// mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it
+// is 0. It ignores one that is not a number, or for another method. (RFC 9110 §7.6.2)
 func mayForward(environ Environ) bool {
 	n, err := strconv.ParseUint(environ.Get("HTTP_MAX_FORWARDS"), 10, 63)
 	counts := listed("TRACE,OPTIONS", environ.Get("REQUEST_METHOD"))
@@ -1278,7 +1276,7 @@ func (p *proxy) dial() (*conn, error) {
 // forward sends the request to upstream and passes on its answer.
 func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *conn) (
 	body Body, err error) {
-	defer closeWithout(&body, upstream)
+	defer closeUnused(&body, upstream)
 	p.send(environ, upstream)
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, fields, err := readAnswer(h)
@@ -1290,8 +1288,8 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 }
 
 // send sends the request. Write has a deadline for each piece of the body; the struct
-// hides ReadFrom, which has one for all of it and which io.Copy would call. An error of
-// upstream is not one yet: it may have answered without the whole body.
+// hides ReadFrom, which has one for all of it and which io.Copy would call. An error in
+// writing is ignored: upstream may have answered before it has read the whole body.
 func (p *proxy) send(environ Environ, upstream *conn) {
 	content := io.MultiReader(strings.NewReader(p.requestHead(environ)),
 		environ["wsgi.input"].(io.Reader))
@@ -1327,9 +1325,9 @@ func (p *proxy) requestHead(environ Environ) string {
 	return b.String() + "\r\n"
 }
 
-// upstreamTarget returns the target for upstream: the bytes below SCRIPT_NAME as the
-// client sent them, for /a%2Fb and /a/b have the same PATH_INFO and need not be the same
-// to upstream. If middleware has changed the path or the query, it is made of environ.
+// upstreamTarget returns the target for upstream: the bytes after SCRIPT_NAME as the
+// client sent them, because /a%2Fb and /a/b have the same PATH_INFO but may differ for
+// upstream. If middleware has changed the path, it is made of PATH_INFO.
 func upstreamTarget(environ Environ) string {
 	name, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
 	sent, query, asks := strings.Cut(originForm(environ.Get("rawsgi.request_uri")), "?")
@@ -1362,8 +1360,8 @@ func originForm(target string) string {
 	return target
 }
 
-// statusLine is the first line of an answer: HTTP/1 and a digit, and the status. (RFC 9112
-// §4)
+// statusLine is the first line of an answer: HTTP/1 and a digit, and the status. (RFC
+// 9112 §4)
 var statusLine = regexp.MustCompile(`(?s)^HTTP/1\.[0-9](?: (.*))?$`)
 
 // readAnswer reads the head of an upstream's answer. It skips the heads of interim
@@ -1397,10 +1395,9 @@ func readAnswer(h *headReader) (status string, fields []Header, err error) {
 
 // ---------------------------------------------------------------- Middleware
 
-// A changedBody is a body that is changed as it passes: a Stream of what becomes of the
-// blocks of another body. Its Close passes the gateway's call on, as a body around a body
-// has to, and it has no Len: middleware should promise nothing about a body that it did
-// not make. (PEP 3333, "Middleware")
+// A changedBody is a Stream of the changed blocks of another body. Its Close closes the
+// other body, as PEP 3333 demands, and it has no Len: middleware does not know how many
+// blocks a body will have that it did not make. (PEP 3333, "Middleware")
 type changedBody struct {
 	Stream
 	inner any // the other body
@@ -1409,13 +1406,13 @@ type changedBody struct {
 // Close closes the other body.
 func (b changedBody) Close() error { return closeBody(b.inner) }
 
-// A writeFunc is a write() around another, PEP 3333's callable.
+// A writeFunc is a function as an io.Writer, for middleware around write().
 type writeFunc func(block []byte) (int, error)
 
 // Write calls the function.
 func (f writeFunc) Write(block []byte) (int, error) { return f(block) }
 
-// changed returns a body of what change returns for each block, as soon as it is there.
+// changed returns a body that passes on the result of change for each block.
 func changed(body Body, change func(block []byte) []byte) Body {
 	return changedBody{func(yield func([]byte) bool) {
 		for block := range blocks(body) {
@@ -1426,8 +1423,8 @@ func changed(body Body, change func(block []byte) []byte) Body {
 	}, body}
 }
 
-// logging prints what passes between gateway and application to wsgi.errors. It calls the
-// application once, and passes each block of the answer on when it has printed it.
+// logging prints the request, the call of startResponse and each block to wsgi.errors. It
+// calls the application once, and passes each block on when it has printed it.
 func logging(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		out := environ["wsgi.errors"].(io.Writer)
@@ -1498,23 +1495,23 @@ func isPlainText(headers []Header) bool {
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
-// asks for a block. While it has one, the gateway works, and may panic too. (PEP 3333,
+// waits for a block. While the gateway sends a block, a panic is its own. (PEP 3333,
 // "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
 		asked := true // the gateway waits for the application
-		caught := func(show func(page []byte)) {
+		recovered := func(use func(page []byte)) {
 			if !asked {
 				return
 			}
 			if reason := recover(); reason != nil {
-				show(failurePage(environ, startResponse, reason))
+				use(failurePage(environ, startResponse, reason))
 			}
 		}
-		defer caught(func(page []byte) { body = Blocks{page} })
+		defer recovered(func(page []byte) { body = Blocks{page} })
 		inner := application(environ, startResponse)
 		return changedBody{func(yield func([]byte) bool) {
-			defer caught(func(page []byte) { yield(page) })
+			defer recovered(func(page []byte) { yield(page) })
 			for block := range blocks(inner) {
 				asked = false
 				if !yield(block) {
@@ -1526,10 +1523,9 @@ func catch(application Application) Application {
 	}
 }
 
-// failurePage starts the answer anew after a panic, logs it, and returns its only block.
-// If the head has been sent, startResponse panics with the error, and the gateway logs
-// it, unless it is only that the client has left. The stack is for a client on this
-// machine.
+// failurePage starts a new answer after a panic, logs the panic, and returns the only
+// block. If the head has been sent, startResponse panics with the error, for the gateway.
+// Only a client on this machine gets the stack.
 func failurePage(environ Environ, startResponse StartResponse, reason any) []byte {
 	err, ok := reason.(error)
 	if !ok {
@@ -1569,10 +1565,10 @@ func auth(application Application) Application {
 
 // ---------------------------------------------------------------- Validate
 
-// validate is between a gateway and an application and holds both to PEP 3333. It panics
-// at the first breach, with the side that is at fault and the rule. Go's compiler has
-// checked the rest of what wsgiref's validator checks: that there are two arguments, that
-// status and header values are strings, headers a list of pairs, and blocks bytes.
+// validate checks the gateway and the application against PEP 3333. It panics when one
+// breaks a rule, and names the side and the rule. Go's compiler has checked the rest of
+// the rules in wsgiref's validator: that there are two arguments, that status and header
+// values are strings, headers a list of pairs, and blocks bytes.
 func validate(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		checkEnviron(environ)
@@ -1713,9 +1709,9 @@ func (v *validator) Close() error {
 
 // ---------------------------------------------------------------- Watching
 //
-// A recorder watches one exchange in three places: the connection, the result of the parser
-// and the call of the application. It makes events of what it sees. The narrator of -trace
-// prints them, and the lab's page draws them.
+// A recorder watches one exchange in three places: the connection, the result of the
+// parser and the call of the application. It turns each step into an event. The narrator
+// of -trace prints the events, and the lab's page draws them.
 
 // An event is one step of an exchange.
 type event struct {
@@ -1723,19 +1719,19 @@ type event struct {
 	Pause   time.Duration     `json:"-"`                 // since the event before
 	Kind    string            `json:"kind"`              // one of those in sentences
 	Text    string            `json:"text"`              // its sentence
-	From    int               `json:"from"`              // the first byte of the request that
-	To      int               `json:"to"`                // it is about, and the one after
+	From    int               `json:"from"`              // its first byte in the request
+	To      int               `json:"to"`                // the byte after its last one
 	Layer   string            `json:"layer,omitempty"`   // the application or middleware
 	Depth   int               `json:"depth,omitempty"`   // 1 is called by the gateway
 	Key     string            `json:"key,omitempty"`     // of environ
-	Value   string            `json:"value,omitempty"`   // of the key; a status, type or line
+	Value   string            `json:"value,omitempty"`   // of Key; a status, type or line
 	Note    string            `json:"note,omitempty"`    // more about the value
 	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
 	Size    int               `json:"size,omitempty"`    // of Data, which may be cut
 	Head    int               `json:"head,omitempty"`    // bytes of Data that are the head
-	Data    []byte            `json:"data,omitempty"`    // bytes that come, leave or are given
+	Data    []byte            `json:"data,omitempty"`    // that come, leave or are given
 	Environ map[string]string `json:"environ,omitempty"` // all of it
 }
 
@@ -1772,7 +1768,7 @@ var sentences = map[string]string{
 	"continue": "{size} leave: the client may send the body",
 	"sendfile": "{size} of the file leave by sendfile(2): they never enter this program",
 	"drain":    "the gateway ends its half, and reads on until the client closes",
-	"drained":  "{size} more, which nobody reads",
+	"drained":  "{size} more, read and discarded",
 	"close":    "the gateway closes the connection",
 	"limit":    "the rest is not shown",
 }
@@ -1804,8 +1800,8 @@ func cut(text string, n int) string {
 	return string([]rune(text)[:max(0, n-1)]) + "…"
 }
 
-// A recorder makes the events of one exchange. An application may have goroutines, so that
-// add may be called by several; what the others note, only one at a time reads or writes.
+// A recorder makes the events of one exchange. The goroutines of an application may call
+// add at the same time; the other methods are called by one goroutine at a time.
 type recorder struct {
 	mu       sync.Mutex
 	emit     func(event)
@@ -1817,9 +1813,9 @@ type recorder struct {
 	received int               // bytes in all
 	parsed   bool              // the head
 	refused  bool              // the request
-	drains   bool              // our half is closed: nobody reads what comes
+	drains   bool              // our half is closed: what comes is discarded
 	environ  map[string]string // as it was seen last
-	stored   event             // the call of startResponse that the gateway goes by
+	stored   event             // the call whose status and headers the gateway has stored
 	headSent bool
 	sent     int // bytes
 }
@@ -1929,7 +1925,8 @@ func (t *recorder) onRead(p []byte) {
 		return
 	}
 	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
-	if t.received = e.To; t.drains {
+	t.received = e.To
+	if t.drains {
 		e.Kind = "drained"
 	} else {
 		e.Data = bytes.Clone(p)
@@ -2044,7 +2041,7 @@ func (t *recorder) addLine(q *Request, from int) {
 			e.Kind, e.Value = "dropped", visible(text)
 			e.Note = "cut off: a fragment is for the client alone"
 		case e.Key == "HTTP_HOST":
-			e.Note = ": an absolute target decides"
+			e.Note = ", from the absolute target"
 		case text == "" && value == "/":
 			e.Note = ": an empty path is the root"
 		case text != value:
@@ -2077,7 +2074,8 @@ func (t *recorder) addField(q *Request, environ Environ, field Header, e event) 
 	t.add(e)
 }
 
-// badByte returns which byte a refusal of a head is about, or the end if bytes are missing.
+// badByte returns the offset of a refusal's byte in head, or its end if bytes are
+// missing.
 func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
 	n := 0 // lines without a mistake
 	if q.Header != nil {
@@ -2102,7 +2100,7 @@ func (t *recorder) refuse(r *Refusal, from, to int) {
 	t.refused = true
 }
 
-// watchedGateway is between the gateway and the outermost layer.
+// watchedGateway records the finished environ, and stores the gateway as a layer in it.
 func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
@@ -2160,29 +2158,29 @@ func (l *layer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// watched puts a middleware around an application that records what it does, if environ has
-// a layer, and changes nothing. The functions that may be on the stack of a panic are called
-// watched: the log leaves them out.
+// watched returns an application that does the same and records it, if environ has a
+// layer. The names of the recorder's functions on the stack of a panic begin with
+// "watched", so that frames leaves them out.
 func watched(name string, application Application) Application {
 	role := "application"
 	if _, err := findMiddleware(name); err == nil {
 		role = "middleware"
 	}
 	return func(environ Environ, startResponse StartResponse) (body Body) {
-		caller, ok := environ[layerKey].(*layer)
+		outer, ok := environ[layerKey].(*layer)
 		if !ok {
 			return application(environ, startResponse)
 		}
-		caller.changes(environ)
-		l := &layer{caller.recorder, name, caller.depth + 1}
+		outer.changes(environ)
+		l := &layer{outer.recorder, name, outer.depth + 1}
 		environ[layerKey] = l
-		defer func() { environ[layerKey] = caller }()
+		defer func() { environ[layerKey] = outer }()
 		if l.logs {
-			outer, own := environ["wsgi.errors"], &errorStream{log: log.New(l, "", 0)}
+			stream, own := environ["wsgi.errors"], &errorStream{log: log.New(l, "", 0)}
 			environ["wsgi.errors"] = own
-			defer func() { own.Flush(); environ["wsgi.errors"] = outer }()
+			defer func() { own.Flush(); environ["wsgi.errors"] = stream }()
 		}
-		l.add(event{Kind: "call", Value: role, Note: caller.name})
+		l.add(event{Kind: "call", Value: role, Note: outer.name})
 		l.watchedCall("", func() { body = application(environ, l.watchedStart(startResponse)) })
 		return l.watchedBody(body)
 	}
@@ -2199,7 +2197,7 @@ func (l *layer) changes(environ Environ) {
 	}
 }
 
-// watchedCall calls do, and records a panic, which goes on, or runtime.Goexit.
+// watchedCall calls do, and records a panic that leaves it, or runtime.Goexit.
 func (l *layer) watchedCall(what string, do func()) {
 	done := false
 	defer func() {
@@ -2241,7 +2239,7 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 		if l.depth == 1 {
 			does := "stores"
 			if l.stored.Kind != "" {
-				does = "replaces what it has stored by"
+				does = "replaces what it has stored with"
 			}
 			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Note: does,
 				Size: l.sent}
@@ -2255,7 +2253,7 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	}
 }
 
-// gives records a block: its beginning is enough.
+// gives records a block: its size and its first longValue bytes.
 func (l *layer) gives(kind string, p []byte) {
 	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
 }
@@ -2274,8 +2272,8 @@ func (b watchedSized) Len() int { return b.Body.(interface{ Len() int }).Len() }
 
 func (b watchedBody) unwatched() Body { return b.made }
 
-// watchedBody returns a body that is recorded. A file stays as it is: the gateway recognises
-// it by its type.
+// watchedBody returns a body that is recorded. A file is returned as it is: the gateway
+// recognises it by its type.
 func (l *layer) watchedBody(body Body) Body {
 	b := watchedBody{body, body, l}
 	if inner, ok := body.(interface{ unwatched() Body }); ok {
@@ -2318,9 +2316,9 @@ func (b watchedBody) Close() error {
 	return closeBody(b.Body)
 }
 
-// A narrator prints exchanges as they happen. Bytes from the client begin with >, bytes to
-// it with <, what waits in the gateway with =. A call and its return form a bracket; a dotted
-// line is a body that is asked for blocks:
+// A narrator prints exchanges as they happen. Bytes from the client begin with >, bytes
+// to it with <, what waits in the gateway with =. A call and its return form a bracket; a
+// dotted line is a body that is asked for blocks:
 //
 //	#1 > GET /hello HTTP/1.0\r\n
 //	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
@@ -2344,8 +2342,8 @@ type narrator struct {
 var colours = map[string]string{">": "\x1b[36m", "<": "\x1b[32m", "=": "\x1b[33m",
 	"!": "\x1b[31m"}
 
-// newNarrator makes a narrator, in colours if the log is a terminal and NO_COLOR is not set,
-// as wide as the variable COLUMNS says.
+// newNarrator makes a narrator for lines of COLUMNS characters, or 80, and with colours
+// if the log is a terminal and NO_COLOR is not set.
 func newNarrator(errorLog *log.Logger, brief bool) *narrator {
 	n := &narrator{log: errorLog, brief: brief, width: 80}
 	if width, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
@@ -2359,7 +2357,7 @@ func newNarrator(errorLog *log.Logger, brief bool) *narrator {
 	return n
 }
 
-// narrate has a narrator print what a server does.
+// narrate makes a narrator print the exchanges of a server.
 func narrate(s *Server, brief bool) {
 	n := newNarrator(s.ErrorLog, brief)
 	s.Watch = func(c net.Conn, application Application) (
@@ -2385,8 +2383,8 @@ func (n *narrator) recorder() *recorder {
 	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
 }
 
-// traceLines are the lines of events whose place in a bracket says a part of the sentence, or
-// that have a sign.
+// traceLines are the lines of events that are not printed as their sentence alone: they
+// have a sign, or the bracket says the rest.
 var traceLines = map[string]string{
 	"key":     "  {column} {quoted}{note} ({bytes})",
 	"dropped": "  (dropped)        {text}",
@@ -2411,7 +2409,7 @@ func (n *narrator) tell(number int, e event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
-		return // that startResponse returns, the bracket shows
+		return // the line of startResponse is enough
 	}
 	if unit := 50 * time.Millisecond; e.Pause > unit {
 		n.print(number, fmt.Sprintf("  (%v later)", e.Pause.Round(unit)))
@@ -2422,16 +2420,16 @@ func (n *narrator) tell(number int, e event) {
 	case "head", "out", "continue":
 		n.printBytes(number, "< ", e.Data)
 	default:
-		bytes := []string{"no byte", fmt.Sprint("byte ", e.From),
+		span := []string{"no byte", fmt.Sprint("byte ", e.From),
 			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
 		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}"), "{text}", e.Text,
-			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", bytes,
+			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", span,
 			"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
 			"{outer}", strings.Repeat("│ ", max(0, e.Depth-1)), "{data}", quote(string(e.Data))))
 	}
 }
 
-// printBytes prints bytes line by line: of many lines the first, in a brief trace only one.
+// printBytes prints bytes line by line: at most 12 lines, or 1 in a brief trace.
 func (n *narrator) printBytes(number int, sign string, data []byte) {
 	most, left := 12, len(data)
 	if n.brief {
@@ -2449,7 +2447,7 @@ func (n *narrator) printBytes(number int, sign string, data []byte) {
 	}
 }
 
-// print prints a line of an exchange, after an empty line if the last one was about another.
+// print prints a line of an exchange. An empty line separates those of two exchanges.
 func (n *narrator) print(number int, line string) {
 	if n.last != 0 && n.last != number {
 		fmt.Fprintln(n.log.Writer())
@@ -2465,8 +2463,8 @@ func (n *narrator) print(number int, line string) {
 	}
 }
 
-// wrapWords breaks a line between words, and a word that has no end in the second half of
-// the width. What follows is indented like the first line, but for its sign.
+// wrapWords breaks a line at the last space in the second half of the width, or else at
+// the width. The following lines are indented like the first, without its sign.
 func wrapWords(line string, width int) (parts []string) {
 	text := strings.TrimLeft(line, "!=<> │·")
 	indent := []rune(" " + line[1:len(line)-len(text)] + "  ")
@@ -2509,41 +2507,41 @@ const (
 	longValue  = 512             // characters of a value, bytes of a block
 )
 
-// A lab answers with a page, and runs the experiments of that page: the bytes of a request go
-// to a server like this one, over a connection in memory, and the events of its recorder
-// back to the page. Without a server, the page starts this program as a CGI program.
+// A lab answers with a page, and runs the experiments of that page: it sends the bytes of
+// a request to another Server, over a connection in memory, and the events back to the
+// page. Without a server, the page starts this program as a CGI program.
 type lab struct {
 	apps     map[string]Application
 	running  chan bool     // holds a value for each experiment that runs
-	patience time.Duration // with which others wait, and its client
+	patience time.Duration // for a turn, and for the end of an experiment
 	open     bool          // to other machines as well
 }
 
-// newLab makes the lab. No proxy or CGI program can be reached: what an experiment does
-// stays here.
+// newLab makes the lab. It has no proxy and no CGI host: an experiment reaches nothing
+// outside this program.
 func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
-	for _, entry := range entries {
-		if entry.Name == "clock" {
-			entry.App = newClock(3, 100*time.Millisecond)
+	for _, each := range entries {
+		if each.Name == "clock" {
+			each.App = newClock(3, 100*time.Millisecond)
 		}
-		if entry.Name != "proxy" && entry.Name != "cgi" {
-			l.apps[entry.Name] = watched(entry.Name, entry.App)
+		if each.Name != "proxy" && each.Name != "cgi" {
+			l.apps[each.Name] = watched(each.Name, each.App)
 		}
 	}
 	return l.app
 }
 
-// The page is whole in itself, and may fetch from where it comes from only.
+// The page loads nothing, and may send requests only to the server that it comes from.
 var labHeaders = []Header{{"Content-Type", "text/html; charset=utf-8"},
 	{"Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; " +
 		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'none'; " +
 		"base-uri 'none'; frame-ancestors 'none'"}, nosniff, {"Referrer-Policy", "no-referrer"}}
 
-// app answers with the page, with what it needs, or with the events of an experiment. Its
-// client must be on this machine and call us by a name of this machine, for a page elsewhere
-// can give its own name our address.
+// app answers with the page, a source file, or the events of an experiment. The client
+// must be on this machine, and Host must be a name of this machine: another site could
+// give its own name our address.
 func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	host := (&url.URL{Host: environ.Get("HTTP_HOST")}).Hostname()
 	name, err := netip.ParseAddr(host)
@@ -2552,14 +2550,14 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "403 Forbidden", "The lab is for this machine alone, at "+
 			"localhost or 127.0.0.1, unless it is started with -open-lab.")
 	}
-	place, path := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
-	code, err := sources.ReadFile(strings.TrimPrefix(path, "/"))
+	place, info := environ.Get("SCRIPT_NAME"), environ.Get("PATH_INFO")
+	code, err := sources.ReadFile(strings.TrimPrefix(info, "/"))
 	switch {
-	case path == "" || path == "/":
+	case info == "" || info == "/":
 		startResponse("200 OK", labHeaders)
 		return Blocks{[]byte(strings.Replace(labPage, "<!-- where the lab is -->",
 			`<meta name="lab" content="`+template.HTMLEscapeString(place)+`">`, 1))}
-	case path == "/run":
+	case info == "/run":
 		return l.run(environ, startResponse)
 	case err == nil:
 		startResponse("200 OK", []Header{textPlain[0], nosniff})
@@ -2576,9 +2574,9 @@ func onThisMachine(environ Environ) bool {
 		environ.Get("HTTP_FORWARDED") == "" && environ.Get("HTTP_VIA") == ""
 }
 
-// run makes an experiment, if it may and can. With many at once, it waits for its turn: a
-// class presses Run at the same time. It does not wait for ever for an application, which
-// nobody can end from outside.
+// run makes an experiment. If many run at once, it waits for its turn: a whole class may
+// press Run at the same time. Its wait for an application has a limit, because nothing
+// can end a goroutine from outside.
 func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	site, origin := environ.Get("HTTP_SEC_FETCH_SITE"), environ.Get("HTTP_ORIGIN")
 	if site != "" && site != "same-origin" || origin != "" && origin != baseURL(environ) ||
@@ -2649,13 +2647,13 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 	switch {
 	case err != nil:
 	case len(text) > labRequest:
-		err = fmt.Errorf("a request may have %d bytes here, this one has %d", labRequest, len(text))
+		err = fmt.Errorf("expected at most %d bytes in a request, got %d", labRequest, len(text))
 	case application == nil:
 		err = fmt.Errorf("no application here is called %s", quote(x.App))
 	case strings.Count(x.Use, ",") >= labLayers:
-		err = fmt.Errorf("%d layers of middleware are enough", labLayers)
+		err = fmt.Errorf("expected at most %d layers of middleware", labLayers)
 	case client == nil:
-		err = fmt.Errorf("no request arrives like this: %s", quote(x.Arrival))
+		err = fmt.Errorf("no arrival is called %s", quote(x.Arrival))
 	default:
 		application, err = withMiddleware(application, x.Use, true)
 	}
@@ -2663,11 +2661,11 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 }
 
 // labLink is a link to an experiment with an application, "" if the lab does not have it.
-func labLink(lab, name string) string {
+func labLink(base, name string) string {
 	if slices.Contains([]string{"proxy", "cgi", "lab", "gallery"}, name) {
 		return ""
 	}
-	return lab + "#app=" + name // the page knows a request for each
+	return base + "#app=" + name // the page knows a request for each
 }
 
 // escape matches an escape of a Go string, or the beginning of a wrong one.
@@ -2709,7 +2707,7 @@ func (l *eventLog) watch(application Application, client *labConn) {
 }
 
 func (l *eventLog) add(e event) {
-	l.size += len(e.Data) + len(e.Value) + len(e.Note) + len(e.Text) + len(fmt.Sprint(e.Headers))
+	l.size += len(e.Data) + len(e.Value+e.Note+e.Text) + len(fmt.Sprint(e.Headers))
 	if l.size > labData {
 		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
 		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
@@ -2722,8 +2720,8 @@ func (l *eventLog) add(e event) {
 	}
 }
 
-// A labConn is the server's end of a connection to a simulated client. It does not wait for
-// pauses and deadlines to pass: its clock goes ahead.
+// A labConn is the server's end of a connection to a simulated client. It does not wait
+// for pauses and deadlines to pass: its clock goes ahead.
 type labConn struct {
 	net.Conn               // nil: a server calls no more than the methods below
 	pieces   []string      // to come
@@ -2776,13 +2774,13 @@ func (c *labConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// SetReadDeadline sets how much time may pass. Less than 10 ms have since time.Now.
+// SetReadDeadline sets how much time may pass. Rounding removes what has passed already.
 func (c *labConn) SetReadDeadline(t time.Time) error {
 	c.left = max(0, time.Until(t).Round(10*time.Millisecond))
 	return nil
 }
 
-// CloseWrite tells the client, which ends its half after its last piece, too.
+// CloseWrite makes the client end its half after its last piece.
 func (c *labConn) CloseWrite() error { c.ends = true; return nil }
 
 func (c *labConn) SetWriteDeadline(time.Time) error { return nil }

@@ -7,7 +7,7 @@
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
 //	app.go       the other side of the interface: applications, middleware, tools to watch
 //
-// Read them in this order and you have followed a request from the first byte to the last.
+// Read them in this order to follow a request from the first byte to the last.
 package main
 
 import (
@@ -33,8 +33,8 @@ import (
 
 func main() { os.Exit(command(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// command is the whole program. It reports an error and returns the exit status: 0 also for
-// a server that a signal has ended, 1 for an error at run time, 2 for a wrong command line.
+// command is the whole program. It prints an error and returns the exit status: 1 for an
+// error at run time, 2 for a wrong command line, 0 also if a signal has ended a server.
 func command(args []string, stdout, stderr io.Writer) int {
 	err := execute(args, stdout, stderr)
 	if err == nil || err == flag.ErrHelp {
@@ -51,8 +51,8 @@ func command(args []string, stdout, stderr io.Writer) int {
 // A usageError is an error of the command line.
 type usageError struct{ error }
 
-// execute does what the command line says. A CGI program is not asked to send or to call:
-// those words may come from a client.
+// execute does what the command line says. A CGI program ignores the words send and call,
+// which may come from a client.
 func execute(args []string, stdout, stderr io.Writer) error {
 	hosted := os.Getenv("GATEWAY_INTERFACE") != "" // by a web server, as a CGI program
 	switch {
@@ -73,8 +73,8 @@ func execute(args []string, stdout, stderr io.Writer) error {
 	case len(o.rest) > 0 && !hosted: // else the words of a query may follow: see hasFlags
 		return usageError{fmt.Errorf("%q: an application is chosen with -app", o.rest[0])}
 	}
-	// A write to a log that nobody reads any more, as after Ctrl-C in "rawsgi | tee log", must
-	// not end a server. SIGPIPE is not ignored, because CGI programs would inherit that.
+	// A write to a log without a reader, as after Ctrl-C in "rawsgi | tee log", must not
+	// end a server. SIGPIPE is caught, not ignored: CGI programs would inherit that.
 	caught(syscall.SIGPIPE)
 	if o.cgi || hosted {
 		return serveHost(o.application, o.config, stdout, stderr)
@@ -125,16 +125,16 @@ func parseFlags(args []string, app string, stdout io.Writer) (*options, error) {
 	flags.BoolVar(&o.cgi, "cgi", false, "be a CGI program, as if GATEWAY_INTERFACE were set")
 	flags.StringVar(&c.Root, "root", "docs", "`directory` for the application files")
 	flags.StringVar(&c.Script, "script", "", "CGI `program` for cgi, or a directory of them")
-	flags.IntVar(&c.Programs, "programs", 64, "largest `number` of CGI programs that run "+
-		"at once, in each process")
+	flags.IntVar(&c.Programs, "programs", maxPrograms, "largest `number` of CGI programs "+
+		"that run at once, in each process")
 	flags.StringVar(&c.Upstream, "upstream", "", "`host:port,host:port` for proxy")
 	flags.BoolFunc("trace", "print every step of every exchange on standard error; "+
 		"-trace=brief prints the most important ones", o.setTrace)
-	flags.BoolVar(&c.OpenLab, "open-lab", false, "let other machines use the application lab")
+	flags.BoolVar(&c.OpenLab, "open-lab", false, "let other machines use the lab")
 	flags.BoolVar(&o.quiet, "quiet", false, "no access log")
 	flags.BoolVar(&o.list, "list", false, "list applications and middleware")
-	flags.DurationVar(&c.Timeout, "timeout", 10*time.Second, "`time` for the whole head, for "+
-		"each read of the body, for each 64 KiB written")
+	flags.DurationVar(&c.Timeout, "timeout", 10*time.Second, "`time` for the whole head, "+
+		"for each read of the body, for each 64 KiB written")
 	flags.Int64Var(&o.maxBody, "max-body", 1<<30, "largest request body in `bytes`")
 	if err := readFlags(flags, args, stdout); err != nil {
 		return nil, err
@@ -163,8 +163,8 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		return cmp.Or(failed, err)
 	}
 	if err != nil {
-		err = usageError{errors.New(strings.Replace(err.Error(), "parse error", "expected a time "+
-			"with its unit, like 5s or 500ms, or a number in digits, like 1000000", 1))}
+		err = usageError{errors.New(strings.Replace(err.Error(), "parse error", "expected a "+
+			"time with its unit, like 5s or 500ms, or a number in digits, like 1000000", 1))}
 	}
 	return err
 }
@@ -208,8 +208,8 @@ func choose(entries []entry, app, use string, trace bool) (Application, error) {
 // list prints the names for -app and -use.
 func list(stdout io.Writer) error {
 	text := []byte("Applications (-app name):\n")
-	for _, entry := range applications(Config{}) {
-		text = fmt.Appendf(text, "  %-10s%s\n", entry.Name, entry.About)
+	for _, each := range applications(Config{}) {
+		text = fmt.Appendf(text, "  %-10s%s\n", each.Name, each.About)
 	}
 	text = append(text, "\nMiddleware (-use name,name, outermost first):\n"...)
 	for _, middleware := range middlewares {
@@ -219,8 +219,8 @@ func list(stdout io.Writer) error {
 	return err
 }
 
-// callOnce calls an application without any server, and prints the status, the headers, an
-// empty line and the body.
+// callOnce calls an application without any server, and prints the status, the headers,
+// an empty line and the body.
 func callOnce(args []string, stdout, stderr io.Writer) error {
 	o, err := parseFlags(args, "environ", stdout)
 	if err != nil {
@@ -332,7 +332,7 @@ func parseAddr(name, addr string) (network, address string, err error) {
 
 // listen opens the listening socket. Port 0 is any free port.
 func listen(addr string) (net.Listener, error) {
-	if runtime.GOOS == "wasip1" { // where net pretends, and nobody could connect
+	if runtime.GOOS == "wasip1" { // where package net has no network
 		return nil, errors.New("WASI has no network for this program: start it with -cgi")
 	}
 	network, address, err := parseAddr("-addr", addr)
@@ -366,8 +366,8 @@ func listen(addr string) (net.Listener, error) {
 	return l, err
 }
 
-// isErrno reports whether err is this error of the system. For sockets, Windows has numbers
-// of its own, which package syscall does not translate.
+// isErrno reports whether err is this error of the system. For sockets, Windows has
+// numbers of its own, which package syscall does not translate.
 func isErrno(err error, unix, windows syscall.Errno) bool {
 	return errors.Is(err, unix) || errors.Is(err, windows)
 }
@@ -398,8 +398,8 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 	fmt.Fprintf(stdout, "Serving HTTP on %s port %d (http://%s/) ...\n", host, tcp.Port, here)
 	addrs, _ := net.InterfaceAddrs() // without them, there is nothing to print
-	for _, addr := range addrs {     // the IPv4 ones, which a class can type
-		ip, ok := addr.(*net.IPNet)
+	for _, each := range addrs {     // the IPv4 ones, which a class can type
+		ip, ok := each.(*net.IPNet)
 		if ok && tcp.IP.IsUnspecified() && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
 			fmt.Fprintf(stdout, "From other machines: http://%s:%d/\n", ip.IP, tcp.Port)
 		}
@@ -410,10 +410,10 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 }
 
-// caught returns a channel for signals, which have no other effect from then on. The first
-// asks a server to stop, and the second not to wait for running requests. Without arguments
-// it catches those that ask a program to end: not SIGHUP, if nohup(1) has started it, or
-// on WASI, which has no signals.
+// caught returns a channel for signals, which have no other effect from then on. The
+// first asks a server to stop, and the second not to wait for running requests. Without
+// arguments it catches those that ask a program to end: not SIGHUP, if nohup(1) has
+// started it, or on WASI, which has no signals.
 func caught(signals ...os.Signal) chan os.Signal {
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -428,8 +428,8 @@ func caught(signals ...os.Signal) chan os.Signal {
 
 const grace = 5 * time.Second // in which running requests may end after a signal
 
-// serveUntil serves until a signal asks it to stop, and then lets running requests finish.
-// Another one cuts them: a client must not take the beginning of an answer for all of it.
+// serveUntil serves until a signal asks it to stop, and then lets running requests
+// finish. A second signal cuts their connections.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
@@ -438,7 +438,7 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}
 		go server.Shutdown(grace)     // ends Serve
-		for <-now == syscall.SIGHUP { // of a closed terminal, shell and system send one each
+		for <-now == syscall.SIGHUP { // a closed terminal sends one, and its shell another
 		}
 		server.Shutdown(0)
 		os.Exit(0)
@@ -452,8 +452,8 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 // gives each connection to one that waits in Accept. It returns after a signal, when all
 // workers have ended.
 //
-// The name is gunicorn's and Apache's, which fork: the child continues where the parent was.
-// A Go program has threads, which do not survive a fork, so it executes itself again.
+// The name is gunicorn's and Apache's, which fork: the child continues where the parent
+// was. Threads do not survive a fork, so a Go program executes itself again.
 func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logger) {
 	socket := inheritable(l)
 	stop, askToStop := context.WithCancel(context.Background())
@@ -465,7 +465,7 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 	for stop.Err() == nil {
 		select {
 		case how := <-ended:
-			// A log that nobody reads may block for ever, which must not keep us from stopping.
+			// A log without a reader may block for ever; the signals must still work.
 			go errorLog.Printf("a worker has ended (%v), starting another", how)
 			startWorker(stop, socket, ended)
 		case <-signals:
@@ -484,10 +484,10 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 	runtime.KeepAlive(socket) // its finalizer would close the descriptor again
 }
 
-// inheritable returns a file for a listener's socket that workers can inherit. It shares the
-// descriptor with l, which closes it. The file that l.File returns makes the socket blocking
-// for all processes whenever a program is started with it, and nothing ends the wait in a
-// blocking Accept.
+// inheritable returns a file for a listener's socket that workers can inherit. It shares
+// the descriptor with l, which closes it. The file that l.File returns makes the socket
+// blocking for all processes whenever a program is started with it, and nothing ends the
+// wait in a blocking Accept.
 func inheritable(l net.Listener) (socket *os.File) {
 	raw, _ := l.(syscall.Conn).SyscallConn() // it and Control fail if l is closed
 	raw.Control(func(descriptor uintptr) { socket = os.NewFile(descriptor, "socket") })
@@ -496,14 +496,14 @@ func inheritable(l net.Listener) (socket *os.File) {
 
 const workerVariable = "RAWSGI_WORKER" // marks a worker process in its environment
 
-// startWorker starts a worker process, and sends how it has ended. Its standard input is a
-// pipe: a byte asks it to stop, as does the end of the pipe if the parent was killed; the end
-// after a byte asks it not to wait for running requests. A process that ends at once will do
-// so again, so that takes a second at least.
+// startWorker starts a worker process, and sends how it has ended. Its standard input is
+// a pipe: a byte asks it to stop, as does the end of the pipe if the parent was killed;
+// the end after a byte asks it not to wait for running requests. ended gets nothing in
+// the first second, so that workers that fail at once are not started in a busy loop.
 func startWorker(stop context.Context, socket *os.File, ended chan<- error) {
 	pause := time.After(time.Second)
-	program, _ := os.Executable() // without it, Start fails
-	process := exec.CommandContext(stop, program, os.Args[1:]...)
+	executable, _ := os.Executable() // without it, Start fails
+	process := exec.CommandContext(stop, executable, os.Args[1:]...)
 	process.Env = append(os.Environ(), workerVariable+"=1")
 	process.Stdout, process.Stderr = os.Stdout, os.Stderr
 	process.ExtraFiles = []*os.File{socket} // from number 3 on
@@ -543,9 +543,9 @@ func serveWorker(server *Server) error {
 	return nil
 }
 
-// workerSignals returns channels that ask a worker to stop, and to end now. A SIGTERM to all
-// processes, as systemd sends it, reaches worker and parent in any order: it and the byte of
-// the parent are one reason to stop.
+// workerSignals returns channels that ask a worker to stop, and to end now. A SIGTERM to
+// all processes, as systemd sends it, reaches worker and parent in any order: it and the
+// byte of the parent are one reason to stop.
 func workerSignals() (stop, now chan os.Signal) {
 	caught() // Ctrl-C and a hangup reach every process: only the parent obeys
 	stop, now = caught(syscall.SIGTERM), make(chan os.Signal)
@@ -563,8 +563,8 @@ func workerSignals() (stop, now chan os.Signal) {
 	return stop, now
 }
 
-// send is a client: it sends raw bytes, at once or in pieces with pauses, and shows the reply
-// with its line ends.
+// send is a client: it sends raw bytes, at once or in pieces with pauses, and shows the
+// reply with its line ends.
 func send(args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("rawsgi send", flag.ContinueOnError)
 	size := flags.Int("split", 0, "send in pieces of `n` bytes; 0 sends all at once")

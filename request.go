@@ -54,8 +54,8 @@ const (
 	badVersion     = "505 HTTP Version Not Supported"
 )
 
-// A Refusal is an error that is sent to the client: it says what is wrong with the request,
-// and points at the byte.
+// A Refusal is an error that is sent to the client: it says what is wrong with the
+// request, and points at the byte.
 type Refusal struct {
 	Status string // "400 Bad Request"
 	Source string // the rule: "RFC 9112 §5.1"
@@ -66,13 +66,13 @@ type Refusal struct {
 	Place  string // the function that refuses: "request.go#parseTarget"
 }
 
-// refuse makes a Refusal of the line and the offset in it. format makes its Reason.
-func refuse(status, source, line string, offset int, format string, args ...any) *Refusal {
-	reason := fmt.Sprintf(format, args...)
+// refuse returns a Refusal that points at byte offset of line, with a formatted Reason.
+func refuse(status, source, line string, offset int, format string, a ...any) *Refusal {
+	reason := fmt.Sprintf(format, a...)
 	return &Refusal{status, source, line, offset, reason, nil, caller()}
 }
 
-// caller names the function that called the one that calls caller.
+// caller returns a Refusal's Place: the function that has called refuse or incomplete.
 func caller() string {
 	pc, file, _, _ := runtime.Caller(2)
 	function := runtime.FuncForPC(pc).Name() // "main.(*Request).parseTarget"
@@ -90,7 +90,8 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("%s (%s)", r.Reason, r.Source)
 	}
 	before, after := r.excerpt()
-	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after, r.Source)
+	return fmt.Sprintf(`%s: byte %d of "%s%s" (%s)`, r.Reason, r.Offset, before, after,
+		r.Source)
 }
 
 // page returns the refusal for the client, with a caret under the first bad byte:
@@ -106,16 +107,17 @@ func (r *Refusal) page() []byte {
 	mark := ""
 	if r.Line != "" {
 		before, after := r.excerpt()
-		before, after = escapeLess(before), escapeLess(after)
+		before, after = escapeTags(before), escapeTags(after)
 		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
 	}
-	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeLess(r.Reason), r.Source)
+	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeTags(r.Reason),
+		r.Source)
 }
 
-func escapeLess(s string) string { return strings.ReplaceAll(s, "<", `\x3c`) }
+func escapeTags(s string) string { return strings.ReplaceAll(s, "<", `\x3c`) }
 
-// excerpt returns the parts of Line before and from the bad byte, at most 40 bytes of each,
-// in ASCII: other letters may look like those that were expected.
+// excerpt returns Line before the bad byte, and from it on: at most 40 bytes of each, in
+// ASCII, because a foreign letter may look like the one that was expected.
 func (r *Refusal) excerpt() (before, after string) {
 	const most = 40
 	offset := max(0, min(r.Offset, len(r.Line))) // an application may have made r
@@ -136,7 +138,7 @@ func quote(s string) string { return fmt.Sprintf("%.80q", s) }
 // that is not UTF-8 as \xff, a backslash as \\. Quotes and other text stay as they are.
 func visible(s string) string { return bare(strconv.Quote(s)) }
 
-// bare removes the quotes around a Go string, and the escapes of those inside.
+// bare undoes what strconv.Quote does for quotes: `"say \"hi\""` → `say "hi"`.
 func bare(s string) string { return strings.ReplaceAll(s[1:len(s)-1], `\"`, `"`) }
 
 // errSilent reports a client that left without sending a byte, as browsers do when they
@@ -163,8 +165,8 @@ type Request struct {
 //	GET /a%20b?x=1 HTTP/1.0\r\nHost: h\r\n\r\n
 //	→ Request{Method: "GET", Path: "/a b", Query: "x=1", Version: "HTTP/1.0", …}
 //
-// With an error the request holds what was read so far, for the log. The error is errSilent
-// or a *Refusal. (RFC 1945 §5)
+// With an error the request holds what was read so far, for the log. The error is
+// errSilent or a *Refusal. (RFC 1945 §5)
 func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	q := &Request{}
 	if err := refuseTLS(r); err != nil {
@@ -172,7 +174,7 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	}
 	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
-	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
+	if err == nil && line == "" { // as old clients send after a body (RFC 9112 §2.2)
 		h = &headReader{r: r} // an empty line does not decide how the head ends its lines
 		line, err = h.line(targetTooLong)
 	}
@@ -195,13 +197,13 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 func refuseTLS(r *bufio.Reader) error {
 	first, err := r.Peek(1)
 	if err != nil || first[0] != 22 {
-		return nil // the error will come again, when the line is read
+		return nil // reading the line will return the error again
 	}
-	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in plain "+
-		"text, got a TLS handshake: use http:// instead of https://")
+	return refuse(badRequest, "RFC 9112 §3", string(first), 0, "expected a request in "+
+		"plain text, got a TLS handshake: use http:// instead of https://")
 }
 
-// A headReader reads the lines of one head: a request's, a CGI program's, another server's.
+// A headReader reads the head of a request, a CGI program or another server.
 type headReader struct {
 	r     *bufio.Reader
 	end   string   // "\r\n" or "\n", once a line has shown it
@@ -211,9 +213,9 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end: "Host: h\r\n" → "Host: h". A
-// bare LF is accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not mix
-// the two: what one reader takes for a line end, another may take for text. A line over
-// maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
+// bare LF is accepted, so that printf 'GET / HTTP/1.0\n\n' works, but one head must not
+// mix the two: what one reader takes for a line end, another may take for text. A line
+// over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.rawLine(tooLong)
 	if err != nil {
@@ -235,8 +237,8 @@ func (h *headReader) line(tooLong string) (string, error) {
 	return line, nil
 }
 
-// rawLine reads one line, with its line end, in pieces of the reader's buffer. Only a
-// request line that has come to its target has a target that is too long. (RFC 9112 §3)
+// rawLine reads one line, with its line end, in pieces of the reader's buffer. In a
+// request line without a space, it is not the target that is too long. (RFC 9112 §3)
 func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	err = bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
@@ -263,8 +265,8 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	return line, err
 }
 
-// incomplete explains a request that stops before its end: 400 if no more bytes can come,
-// 408 if they do not come in time. (RFC 9112 §8, RFC 9110 §15.5.9)
+// incomplete refuses a request that stops before its end: with 400 if the connection
+// ends, with 408 if no byte comes in time. (RFC 9112 §8, RFC 9110 §15.5.9)
 func incomplete(err error, line, expected string) *Refusal {
 	r := &Refusal{badRequest, "RFC 9112 §8", line, len(line), "", err, caller()}
 	if err == io.EOF {
@@ -282,8 +284,8 @@ func incomplete(err error, line, expected string) *Refusal {
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
 //
-// The version is checked before the target: it decides what a target may be. (RFC 1945
-// §5.1, §4.1; RFC 9112 §3)
+// The version is checked before the target, which may have another form in another
+// version. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	q.Line = line
 	method, rest, _ := strings.Cut(line, " ")
@@ -315,11 +317,11 @@ func (q *Request) parseLine(line string) error {
 // checkVersion accepts "HTTP/1.0" to "HTTP/1.9". HTTP is upper case, with one digit on
 // each side of the point; another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
-	const form = "HTTP/1.0"
+	const model = "HTTP/1.0"
 	start := len(q.Line) - len(version)
-	for i := range max(len(form), len(version)) {
-		if i >= min(len(form), len(version)) ||
-			version[i] != form[i] && !(isDigit(version[i]) && isDigit(form[i])) {
+	for i := range max(len(model), len(version)) {
+		if i >= min(len(model), len(version)) ||
+			version[i] != model[i] && !(isDigit(version[i]) && isDigit(model[i])) {
 			return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
 				"expected a version like HTTP/1.0 at the end of the line")
 		}
@@ -359,17 +361,17 @@ func (q *Request) parseTarget() error {
 	}
 	target, q.Query, _ = strings.Cut(target, "?")
 	if good := len(pathForm.FindString(target)); good < len(target) {
-		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good, "expected "+
-			"two hex digits after %%, not those of a control character; %%25 is %% itself")
+		return refuse(badRequest, "RFC 3986 §2.1, RFC 3875 §4.1.5", q.Line, start+good,
+			"expected two hex digits after %%, not those of a control character; %%25 is %% itself")
 	}
-	q.Path, _ = url.PathUnescape(cmp.Or(target, "/")) // each escape is a good one
+	q.Path, _ = url.PathUnescape(cmp.Or(target, "/")) // never fails: pathForm has matched
 	return nil
 }
 
-// pathForm is a path in which each % has two hex digits, not those of a control character.
+// pathForm matches a path up to a % without two hex digits or with a control character's.
 var pathForm = regexp.MustCompile(`^(?:[^%]|%[2-689A-Fa-f][0-9A-Fa-f]|%7[0-9A-Ea-e])*`)
 
-// absoluteForm is the beginning of an absolute target, or as much of it as is there.
+// absoluteForm matches http:// or https://, or as much of it as begins the target.
 var absoluteForm = regexp.MustCompile(`^(?i:https?(?::/{0,2})?)?`)
 
 // cutAuthority splits an absolute target: "http://u:p@h:81/p" → Scheme "http", Authority
@@ -388,7 +390,7 @@ func (q *Request) cutAuthority(target string) (rest string, err error) {
 	}
 	user := strings.LastIndexByte(authority, '@') + 1
 	q.Authority = authority[user:]
-	bad := badHost(q.Authority)
+	bad := indexNonHost(q.Authority)
 	if q.Authority == "" || q.Authority[0] == ':' {
 		bad = 0
 	}
@@ -423,10 +425,10 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart: "Name: \t value \t " → {"Name", "value"}. A space
-// before the colon and a line that continues the one before are refused: proxies have read
-// both in different ways, which is how requests are smuggled past them. (RFC 9112 §5.1,
-// §5.2; RFC 9110 §5.5)
+// parseField takes one header line apart: "Name: \t value \t " → {"Name", "value"}. A
+// space before the colon and a line that continues the one before are refused: proxies
+// read them in different ways, which lets a client smuggle requests past them. (RFC 9112
+// §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return Header{}, refuse(badRequest, "RFC 9112 §5.2", line, 0,
@@ -449,13 +451,13 @@ func parseField(line string) (Header, error) {
 }
 
 // checkHeader validates the fields that decide how to read the request, and sets Length.
-// lines are the lines from which Header was made. (RFC 9110 §5.3, RFC 9112 §3.2)
+// lines are the header lines, one for each field. (RFC 9110 §5.3, RFC 9112 §3.2)
 func (q *Request) checkHeader(lines []string, maxBody int64) error {
 	fields := q.Header
 	for i, field := range fields {
 		line := lines[i]
 		start := strings.LastIndex(line, field.Value) // of the value in the line
-		q.Header = fields[:i]                         // those without a mistake
+		q.Header = fields[:i]                         // without a mistake so far
 		_, before := lookup(q.Header, field.Name)
 		switch {
 		case field.is("Transfer-Encoding"):
@@ -464,9 +466,10 @@ func (q *Request) checkHeader(lines []string, maxBody int64) error {
 		case before > 0 && field.is("Host"):
 			return refuse(badRequest, "RFC 9112 §3.2", line, 0, "expected one Host, not two")
 		case before > 0 && (field.is("Content-Length") || field.is("Content-Type")):
-			return refuse(badRequest, "RFC 9110 §5.3", line, 0, "expected one %s, not two", field.Name)
-		case field.is("Host") && badHost(field.Value) >= 0:
-			return refuse(badRequest, "RFC 9112 §3.2", line, start+badHost(field.Value),
+			return refuse(badRequest, "RFC 9110 §5.3", line, 0,
+				"expected one %s, not two", field.Name)
+		case field.is("Host") && indexNonHost(field.Value) >= 0:
+			return refuse(badRequest, "RFC 9112 §3.2", line, start+indexNonHost(field.Value),
 				"expected Host: name or Host: name:port")
 		case field.is("Content-Length"):
 			if err := q.setLength(line, start, maxBody); err != nil {
@@ -482,8 +485,8 @@ func (q *Request) checkHeader(lines []string, maxBody int64) error {
 	return nil
 }
 
-// setLength reads the Content-Length that begins at byte start of line: digits and nothing
-// else, so "+5", "0x5" and "5, 5" get 400; more than maxBody gets 413. (RFC 9110 §8.6)
+// setLength reads the Content-Length that begins at byte start of line: digits only, so
+// "+5", "0x5" and "5, 5" get 400; more than maxBody gets 413. (RFC 9110 §8.6)
 func (q *Request) setLength(line string, start int, maxBody int64) error {
 	value := strings.TrimRight(line[start:], " \t")
 	digits := len(value) - len(strings.TrimLeft(value, "0123456789"))
@@ -515,10 +518,10 @@ func lookup(fields []Header, name string) (value string, count int) {
 	return value, count
 }
 
-// listed reports whether an item of a comma-separated list is name, in upper or lower case.
+// listed reports whether name is one of items, comma-separated, in upper or lower case.
 // (RFC 9110 §5.6.1)
-func listed(list, name string) bool {
-	for item := range strings.SplitSeq(list, ",") {
+func listed(items, name string) bool {
+	for item := range strings.SplitSeq(items, ",") {
 		if strings.EqualFold(strings.Trim(item, " \t"), name) {
 			return true
 		}
@@ -546,13 +549,13 @@ func indexControl(s string) int {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// hostForm is name, name:port, [IPv6] or [IPv6]:port. (RFC 9110 §7.2, RFC 3986 §3.2.2)
+// hostForm matches a host, with a port or without. (RFC 9110 §7.2, RFC 3986 §3.2.2)
 var hostForm = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+\]|(?:[0-9A-Za-z_.~!$&'()*+;=-]|` +
 	`%[0-9A-Fa-f]{2})*)(?::[0-9]*)?`)
 
-// badHost returns the offset of the first byte that keeps s from being a host, or -1. The
-// name is not resolved and need not exist.
-func badHost(s string) int {
+// indexNonHost returns the offset of the first byte not allowed in a host, or -1. It does
+// not look the name up.
+func indexNonHost(s string) int {
 	if good := len(hostForm.FindString(s)); good < len(s) {
 		return good
 	}
@@ -564,7 +567,7 @@ func badHost(s string) int {
 	return -1
 }
 
-// Environ is what an application knows of its request. Keys in capitals are CGI's and
+// Environ is what an application knows about its request. Keys in capitals are CGI's and
 // hold strings; keys with a dot are the gateway's. (PEP 3333, "environ Variables")
 type Environ map[string]any
 
@@ -576,9 +579,9 @@ func (e Environ) Get(key string) string {
 
 const software = "rawsgi/1.0"
 
-// newEnviron makes the environ of one request, which the application may change at will.
-// server and client are the two ends of the connection. The gateway adds the keys of the
-// interface, those with a dot. (RFC 3875 §4.1)
+// newEnviron makes the environ of one request, which the application may change. server
+// and client are the addresses of the connection. addInterface adds the keys that begin
+// with wsgi. (RFC 3875 §4.1)
 func newEnviron(q *Request, server, client net.Addr) Environ {
 	name, port := serverName(server)
 	address, clientPort := hostPort(client)
@@ -604,8 +607,8 @@ func newEnviron(q *Request, server, client net.Addr) Environ {
 	return e
 }
 
-// serverName returns SERVER_NAME and SERVER_PORT. A server without a name of its own is
-// called by its address, as in a URL. (RFC 3875 §4.1.14)
+// serverName returns SERVER_NAME, which is the address as in a URL, and SERVER_PORT. (RFC
+// 3875 §4.1.14)
 //
 //	127.0.0.1:8000 → "127.0.0.1", "8000"    [::1]:8000 → "[::1]", "8000"
 func serverName(addr net.Addr) (name, port string) {
@@ -629,8 +632,8 @@ func hostPort(addr net.Addr) (host, port string) {
 }
 
 // addHeader puts a header field under its key and joins it to an earlier one of the same
-// name: with a comma, and cookies with a semicolon, since a comma may be part of a cookie.
-// (RFC 9110 §5.3, RFC 9113 §8.2.3)
+// name: with a comma, and cookies with a semicolon, since a comma may be part of a
+// cookie. (RFC 9110 §5.3, RFC 9113 §8.2.3)
 func (e Environ) addHeader(field Header) {
 	key, ok := environKey(field.Name)
 	if !ok {
@@ -677,7 +680,7 @@ type Input struct {
 	err    error  // how the body ended; every later Read returns it
 }
 
-// Read reads at most len(p) bytes of the body.
+// Read reads at most len(p) bytes of the body. Its error is io.EOF or a *Refusal.
 func (in *Input) Read(p []byte) (int, error) {
 	if in.err == nil && in.read == in.length {
 		in.err = io.EOF
@@ -698,9 +701,9 @@ func (in *Input) Read(p []byte) (int, error) {
 	return n, in.err
 }
 
-// ReadLine is Python's readline(limit): it returns the next line with its "\n", at most
-// limit bytes of it, or without a limit if that is 0 or less. Only LF ends a line. At the
-// end of the body it returns the rest, then io.EOF.
+// ReadLine is Python's readline(limit): it returns the next line with its "\n", or the
+// first limit bytes of it; 0 or less is no limit. Only LF ends a line. At the end of the
+// body it returns the rest, then io.EOF.
 //
 //	"a\nbc\r\nd" → "a\n", "bc\r\n", "d", io.EOF
 func (in *Input) ReadLine(limit int) ([]byte, error) {
@@ -719,8 +722,8 @@ func (in *Input) ReadLine(limit int) ([]byte, error) {
 	return line, nil
 }
 
-// Lines gives the lines of the body, as iterating over Python's wsgi.input does. It panics
-// if the body is cut short.
+// Lines gives the lines of the body, as iterating over Python's wsgi.input does. It
+// panics if the body is cut short.
 func (in *Input) Lines() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for {

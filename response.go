@@ -10,8 +10,8 @@
 //	block " world"                 " world", before the next block is asked for
 //	the body ends                  nothing to send; Close is called, once
 //
-// run drives any application to any io.Writer: a socket and a CGI program's standard output
-// differ only in the first line of the head.
+// run drives any application to any io.Writer: a socket and a CGI program's standard
+// output differ only in the first line of the head.
 //
 // Sources: PEP 3333 for all of it, RFC 1945 §6 for the head, RFC 9110 §6.4 and §8.6 for
 // which answers have a body and a Content-Length.
@@ -33,25 +33,24 @@ import (
 	"time"
 )
 
-const pieceSize = 64 * 1024 // bytes that must reach the client within one timeout
+const pieceSize = 64 * 1024 // bytes that are read or written with one timeout
 
 // A Header is one header field, Python's (name, value) tuple.
 type Header struct{ Name, Value string }
 
-// StartResponse is how an application begins its answer. It stores the status ("200 OK")
-// and headers and returns PEP 3333's write() callable. A second call needs excInfo, the
-// error that made the application change its mind, and panics with it when the head has
-// been sent. It panics for a status or header that breaks a rule, too: where Python raises,
-// we panic. (PEP 3333, "The start_response() Callable")
+// StartResponse begins an answer: it stores the status ("200 OK") and headers and returns
+// PEP 3333's write() callable. A second call replaces them, with its reason in excInfo.
+// It panics where Python raises: for a broken rule, for a second call without excInfo,
+// and with excInfo if the head has been sent. (PEP 3333, "The start_response() Callable")
 type StartResponse func(status string, headers []Header, excInfo ...error) io.Writer
 
 // A Body is what an application returns, Python's iterable of bytestrings. It may also
-// have a Len method, the number of its blocks, and be an io.Closer.
+// have the methods Len, which returns the number of its blocks, and Close.
 type Body interface {
 	All() iter.Seq[[]byte]
 }
 
-// blocks returns the blocks of a body.
+// blocks is body.All(), or a panic that explains what is wrong with a nil body.
 func blocks(body Body) iter.Seq[[]byte] {
 	if body == nil {
 		panic(errors.New("the application returned no body: an empty one is Blocks{}"))
@@ -59,7 +58,7 @@ func blocks(body Body) iter.Seq[[]byte] {
 	return body.All()
 }
 
-// closeBody closes a body, or a file in it, that can be closed.
+// closeBody calls the Close of a body, or of its file, if there is one.
 func closeBody(body any) error {
 	if closer, ok := body.(io.Closer); ok {
 		return closer.Close()
@@ -83,8 +82,8 @@ type Stream iter.Seq[[]byte]
 // All returns the function itself.
 func (s Stream) All() iter.Seq[[]byte] { return iter.Seq[[]byte](s) }
 
-// A fileBody is what wsgi.file_wrapper returns. If it reaches the gateway as it is, and
-// holds a real file, the file goes to the socket without passing through this program.
+// A fileBody is what wsgi.file_wrapper returns. Unless middleware changes it, the gateway
+// sends a regular file with sendfile(2).
 type fileBody struct {
 	file io.Reader
 	size int // bytes in a block, where blocks are made
@@ -141,7 +140,7 @@ type Response struct {
 	err      error // the client could not be reached: nothing more is sent
 }
 
-// How a head begins is what tells the gateways apart.
+// The beginning of a head, which differs between the gateways.
 const (
 	httpLine = "HTTP/1.0 " // whatever the client speaks (RFC 9110 §2.5)
 	cgiLine  = "Status: "  // RFC 3875 §6.3.3
@@ -154,7 +153,7 @@ func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Re
 		errors: errorLog, now: time.Now, length: -1}
 }
 
-// The panics of applications that call startResponse too often, and not at all.
+// The panics for an application that calls startResponse too often, or not in time.
 var (
 	errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
 	errNotStarted   = errors.New("startResponse must be called before the first block " +
@@ -200,7 +199,7 @@ func checkHead(status string, headers []Header) (length int64, err error) {
 }
 
 // checkStatus accepts "200 OK": three digits from 200 to 599, a space, a reason that
-// neither starts nor ends with a space and may be empty. 1xx is the gateway's own business.
+// neither starts nor ends with a space and may be empty. Only the gateway sends 1xx.
 func checkStatus(status string) error {
 	code, reason, ok := strings.Cut(status, " ")
 	number, err := strconv.ParseUint(code, 10, 16)
@@ -212,14 +211,13 @@ func checkStatus(status string) error {
 	return nil
 }
 
-// hopByHop lists the fields that are about the connection, which is the gateway's, and
-// Status, which a web server would take for the first line of a CGI program's answer.
-// (PEP 3333, "Other HTTP Features"; RFC 2616 §13.5.1)
+// hopByHop lists the fields about the connection, and Status, which begins the head of a
+// CGI program. (PEP 3333, "Other HTTP Features"; RFC 2616 §13.5.1)
 var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Status", "TE",
 	"Proxy-Authorization", "Trailer", "Trailers", "Transfer-Encoding", "Upgrade"}
 
-// checkField checks one header of an application. Not even a tab may be in its value: "any
-// control characters" are the PEP's words.
+// checkField checks one header of an application. Its value may not even have a tab: PEP
+// 3333 forbids "any control characters".
 func checkField(header Header) error {
 	switch {
 	case indexNonToken(header.Name) >= 0:
@@ -235,8 +233,8 @@ func checkField(header Header) error {
 	return nil
 }
 
-// run calls the application once, sends the body that it returns and closes it, whatever
-// happens on the way: this is the gateway interface. (PEP 3333, "The Server/Gateway Side")
+// run calls the application once, sends the body that it returns, and closes it, even
+// after a panic: this is the gateway interface. (PEP 3333, "The Server/Gateway Side")
 func run(application Application, environ Environ, r *Response) {
 	var body Body
 	complete := false
@@ -271,9 +269,9 @@ func (r *Response) sendBody(body Body) {
 		return
 	}
 	sized, ok := body.(interface{ Len() int })
-	only := ok && sized.Len() == 1
+	single := ok && sized.Len() == 1
 	for block := range blocks(body) {
-		if only {
+		if single {
 			r.inferLength(int64(len(block)))
 		}
 		_, err := r.Write(block)
@@ -284,7 +282,7 @@ func (r *Response) sendBody(body Body) {
 }
 
 // inferLength sets the Content-Length of a body that is known to be n bytes long, unless
-// the application has set one or has sent bytes already.
+// there is one, the head has been sent, or the status has no body.
 func (r *Response) inferLength(n int64) {
 	if r.length < 0 && !r.headSent && !bodyless(r.status) {
 		r.length = n
@@ -292,8 +290,8 @@ func (r *Response) inferLength(n int64) {
 	}
 }
 
-// bodyless reports whether the status is one that has no body. (RFC 9110 §15.3.5, §15.3.6,
-// §15.4.5)
+// bodyless reports whether answers with this status have no body. (RFC 9110 §15.3.5,
+// §15.3.6, §15.4.5)
 func bodyless(status string) bool {
 	return slices.Contains([]string{"204 ", "205 ", "304 "}, status[:min(4, len(status))])
 }
@@ -305,15 +303,16 @@ func (r *Response) hasBody() bool { return r.withBody && !bodyless(r.status) }
 // errTooLong is what write() returns for a body longer than its Content-Length.
 var errTooLong = errors.New("more bytes than the Content-Length: they were not sent")
 
-// Write is PEP 3333's write(), through which each block of a body goes too. It returns when
-// the bytes are with the operating system. (PEP 3333, "The write() Callable", "Handling the
-// Content-Length Header")
+// Write is PEP 3333's write(); the gateway sends each block of a body with it, too. It
+// returns when the operating system has the bytes. (PEP 3333, "The write() Callable",
+// "Handling the Content-Length Header")
 func (r *Response) Write(block []byte) (int, error) {
 	if len(block) == 0 || r.err != nil {
 		return 0, r.err
 	}
 	wanted := r.wanted(int64(len(block)))
-	if r.send(block[:wanted]); r.err != nil {
+	r.send(block[:wanted])
+	if r.err != nil {
 		return 0, r.err
 	}
 	if r.hasBody() && wanted < int64(len(block)) {
@@ -322,8 +321,8 @@ func (r *Response) Write(block []byte) (int, error) {
 	return len(block), nil
 }
 
-// wanted returns how many of the next n bytes of the body are sent: none if the answer has
-// no body, and none beyond its Content-Length, which is logged.
+// wanted returns how many of the next n bytes of the body are sent: none if the answer
+// has no body, and none beyond its Content-Length, which is logged.
 func (r *Response) wanted(n int64) int64 {
 	if !r.hasBody() {
 		return 0
@@ -337,8 +336,8 @@ func (r *Response) wanted(n int64) int64 {
 	return rest
 }
 
-// send sends block, and the head ahead of it if it has not been sent. The head and a small
-// block leave in one write: two would be two system calls, and often two packets.
+// send sends block, and first the head if it has not been sent. A block of up to 16 KiB
+// leaves in one write with the head: two writes would often be two packets.
 func (r *Response) send(block []byte) {
 	if r.status == "" {
 		panic(errNotStarted)
@@ -361,9 +360,9 @@ func (r *Response) send(block []byte) {
 	}
 }
 
-// head returns the head. A server adds Date and Server, unless the application gave its
-// own; a CGI program leaves them to the server that started it. 204 has no Content-Length,
-// and 205 one of 0. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6, §15.3.6)
+// head formats the stored status and headers. A server adds Date and Server if they are
+// not there; a CGI program leaves them to its server. 204 has no Content-Length, and that
+// of 205 is 0. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6, §15.3.6)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: rawsgi/1.0\r\nContent-Length: 5\r\n\r\n
 func (r *Response) head() string {
@@ -387,9 +386,9 @@ func (r *Response) head() string {
 	return b.String() + "\r\n"
 }
 
-// sendFile sends the rest of a real file, in pieces that each have their own deadline, and
-// reports whether it could. io.CopyN finds the connection's ReadFrom, and that the system
-// call sendfile(2): the bytes never enter this program.
+// sendFile sends the rest of a regular file, in pieces that each have their own deadline,
+// and reports false for any other file. io.CopyN calls the connection's ReadFrom, which
+// uses the system call sendfile(2): the bytes never enter this program.
 func (r *Response) sendFile(body *fileBody) bool {
 	file, ok := body.file.(*os.File)
 	if !ok {
@@ -408,7 +407,7 @@ func (r *Response) sendFile(body *fileBody) bool {
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !readable(file, offset) { // sendfile(2) does not say whose error it is
+		if err != nil && !readable(file, offset) { // the file's error, not the client's
 			panic(err)
 		}
 		r.err = err
@@ -416,9 +415,8 @@ func (r *Response) sendFile(body *fileBody) bool {
 	return true
 }
 
-// restOf returns the offset in a regular file, and how many bytes it has from there to its
-// end; 0 for anything else. Some files only seem to have a size, as in /sys: their last
-// byte cannot be read.
+// restOf returns the offset in a regular file, and the number of bytes from there to its
+// end; 0 for anything else. The size of a file in /sys is wrong: it has no last byte.
 func restOf(file *os.File) (offset, rest int64) {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() || !readable(file, info.Size()-1) {
@@ -437,7 +435,7 @@ func readable(file *os.File, offset int64) bool {
 	return err == nil
 }
 
-// finish ends an answer whose body has ended: it sends the head if no block has.
+// finish ends an answer: it sends the head if no block has, and logs a body cut short.
 func (r *Response) finish() {
 	if !r.headSent {
 		if r.hasBody() {
@@ -452,16 +450,15 @@ func (r *Response) finish() {
 	}
 }
 
-// seemsWhole reports whether the answer broke off although its client, which has seen no
-// Content-Length, would take the end of the connection for the end of the body.
+// seemsWhole reports whether the client would not notice that the answer broke off:
+// without a Content-Length, the end of the connection is the end of the body.
 func (r *Response) seemsWhole() bool {
 	return (r.cut || r.err != nil) && (r.length < 0 || r.firstLine == noHead)
 }
 
-// fail ends an answer that a panic has stopped: with an error page if the head has not been
-// sent, otherwise the connection is cut in the middle of the answer. A *Refusal that the
-// application let through, such as a body cut short, keeps its own status. reason is nil
-// after runtime.Goexit. (PEP 3333, "Error Handling")
+// fail ends an answer that a panic has stopped: with an error page if the head has not
+// been sent; otherwise the answer breaks off. A panic with a *Refusal keeps its status.
+// reason is nil after runtime.Goexit. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
 	r.cut = r.headSent && r.hasBody()
 	clientLeft, refusal := r.classify(reason)
@@ -476,11 +473,11 @@ func (r *Response) fail(reason any) {
 	}
 }
 
-// classify reports whether a panic repeats the error of a client that has left, and returns
-// the *Refusal in it, or nil.
+// classify reports whether a panic repeats the error of a client that has left, and
+// returns the *Refusal in it, or nil.
 func (r *Response) classify(reason any) (clientLeft bool, refusal *Refusal) {
 	defer func() {
-		if recover() != nil { // from a method of reason, which is the application's
+		if recover() != nil { // from a method of the application's error
 			refusal = nil
 		}
 	}()
@@ -509,8 +506,8 @@ func (r *Response) sendPage(refusal *Refusal) {
 	}
 }
 
-// failure returns a panic's value and the functions of the application that led to it,
-// the innermost first:
+// failure formats a panic's value, and the application's functions on the stack, the
+// innermost first:
 //
 //	the database is on fire (set RAWSGI_STACK=1 to see the whole stack)
 //		app.go:221 failing
@@ -526,11 +523,11 @@ func failure(reason any) string {
 	return fmt.Sprintf("%v (set RAWSGI_STACK=1 to see the whole stack)\n%s", reason, frames())
 }
 
-// frame matches a function of this program and its place in debug.Stack.
+// frame matches a function of this program in debug.Stack, with its file and line.
 var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
 
-// frames lists the functions that a panic has left, without those of the gateway.
-func frames() (list string) {
+// frames lists the functions on the stack of a panic, without those of the gateway.
+func frames() (lines string) {
 	_, stack, _ := strings.Cut(string(debug.Stack()), "\npanic(")
 	for _, f := range frame.FindAllStringSubmatch(stack, -1) {
 		if f[1] == "run" || f[1] == "callApplication" {
@@ -538,8 +535,8 @@ func frames() (list string) {
 		}
 		if !slices.Contains([]string{"server.go", "request.go", "response.go"}, f[2]) &&
 			!strings.Contains(f[1], "watched") { // those are the recorder's
-			list += "\t" + f[2] + f[3] + " " + f[1] + "\n"
+			lines += "\t" + f[2] + f[3] + " " + f[1] + "\n"
 		}
 	}
-	return list
+	return lines
 }

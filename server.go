@@ -1,14 +1,14 @@
 // server.go: gateways, which connect applications to clients.
 //
-// A connection is accepted, a request is read from it (request.go), the application is run
-// (response.go), and the connection is closed so that the client can read the answer to its
-// end. One request a connection, as in HTTP/1.0 (RFC 1945 §1.4):
+// A connection is accepted, a request is read from it (request.go), the application is
+// run (response.go), and the connection is closed in a way that lets the client read the
+// whole answer. One request per connection, as in HTTP/1.0 (RFC 1945 §1.4):
 //
 //	Serve → serveConn → readRequest → newEnviron → run → hangUp
 //
-// Clients may send nothing, send slowly, read slowly, come in large numbers or leave in the
-// middle. At the end are two shorter gateways: serveCGI, which answers the one request in
-// this process's environment, and callApplication, which has neither client nor server.
+// Clients may send nothing, send slowly, read slowly, come in large numbers or leave in
+// the middle. Two shorter gateways end this file: serveCGI, which answers the one request
+// in this process's environment, and callApplication, which has no client.
 
 package main
 
@@ -35,8 +35,8 @@ import (
 	"time"
 )
 
-// Server is the HTTP/1.0 gateway. newServer sets every field; each may be changed before
-// Serve.
+// Server is the HTTP/1.0 gateway, made by newServer. Its exported fields may be changed
+// before Serve.
 type Server struct {
 	Application Application
 	Scheme      string        // wsgi.url_scheme: "http", or "https" behind a TLS proxy
@@ -48,11 +48,11 @@ type Server struct {
 	AccessLog   *log.Logger   // one line a request; nil for none
 	ErrorLog    *log.Logger   // wsgi.errors and the server's own troubles
 
-	// Watch, if set, is given each connection and the application. It returns what to use
-	// instead, and a function that is told what the parser has made of the head.
+	// Watch, if set, is called with each connection and the application. It returns those
+	// to use instead, and a function that is called with the result of readRequest.
 	Watch func(net.Conn, Application) (net.Conn, Application, func(*Request, error))
 
-	// Lab is the path of the lab, to which the page of a refused request leads; "" for none.
+	// Lab is the path of the lab, to which a refusal's page leads; "" for none.
 	Lab string
 
 	// Shutdown calls OnStop, if set, when requests have not ended in time.
@@ -61,14 +61,14 @@ type Server struct {
 	turn     chan bool       // holds a value while an application runs in serial mode
 	running  sync.WaitGroup  // Serve, and the connections that it serves
 	stopping atomic.Bool     // Shutdown has been called
-	patience context.Context // done when Shutdown has waited long enough
-	giveUp   func()          // ends it
+	givenUp  context.Context // done when Shutdown has waited long enough
+	giveUp   func()          // makes givenUp done
 	mu       sync.Mutex      // guards what follows
 	listener net.Listener
 	conns    map[*conn]bool
 }
 
-// newServer returns a Server with the limits of the command line's defaults.
+// newServer returns a Server with the default limits of the command line.
 func newServer(application Application) *Server {
 	s := &Server{
 		Application: application,
@@ -80,7 +80,7 @@ func newServer(application Application) *Server {
 		turn:        make(chan bool, 1),
 		conns:       map[*conn]bool{},
 	}
-	s.patience, s.giveUp = context.WithCancel(context.Background())
+	s.givenUp, s.giveUp = context.WithCancel(context.Background())
 	return s
 }
 
@@ -93,10 +93,10 @@ func urlScheme(https string) string {
 	return "http"
 }
 
-// Serve accepts connections until Shutdown, and serves each in a goroutine. In serial mode
-// only the calls of the application take turns: a client that is slow to ask blocks no other.
-// When the server stops, what has waited in the backlog is answered after the last accept:
-// until then those clients open no new connections, so that the backlog becomes empty.
+// Serve accepts connections until Shutdown, and serves each in a goroutine. In serial
+// mode only the calls of the application take turns: a slow client blocks no other. While
+// the server stops, connections from the backlog wait until it is empty: a client that
+// has its answer could connect again, and the backlog would never end.
 func (s *Server) Serve(l net.Listener) {
 	s.mu.Lock()
 	s.listener = l
@@ -108,7 +108,7 @@ func (s *Server) Serve(l net.Listener) {
 	for {
 		select {
 		case slots <- true:
-		case <-s.patience.Done():
+		case <-s.givenUp.Done():
 			return
 		}
 		c, err := s.accept(l)
@@ -120,7 +120,7 @@ func (s *Server) Serve(l net.Listener) {
 			defer s.running.Done()
 			defer func() { <-slots }()
 			if s.stopping.Load() {
-				time.Sleep(2 * lull) // until the last accept, see above
+				time.Sleep(2 * lull) // until the backlog is empty, see above
 			}
 			s.serveConn(c)
 		}()
@@ -128,8 +128,8 @@ func (s *Server) Serve(l net.Listener) {
 }
 
 // accept waits for the next connection. It fails only when the server is stopping and no
-// connection has waited in the backlog for a lull. The stop ends an Accept that has begun
-// before it; then accept looks once more, since that Accept may have seen its deadline first.
+// connection has come from the backlog for a lull. The stop ends a running Accept, which
+// may have missed one: accept looks once more.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; {
 		stopping := s.stopping.Load()
@@ -163,8 +163,8 @@ type exchange struct {
 	response Response
 }
 
-// readers holds the buffers of exchanges that have ended: a new one for each would cost 5% of
-// an exchange. Most heads fit into 2 KiB, and an idle client costs no more.
+// readers holds the buffers of ended exchanges: a new one costs 5% of an exchange. Most
+// heads fit into 2 KiB, and an idle client costs no more.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 2048) }}
 
 // serveConn serves one connection: it reads a request, answers it, and hangs up.
@@ -200,8 +200,8 @@ func (s *Server) serveConn(c net.Conn) {
 	}
 }
 
-// seeIt returns the last line of a refusal's page, for a client on this machine: the address
-// where the lab shows what happens to these bytes.
+// seeIt returns the last line of a refusal's page, for a client on this machine: the URL
+// of the lab with these bytes.
 func (e *exchange) seeIt(refusal *Refusal) string {
 	client, ok := e.conn.RemoteAddr().(*net.TCPAddr)
 	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" {
@@ -213,13 +213,13 @@ func (e *exchange) seeIt(refusal *Refusal) string {
 		url.QueryEscape(visible(head)))
 }
 
-// reconsider returns the parser's error, or what only a server can know of a request: an
-// https:// target is meant for one behind TLS (RFC 9110 §7.4), and a server that stops does
-// not wait for the rest of a head.
+// reconsider returns the parser's error, or one that the parser cannot know: an https://
+// target is for a server behind TLS (RFC 9110 §7.4), and a server that stops does not
+// wait for the rest of a head.
 func (s *Server) reconsider(q *Request, err error) error {
 	if err == nil && q.Scheme == "https" && s.Scheme != "https" {
 		return refuse("421 Misdirected Request", "RFC 9110 §7.4", q.Line,
-			len(q.Method)+1, "expected http://: nothing has decrypted this request")
+			len(q.Method)+1, "expected http://: this request came without TLS")
 	}
 	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.stopping.Load() {
 		return refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
@@ -243,7 +243,7 @@ func (e *exchange) answer(application Application) {
 		select {
 		case s.turn <- true:
 			defer func() { <-s.turn }()
-		case <-s.patience.Done():
+		case <-s.givenUp.Done():
 			e.response.refuse(refuse("503 Service Unavailable", "RFC 9110 §15.6.4", "", 0,
 				"this server stopped before it was this request's turn"))
 			return
@@ -275,15 +275,15 @@ func expectsContinue(q *Request) bool {
 	return q.Length > 0 && q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, asks)
 }
 
-// sendContinue tells the client to send the body, when the application first reads it. It
-// is too late for that when the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
+// sendContinue asks the client for the body when the application first reads it, unless
+// the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
 		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // the next read fails too
 	}
 }
 
-// end logs the exchange and closes the connection, after a panic in the gateway too.
+// end logs the exchange and closes the connection, even after a panic in the gateway.
 func (e *exchange) end() {
 	if reason := recover(); reason != nil {
 		e.server.ErrorLog.Printf("a fault in the gateway: %v\n%s", reason, debug.Stack())
@@ -303,14 +303,11 @@ func (e *exchange) end() {
 	}
 }
 
-// drainLimit is how many bytes hangUp discards so that the client can read the answer.
-const drainLimit = 64 << 20
-
 // hangUp closes only the sending half, and reads until the client has read the answer and
 // closes. If it closed both halves while bytes from the client are unread, the operating
-// system would send a reset, which can destroy the answer on its way. When everything that
-// was announced has been read, a moment is enough. An answer that broke off and would seem
-// whole ends with a reset instead. (RFC 9112 §9.6)
+// system would send a reset, which can destroy the answer on its way. When the
+// application has read the whole body, a moment is enough. An answer that broke off but
+// would seem whole ends with a reset. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	if e.response.seemsWhole() {
 		e.conn.cut(true)
@@ -320,11 +317,11 @@ func (e *exchange) hangUp() {
 	if !ok || half.CloseWrite() != nil {
 		return // it is closed, or has no halves
 	}
-	patience := e.server.Timeout
+	limit := e.server.Timeout
 	if e.conn.eachRead && e.input.read == e.input.length {
-		patience = moment
+		limit = moment
 	}
-	e.server.setState(&e.conn, false, patience)   // the time to close begins
+	e.server.setState(&e.conn, false, limit)      // the time to close begins
 	io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
 }
 
@@ -350,7 +347,7 @@ type conn struct {
 	eachRead  bool // each read has its own deadline; before that, the whole head has one
 }
 
-// Read reads, and adds the timeout to a deadline error.
+// Read reads, and says in a deadline error how long the timeout is.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.eachRead {
 		c.SetReadDeadline(time.Now().Add(c.timeout)) // an error here will be returned by Read
@@ -362,8 +359,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes p in pieces, each with its own deadline: a slow client may take any time for
-// a long answer, if it reads 64 KiB within each timeout.
+// Write writes p in pieces, each with its own deadline: a slow client may take any time
+// for a long answer, if it reads 64 KiB within each timeout.
 func (c *conn) Write(p []byte) (int, error) {
 	written := 0
 	for piece := range slices.Chunk(p, pieceSize) {
@@ -384,8 +381,8 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
-// cut closes the connection. An answer that is under way must not look whole: a reset ends
-// it, which a client can tell from an end.
+// cut closes the connection: with a reset if it is answering, so that the client cannot
+// take the beginning of an answer for all of it.
 func (c *conn) cut(answering bool) {
 	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok && answering {
 		tcp.SetLinger(0) // fails if it is closed already
@@ -394,12 +391,13 @@ func (c *conn) cut(answering bool) {
 }
 
 const (
-	lull   = 50 * time.Millisecond  // in which another connection may come from the backlog
-	moment = 500 * time.Millisecond // for what a client should do at once
+	lull       = 50 * time.Millisecond  // for the next connection in the backlog to come
+	moment     = 500 * time.Millisecond // for what a client should do at once
+	drainLimit = 64 << 20               // bytes that are discarded after an answer
 )
 
-// setState sets whether a connection is being answered. If not, its client has some time
-// to send a head or to close: a server that stops gives it a moment.
+// setState sets whether a connection is being answered. If not, limit is the client's
+// time to send a head or to close, and at most a moment while the server stops.
 func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -412,14 +410,14 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	}
 }
 
-// Shutdown stops the server in three parts. It accepts what waits in the backlog and no
-// more, and gives silent clients a moment. It waits up to grace for the answers to end.
-// Then it gives up: a request that waits for its turn gets 503, and what runs is cut.
-func (s *Server) Shutdown(grace time.Duration) {
+// Shutdown stops the server in three parts. It accepts the connections in the backlog and
+// no more, and gives silent clients a moment. It waits up to wait for the answers to end.
+// Then it gives up: a request that waits for its turn gets 503, and the rest is cut.
+func (s *Server) Shutdown(wait time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)
 	go func() { s.running.Wait(); close(ended) }()
-	if comes(ended, grace) {
+	if comes(ended, wait) {
 		return
 	}
 	s.giveUp()
@@ -437,12 +435,12 @@ func (s *Server) Shutdown(grace time.Duration) {
 	comes(ended, time.Second) // or not, e.g. if an application does not end
 }
 
-// comes waits for an event, and reports false if it does not come in time.
-func comes(event <-chan bool, in time.Duration) bool {
+// comes waits for the end of a channel, and reports false if it does not come in time.
+func comes(end <-chan bool, limit time.Duration) bool {
 	select {
-	case <-event:
+	case <-end:
 		return true
-	case <-time.After(in):
+	case <-time.After(limit):
 		return false
 	}
 }
@@ -464,7 +462,7 @@ func (s *Server) stopAccepting() {
 	}
 }
 
-// limitAccept sets the deadline of the next Accept. A listener without deadlines is closed.
+// limitAccept sets the deadline of the next Accept, or closes a listener without one.
 func limitAccept(l net.Listener) {
 	if timed, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
 		timed.SetDeadline(time.Now().Add(lull)) // an error here will be returned by Accept
@@ -485,9 +483,9 @@ func (s *Server) busy() (n int) {
 	return n
 }
 
-// errorStream is wsgi.errors of one exchange. It hands whole lines to the error log, so
-// that those of concurrent requests do not mix, and nothing that a terminal would obey.
-// (PEP 3333, "Input and Error Streams")
+// errorStream is wsgi.errors of one exchange. It writes whole lines to the error log, so
+// that lines of concurrent requests do not mix, and no character that a terminal would
+// obey. (PEP 3333, "Input and Error Streams")
 type errorStream struct {
 	mu   sync.Mutex // an application may share it among its goroutines
 	log  *log.Logger
@@ -520,18 +518,18 @@ func (e *errorStream) Flush() {
 }
 
 // obeyed matches what a terminal might obey or could not show: characters that are not
-// letters, marks, numbers, signs, spaces, tabs or joiners, and bytes that are not UTF-8.
+// letters, marks, numbers, punctuation, symbols, spaces, tabs or joiners.
 var obeyed = regexp.MustCompile(`[^\pL\pM\pN\pP\pS\p{Zs}\t\x{200c}\x{200d}]`)
 
-// printable replaces those characters of a line of text, for a log.
+// printable replaces those characters, and bytes that are not UTF-8, in a line for a log.
 func printable(line string) string {
 	line = strings.ToValidUTF8(strings.TrimSuffix(line, "\r"), "\uFFFD")
 	return obeyed.ReplaceAllString(line, "\uFFFD")
 }
 
 // serveCGI is the CGI gateway: it answers the one request that a web server has put into
-// the environment of this process, from standard input to standard output. The head begins
-// with Status. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
+// the environment of this process, from standard input to standard output. The head
+// begins with Status. (RFC 3875 §4 and §6; PEP 3333, "The Server/Gateway Side")
 func serveCGI(application Application, variables []string, stdin io.Reader,
 	stdout io.Writer, errorLog *log.Logger) {
 	environ := cgiEnviron(variables)
@@ -539,7 +537,7 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" { // the web server has checked it
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its server has checked it
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
@@ -572,15 +570,14 @@ func cgiEnviron(variables []string) Environ {
 	return environ
 }
 
-// cgiDefaults replace variables that a web server should have set, so that one can try a
-// CGI program in a terminal.
+// cgiDefaults are for variables that are not set, as in a terminal without a web server.
 var cgiDefaults = map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "",
 	"PATH_INFO": "", "QUERY_STRING": "", "SERVER_NAME": "localhost", "SERVER_PORT": "80",
 	"SERVER_PROTOCOL": "HTTP/1.0", "SERVER_SOFTWARE": software,
 	"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_ADDR": ""}
 
-// callApplication runs an application without any server: it calls, iterates and closes.
-// Missing variables of environ get plausible values.
+// callApplication runs an application without any server: it calls it, iterates over the
+// body and closes it. Missing variables of environ get plausible values.
 func callApplication(application Application, environ Environ) (
 	status string, headers []Header, body []byte) {
 	setTestingDefaults(environ)
@@ -593,8 +590,8 @@ func callApplication(application Application, environ Environ) (
 	return r.status, r.headers, out.Bytes()
 }
 
-// setTestingDefaults completes an environ as if a client on this machine had asked for /,
-// or for the application that is mounted at SCRIPT_NAME.
+// setTestingDefaults completes an environ, for a request from this machine for / or for
+// the application that is mounted at SCRIPT_NAME.
 func setTestingDefaults(environ Environ) {
 	defaults := cgiEnviron([]string{"SERVER_NAME=127.0.0.1", "REMOTE_ADDR=127.0.0.1"})
 	defaults["HTTP_HOST"] = cmp.Or(environ.Get("SERVER_NAME"), "127.0.0.1")
