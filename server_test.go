@@ -1505,18 +1505,6 @@ func play(t *testing.T, times int, scenes ...scene) {
 // hold is an application that waits, greet one that does not.
 const hold, greet = "ok; wait; return whole", "ok; return World!"
 
-// endless sends blocks until nobody wants them, and tells when it is closed.
-func endless(closed chan<- bool) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", nil)
-		return Stream(func(yield func([]byte) bool) {
-			defer func() { closed <- true }()
-			for block := make([]byte, 1<<20); yield(block); {
-			}
-		})
-	}
-}
-
 // short gives a server a time-out that tests can wait for, and patient one that none waits for.
 func short(s *Server)   { s.Timeout = 100 * time.Millisecond }
 func patient(s *Server) { s.Timeout = time.Hour }
@@ -2531,12 +2519,7 @@ func TestCGIHost(t *testing.T) {
 		{"X05 a local redirect is GET, without a body", `printf 'Location: /other?x=1\n\n'`,
 			"POST /cgi HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc",
 			"REQUEST_METHOD: GET\n|PATH_INFO: /other\n|QUERY_STRING: x=1\n|BODY-LENGTH: 0|!CONTENT_", "^$"},
-		{"X05 a local redirect to nowhere", `printf 'Location: /a%%zz\n\n'`, "", " 502 ",
-			`cannot follow the local redirect to "/a%zz"`},
 		{"X05 a loop of them", `printf 'Location: /cgi\n\n'`, "", " 502 ", "it is one too many"},
-		{"X08 no answer", `true`, "", " 502 ", "expected a head, got nothing"},
-		{"X08 no empty line", `printf 'Content-Type: text/plain\n'`, "", " 502 ",
-			"expected an empty line to end the head: unexpected EOF"},
 		{"X08 no empty line, but more", `printf 'Content-Type: text/html\n<p>\n'`, "", " 502 ",
 			"hint for |then an empty line"},
 		{"X08 output before the head", `echo hi`, "", " 502 ", "hint for |print a head, like "},
@@ -2584,8 +2567,7 @@ func TestCGIHost(t *testing.T) {
 			}
 			holds(t, s.errors.String(), c.log)
 			if strings.Contains(c.script, "$0.pid") {
-				pid := pidIn(t, file+".pid")
-				eventually(t, "the end of its child", func() bool { return !alive(pid) })
+				haveEnded(t, pidIn(t, file+".pid"))
 			}
 		})
 	}
@@ -2607,13 +2589,13 @@ func TestCGIHost(t *testing.T) {
 		file := script(t, `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`)
 		dir := filepath.Dir(file)
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 0)}, hello))
+		lines := "GATEWAY_INTERFACE=CGI/1.1 QUERY_STRING=q REMOTE_ADDR=127.0.0.1 REQUEST_METHOD=POST " +
+			"SCRIPT_NAME=/cgi/p SERVER_NAME=127.0.0.1 HTTP_X_A=1 SERVER_PROTOCOL=HTTP/1.0 CONTENT_LENGTH=3 " +
+			"SERVER_SOFTWARE=" + software + " REQUEST_URI=/cgi/p/a%20b?q REMOTE_HOST=127.0.0.1"
 		replies(t, s.addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
-			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "GATEWAY_INTERFACE=CGI/1|"+
-			"\nQUERY_STRING=q\n|\nREMOTE_ADDR=127.0.0.1\n|\nREQUEST_METHOD=POST\n|\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nPATH_INFO=/a b\n|\nSERVER_NAME=127.0.0.1\n|\nHTTP_X_A=1\n|\nSERVER_PROTOCOL=HTTP/1.0\n|"+
-			"\nSERVER_SOFTWARE="+software+"\n|\nCONTENT_LENGTH=3\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|"+
-			"\nREMOTE_HOST=127.0.0.1\n|\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+"\n|\nabc$|"+
-			"!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
+			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd",
+			"\n"+strings.ReplaceAll(lines, " ", "\n|\n")+"\n|\nPATH_INFO=/a b\n|\nPATH_TRANSLATED="+dir+"/a b\n|"+
+				"\ncwd "+dir+"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, s.addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
 		_, _, page := callApplication(newCGI(file, time.Minute, 0), Environ{"HTTP_PROXY": "evil",
 			"SECRET": "evil", "PATH": "evil", "SCRIPT_FILENAME": "evil", "PATH_TRANSLATED": "evil"})
@@ -2621,9 +2603,8 @@ func TestCGIHost(t *testing.T) {
 	})
 	t.Run("X11 what is no program", func(t *testing.T) {
 		dir := filepath.Dir(script(t, "hi"))
-		in := func(name string) string { return filepath.Join(dir, name) }
-		writeFile(t, in("data"), "")
-		noError(t, os.Symlink("/bin/true", in("link")), os.Mkdir(in("dir"), 0o700))
+		writeFile(t, dir+"/data", "")
+		noError(t, os.Symlink("/bin/true", dir+"/link"), os.Mkdir(dir+"/dir", 0o700))
 		s := start(t, newCGI(dir, time.Minute, 0))
 		for target, want := range map[string]string{"/": "404", "/nothing": "404", "/dir": "403",
 			"/data": "403", "/link": "403", "/../" + filepath.Base(dir) + "/p": "404",
@@ -2634,16 +2615,13 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X09 the body's file has no name while it is there", func(t *testing.T) {
 		spooled := t.TempDir()
 		t.Setenv("TMPDIR", spooled)
-		c := dial(t, start(t, newCGI(script(t, "hi"), time.Minute, 0)).addr)
-		io.WriteString(c, "POST / HTTP/1.1\r\nHost:\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-		must(io.ReadFull(c, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))))(t) // it reads now
-		for _, rest := range []string{"abc", ""} {
-			if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
-				t.Errorf("there is %v", left)
-			}
-			io.WriteString(c, rest)
-			must(io.ReadAll(c))(t)
-		}
+		c := sendTo(t, start(t, newCGI(script(t, "hi"), time.Minute, 0)).addr,
+			"POST / HTTP/1.1\r\nHost:\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+		takes(t, c, "until Continue\r\n\r\n") // it reads now
+		same(t, "files", len(must(os.ReadDir(spooled))(t)), 0)
+		io.WriteString(c, "abc")
+		takes(t, c, "rest hi")
+		same(t, "files", len(must(os.ReadDir(spooled))(t)), 0)
 	})
 	t.Run("X01 more than the system can pass to a program", func(t *testing.T) {
 		only(t, "the limit of 128 KiB for a variable is Linux's", "linux")
@@ -2653,17 +2631,14 @@ func TestCGIHost(t *testing.T) {
 	slow := script(t, "hi; for i in 1 2 3; do sleep 0.2; echo $i; done")
 	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		t.Parallel()
-		_, _, page := callApplication(func(environ Environ, startResponse StartResponse) Body {
-			body := newCGI(slow, 500*time.Millisecond, 0)(environ, startResponse)
-			return Stream(func(yield func([]byte) bool) {
-				defer body.(io.Closer).Close()
-				for block := range body.All() {
-					time.Sleep(400 * time.Millisecond) // with its 200, longer than it may be silent
-					yield(block)
-				}
-			})
-		}, Environ{})
-		holds(t, string(page), "^hi1\n2\n3\n$")
+		body := called(newCGI(slow, 500*time.Millisecond, 0), Environ{})
+		defer body.(io.Closer).Close()
+		page := ""
+		for block := range body.All() {
+			time.Sleep(400 * time.Millisecond) // with its 200, longer than it may be silent
+			page += string(block)
+		}
+		same(t, "the page", page, "hi1\n2\n3\n")
 	})
 	t.Run("X12 one program at a time", func(t *testing.T) {
 		file := script(t, "echo x >&2; "+waits+`[ $QUERY_STRING ] && hi || printf 'Location: /cgi?x\n\n'`)
@@ -2673,14 +2648,13 @@ func TestCGIHost(t *testing.T) {
 			cut := row{how: "then end", send: "POST /cgi HTTP/1.0\r\nContent-Length: 3\r\n\r\na"}
 			holds(t, exchangeWith(t, s.addr, cut, 1<<10), " 400 ")
 		}
-		first := make(chan string)
-		go func() { first <- ask(t, s.addr, getPath("/cgi")) }()
+		first := sendTo(t, s.addr, getPath("/cgi"))
 		eventually(t, "the program", func() bool { return strings.Contains(s.errors.String(), "x\n") })
 		unread := readerFunc(func([]byte) (int, error) { t.Error("the body is read"); return 0, io.EOF })
 		status, headers, _ := callApplication(host, Environ{"CONTENT_LENGTH": "3", "wsgi.input": unread})
 		holds(t, fmt.Sprint(status, headers), "503 |{Retry-After 1}")
 		writeFile(t, file+".pid", "")
-		holds(t, wait(t, "the first answer", first), "\r\n\r\nhi$") // its place was free for the second
+		holds(t, readRest(t, first), "\r\n\r\nhi$") // its place was free for the second
 		replies(t, s.addr, getPath("/cgi"), "\r\n\r\nhi$")
 	})
 	for _, name := range []string{"a gateway", "a server, at the second signal", "a server, in time"} {
@@ -2692,24 +2666,21 @@ func TestCGIHost(t *testing.T) {
 				long(t) // five seconds
 			}
 			program := rawsgi("-addr", "127.0.0.1:0", "-app", "cgi", "-script", file, "-timeout", "1h")
-			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET")
-			addr, log := "", &lockedBuffer{}
 			if name == "a gateway" {
+				program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET")
 				noError(t, program.Start())
 			} else {
-				_, addr, log = startCommand(t, program)
-				io.WriteString(dial(t, addr), get())
+				_, addr, _ := startCommand(t, program)
+				sendTo(t, addr, get())
 			}
 			pid := pidIn(t, file+".pid")
 			program.Process.Signal(syscall.SIGTERM)
 			if name == "a server, at the second signal" {
-				eventually(t, "a refused connection", func() bool { return !listens(addr) })
-				program.Process.Signal(syscall.SIGHUP)
-			} else if name == "a server, in time" {
-				eventually(t, "its log", func() bool { return strings.Contains(log.String(), `0" 502`) })
+				time.Sleep(100 * time.Millisecond) // two at once may arrive as one
+				program.Process.Signal(syscall.SIGTERM)
 			}
 			ended(t, program) // how it ends is for other tests
-			eventually(t, "its end", func() bool { return !alive(pid) })
+			haveEnded(t, pid)
 		})
 	}
 }
@@ -3359,20 +3330,19 @@ func TestSystemErrors(t *testing.T) {
 		err       error
 		want, log string
 	}{
-		{cannotServe, syscall.EACCES, "403", "^$"}, {cannotServe, syscall.EPERM, "403", "^$"},
-		{cannotServe, full("open"), "503", "^503: open: "},
-		{cannotServe, &os.PathError{Op: "open", Path: "a", Err: syscall.EMFILE}, "503", "^503: open a: "},
-		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "503", "^503: fork a: "},
-		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "503", "^503: no x: "},
+		{cannotServe, syscall.EACCES, "^403 |!Retry", "^$"},
+		{cannotServe, syscall.EPERM, "^403 |!Retry", "^$"},
+		{cannotServe, full("open"), "^503 |Retry-After", "^503: open: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "^503 |Retry-After",
+			"^503: fork a: "},
+		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "^503 |Retry-After",
+			"^503: no x: "},
 	} {
 		var log bytes.Buffer
 		status, headers, _ := callApplication(func(environ Environ, startResponse StartResponse) Body {
 			return c.serve(environ, startResponse, c.err)
 		}, Environ{"wsgi.errors": &log})
-		_, retry := lookup(headers, "Retry-After")
-		if status[:3] != c.want || retry == 1 != (c.want == "503") {
-			t.Errorf("%v: expected %s, got %s %v", c.err, c.want, status, headers)
-		}
+		holds(t, fmt.Sprint(status, headers), c.want)
 		holds(t, log.String(), c.log)
 	}
 }
@@ -3599,9 +3569,9 @@ func TestCGIUnderOthers(t *testing.T) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	go s.Serve(l)
 	defer s.Close()
-	const post = " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
-	holds(t, ask(t, l.Addr().String(), "POST /self/a%20b?q=1"+post), "\nPATH_INFO: /a b\n|"+
-		"\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
+	replies(t, l.Addr().String(), "POST /self/a%20b?q=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"+
+		"Content-Length: 3\r\n\r\nabc", "\nPATH_INFO: /a b\n|\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+
+		strings.Join(body("abc"), "\n|"))
 }
 
 // debianPython is the one that sees Debian's packages.
@@ -3769,9 +3739,8 @@ func TestGrade(t *testing.T) {
 				long(t)
 			}
 			out, status := check(t, "server", c.addr, c.rows)
-			if holds(t, out, c.want); status != c.status {
-				t.Errorf("expected status %d, got %d", c.status, status)
-			}
+			holds(t, out, c.want)
+			same(t, "the status", status, c.status)
 		})
 	}
 }
