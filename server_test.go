@@ -4951,15 +4951,18 @@ func texts(events []event) (all string) {
 	return all
 }
 
-// inOrder returns the first text of those that is not in all after the one before it.
-func inOrder(all string, texts ...string) string {
-	for _, text := range texts {
-		_, after, ok := strings.Cut(all, text)
-		if all = after; !ok {
-			return text
+// inOrder fails the test unless a text has each of wants, a list with | between, after the one
+// before it.
+func inOrder(t testing.TB, all, wants string) {
+	t.Helper()
+	rest := all
+	for want := range strings.SplitSeq(wants, "|") {
+		_, after, ok := strings.Cut(rest, want)
+		if rest = after; !ok {
+			t.Errorf("no %q in its place in\n%.4000s", want, all)
+			return
 		}
 	}
-	return ""
 }
 
 // checkEvents holds a record to the bytes that came and to the environ that came of them.
@@ -5017,21 +5020,18 @@ func TestRecord(t *testing.T) {
 		file, name, _ := strings.Cut(place, "#")
 		return declared(file, name) != nil
 	}
-	line := regexp.MustCompile(`^app\.go:\d+$`)
-	kinds := map[string]bool{} // that the page knows
-	known := regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`)
-	for _, at := range known.FindAllStringSubmatch(labPage, -1) {
-		if kinds[at[1]] = true; !there(at[2]) {
-			t.Errorf("%s: there is no %s", at[1], at[2])
-		}
+	known := map[string]bool{} // kinds, by the page
+	for _, at := range regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`).
+		FindAllStringSubmatch(labPage, -1) {
+		known[at[1]] = true
+		same(t, at[2], there(at[2]), true)
 	}
 	for kind := range sentences {
-		if !kinds[kind] {
-			t.Errorf("the page does not know where %s is done", kind)
-		}
+		same(t, "the page knows where it is done: "+kind, known[kind], true)
 	}
 	_, refusing, _ := strings.Cut(labPage, "const refusing = {")
 	refusing, _, _ = strings.Cut(refusing, "}")
+	line := regexp.MustCompile(`^app\.go:\d+$`)
 	checkPlaces := func(t *testing.T, events []event) {
 		for _, e := range events {
 			_, function, _ := strings.Cut(e.Place, "#")
@@ -5057,13 +5057,10 @@ func TestRecord(t *testing.T) {
 				row.id() == "B08" && refused[0].From != len(row.send) {
 				t.Errorf("refused: %+v", refused)
 			}
-			if row.want != "nothing" && row.want != "body" &&
-				!strings.HasPrefix(string(out[0].Data), "HTTP/1.0 "+row.want) {
-				t.Errorf("out: %q", out[0].Data)
+			if row.want != "nothing" && row.want != "body" {
+				holds(t, string(out[0].Data), "^HTTP/1.0 "+row.want)
 			}
-			if last := events[len(events)-1]; last.Kind != "close" {
-				t.Errorf("the last event is %+v", last)
-			}
+			same(t, "the last event", events[len(events)-1].Kind, "close")
 		})
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
@@ -5071,7 +5068,7 @@ func TestRecord(t *testing.T) {
 			entry.App = newClock(3, 0)
 		}
 		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			checkPlaces(t, told(entry.App, "GET "+path+" HTTP/1.0\r\n\r\n", false))
+			checkPlaces(t, told(entry.App, getPath(path), false))
 		}
 	}
 }
@@ -5106,76 +5103,61 @@ func TestBadByte(t *testing.T) {
 
 // TestRecordTells shows, in their order, events that the bytes of a request do not decide.
 func TestRecordTells(t *testing.T) {
-	post := func(n int) string {
-		return fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", n)
+	post := func(n int, body string) string {
+		return fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", n, body)
 	}
+	moved := watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil))
 	for _, c := range []struct {
 		name, request string
 		app           Application
-		want          []string
+		want          string
 	}{
-		{"a body that nobody reads", post(9000) + strings.Repeat("x", 9000), hello,
-			[]string{"the gateway ends its half", "bytes more, which nobody reads",
-				"the client has ended its half", "the gateway closes the connection"}},
-		{"nothing", "", hello, []string{"a connection from 127.0.0.1:49152 is accepted",
-			"the client has ended its half", "nothing was asked: there will be no answer"}},
-		{"no body", get(), hello, []string{"the request has no Content-Length: no body"}},
-		{"a body of no bytes", post(0), showEnviron, []string{
-			"the request has a Content-Length of 0: no body", "calls the application app"}},
-		{"a body cut short", post(10) + "abc", showEnviron, []string{"app panics\n" +
-			"400 Bad Request: expected 10 body bytes, got 3", "the head leaves"}},
-		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello, []string{
-			`HTTP_HOST is "a": an absolute target decides`, `"/": an empty path is the root`,
-			"Host is dropped: the target says a"}},
-		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{
-			"the body of app is a file: the gateway reads, sends and closes it",
-			"the head leaves", "bytes of the body leave"}},
-		{"a byte", "G", hello, []string{"1 byte received, from byte 0 on"}},
-		{"one write", get(), hello, []string{"app gives a block of 14 bytes",
-			"a Content-Length of 14", "the head leaves, in one write with 14 bytes of the body"}},
-		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes",
-			"is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no " +
-			"Content-Length: nobody knows", "the head leaves", "app calls write() with 5 bytes",
-			"app returns a body, Blocks"}},
-		{"no body by its status", get(), answering("304 Not Modified"),
-			[]string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
-			"Content-Length: 3\r\n\r\nabc", showEnviron, []string{"25 bytes leave",
-			"a Content-Length of 6", "the head leaves"}},
-		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer",
-			mount(map[string]Application{"/a": watched("inner", hello)}, nil)), []string{
-			"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
-			`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
-		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{
-			`app calls startResponse("503 Service Unavailable") with 2 headers: Content-Type, ` +
-				"X-Content-Type-Options, because of an error: the database is on fire",
-			"replaces what it has stored", "the head leaves"}},
-		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ",
-			"the answer is the gateway's own", "the head leaves"}},
-		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes",
-			"14 bytes of the body leave", "the gateway closes"}},
-		{"who logs", get(), logging(watched("inner", hello)), []string{"wsgi.errors: log: GET /",
-			"app calls the application inner", "wsgi.errors: log: startResponse", "the head leaves"}},
-		{"a line without an end", get(), func(environ Environ, startResponse StartResponse) Body {
-			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "one, ")
-			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "two")
-			environ["wsgi.errors"].(*errorStream).Flush()
-			return hello(environ, startResponse)
-		}, []string{"wsgi.errors: one, two\n", "app calls startResponse"}},
-		{"a panic before the head", "GET /before HTTP/1.0\r\n\r\n", failing, []string{
-			"\napp panics\nthe gateway logs: the application failed: ",
-			"\nthe gateway logs: \tapp.go:", "the head leaves"}},
-		{"a panic after it", "GET /after HTTP/1.0\r\n\r\n", failing, []string{"the head leaves",
-			"the body of app panics\nthe gateway logs: the application failed: ", "closes"}},
-		{"a panic of startResponse", get(), answering("200"), []string{
-			"the call of startResponse by app panics\napp panics"}},
+		{"a body that nobody reads", post(9000, strings.Repeat("x", 9000)), hello, "the gateway ends " +
+			"its half|bytes more, which nobody reads|the client has ended its half|the gateway closes"},
+		{"nothing", "", hello, "a connection from 127.0.0.1:49152 is accepted|" +
+			"the client has ended its half|nothing was asked: there will be no answer"},
+		{"no body", get(), hello, "the request has no Content-Length: no body|app gives a block of 14 " +
+			"bytes|a Content-Length of 14|the head leaves, in one write with 14 bytes of the body"},
+		{"a body of no bytes", post(0, ""), showEnviron,
+			"the request has a Content-Length of 0: no body|calls the application app"},
+		{"a body cut short", post(10, "abc"), showEnviron, "app panics\n" +
+			"400 Bad Request: expected 10 body bytes, got 3|the head leaves"},
+		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
+			`HTTP_HOST is "a": an absolute target decides|"/": an empty path is the root|` +
+				"Host is dropped: the target says a"},
+		{"a file", getPath("/README.md"), newFiles("docs"), "the body of app is a file: the gateway " +
+			"reads, sends and closes it|the head leaves|bytes of the body leave"},
+		{"a byte", "G", hello, "1 byte received, from byte 0 on"},
+		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, "a block of 9 bytes|is asked for no more blocks"},
+		{"write()", get(), write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
+			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
+		{"no body by its status", get(), alone("start 304 Not Modified"),
+			"the answer gets no Content-Length: 304 Not Modified has no body"},
+		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+			showEnviron, "25 bytes leave|2 headers; 25 bytes sent so far|a Content-Length of|the head leaves"},
+		{"a path that moves", getPath("/a/x"), moved, "app calls the application outer|" +
+			`outer sets PATH_INFO to "/x"; it was "/a/x"|outer sets SCRIPT_NAME to "/a"; it was ""|` +
+			"outer calls the application inner"},
+		{"a change of mind", getPath("/excinfo"), failing, `app calls startResponse("503 Service ` +
+			`Unavailable") with 2 headers: Content-Type, X-Content-Type-Options, because of an error: ` +
+			"the database is on fire|replaces what it has stored|the head leaves"},
+		{"an answer of the gateway", get("A : b"), hello, "400 Bad Request: |" +
+			"the answer is the gateway's own|the head leaves"},
+		{"HTTP/0.9", "GET /\r\n", hello, "a block of 14 bytes|14 bytes of the body leave|closes"},
+		{"who logs", get(), logging(watched("inner", hello)), "wsgi.errors: log: GET /|app calls the " +
+			"application inner|wsgi.errors: log: startResponse|the head leaves"},
+		{"a line in pieces", get(), alone("log one, ; log two\n; ok"),
+			"wsgi.errors: one, two\n|app calls startResponse"},
+		{"a panic before the head", getPath("/before"), failing, "\napp panics\nthe gateway logs: " +
+			"the application failed: |\nthe gateway logs: \tapp.go:|the head leaves"},
+		{"a panic after it", getPath("/after"), failing, "the head leaves|" +
+			"the body of app panics\nthe gateway logs: the application failed: |closes"},
+		{"a panic of startResponse", get(), alone("start 200"),
+			"the call of startResponse by app panics\napp panics"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			events := told(c.app, c.request, true)
-			if missing := inOrder(texts(events), c.want...); missing != "" {
-				t.Errorf("no %q in its place in\n%s", missing, texts(events))
-			}
+			inOrder(t, texts(events), c.want)
 			for _, e := range ofKind(events, "log", "panic") {
 				if e.Note == "wsgi.errors" && (e.Layer != "app" || e.Depth != 1) ||
 					e.Kind == "panic" && c.name[:7] == "a panic" && !strings.Contains(e.Place, ".go:") &&
@@ -5185,33 +5167,17 @@ func TestRecordTells(t *testing.T) {
 			}
 		})
 	}
-	late := &labConn{pieces: []string{get()}}
 	var seen eventLog
-	seen.watch(watched("app", hello), late) // its time is over
-	if all := texts(seen.events); strings.Contains(all, "leaves") ||
-		!strings.Contains(all, "\nwriting ends: i/o timeout\n") {
-		t.Errorf("a client that has left: %s", all)
-	}
+	seen.watch(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
+	holds(t, texts(seen.events), "\nwriting ends: i/o timeout\n|!leaves")
 	seen = eventLog{}
-	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2"))
-	if out := ofKind(seen.events, "head"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
-		t.Errorf("part of a head: %+v", out)
-	}
-	inner := watched("inner", showEnviron)     // a panic leaves both
-	for _, ends := range []bool{true, false} { // told once if somebody reads, otherwise not
-		if refused := ofKind(told(hello, post(10)+"abc", ends), "refused"); len(refused) > 0 ||
-			strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n400 Bad Request: expected 10 body bytes")+
-				strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n408 Request Timeout") != 1 {
-			t.Errorf("nobody read the body: %+v", refused)
-		}
-	}
-}
-
-// answering is an application that answers with a status and an empty body.
-func answering(status string) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse(status, nil)
-		return Blocks{}
+	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2")) // a part of a head
+	same(t, "the head", string(ofKind(seen.events, "head")[0].Data), "HTTP/1.0 2")
+	for want, ends := range map[string]bool{"\n400 Bad Request: expected 10 body bytes": true,
+		"\n408 Request Timeout": false} { // told once if somebody reads, otherwise not
+		same(t, "nobody reads: refused", len(ofKind(told(hello, post(10, "abc"), ends), "refused")), 0)
+		both := texts(told(watched("inner", showEnviron), post(10, "abc"), ends)) // a panic leaves both
+		same(t, want, strings.Count(both, want), 1)
 	}
 }
 
@@ -5224,9 +5190,8 @@ func TestTraceSendfile(t *testing.T) {
 		var seen eventLog
 		n, err := (&tap{conn, conn, conn, newRecorder(time.Now, seen.add)}).
 			ReadFrom(strings.NewReader("12345"))
-		if n != 5 || err != nil || !strings.Contains(texts(seen.events), want) {
-			t.Errorf("ReadFrom: %d, %v, %s", n, err, texts(seen.events))
-		}
+		same(t, want, fmt.Sprint(n, err), "5 <nil>")
+		holds(t, texts(seen.events), want)
 	}
 }
 
@@ -5319,13 +5284,9 @@ func TestNarration(t *testing.T) {
 #2 ! 400 Bad Request: expected a header line like "Name: value", with no space
 #2     before the colon (RFC 9112 §5.1, byte 20)
 `
-	if !strings.HasPrefix(got, want) || !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	got = narration(t, 80, false, "echo", "", "POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n<a>")
-	if !strings.Contains(got, `block of 3 bytes: "<a>"`) {
-		t.Errorf("on a terminal, < is <:\n%s", got)
-	}
+	holds(t, got, "^"+want+"|\n#2 < RFC 9112 §5.1\\n\n")
+	got = narration(t, 80, false, "echo", "", post("<a>", "Content-Length: 3"))
+	holds(t, got, `block of 3 bytes: "<a>"`) // on a terminal, < is <
 }
 
 // TestNarrationBrief: ten lines for a hello, and the important ones of others.
@@ -5341,21 +5302,12 @@ func TestNarrationBrief(t *testing.T) {
 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
 #1   the gateway closes the connection
 `
-	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	got := narration(t, 80, true, "gallery", "", "GET /errors/before HTTP/1.0\r\n\r\n")
-	if missing := inOrder(got, `gallery sets SCRIPT_NAME to "/errors"; it was ""`,
-		"\n#1 ! │ └ errors panics\n", "the application failed", "app.go:"); missing != "" {
-		t.Errorf("no %q in\n%s", missing, got)
-	}
-	if strings.Contains(got, "watched") {
-		t.Errorf("the recorder is no application's frame:\n%s", got)
-	}
-	if err := (&options{}).setTrace("short"); err == nil ||
-		!strings.Contains(err.Error(), "-trace=brief") {
-		t.Errorf("got %v", err)
-	}
+	same(t, "the narration", narration(t, 80, true, "hello", "", get("Host: h")), want)
+	got := narration(t, 80, true, "gallery", "", getPath("/errors/before"))
+	inOrder(t, got, `gallery sets SCRIPT_NAME to "/errors"; it was ""|`+
+		"\n#1 ! │ └ errors panics\n|the application failed|app.go:")
+	holds(t, got, "!watched") // the recorder is no application's frame
+	holds(t, fmt.Sprint((&options{}).setTrace("short")), "-trace=brief")
 }
 
 // TestNarrationWidth shows that many layers and long words are printed in few lines, which are
@@ -5379,9 +5331,7 @@ func TestNarrationWidth(t *testing.T) {
 	}
 	for line, want := range map[string]string{"  │ one two three four": "  │ one two|  │   three|  │   four",
 		"! one two three": "! one two|    three", "  abcdefghijklmnopq": "  abcdefghij|    klmnopq"} {
-		if got := strings.Join(wrapWords(line, 12), "|"); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
+		same(t, line, strings.Join(wrapWords(line, 12), "|"), want)
 	}
 }
 
@@ -5391,18 +5341,12 @@ func TestNarrator(t *testing.T) {
 	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
 	defer terminal.Close()
 	var out bytes.Buffer
-	narratorOn := func(out io.Writer) *narrator {
-		return newNarrator(log.New(out, "[7] ", 0), false)
-	}
+	narratorOn := func(out io.Writer) *narrator { return newNarrator(log.New(out, "[7] ", 0), false) }
 	t.Setenv("NO_COLOR", "")
-	if runtime.GOOS != "windows" && narratorOn(terminal).colours == nil ||
-		narratorOn(&out).colours != nil {
-		t.Error("colours are for a terminal")
-	}
+	same(t, "colours on a terminal", narratorOn(terminal).colours != nil, runtime.GOOS != "windows")
+	same(t, "colours in a file", narratorOn(&out).colours != nil, false)
 	t.Setenv("NO_COLOR", "1")
-	if narratorOn(terminal).colours != nil {
-		t.Error("colours against NO_COLOR")
-	}
+	same(t, "colours against NO_COLOR", narratorOn(terminal).colours != nil, false)
 	n := narratorOn(&out)
 	n.colours = colours
 	one, two := n.recorder(), n.recorder()
@@ -5412,11 +5356,18 @@ func TestNarrator(t *testing.T) {
 	one.begin, one.last = later.Add(-time.Second), 0 // a clock that has not moved before
 	one.now = func() time.Time { return later }
 	one.onError("reading", io.EOF)
-	if missing := inOrder(out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n",
-		"> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n"+
-			"[7] #1   (1s later)\n[7] #1   the client has ended its half of the connection\n",
-	); missing != "" {
-		t.Errorf("no %q in %q", missing, out.String())
+	inOrder(t, out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n|> a\\n … and 16 bytes more\x1b[0m\n\n"+
+		"[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n"+
+		"[7] #1   the client has ended its half of the connection\n")
+}
+
+// narrated makes a server narrate for nobody. Its own log is the same as without.
+func narrated(brief bool) func(*Server) {
+	return func(s *Server) {
+		errorLog := s.ErrorLog
+		s.ErrorLog = log.New(io.Discard, "", 0)
+		narrate(s, brief)
+		s.ErrorLog = errorLog
 	}
 }
 
@@ -5425,10 +5376,11 @@ func TestTraceChangesNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
-			c.run(t, func(app Application) Application { return watched("app", app) },
-				func(s *Server) { s.Watch = watchQuietly })
+			c.run(t, func(app Application) Application { return watched("app", app) }, narrated(true))
 		})
 	}
+	play(t, 1, scene{"a client that leaves", "close; ok; flood", narrated(false),
+		"a get; a until H; a leave; closes 1; logged 1"})
 }
 
 // TestTraceAndLog compares what a client and the logs get with and without -trace.
@@ -5436,73 +5388,37 @@ func TestTraceAndLog(t *testing.T) {
 	t.Parallel()
 	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
 		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
-	apps := map[string]Application{"empty": watched("empty", answering("204 No Content")),
-		"flush": watched("flush", func(environ Environ, startResponse StartResponse) Body {
-			errors := environ["wsgi.errors"].(*errorStream)
-			io.WriteString(errors, "one, ")
-			io.WriteString(errors, "two")
-			errors.Flush()
-			io.WriteString(errors, "three")
-			return hello(environ, startResponse)
-		}),
-		"large": watched("large", func(environ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", textPlain)
-			return Stream(func(yield func([]byte) bool) {
-				for yield(make([]byte, 1<<20)) {
-				}
-			})
-		})}
-	for _, e := range applications(Config{Trace: true, Root: "docs"}) {
-		if e.Name != "clock" && e.Name != "lab" && e.Name != "gallery" {
-			apps[e.Name] = e.App
-		}
-	}
-	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n",
-		"GET /after HTTP/1.0\r\n\r\n", "GET /excinfo HTTP/1.0\r\n\r\n", "HEAD / HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\nabc", "GET /a/x HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc", get("Host : h"),
-		"GET /" + strings.Repeat("x", 70_000), "", "GET / HTTP/1.0\r\n"}
-	see := func(application Application, reset bool, change func(*Server)) string {
+	apps := append(applications(Config{Trace: true, Root: "docs"}),
+		entry{Name: "empty", App: watched("empty", alone("start 204 No Content"))},
+		entry{Name: "pieces", App: watched("pieces", alone("log one, ; log two\n; log three; ok"))})
+	requests := []string{get("Host: h"), "GET /\r\n", getPath("/before"), getPath("/after"),
+		getPath("/excinfo"), "HEAD / HTTP/1.0\r\n\r\n", getPath("/a/x"), post("abc", "Content-Length: 9"),
+		post("abc", "Content-Length: 3"), get("Host : h"), "GET /" + strings.Repeat("x", 70_000), "",
+		"GET / HTTP/1.0\r\n"}
+	see := func(application Application, change func(*Server)) string {
 		s := start(t, application, change)
-		var seen strings.Builder
+		seen := ""
 		for _, request := range requests {
 			c := dial(t, s.addr)
 			io.WriteString(c, request) // it may be refused before all is sent
-			if reset {
-				io.ReadFull(c, make([]byte, 1<<20))
-				c.SetLinger(0)
-				c.Close()
-				break
-			}
 			c.CloseWrite()
 			reply, err := io.ReadAll(c)
-			fmt.Fprintf(&seen, "%s%v", reply, err)
+			seen += fmt.Sprintf("%s%v", reply, err)
 			c.Close()
 		}
 		s.stop()
-		access, lines := s.access.String(), strings.Split(s.errors.String(), "\n")
-		if reset { // how much has been sent by then is chance, and how many equal blocks
-			access = access[:max(0, strings.LastIndex(access, " "))]
-			lines = slices.Compact(lines)
-		}
-		return variable.ReplaceAllString(seen.String()+access+strings.Join(lines, "\n"), "-")
+		return variable.ReplaceAllString(seen+s.access.String()+s.errors.String(), "-")
 	}
-	for name, application := range apps {
+	for _, app := range apps {
+		if slices.Contains([]string{"clock", "lab", "gallery"}, app.Name) {
+			continue // takes its time, or is another's
+		}
 		for _, use := range []string{"", "log,catch,upper"} {
-			if name == "large" && use != "" {
-				continue // how many blocks are logged is chance
-			}
-			application := must(withMiddleware(application, use, true))(t)
-			want := see(application, name == "large", func(*Server) {})
+			application := must(withMiddleware(app.App, use, true))(t)
+			want := see(application, func(*Server) {})
 			for _, brief := range []bool{true, false} {
-				got := see(application, name == "large", func(s *Server) {
-					errorLog := s.ErrorLog
-					s.ErrorLog = log.New(io.Discard, "", 0) // the narrator's
-					narrate(s, brief)
-					s.ErrorLog = errorLog
-				})
-				if got != want {
-					t.Errorf("%s:\n%.3000s\nwith -trace\n%.3000s", name, want, got)
+				if got := see(application, narrated(brief)); got != want {
+					t.Errorf("%s: %s", app.Name, difference(want, got))
 				}
 			}
 		}
@@ -5511,46 +5427,28 @@ func TestTraceAndLog(t *testing.T) {
 
 // TestTraceLocalRedirect shows that environ is complete once, also if a CGI program redirects.
 func TestTraceLocalRedirect(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a script needs Unix")
-	}
-	script, text := filepath.Join(t.TempDir(), "redirect"), "#!/bin/sh\nprintf 'Location: /hello\\n\\n'\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	script := writeScript(t, t.TempDir(), "redirect", `printf 'Location: /hello\n\n'`)
 	cgi := watched("cgi", newCGI(script, 10*time.Second, 0))
 	routes := map[string]Application{"/hello": watched("hello", hello)}
 	events := told(watched("outer", mount(routes, cgi)), get(), true)
-	if len(ofKind(events, "environ")) != 1 || len(ofKind(events, "stored")) != 1 ||
-		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("Hello, World!\n")) {
-		t.Errorf("got %s", texts(events))
-	}
+	same(t, "environ is complete", len(ofKind(events, "environ")), 1)
+	same(t, "a head is stored", len(ofKind(events, "stored")), 1)
+	holds(t, string(ofKind(events, "head")[0].Data), "Hello, World!\n$")
 }
 
 // TestTraceCGI shows that a CGI program's narration goes to standard error, and nothing of it
 // to the server.
 func TestTraceCGI(t *testing.T) {
-	program := exec.Command(os.Args[0], "-app", "echo", "-trace", "-cgi")
-	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1",
-		"REQUEST_METHOD=POST", "CONTENT_LENGTH=3")
-	program.Stdin = strings.NewReader("abc")
-	var stdout, stderr bytes.Buffer
-	program.Stdout, program.Stderr = &stdout, &stderr
-	if err := program.Run(); err != nil {
-		t.Fatal(err)
-	}
-	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") ||
-		!strings.HasSuffix(out, "\r\n\r\nabc") {
-		t.Errorf("got %q", out)
-	}
-	if missing := inOrder(stderr.String(), "environ is complete", "┌ echo", "> abc\n",
-		`< Status: 200 OK\r\n`, "< abc\n"); missing != "" {
-		t.Errorf("no %q in %s", missing, stderr.String())
-	}
+	program := rawsgi("-app", "echo", "-trace", "-cgi")
+	program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST", "CONTENT_LENGTH=3")
+	var stderr bytes.Buffer
+	program.Stdin, program.Stderr = strings.NewReader("abc"), &stderr
+	holds(t, string(must(program.Output())(t)), "^Status: 200 OK\r\n|\r\n\r\nabc$")
+	inOrder(t, stderr.String(), `environ is complete|┌ echo|> abc`+"\n"+`|< Status: 200 OK\r\n|< abc`+"\n")
 }
 
 // runLab is a request to the lab as its page makes it, with changes.
-func runLab(application Application, content string, change ...Environ) (string, string) {
+func runLab(application Application, content string, change ...Environ) (answer string) {
 	environ := Environ{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/lab", "PATH_INFO": "/run",
 		"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000", "SERVER_PORT": "8123",
 		"HTTP_ORIGIN": "http://localhost:8000", "HTTP_SEC_FETCH_SITE": "same-origin",
@@ -5560,10 +5458,19 @@ func runLab(application Application, content string, change ...Environ) (string,
 		maps.Copy(environ, change)
 	}
 	status, _, body := callApplication(application, environ)
-	return status, string(body)
+	return status + "\n" + string(body)
 }
 
-// labExperiment is what the page sends, with other text in the place of some.
+// experimented runs what the page sends, with other text in the place of some.
+func experimented(t *testing.T, lab Application, change ...string) (events []event) {
+	t.Helper()
+	answer, ok := strings.CutPrefix(runLab(lab, labExperiment(change...)), "200 OK\n")
+	if err := json.Unmarshal([]byte(answer), &events); !ok || err != nil || len(answer) > 2<<20 {
+		t.Fatalf("%v, %d bytes: %.3000s", err, len(answer), answer)
+	}
+	return events
+}
+
 func labExperiment(change ...string) string {
 	return strings.NewReplacer(change...).Replace(`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
 		`"app": "hello", "use": "upper", "arrival": "at once"}`)
@@ -5574,35 +5481,26 @@ func TestLab(t *testing.T) {
 	entries := applications(Config{Root: "docs"})
 	entries = entries[:len(entries)-2] // without itself and the gallery
 	lab, open := newLab(entries, false), newLab(entries, true)
-	status, answer := runLab(lab, labExperiment())
-	var events []event
-	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" {
-		t.Fatalf("%s, %v: %s", status, err, answer)
-	}
-	if e := ofKind(events, "environ")[0].Environ; len(ofKind(events, "call")) != 2 ||
-		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("HELLO, WORLD!\n")) ||
-		e["SERVER_PORT"] != "8123" || e["REMOTE_ADDR"] != "127.0.0.1" {
-		t.Errorf("got %s", answer)
-	}
-	const here, own, many = "this machine alone", "own page", "upper,upper,upper,upper,upper,"
+	events := experimented(t, lab)
+	holds(t, string(ofKind(events, "head")[0].Data), "HELLO, WORLD!\n$")
+	same(t, "calls", len(ofKind(events, "call")), 2)
+	environ := ofKind(events, "environ")[0].Environ
+	same(t, "where", environ["SERVER_PORT"]+" "+environ["REMOTE_ADDR"], "8123 127.0.0.1")
+	const here, many = "this machine alone", "upper,upper,upper,upper,upper,"
 	for why, changes := range map[string][]Environ{
 		here: {{"REMOTE_ADDR": "192.0.2.1"}, {"REMOTE_ADDR": ""}, {"HTTP_X_FORWARDED_FOR": "192.0.2.1"},
 			{"HTTP_FORWARDED": "for=192.0.2.1"}, {"HTTP_VIA": "1.0 x"}, {"HTTP_HOST": "192.0.2.1"},
 			{"HTTP_HOST": "evil.example:8000"}, {"REMOTE_ADDR": "192.0.2.1", "PATH_INFO": ""}},
-		own: {{"HTTP_ORIGIN": "http://evil.example"}, {"HTTP_ORIGIN": "http://localhost:9000"},
+		"own page": {{"HTTP_ORIGIN": "http://evil.example"}, {"HTTP_ORIGIN": "http://localhost:9000"},
 			{"HTTP_ORIGIN": "null"}, {"HTTP_SEC_FETCH_SITE": "cross-site"},
 			{"CONTENT_TYPE": "text/plain"}, {"REQUEST_METHOD": "GET"}},
 		"The lab is at /lab": {{"PATH_INFO": "/x"}, {"PATH_INFO": "/go.mod"}, {"PATH_INFO": "/."},
 			{"PATH_INFO": "/docs/lab.html"}, {"PATH_INFO": "/../go.mod"}},
 	} {
 		for _, change := range changes {
-			status, answer := runLab(lab, labExperiment(), change)
-			if status == "200 OK" || !strings.Contains(answer, why) {
-				t.Errorf("%v: %s %.300s", change, status, answer)
-			}
-			status, _ = runLab(open, labExperiment(), change, Environ{"HTTP_ORIGIN": ""})
-			if why == here && status != "200 OK" {
-				t.Errorf("-open-lab, %v: %s", change, status)
+			holds(t, runLab(lab, labExperiment(), change), why+"|!^200 OK")
+			if why == here { // but not with -open-lab
+				holds(t, runLab(open, labExperiment(), change, Environ{"HTTP_ORIGIN": ""}), "^200 OK")
 			}
 		}
 	}
@@ -5619,84 +5517,55 @@ func TestLab(t *testing.T) {
 		labExperiment("GET", strings.Repeat("x", labRequest)):   "may have 65536 bytes",
 		labExperiment("GET", strings.Repeat("x", 9*labRequest)): "cannot be read",
 	} {
-		if status, answer := runLab(lab, content); status[:3] != "400" || !strings.Contains(answer, why) {
-			t.Errorf("%.200s: %s %.300s", content, status, answer)
-		}
+		holds(t, runLab(lab, content), "^400 |"+why)
 	}
-	page := func(path string) (status string, headers []Header, content string) {
+	page := func(path string) string {
 		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1",
 			"SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
-		return status, headers, string(body)
+		return fmt.Sprint(status, headers, "\n", string(body))
 	}
-	status, headers, content := page("")
-	policy, _ := lookup(headers, "Content-Security-Policy")
-	if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") ||
-		!strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
-		t.Errorf("got %s %v", status, headers)
-	}
+	holds(t, page("/request.go"), "^200 OK|\n// request.go: ")
+	content := page("")
+	has(t, content, "200 OK[", "{Content-Security-Policy default-src 'none';",
+		`<meta name="lab" content="/x/lab">`)
 	elsewhere := regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(|innerHTML`)
-	if found := elsewhere.FindString(content); found != "" {
-		t.Errorf("the page needs something from elsewhere, or writes HTML: %s", found)
-	}
+	same(t, "something from elsewhere, or HTML", elsewhere.FindString(content), "")
 	for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
-		if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(content, `"`+name+`"`) {
-			t.Errorf("the page does not know %s", path)
-		}
+		has(t, content, `"`+strings.TrimSuffix(filepath.Base(path), ".md")+`"`)
 	}
-	if status, _, code := page("/request.go"); status != "200 OK" ||
-		!strings.HasPrefix(code, "// request.go: ") {
-		t.Errorf("got %s %.100s", status, code)
-	}
-	choices := map[string][]string{}
+	var apps, uses []string
 	for _, entry := range entries {
 		if entry.Name != "cgi" && entry.Name != "proxy" {
-			choices["app"] = append(choices["app"], entry.Name)
+			apps = append(apps, entry.Name)
 		}
 	}
 	for _, middleware := range middlewares {
-		choices["use"] = append(choices["use"], middleware.name)
+		uses = append(uses, middleware.name)
 	}
-	for name, all := range choices {
-		if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(content, list) {
-			t.Errorf("the page does not offer %s", list)
-		}
-	}
+	has(t, content, `app: ["`+strings.Join(apps, `", "`)+`"],`, `use: ["`+strings.Join(uses, `", "`)+`"],`)
 }
 
 // TestLabArrival shows that each way in which the page lets a request arrive is known, and
 // that time passes on the connection's own clock.
 func TestLabArrival(t *testing.T) {
 	lab := newLab([]entry{{Name: "hello", App: hello}}, false)
-	head := func(change ...string) (string, time.Duration) {
-		var events []event
-		status, answer := runLab(lab, labExperiment(change...))
-		if err := json.Unmarshal([]byte(answer), &events); err != nil {
-			t.Fatalf("%s: %v: %s", status, err, answer)
-		}
-		e := ofKind(events, "head")[0]
-		return string(e.Data[:12]), (time.Duration(e.At) * time.Microsecond).Round(time.Second)
+	head := func(change ...string) string {
+		e := ofKind(experimented(t, lab, change...), "head")[0]
+		at := (time.Duration(e.At) * time.Microsecond).Round(time.Second)
+		return fmt.Sprintf("%s %v", e.Data[9:12], at)
 	}
 	_, offered, _ := strings.Cut(labPage, "arrival: [")
 	offered, _, _ = strings.Cut(offered, "]")
-	for arrival, want := range map[string]string{
-		"at once": "200 0s", "byte by byte": "200 0s", "a pause of 2 s before each line": "200 6s",
-		"all, then the client ends its half": "200 0s", "the first half, then silence": "408 10s",
-		"the first half, then the client leaves": "400 0s",
-	} {
-		status, at := head("at once", arrival)
-		if got := fmt.Sprintf("%s %v", status[9:], at); got != want ||
-			!strings.Contains(offered, `"`+arrival+`"`) {
-			t.Errorf("%s: got %s, want %s", arrival, got, want)
-		}
+	arrivals := map[string]string{"at once": "200 0s", "byte by byte": "200 0s",
+		"a pause of 2 s before each line": "200 6s", "all, then the client ends its half": "200 0s",
+		"the first half, then silence": "408 10s", "the first half, then the client leaves": "400 0s"}
+	for arrival, want := range arrivals {
+		same(t, arrival, head("at once", arrival), want)
+		has(t, offered, `"`+arrival+`"`)
 	}
-	if n := strings.Count(offered, `"`); n != 2*6 {
-		t.Errorf("the page offers %s", offered)
-	}
-	_, at := head("at once", "a pause of 2 s before each line", `A: b\\r\\n`, "", "GET /",
-		"GET /"+strings.Repeat("x", 5000))
-	if at != 4*time.Second {
-		t.Errorf("two lines take %v", at)
-	}
+	same(t, "arrivals that the page offers", strings.Count(offered, `"`), 2*len(arrivals))
+	same(t, "two lines", head("at once", "a pause of 2 s before each line", `A: b\\r\\n`, "", "GET /",
+		"GET /"+strings.Repeat("x", 5000)), "200 4s")
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
@@ -5708,70 +5577,47 @@ func TestLabLimits(t *testing.T) {
 		return hello(environ, startResponse)
 	}}, {Name: "echo", App: echo}}, false)
 	blocked := labExperiment("hello", "block")
-	var all sync.WaitGroup
-	for range 30 { // a class presses Run
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			if status, answer := runLab(busy, blocked); status != "200 OK" {
-				t.Errorf("got %s %s", status, answer)
-			}
-		}()
-	}
+	class := inBackground(func() { together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") }) })
 	for range labAtOnce {
 		wait(t, "an experiment", begun)
 	}
-	if status, _ := runLab(busy, "{"); status[:3] != "400" { // it is read before it waits
-		t.Errorf("got %s", status)
-	}
-	apps := map[string]Application{"block": func(Environ, StartResponse) Body {
+	holds(t, runLab(busy, "{"), "^400") // it is read before it waits
+	apps := map[string]Application{"hello": alone("exit"), "block": func(Environ, StartResponse) Body {
 		<-release
 		return Blocks{}
-	}, "hello": func(Environ, StartResponse) Body { runtime.Goexit(); return nil }}
+	}}
 	full := &lab{running: make(chan bool), patience: time.Millisecond, apps: apps}
 	hasty := &lab{running: make(chan bool, 1), patience: time.Millisecond, apps: apps}
-	for why, l := range map[string]*lab{"Too many": full, "has not ended": hasty} {
-		if status, answer := runLab(l.app, blocked); status[:3] != "503" ||
-			!strings.Contains(answer, why) {
-			t.Errorf("got %s %s", status, answer)
-		}
-	}
+	holds(t, runLab(full.app, blocked), "^503|Too many")
+	holds(t, runLab(hasty.app, blocked), "^503|has not ended")
 	close(release)
 	hasty.running <- true // when the experiment has ended
 	<-hasty.running
 	hasty.patience = time.Minute
-	status, answer := runLab(hasty.app, labExperiment())
-	if status != "200 OK" || !strings.Contains(answer, "runtime.Goexit was called") {
-		t.Errorf("got %s %s", status, answer)
-	}
+	holds(t, runLab(hasty.app, labExperiment()), "^200 OK|runtime.Goexit was called")
 	for range 30 - labAtOnce {
 		wait(t, "an experiment", begun)
 	}
-	all.Wait()
+	wait(t, "the class", class)
 	body, fields := strings.Repeat("x", labRequest-100), ""
 	for range 99 {
 		fields += "A: " + strings.Repeat(`\\x80`, 600) + `\\r\\n`
 	}
-	for _, experiment := range []string{
-		labExperiment("hello", "echo", "GET", "POST", "A: b", fmt.Sprintf("Content-Length: %d",
-			len(body)), `\\r\\n"`, `\\r\\n`+body+`"`, "at once", "byte by byte"),
-		labExperiment("hello", "echo", `A: b\\r\\n`, fields, "upper", "log,log,upper,upper,catch"),
+	for _, change := range [][]string{
+		{"GET", "POST", "A: b", fmt.Sprintf("Content-Length: %d", len(body)), `\\r\\n"`,
+			`\\r\\n` + body + `"`, "at once", "byte by byte"},
+		{`A: b\\r\\n`, fields, "upper", "log,log,upper,upper,catch"},
 	} {
-		var events []event
-		status, answer := runLab(busy, experiment)
-		if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
-			len(events) > labEvents+1 || len(answer) > 2<<20 {
-			t.Errorf("%s, %v, %d events, %d bytes", status, err, len(events), len(answer))
+		if n := len(experimented(t, busy, append(change, "hello", "echo")...)); n > labEvents+1 {
+			t.Errorf("%d events", n)
 		}
 	}
 	var seen eventLog
 	for range 3 {
 		seen.add(event{Data: make([]byte, labData/2-10)})
 	}
-	if seen.events[1].Data == nil || seen.events[2].Data != nil ||
-		!strings.Contains(seen.events[2].Text, "not shown") {
-		t.Error("too many bytes are told")
-	}
+	same(t, "what is told", seen.events[1].Data != nil && seen.events[2].Data == nil, true)
+	has(t, seen.events[2].Text, "not shown")
 }
 
 // ---------------------------------------------------------------- Exercises
