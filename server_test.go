@@ -202,12 +202,14 @@ func same[T any](t testing.TB, what string, got, want T) {
 	}
 }
 
-// has fails the test if a text has not each of these in it.
+// has fails the test unless a text has each of wants, in which ! comes before what it must not
+// have, and ^ and $ are the text's ends.
 func has(t testing.TB, text string, wants ...string) {
 	t.Helper()
 	for _, want := range wants {
-		if !strings.Contains(text, want) {
-			t.Errorf("expected %q in %.2000q", want, text)
+		want, not := strings.CutPrefix(want, "!")
+		if strings.Contains("^"+text+"$", want) == not {
+			t.Errorf("not so: %q (of %q) in:\n%.4000s", want, wants, text)
 		}
 	}
 }
@@ -2331,17 +2333,8 @@ func TestUnescape(t *testing.T) {
 // What the last tables of docs/conformance.md say of forms, CGI programs and upstreams is not
 // said again here.
 
-// holds fails the test unless a text has each of wants, a list with | between. In it, ! comes
-// before what the text must not have, and ^ and $ are the text's ends.
-func holds(t testing.TB, text, wants string) {
-	t.Helper()
-	for want := range strings.SplitSeq(wants, "|") {
-		want, not := strings.CutPrefix(want, "!")
-		if strings.Contains("^"+text+"$", want) == not {
-			t.Errorf("not so: %q (in %q) in:\n%.4000s", want, wants, text)
-		}
-	}
-}
+// holds is has for a list with | between.
+func holds(t testing.TB, text, wants string) { t.Helper(); has(t, text, strings.Split(wants, "|")...) }
 
 // replies asks a server, and holds its answer to wants; Date and Server are left out.
 func replies(t testing.TB, addr, request, wants string) {
@@ -3953,20 +3946,16 @@ func turnsOf(text string) (turns []turn) {
 		if !ok || terminal == " unreplayed" {
 			return content
 		}
-		starts := typed.FindAllStringIndex(content, -1)
-		if starts == nil || starts[0][0] > 0 {
-			starts = slices.Insert(starts, 0, []int{0, 0})
-		}
-		for i, at := range starts {
-			end := len(content)
-			if i+1 < len(starts) {
-				end = starts[i+1][0]
+		commands := append([]string{""}, typed.FindAllString(content, -1)...)
+		for i, output := range typed.Split(content, -1) {
+			turn := turn{line, terminal, commands[i], output, commands[i] == ""}
+			if turn.command+output == "" {
+				continue // the block begins with a command
 			}
-			turn := turn{line, terminal, content[at[0]:at[1]], content[at[1]:end], false}
 			if before, ok := last[terminal]; ok && !strings.HasPrefix(turn.command, "$") {
 				turns[before].runsOn = true
 			}
-			turn.runsOn = turn.command == "" || strings.Contains(turn.want, "Serving HTTP")
+			turn.runsOn = turn.runsOn || strings.Contains(output, "Serving HTTP")
 			last[terminal] = len(turns)
 			turns = append(turns, turn)
 		}
@@ -4282,30 +4271,33 @@ func declarationsOf(path string) (list []declaration) {
 		text = regexp.MustCompile(`[ \t]+`).ReplaceAllString(text, " ")
 		list = append(list, declaration{name, text, excerpt})
 	}
+	method := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) (\w+)`)
 	for _, d := range file.Decls {
 		if f, ok := d.(*ast.FuncDecl); ok {
-			name := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) (\w+)`).FindStringSubmatch(lines(nil, f))
-			if name == nil { // no method
-				name = []string{"", f.Name.Name}
+			name := f.Name.Name
+			if parts := method.FindStringSubmatch(lines(nil, f)); parts != nil {
+				name = parts[1] + "." + parts[2]
 			}
-			add(strings.Join(name[1:], "."), lines(f.Doc, f), lines(f.Doc, f))
+			add(name, lines(f.Doc, f), lines(f.Doc, f))
 			continue
 		}
 		group := d.(*ast.GenDecl)
+		of := func(doc *ast.CommentGroup) *ast.CommentGroup { // one alone has that of the group
+			if group.Lparen.IsValid() {
+				return doc
+			}
+			return group.Doc
+		}
 		excerpt := lines(group.Doc, group)
 		for _, spec := range group.Specs {
 			switch spec := spec.(type) {
 			case *ast.ImportSpec:
 				add(spec.Path.Value, "", "")
 			case *ast.TypeSpec:
-				add(spec.Name.Name, lines(cmp.Or(spec.Doc, group.Doc), spec), excerpt)
+				add(spec.Name.Name, lines(of(spec.Doc), spec), excerpt)
 			case *ast.ValueSpec:
-				doc := spec.Doc
-				if !group.Lparen.IsValid() {
-					doc = group.Doc
-				}
 				for _, name := range spec.Names {
-					add(name.Name, lines(doc, spec), excerpt)
+					add(name.Name, lines(of(spec.Doc), spec), excerpt)
 				}
 			}
 		}
@@ -4908,14 +4900,10 @@ func checkEvents(t *testing.T, request string, events []event) {
 	t.Helper()
 	in := ""
 	for _, e := range ofKind(events, "in") {
-		if e.From != len(in) || e.To != len(in)+len(e.Data) {
-			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
-		}
+		same(t, "from and to", [2]int{e.From, e.To}, [2]int{len(in), len(in) + len(e.Data)})
 		in += string(e.Data)
 	}
-	if !strings.HasPrefix(request, in) {
-		t.Errorf("the record has %.200q of %.200q", in, request)
-	}
+	same(t, "what came", strings.HasPrefix(request, in), true)
 	keys := Environ{}
 	for _, e := range ofKind(events, "key", "dropped", "refused") {
 		if e.From < 0 || e.From > e.To || e.To > len(in) {
@@ -4940,12 +4928,11 @@ func checkEvents(t *testing.T, request string, events []event) {
 			t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, text)
 		}
 	}
+	ofRequest := regexp.MustCompile(`^(HTTP_.*|REQUEST_METHOD|PATH_INFO|QUERY_STRING|SERVER_PROTOCOL|CONTENT_.*)$`)
 	for _, e := range ofKind(events, "environ") {
 		for key, value := range e.Environ {
-			if (strings.HasPrefix(key, "HTTP_") || slices.Contains([]string{"REQUEST_METHOD",
-				"PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "CONTENT_LENGTH", "CONTENT_TYPE"},
-				key)) && keys.Get(key) != value && value != "HTTP/0.9" {
-				t.Errorf("%s is %q in environ, %q in the record", key, value, keys.Get(key))
+			if ofRequest.MatchString(key) && value != "HTTP/0.9" {
+				same(t, key, keys.Get(key), value)
 			}
 		}
 	}
@@ -5574,9 +5561,7 @@ func TestExercises(t *testing.T) {
 	t.Parallel()
 	long(t)
 	dirs := must(filepath.Glob("docs/exercises/[0-9][0-9]*-*"))(t)
-	if len(dirs) < 23 {
-		t.Fatalf("%d exercises", len(dirs))
-	}
+	same(t, "23 exercises or more", len(dirs) >= 23, true)
 	building := make(chan bool, 2) // the go command is busy itself
 	heading := regexp.MustCompile(`(?m)^## (.*)$`)
 	for _, dir := range dirs {
@@ -5624,7 +5609,7 @@ func TestExercise(t *testing.T) {
 	t.Parallel()
 	longer(t)
 	dir := t.TempDir()
-	must(0, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))(t)
+	noError(t, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))
 	for _, name := range []string{"go.mod", "main.go", "server.go", "request.go", "response.go", "app.go"} {
 		writeFile(t, filepath.Join(dir, name), string(must(os.ReadFile(name))(t)))
 	}
@@ -5657,11 +5642,8 @@ func TestExercise(t *testing.T) {
 			writeFile(t, filepath.Join(dir, mine), step.file)
 		}
 		out, _ := command.CombinedOutput() // the status says enough
-		if status := command.ProcessState.ExitCode(); status != step.status ||
-			!strings.Contains(string(out), step.want) ||
-			regexp.MustCompile(`FAIL|goroutine|check\.go:\d`).Match(out) { // not for a student
-			t.Errorf("%s: status %d, expected %d and %q:\n%s", step.args, status, step.status, step.want, out)
-		}
+		same(t, step.args, command.ProcessState.ExitCode(), step.status)
+		has(t, string(out), step.want, "!FAIL", "!goroutine", "!check.go:") // which are not for a student
 	}
 }
 
