@@ -3231,8 +3231,6 @@ func TestFiles(t *testing.T) {
 		"/sub/":  `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`,
 		"/":      `<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`,
 		"/with/": " 200 |\r\n\r\nindex$",
-		"/sub?a=%&%4\x80\"[|]%41?b/c:d@e":// what a query may not have
-		" 301 |Location: http://127.0.0.1/sub/?a=%25&%254%80%22%5B%7C%5D%41?b/c:d@e\r\n",
 	} {
 		replies(t, s.addr, "GET "+target+" HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", want+"|!hidden|!root:")
 	}
@@ -3575,8 +3573,7 @@ func TestCGIUnderOthers(t *testing.T) {
 const debianPython = "/usr/bin/python3"
 
 // lighttpdConf makes lighttpd a CGI host. TestOtherServers fills in what is in capitals.
-const lighttpdConf = `
-server.document-root = "DIR"
+const lighttpdConf = `server.document-root = "DIR"
 server.bind = "127.0.0.1"
 server.port = PORT
 server.modules = ("mod_cgi")
@@ -3587,10 +3584,8 @@ cgi.assign = (".cgi" => "")
 func TestOtherServers(t *testing.T) {
 	long(t)
 	const here, self = "/a%20b?q=1", "/cgi-bin/self.cgi/a%20b?q=1"
-	const hostile = "/cgi-bin/self.cgi?x+-app+hello"
-	const version, has = debianPython + " -V", debianPython + " -c 'import "
+	const version = debianPython + " -V"
 	const cgiHost = "exec " + debianPython + " -m http.server --cgi --bind 127.0.0.1 PORT"
-	const wsgiref = "exec " + debianPython + " conf PORT"
 	const gunicorn = "ln conf app.py; exec " + debianPython + " -m gunicorn -b ADDR app:app"
 	const environ = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
 	const forwarded = environ + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
@@ -3603,42 +3598,43 @@ func TestOtherServers(t *testing.T) {
 	if os.Getuid() == 0 { // its workers could not enter the directory
 		nginx = "exec nginx -p . -c conf -g 'daemon off; user root;'"
 	}
+	shell := func(command string) *exec.Cmd {
+		return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
+	}
 	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
 		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, environ},
 		{"http.server", "python3", version, "", cgiHost, self, environ},
-		{"http.server, arguments", "python3", version, "", cgiHost, hostile, "400 Bad Request\n"},
+		{"http.server, arguments", "python3", version, "", cgiHost, "/cgi-bin/self.cgi?x+-app+hello",
+			"400 Bad Request\n"},
 		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
-		{"wsgiref, our proxy", "python3", version, environApp, wsgiref, here, forwarded + "\n"},
-		{"gunicorn, our proxy", "gunicorn", has + "gunicorn'", environApp, gunicorn, here, forwarded},
+		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT", here,
+			forwarded + "\n"},
+		{"gunicorn, our proxy", "gunicorn", debianPython + " -c 'import gunicorn'", environApp, gunicorn,
+			here, forwarded},
 		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			shell := func(command string) *exec.Cmd {
-				return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
-			}
 			if shell(c.needs).Run() != nil {
 				skip(t, "needs "+c.install, c.install)
 			}
 			dir, addr := must(os.MkdirTemp("", "rawsgi-others-"))(t), freeAddr(t)
 			defer os.RemoveAll(dir)
 			ours := addr
-			if strings.HasPrefix(c.name, "nginx") {
-				ours = start(t, showEnviron).addr
-			}
 			if strings.HasSuffix(c.name, "socket") {
 				ours = "unix:" + startOn(t, "unix:"+dir+"/s", showEnviron).addr
+			} else if strings.HasPrefix(c.name, "nginx") {
+				ours = start(t, showEnviron).addr
 			}
 			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr), "DIR", dir,
 				"OURS", "http://"+ours).Replace
-			program, bin := filepath.Join(dir, "program"), filepath.Join(dir, "cgi-bin")
-			noError(t, os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755), // Python's runs programs as nobody
-				os.WriteFile(program, must(os.ReadFile(os.Args[0]))(t), 0o755),
-				os.WriteFile(filepath.Join(dir, "conf"), []byte(fill(c.conf)), 0o755))
-			writeScript(t, bin, "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+program+` -app environ "$@"`)
+			noError(t, os.Chmod(dir, 0o755), os.Mkdir(dir+"/cgi-bin", 0o755), // Python's runs them as nobody
+				os.WriteFile(dir+"/program", must(os.ReadFile(os.Args[0]))(t), 0o755),
+				os.WriteFile(dir+"/conf", []byte(fill(c.conf)), 0o755))
+			writeScript(t, dir+"/cgi-bin", "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+dir+`/program -app environ "$@"`)
 			if c.command == "" { // a program for our host
-				addr = start(t, newCGI(filepath.Join(dir, "conf"), 30*time.Second, 0)).addr
+				addr = start(t, newCGI(dir+"/conf", 30*time.Second, 0)).addr
 			} else {
 				command := shell(fill(c.command))
 				command.Dir = dir
@@ -4174,16 +4170,16 @@ func (x *terminal) do(turn turn) string {
 		return ended || used >= 0 && turn.runsOn
 	})
 	came, ended := x.printed()
-	right := used >= 0 && (ended || turn.runsOn)
-	if !right {
-		used = strings.Count(came, "\n")
-	}
 	here := processes.FindAllStringSubmatch(came, -1)
 	for i, onPage := range processes.FindAllStringSubmatch(want, -1) { // the processes of the page
 		number := onPage[2]
 		if i < len(here) && len(number) >= 4 && x.here[number] == "" { // else it is a date's day
 			x.here[number] = here[i][2]
 		}
+	}
+	right := used >= 0 && (ended || turn.runsOn)
+	if !right {
+		used = strings.Count(came, "\n")
 	}
 	x.running = x.running && !ended
 	x.text = strings.Replace(x.text, "\x1e", "", 1)
@@ -4762,29 +4758,25 @@ func (s step) grade(t *testing.T, addr string) {
 	}
 }
 
-// answers shows what the rows do not: patience, and the applications of chapter 8. Each is for the
-// steps from the first that is named to the last.
+// answers shows what the rows do not: patience, and how an answer ends. Each is for the steps from
+// the one that is named.
 func (s step) answers(t *testing.T, addr string) {
-	for _, a := range []struct{ from, to, sent, answer string }{
-		{"03a", "09", "GET / HTTP/1.0\r\n", `^HTTP/1\.0 408 .*waited 2s`},
-		{"04b", "09", "GET / HTTP/1.1\r\n\r\n", `^HTTP/1\.0 400 .*RFC 9112 §3\.2`},
-		{"04b", "09", "GET / HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 `},
-		{"05", "09", post("abc", "Content-Length: 9"), `^HTTP/1\.0 408 .*9 body bytes, got 3`},
-		{"05", "09", "POST / HTTP/1.1\r\nHost: a\r\nExpect:\r\nExpect: a, 100-Continue\r\n" +
-			"Content-Length: 9\r\n\r\nabc", `^HTTP/1\.1 100 Continue\r\n\r\nHTTP/1\.0 408 `},
-		{"05", "09", "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continued\r\n" +
-			"Content-Length: 3\r\n\r\nabc", `^HTTP/1\.0 200 `},
-		{"06b", "09", post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b"), `^HTTP/1\.0 400 `},
-		{"08a", "09", getPath("/hello"), `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\nHello, World!\n$`},
-		{"08b", "09", "HEAD /hello HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\n$`},
-		{"08b", "09", getPath("/errors/before"), `^HTTP/1\.0 500 .*Content-Length: \d+\r\n\r\n500 `},
-		{"08b", "08c", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp$`},
-		{"08d", "09", getPath("/errors/after"), `connection reset`},
-		{"08d", "09", getPath("/errors/excinfo"), `^HTTP/1\.0 503 .*\r\n\r\nSorry: the database is on fire\n$`},
-		{"08c", "09", getPath("/write"), `\r\n\r\n3\.\.\.\n2\.\.\.\n1\.\.\.\nand the rest is returned\n$`},
-		{"08c", "09", "HEAD /write HTTP/1.0\r\n\r\n", `charset=utf-8\r\n\r\n$`},
+	expects := "POST / HTTP/1.1\r\nHost: a\r\n"
+	for _, a := range []struct{ from, sent, answer string }{
+		{"03a", "GET / HTTP/1.0\r\n", `^HTTP/1\.0 408 .*waited 2s`},
+		{"04b", "GET / HTTP/1.1\r\n\r\n", `^HTTP/1\.0 400 .*RFC 9112 §3\.2`},
+		{"04b", "GET / HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 `},
+		{"05", post("abc", "Content-Length: 9"), `^HTTP/1\.0 408 .*9 body bytes, got 3`},
+		{"05", expects + "Expect:\r\nExpect: a, 100-Continue\r\nContent-Length: 9\r\n\r\nabc",
+			`^HTTP/1\.1 100 Continue\r\n\r\nHTTP/1\.0 408 `},
+		{"05", expects + "Expect: 100-continued\r\nContent-Length: 3\r\n\r\nabc", `^HTTP/1\.0 200 `},
+		{"06b", post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b"), `^HTTP/1\.0 400 `},
+		{"08a", getPath("/hello"), `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\nHello, World!\n$`},
+		{"08b", "HEAD /hello HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\n$`},
+		{"08b", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp(.*reset)?$`},
+		{"08c", "HEAD /write HTTP/1.0\r\n\r\n", `charset=utf-8\r\n\r\n$`},
 	} {
-		if s.name < a.from || s.name > a.to+"~" {
+		if s.name < a.from {
 			continue
 		}
 		reply, err := askUntil(t, addr, a.sent)
@@ -4794,6 +4786,9 @@ func (s step) answers(t *testing.T, addr string) {
 		if !regexp.MustCompile("(?s)" + a.answer).MatchString(reply) {
 			t.Errorf("%.60q: expected %s, got %.300q", a.sent, a.answer, reply)
 		}
+	}
+	if s.name >= "08d" {
+		checkEdges(t, 7, "gateway", addr)
 	}
 }
 
@@ -5048,7 +5043,6 @@ func TestRecordTells(t *testing.T) {
 				"Host is dropped: the target says a"},
 		{"a file", getPath("/README.md"), newFiles("docs"), "the body of app is a file: the gateway " +
 			"reads, sends and closes it|the head leaves|bytes of the body leave"},
-		{"a byte", "G", hello, "1 byte received, from byte 0 on"},
 		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, "a block of 9 bytes|is asked for no more blocks"},
 		{"write()", get(), write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
 			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
@@ -5062,8 +5056,6 @@ func TestRecordTells(t *testing.T) {
 		{"a change of mind", getPath("/excinfo"), failing, `app calls startResponse("503 Service ` +
 			`Unavailable") with 2 headers: Content-Type, X-Content-Type-Options, because of an error: ` +
 			"the database is on fire|replaces what it has stored|the head leaves"},
-		{"an answer of the gateway", get("A : b"), hello, "400 Bad Request: |" +
-			"the answer is the gateway's own|the head leaves"},
 		{"HTTP/0.9", "GET /\r\n", hello, "a block of 14 bytes|14 bytes of the body leave|closes"},
 		{"who logs", get(), logging(watched("inner", hello)), "wsgi.errors: log: GET /|app calls the " +
 			"application inner|wsgi.errors: log: startResponse|the head leaves"},
@@ -5149,7 +5141,7 @@ func narration(t *testing.T, width any, brief bool, app, use string, requests ..
 // for what waits, brackets for calls.
 func TestNarration(t *testing.T) {
 	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\n"+
-		"X_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n", "GET / HTTP/1.0\r\nHost : h\r\n\r\n")
+		"X_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n", get("Host : h"))
 	want := `#1   a connection from - is accepted
 #1 > GET /%41?c=4#f HTTP/1.0\r\n
 #1 > Host: h\r\n
@@ -5193,19 +5185,8 @@ func TestNarration(t *testing.T) {
 #1   the gateway ends its half, and reads on until the client closes
 #1   the client has ended its half of the connection
 #1   the gateway closes the connection
-
-#2   a connection from - is accepted
-#2 > GET / HTTP/1.0\r\n
-#2 > Host : h\r\n
-#2 > \r\n
-#2   REQUEST_METHOD   "GET" (bytes 0 to 2)
-#2   PATH_INFO        "/" (byte 4)
-#2   QUERY_STRING     "" (no byte)
-#2   SERVER_PROTOCOL  "HTTP/1.0" (bytes 6 to 13)
-#2 ! 400 Bad Request: expected a header line like "Name: value", with no space
-#2     before the colon (RFC 9112 §5.1, byte 20)
 `
-	holds(t, got, "^"+want+"|\n#2 < RFC 9112 §5.1\\n\n")
+	holds(t, got, "^"+want+"|\n\n#2   a connection|\n#2 ! 400 Bad Request: |\n#2 < RFC 9112 §5.1\\n\n")
 	got = narration(t, 80, false, "echo", "", post("<a>", "Content-Length: 3"))
 	holds(t, got, `block of 3 bytes: "<a>"`) // on a terminal, < is <
 }
