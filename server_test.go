@@ -4043,9 +4043,9 @@ type terminal struct {
 	*replay
 	bash     *exec.Cmd
 	commands *os.File
-	screen   io.ReadCloser
-	came     chan string // what is printed, in pieces
-	text     string      // what has come and is not yet shown on the page
+	screen   lockedBuffer // all that has been printed
+	shown    int          // the bytes of it that the page has shown
+	text     string       // the others
 	running  bool
 	skips    bool // the page shows the rest of the output as "..."
 }
@@ -4090,9 +4090,7 @@ func (r *replay) terminal(name string) *terminal {
 		return r.terminals[name]
 	}
 	fromUs, commands, err := os.Pipe()
-	if err != nil {
-		r.Fatal(err)
-	}
+	noError(r, err)
 	defer fromUs.Close() // bash has its own
 	mapped := ""
 	for onPage, here := range r.here {
@@ -4100,25 +4098,13 @@ func (r *replay) terminal(name string) *terminal {
 	}
 	bash := exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
 	must(bash.StdinPipe())(r) // nobody writes to it
-	x := &terminal{replay: r, bash: bash, commands: commands, screen: must(bash.StdoutPipe())(r),
-		came: make(chan string, 100)}
-	bash.Stderr = bash.Stdout
-	bash.ExtraFiles = []*os.File{fromUs}
-	bash.SysProcAttr = ownGroup()
+	x := &terminal{replay: r, bash: bash, commands: commands}
+	bash.Stdout, bash.Stderr, bash.ExtraFiles = &x.screen, &x.screen, []*os.File{fromUs}
+	bash.SysProcAttr, bash.WaitDelay = ownGroup(), 5*time.Second // for a program that has left the group
 	bash.Env = append(os.Environ(), "RAWSGI="+os.Args[0], "DIR="+r.dir, "PORT="+r.here["8000"],
 		"PORTS="+mapped, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8",
 		"http_proxy=", "GORACE=atexit_sleep_ms=0")
-	must(0, bash.Start())(r)
-	go func() {
-		defer close(x.came)
-		buffer := make([]byte, 1<<16)
-		for {
-			n, err := x.screen.Read(buffer)
-			if x.came <- string(buffer[:n]); err != nil {
-				return // all programs have ended, or stop has closed the screen
-			}
-		}
-	}()
+	noError(r, bash.Start())
 	r.terminals[name] = x
 	return x
 }
@@ -4127,12 +4113,7 @@ func (r *replay) terminal(name string) *terminal {
 func (x *terminal) stop() {
 	x.commands.Close()
 	tell(-x.bash.Process.Pid, syscall.SIGTERM)
-	defer time.AfterFunc(5*time.Second, func() {
-		tell(-x.bash.Process.Pid, os.Kill)
-		x.screen.Close() // if a program has left the group
-	}).Stop()
-	for range x.came { // until nobody can print any more
-	}
+	defer time.AfterFunc(5*time.Second, func() { tell(-x.bash.Process.Pid, os.Kill) }).Stop()
 	x.bash.Wait() // says that it was ended
 }
 
@@ -4149,14 +4130,14 @@ func (x *terminal) do(turn turn) string {
 	case "^C\n":
 		if x.updating {
 			x.until(time.Second, func(string, bool) bool { return false })
-			x.text = "" // is not what comes after it
+			x.shown = len(x.screen.String()) // is not what comes after it
 		}
 		tell(-x.bash.Process.Pid, os.Interrupt)
 	default:
 		if !x.until(30*time.Second, func(_ string, ended bool) bool { return ended }) {
 			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal", turn.line)
 		}
-		x.text, x.running = "", true
+		x.shown, x.running = len(x.screen.String()), true
 		must(io.WriteString(x.commands, x.fromPage(turn.command[len("$ "):])+"\x00"))(x)
 	}
 	x.skips = strings.HasSuffix("\n"+want, "\n...\n")
@@ -4164,12 +4145,12 @@ func (x *terminal) do(turn turn) string {
 	if x.updating && turn.runsOn {
 		patience = 3 * time.Second
 	}
-	used := -1
-	x.until(patience, func(came string, ended bool) bool {
+	used, came, ended := -1, "", false
+	x.until(patience, func(text string, over bool) bool {
+		came, ended = text, over
 		used = matched(normalised(want), normalised(came), ended)
 		return ended || used >= 0 && turn.runsOn
 	})
-	came, ended := x.printed()
 	here := processes.FindAllStringSubmatch(came, -1)
 	for i, onPage := range processes.FindAllStringSubmatch(want, -1) { // the processes of the page
 		number := onPage[2]
@@ -4177,43 +4158,45 @@ func (x *terminal) do(turn turn) string {
 			x.here[number] = here[i][2]
 		}
 	}
-	right := used >= 0 && (ended || turn.runsOn)
-	if !right {
+	if right := used >= 0 && (ended || turn.runsOn); right {
+		came = turn.want
+	} else {
 		used = strings.Count(came, "\n")
+		if !x.updating {
+			x.Errorf("line %d: %s%s\n-update writes the page anew", turn.line, turn.command,
+				difference(normalised(turn.want), normalised(came)))
+		}
 	}
-	x.running = x.running && !ended
-	x.text = strings.Replace(x.text, "\x1e", "", 1)
-	for range used {
-		_, x.text, _ = strings.Cut(x.text, "\n")
+	if x.running = x.running && !ended; !x.running {
+		x.shown += len(x.text)
+		return came
 	}
-	if right {
-		return turn.want
-	}
-	if !x.updating {
-		x.Errorf("line %d: %s%s\n-update writes the page anew", turn.line, turn.command,
-			difference(normalised(turn.want), normalised(came)))
+	for line := range strings.Lines(x.text) {
+		if used--; used >= 0 {
+			x.shown += len(line)
+		}
 	}
 	return came
 }
 
-// until reads what the terminal prints until done says so, or for so long without a word, and
+// until looks at what the terminal prints, until done says so or for so long without a word, and
 // reports whether done did.
 func (x *terminal) until(silence time.Duration, done func(came string, ended bool) bool) bool {
-	for !done(x.printed()) {
-		select {
-		case text, open := <-x.came:
-			if x.text += text; !open {
-				x.Fatalf("the terminal is closed; what came is %q", x.text)
+	for end, length := time.Now().Add(silence), -1; time.Now().Before(end); {
+		if printed := len(x.screen.String()); printed != length {
+			if done(x.printed()) {
+				return true
 			}
-		case <-time.After(silence):
-			return false
+			end, length = time.Now().Add(silence), printed
 		}
+		time.Sleep(2 * time.Millisecond)
 	}
-	return true
+	return false
 }
 
 // printed returns the whole lines that have come, the last one, too, if the command has ended.
 func (x *terminal) printed() (came string, ended bool) {
+	x.text = x.screen.String()[x.shown:]
 	came, rest, ended := strings.Cut(x.text, "\x1e")
 	came += rest
 	ended = ended || !x.running
