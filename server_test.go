@@ -2334,7 +2334,10 @@ func TestUnescape(t *testing.T) {
 // said again here.
 
 // holds is has for a list with | between.
-func holds(t testing.TB, text, wants string) { t.Helper(); has(t, text, strings.Split(wants, "|")...) }
+func holds(t testing.TB, text, wants string) {
+	t.Helper()
+	has(t, text, strings.Split(wants, "|")...)
+}
 
 // replies asks a server, and holds its answer to wants; Date and Server are left out.
 func replies(t testing.TB, addr, request, wants string) {
@@ -2583,12 +2586,12 @@ func TestCGIHost(t *testing.T) {
 		dir := filepath.Dir(file)
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 0)}, hello))
 		lines := "GATEWAY_INTERFACE=CGI/1.1 QUERY_STRING=q REMOTE_ADDR=127.0.0.1 REQUEST_METHOD=POST " +
-			"SCRIPT_NAME=/cgi/p SERVER_NAME=127.0.0.1 HTTP_X_A=1 SERVER_PROTOCOL=HTTP/1.0 CONTENT_LENGTH=3 " +
-			"SERVER_SOFTWARE=" + software + " REQUEST_URI=/cgi/p/a%20b?q REMOTE_HOST=127.0.0.1"
+			"SCRIPT_NAME=/cgi/p SERVER_NAME=127.0.0.1 HTTP_X_A=1 SERVER_PROTOCOL=HTTP/1.0 " +
+			"CONTENT_LENGTH=3 SERVER_SOFTWARE=" + software + " REQUEST_URI=/cgi/p/a%20b?q REMOTE_HOST=127.0.0.1"
 		replies(t, s.addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
 			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd",
-			"\n"+strings.ReplaceAll(lines, " ", "\n|\n")+"\n|\nPATH_INFO=/a b\n|\nPATH_TRANSLATED="+dir+"/a b\n|"+
-				"\ncwd "+dir+"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
+			"\n"+strings.ReplaceAll(lines, " ", "\n|\n")+"\n|\nPATH_INFO=/a b\n|"+
+				"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, s.addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
 		_, _, page := callApplication(newCGI(file, time.Minute, 0), Environ{"HTTP_PROXY": "evil",
 			"SECRET": "evil", "PATH": "evil", "SCRIPT_FILENAME": "evil", "PATH_TRANSLATED": "evil"})
@@ -3227,7 +3230,8 @@ func TestFiles(t *testing.T) {
 		"/a.txt": " 200 |Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n|\r\n\r\ntext$",
 		"/b.html": " 200 |Content-Type: text/html; charset=utf-8\r\n" +
 			"X-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>$",
-		"/empty": " 200 |Content-Length: 0\r\n\r\n$", "/in": " 200 |text$", "/out": " 404 ", "/abs": " 404 ",
+		"/empty": " 200 |Content-Length: 0\r\n\r\n$", "/in": " 200 |text$",
+		"/out": " 404 ", "/abs": " 404 ",
 		"/sub/":  `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`,
 		"/":      `<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`,
 		"/with/": " 200 |\r\n\r\nindex$",
@@ -3344,7 +3348,8 @@ func TestSystemErrors(t *testing.T) {
 
 // TestUpper shows M02, M03 and M04.
 func TestUpper(t *testing.T) {
-	const plain, typed = "start 200 OK|Content-Type: text/plain", ok200 + "Content-Type: text/plain\r\n"
+	const plain = "start 200 OK|Content-Type: text/plain"
+	const typed = ok200 + "Content-Type: text/plain\r\n"
 	for _, c := range []stepCase{
 		{"M02 M03 M04 plain text", "close; " + plain + "|Content-Length: 6; yield abc; yield é\xff",
 			typed + "\r\nABCé\xff", "Close's error"},
@@ -3355,7 +3360,7 @@ func TestUpper(t *testing.T) {
 		{"M04 a type in capitals", "start 200 OK|Content-Type: Text/Plain; yield abc",
 			ok200 + "Content-Type: Text/Plain\r\n\r\nABC", ""},
 		{"M04 what is written", plain + "; write abc; return def", typed + "\r\nABCDEF", ""},
-		{"M04 startResponse in the first iteration", "yield ; " + plain + "; yield a", typed + "\r\nA", ""},
+		{"M04 startResponse in the iteration", "yield ; " + plain + "; yield a", typed + "\r\nA", ""},
 		{"M05 excInfo is passed on", plain + "; again 503 Sorry|Content-Type: text/plain; return x",
 			"HTTP/1.0 503 Sorry\r\nContent-Type: text/plain\r\n\r\nX", ""},
 		{"M03 Close after a panic", "close; " + plain + "; yield ; panic", "500", "the block failed"},
@@ -3565,8 +3570,8 @@ func TestCGIUnderOthers(t *testing.T) {
 	go s.Serve(l)
 	defer s.Close()
 	replies(t, l.Addr().String(), "POST /self/a%20b?q=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"+
-		"Content-Length: 3\r\n\r\nabc", "\nPATH_INFO: /a b\n|\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+
-		strings.Join(body("abc"), "\n|"))
+		"Content-Length: 3\r\n\r\nabc", "\nPATH_INFO: /a b\n|\nQUERY_STRING: q=1\n|"+
+		"\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
 }
 
 // debianPython is the one that sees Debian's packages.
@@ -3609,8 +3614,8 @@ func TestOtherServers(t *testing.T) {
 		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
-		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT", here,
-			forwarded + "\n"},
+		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT",
+			here, forwarded + "\n"},
 		{"gunicorn, our proxy", "gunicorn", debianPython + " -c 'import gunicorn'", environApp, gunicorn,
 			here, forwarded},
 		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
@@ -3632,7 +3637,8 @@ func TestOtherServers(t *testing.T) {
 			noError(t, os.Chmod(dir, 0o755), os.Mkdir(dir+"/cgi-bin", 0o755), // Python's runs them as nobody
 				os.WriteFile(dir+"/program", must(os.ReadFile(os.Args[0]))(t), 0o755),
 				os.WriteFile(dir+"/conf", []byte(fill(c.conf)), 0o755))
-			writeScript(t, dir+"/cgi-bin", "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+dir+`/program -app environ "$@"`)
+			writeScript(t, dir+"/cgi-bin", "self.cgi",
+				"RAWSGI_AS_PROGRAM=1 exec "+dir+`/program -app environ "$@"`)
 			if c.command == "" { // a program for our host
 				addr = start(t, newCGI(dir+"/conf", 30*time.Second, 0)).addr
 			} else {
@@ -3773,7 +3779,8 @@ func TestSecondSignal(t *testing.T) {
 		{"concurrent", syscall.SIGHUP, syscall.SIGHUP}, {"serial", syscall.SIGHUP, syscall.SIGHUP},
 		{"prefork", syscall.SIGHUP, syscall.SIGHUP}} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", c.mode, "-timeout", "1h")
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h", "-mode",
+				c.mode)
 			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
 			program.Process.Signal(c.first)
 			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
@@ -3787,7 +3794,8 @@ func TestSecondSignal(t *testing.T) {
 			}
 			reply, err := io.ReadAll(busy)
 			busy.Close()
-			if whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef")); whole == cut || isReset(err) != cut {
+			whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
+			if whole == cut || isReset(err) != cut {
 				t.Errorf("got %q, %v", reply, err)
 			}
 			if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
@@ -3813,7 +3821,10 @@ func TestBlockedBanner(t *testing.T) {
 	program.Stdout = full
 	noError(t, program.Start(), full.Close())
 	defer program.Process.Kill() // fails if it has ended, as it should
-	eventually(t, "a socket", func() bool { c, err := net.Dial("unix", path); return err == nil && c.Close() == nil })
+	eventually(t, "a socket", func() bool {
+		c, err := net.Dial("unix", path)
+		return err == nil && c.Close() == nil
+	})
 	replies(t, path, get(), "^"+ok200)
 	program.Process.Signal(syscall.SIGTERM)
 	noError(t, ended(t, program))
@@ -4100,7 +4111,8 @@ func (r *replay) terminal(name string) *terminal {
 	must(bash.StdinPipe())(r) // nobody writes to it
 	x := &terminal{replay: r, bash: bash, commands: commands}
 	bash.Stdout, bash.Stderr, bash.ExtraFiles = &x.screen, &x.screen, []*os.File{fromUs}
-	bash.SysProcAttr, bash.WaitDelay = ownGroup(), 5*time.Second // for a program that has left the group
+	bash.SysProcAttr = ownGroup()
+	bash.WaitDelay = 5 * time.Second // for a program that has left the group
 	bash.Env = append(os.Environ(), "RAWSGI="+os.Args[0], "DIR="+r.dir, "PORT="+r.here["8000"],
 		"PORTS="+mapped, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8",
 		"http_proxy=", "GORACE=atexit_sleep_ms=0")
@@ -4551,7 +4563,8 @@ func TestServers(t *testing.T) {
 	for i, server := range servers {
 		addr := cmp.Or(ours[server.name], freeAddr(t))
 		if ours[server.name] == "" {
-			args := strings.Fields(strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace(server.command))
+			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace
+			args := strings.Fields(fill(server.command))
 			program := exec.Command(args[0], args[1:]...)
 			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 			background(t, addr, program)
@@ -4756,7 +4769,7 @@ func (s step) answers(t *testing.T, addr string) {
 		{"06b", post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b"), `^HTTP/1\.0 400 `},
 		{"08a", getPath("/hello"), `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\nHello, World!\n$`},
 		{"08b", "HEAD /hello HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\n$`},
-		{"08b", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp(.*reset)?$`},
+		{"08b", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp`},
 		{"08c", "HEAD /write HTTP/1.0\r\n\r\n", `charset=utf-8\r\n\r\n$`},
 	} {
 		if s.name < a.from {
@@ -4906,7 +4919,8 @@ func checkEvents(t *testing.T, request string, events []event) {
 			t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, text)
 		}
 	}
-	ofRequest := regexp.MustCompile(`^(HTTP_.*|REQUEST_METHOD|PATH_INFO|QUERY_STRING|SERVER_PROTOCOL|CONTENT_.*)$`)
+	ofRequest := regexp.MustCompile(
+		`^(HTTP_.*|REQUEST_METHOD|PATH_INFO|QUERY_STRING|SERVER_PROTOCOL|CONTENT_.*)$`)
 	for _, e := range ofKind(events, "environ") {
 		for key, value := range e.Environ {
 			if ofRequest.MatchString(key) && value != "HTTP/0.9" {
@@ -4961,7 +4975,8 @@ func TestRecord(t *testing.T) {
 				t.Errorf("refused: %+v", refused)
 			}
 			var refusal *Refusal
-			if _, _, err := parse(strings.NewReader(row.send)); errors.As(err, &refusal) && refusal.Line != "" {
+			_, _, err := parse(strings.NewReader(row.send))
+			if errors.As(err, &refusal) && refusal.Line != "" {
 				holds(t, row.send[refused[0].From:], "^"+refusal.Line[refusal.Offset:])
 			}
 			if row.want != "nothing" && row.want != "body" {
@@ -5031,8 +5046,9 @@ func TestRecordTells(t *testing.T) {
 			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
 		{"no body by its status", get(), alone("start 304 Not Modified"),
 			"the answer gets no Content-Length: 304 Not Modified has no body"},
-		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
-			showEnviron, "25 bytes leave|2 headers; 25 bytes sent so far|a Content-Length of|the head leaves"},
+		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
+			"Content-Length: 3\r\n\r\nabc", showEnviron, "25 bytes leave|" +
+			"the status and 2 headers; 25 bytes sent so far|a Content-Length of|the head leaves"},
 		{"a path that moves", getPath("/a/x"), moved, "app calls the application outer|" +
 			`outer sets PATH_INFO to "/x"; it was "/a/x"|outer sets SCRIPT_NAME to "/a"; it was ""|` +
 			"outer calls the application inner"},
@@ -5325,11 +5341,12 @@ func TestTraceLocalRedirect(t *testing.T) {
 // to the server.
 func TestTraceCGI(t *testing.T) {
 	program := rawsgi("-app", "echo", "-trace", "-cgi")
-	program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST", "CONTENT_LENGTH=3")
+	program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST",
+		"CONTENT_LENGTH=3")
 	var stderr bytes.Buffer
 	program.Stdin, program.Stderr = strings.NewReader("abc"), &stderr
 	holds(t, string(must(program.Output())(t)), "^Status: 200 OK\r\n|\r\n\r\nabc$")
-	inOrder(t, stderr.String(), `environ is complete|┌ echo|> abc`+"\n"+`|< Status: 200 OK\r\n|< abc`+"\n")
+	inOrder(t, stderr.String(), "environ is complete|┌ echo|> abc\n|< Status: 200 OK\\r\\n|< abc\n")
 }
 
 // runLab is a request to the lab as its page makes it, with changes.
@@ -5427,7 +5444,8 @@ func TestLab(t *testing.T) {
 	for _, middleware := range middlewares {
 		uses = append(uses, middleware.name)
 	}
-	has(t, content, `app: ["`+strings.Join(apps, `", "`)+`"],`, `use: ["`+strings.Join(uses, `", "`)+`"],`)
+	has(t, content, `app: ["`+strings.Join(apps, `", "`)+`"],`,
+		`use: ["`+strings.Join(uses, `", "`)+`"],`)
 }
 
 // TestLabArrival shows that each way in which the page lets a request arrive is known, and
@@ -5462,7 +5480,9 @@ func TestLabLimits(t *testing.T) {
 		return hello(environ, startResponse)
 	}}, {Name: "echo", App: echo}}, false)
 	blocked := labExperiment("hello", "block")
-	class := inBackground(func() { together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") }) })
+	class := inBackground(func() {
+		together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") })
+	})
 	for range labAtOnce {
 		wait(t, "an experiment", begun)
 	}
@@ -5640,7 +5660,9 @@ func TestClass(t *testing.T) {
 	out, status := check(t, "class", class, "09", "-o", report)
 	same(t, "the status", status, 0)
 	has(t, out, "1 of 10 students: 09 the body\n")
-	text := func(file string) string { return string(must(os.ReadFile(filepath.Join(report, file)))(t)) }
+	text := func(file string) string {
+		return string(must(os.ReadFile(filepath.Join(report, file)))(t))
+	}
 	for _, student := range students {
 		name, _, _ := strings.Cut(strings.Replace(student[0], "=", "'=", 1), "/")
 		has(t, text("class.csv"), fmt.Sprintf("%q,\"09-teapot\",%s", name, student[2]))
