@@ -202,12 +202,14 @@ func same[T any](t testing.TB, what string, got, want T) {
 	}
 }
 
-// has fails the test if a text has not each of these in it.
+// has fails the test unless a text has each of wants, in which ! comes before what it must not
+// have, and ^ and $ are the text's ends.
 func has(t testing.TB, text string, wants ...string) {
 	t.Helper()
 	for _, want := range wants {
-		if !strings.Contains(text, want) {
-			t.Errorf("expected %q in %.2000q", want, text)
+		want, not := strings.CutPrefix(want, "!")
+		if strings.Contains("^"+text+"$", want) == not {
+			t.Errorf("not so: %q (of %q) in:\n%.4000s", want, wants, text)
 		}
 	}
 }
@@ -830,14 +832,6 @@ func returns(status string, headers []Header, body Body) func(*probe, Environ, S
 	return func(p *probe, environ Environ, startResponse StartResponse) Body {
 		startResponse(status, headers)
 		return body
-	}
-}
-
-// closes is returns with a body that has a Close method.
-func closes(status string, headers []Header, body Body) func(*probe, Environ, StartResponse) Body {
-	return func(p *probe, environ Environ, startResponse StartResponse) Body {
-		startResponse(status, headers)
-		return closing{Body: body, p: p}
 	}
 }
 
@@ -1512,18 +1506,6 @@ func play(t *testing.T, times int, scenes ...scene) {
 
 // hold is an application that waits, greet one that does not.
 const hold, greet = "ok; wait; return whole", "ok; return World!"
-
-// endless sends blocks until nobody wants them, and tells when it is closed.
-func endless(closed chan<- bool) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", nil)
-		return Stream(func(yield func([]byte) bool) {
-			defer func() { closed <- true }()
-			for block := make([]byte, 1<<20); yield(block); {
-			}
-		})
-	}
-}
 
 // short gives a server a time-out that tests can wait for, and patient one that none waits for.
 func short(s *Server)   { s.Timeout = 100 * time.Millisecond }
@@ -2351,16 +2333,10 @@ func TestUnescape(t *testing.T) {
 // What the last tables of docs/conformance.md say of forms, CGI programs and upstreams is not
 // said again here.
 
-// holds fails the test unless a text has each of wants, a list with | between. In it, ! comes
-// before what the text must not have, and ^ and $ are the text's ends.
+// holds is has for a list with | between.
 func holds(t testing.TB, text, wants string) {
 	t.Helper()
-	for want := range strings.SplitSeq(wants, "|") {
-		want, not := strings.CutPrefix(want, "!")
-		if strings.Contains("^"+text+"$", want) == not {
-			t.Errorf("not so: %q (in %q) in:\n%.4000s", want, wants, text)
-		}
-	}
+	has(t, text, strings.Split(wants, "|")...)
 }
 
 // replies asks a server, and holds its answer to wants; Date and Server are left out.
@@ -2405,10 +2381,7 @@ func TestCGIGateway(t *testing.T) {
 			strings.Join(body("012"), "\n|"), "^$"},
 		{"G04 before its head", failing, "PATH_INFO=/before", "^Status: 500|!goroutine", "failing"},
 		{"G04 after its head", failing, "PATH_INFO=/after", "^Status: 200|!goroutine", "failing"},
-		{"G04 an error without a line end", func(e Environ, s StartResponse) Body {
-			io.WriteString(e["wsgi.errors"].(io.Writer), "no line end")
-			return hello(e, s)
-		}, "", "^Status: 200", "no line end"},
+		{"G04 an error without a line end", alone("log no end; ok"), "", "^Status: 200", "no end"},
 		{"G04 a wrong length", failing, "CONTENT_LENGTH=+3", "^Status: 400 Bad Request\r\n", "digits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -2416,13 +2389,9 @@ func TestCGIGateway(t *testing.T) {
 			endless, w := io.Pipe()
 			defer w.Close()
 			stdin := io.MultiReader(strings.NewReader("0123456789"), endless)
-			done := make(chan bool)
-			go func() {
-				defer close(done)
-				variables := strings.Split(c.variables, "|")
-				serveCGI(c.app, variables, stdin, &out, log.New(&errors, "", 0))
-			}()
-			wait(t, "its end", done)
+			wait(t, "its end", inBackground(func() {
+				serveCGI(c.app, strings.Split(c.variables, "|"), stdin, &out, log.New(&errors, "", 0))
+			}))
 			holds(t, out.String(), c.want)
 			holds(t, errors.String(), c.log)
 		})
@@ -2440,29 +2409,19 @@ func rawsgi(args ...string) *exec.Cmd {
 // arguments: those of RFC 3875 §4.4 word by word, Python's in one.
 func TestCGIArguments(t *testing.T) {
 	const refused, answered = "^Status: 400 Bad Request\r\n", "^Status: 200 OK\r\n"
-	for _, c := range []struct {
-		query string
-		args  []string
-		want  string
-	}{
-		{"-app+environ", []string{"-app", "environ"}, refused},
-		{"-list", []string{"-list"}, refused},
-		{"%2Dapp%3Denviron", []string{"-app=environ"}, refused},
-		{"x+-app+environ", []string{"-app", "environ"}, refused},
-		{"%0a-app%0Denviron", []string{"-app", "environ"}, refused},
-		{"%20%2dlist", []string{"-list"}, refused},
-		{"send+127.0.0.1:1+x", []string{"send", "127.0.0.1:1", "x"}, answered},
-		{"call+/x", []string{"call", "/x"}, answered},
-		{"foo+bar", []string{"-quiet", "foo", "bar"}, answered},
-		{"", []string{""}, answered},
-		{"-x", nil, answered},
-		{"a-b", []string{"-app", "environ"}, answered + "|QUERY_STRING: a-b\n"},
-		{"-a=b", []string{"-app", "environ"}, answered + "|QUERY_STRING: -a=b\n"},
+	for query, c := range map[string]struct{ args, want string }{
+		"-app+environ": {"-app environ", refused}, "-list": {"-list", refused},
+		"%2Dapp%3Denviron": {"-app=environ", refused}, "x+-app+environ": {"-app environ", refused},
+		"%0a-app%0Denviron": {"-app environ", refused}, "%20%2dlist": {"-list", refused},
+		"send+127.0.0.1:1+x": {"send 127.0.0.1:1 x", answered}, "call+/x": {"call /x", answered},
+		"foo+bar": {"-quiet foo bar", answered}, "-x": {"", answered},
+		"a-b":  {"-app environ", answered + "|QUERY_STRING: a-b\n"},
+		"-a=b": {"-app environ", answered + "|QUERY_STRING: -a=b\n"},
 	} {
-		t.Run(c.query, func(t *testing.T) {
+		t.Run(query, func(t *testing.T) {
 			t.Parallel()
-			program := rawsgi(c.args...)
-			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING="+c.query)
+			program := rawsgi(strings.Fields(c.args)...)
+			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "QUERY_STRING="+query)
 			holds(t, string(must(program.Output())(t)), c.want)
 		})
 	}
@@ -2484,17 +2443,18 @@ func writeScript(t *testing.T, dir, name, commands string) string {
 }
 
 // freeAddr returns an address at which nobody listens. Its port is below those that systems
-// give to ":0" and to clients, so that no test that runs beside this one gets it.
+// give to ":0" and to clients, so that no test that runs beside this one gets it, and has four
+// digits as those of the pages: lengths stay the same.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	for range 20000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+ports.Add(1)%20000)
+	for range 7000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 2000+ports.Add(1)%7000)
 		if l, err := net.Listen("tcp", addr); err == nil {
 			l.Close()
 			return addr
 		}
 	}
-	t.Fatal("no port from 10000 to 29999 is free")
+	t.Fatal("no port from 2000 to 8999 is free")
 	return ""
 }
 
@@ -2555,12 +2515,7 @@ func TestCGIHost(t *testing.T) {
 		{"X05 a local redirect is GET, without a body", `printf 'Location: /other?x=1\n\n'`,
 			"POST /cgi HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 3\r\n\r\nabc",
 			"REQUEST_METHOD: GET\n|PATH_INFO: /other\n|QUERY_STRING: x=1\n|BODY-LENGTH: 0|!CONTENT_", "^$"},
-		{"X05 a local redirect to nowhere", `printf 'Location: /a%%zz\n\n'`, "", " 502 ",
-			`cannot follow the local redirect to "/a%zz"`},
 		{"X05 a loop of them", `printf 'Location: /cgi\n\n'`, "", " 502 ", "too many redirects"},
-		{"X08 no answer", `true`, "", " 502 ", "expected a head, got nothing"},
-		{"X08 no empty line", `printf 'Content-Type: text/plain\n'`, "", " 502 ",
-			"expected an empty line to end the head: unexpected EOF"},
 		{"X08 no empty line, but more", `printf 'Content-Type: text/html\n<p>\n'`, "", " 502 ",
 			"hint for |then an empty line"},
 		{"X08 output before the head", `echo hi`, "", " 502 ", "hint for |print a head, like "},
@@ -2614,8 +2569,7 @@ func TestCGIHost(t *testing.T) {
 			}
 			holds(t, s.errors.String(), c.log)
 			if strings.Contains(c.script, "$0.pid") {
-				pid := pidIn(t, file+".pid")
-				eventually(t, "the end of its child", func() bool { return !alive(pid) })
+				haveEnded(t, pidIn(t, file+".pid"))
 			}
 		})
 	}
@@ -2637,13 +2591,13 @@ func TestCGIHost(t *testing.T) {
 		file := script(t, `printf 'Content-Type: text/plain\n\n'; env; echo "cwd $(pwd)"; cat`)
 		dir := filepath.Dir(file)
 		s := start(t, mount(map[string]Application{"/cgi": newCGI(dir, time.Minute, 0)}, hello))
+		lines := "GATEWAY_INTERFACE=CGI/1.1 QUERY_STRING=q REMOTE_ADDR=127.0.0.1 REQUEST_METHOD=POST " +
+			"SCRIPT_NAME=/cgi/p SERVER_NAME=127.0.0.1 HTTP_X_A=1 SERVER_PROTOCOL=HTTP/1.0 " +
+			"CONTENT_LENGTH=3 SERVER_SOFTWARE=" + software + " REQUEST_URI=/cgi/p/a%20b?q REMOTE_HOST=127.0.0.1"
 		replies(t, s.addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
-			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "GATEWAY_INTERFACE=CGI/1|"+
-			"\nQUERY_STRING=q\n|\nREMOTE_ADDR=127.0.0.1\n|\nREQUEST_METHOD=POST\n|\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nPATH_INFO=/a b\n|\nSERVER_NAME=127.0.0.1\n|\nHTTP_X_A=1\n|\nSERVER_PROTOCOL=HTTP/1.0\n|"+
-			"\nSERVER_SOFTWARE="+software+"\n|\nCONTENT_LENGTH=3\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|"+
-			"\nREMOTE_HOST=127.0.0.1\n|\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+"\n|\nabc$|"+
-			"!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
+			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd",
+			"\n"+strings.ReplaceAll(lines, " ", "\n|\n")+"\n|\nPATH_INFO=/a b\n|"+
+				"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, s.addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
 		_, _, page := callApplication(newCGI(file, time.Minute, 0), Environ{"HTTP_PROXY": "evil",
 			"SECRET": "evil", "PATH": "evil", "SCRIPT_FILENAME": "evil", "PATH_TRANSLATED": "evil"})
@@ -2651,9 +2605,8 @@ func TestCGIHost(t *testing.T) {
 	})
 	t.Run("X11 what is no program", func(t *testing.T) {
 		dir := filepath.Dir(script(t, "hi"))
-		in := func(name string) string { return filepath.Join(dir, name) }
-		writeFile(t, in("data"), "")
-		noError(t, os.Symlink("/bin/true", in("link")), os.Mkdir(in("dir"), 0o700))
+		writeFile(t, dir+"/data", "")
+		noError(t, os.Symlink("/bin/true", dir+"/link"), os.Mkdir(dir+"/dir", 0o700))
 		s := start(t, newCGI(dir, time.Minute, 0))
 		for target, want := range map[string]string{"/": "404", "/nothing": "404", "/dir": "403",
 			"/data": "403", "/link": "403", "/../" + filepath.Base(dir) + "/p": "404",
@@ -2664,16 +2617,13 @@ func TestCGIHost(t *testing.T) {
 	t.Run("X09 the body's file has no name while it is there", func(t *testing.T) {
 		spooled := t.TempDir()
 		t.Setenv("TMPDIR", spooled)
-		c := dial(t, start(t, newCGI(script(t, "hi"), time.Minute, 0)).addr)
-		io.WriteString(c, "POST / HTTP/1.1\r\nHost:\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-		must(io.ReadFull(c, make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n"))))(t) // it reads now
-		for _, rest := range []string{"abc", ""} {
-			if left := must(os.ReadDir(spooled))(t); len(left) > 0 {
-				t.Errorf("there is %v", left)
-			}
-			io.WriteString(c, rest)
-			must(io.ReadAll(c))(t)
-		}
+		c := sendTo(t, start(t, newCGI(script(t, "hi"), time.Minute, 0)).addr,
+			"POST / HTTP/1.1\r\nHost:\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+		takes(t, c, "until Continue\r\n\r\n") // it reads now
+		same(t, "files", len(must(os.ReadDir(spooled))(t)), 0)
+		io.WriteString(c, "abc")
+		takes(t, c, "rest hi")
+		same(t, "files", len(must(os.ReadDir(spooled))(t)), 0)
 	})
 	t.Run("X01 more than the system can pass to a program", func(t *testing.T) {
 		only(t, "the limit of 128 KiB for a variable is Linux's", "linux")
@@ -2683,17 +2633,14 @@ func TestCGIHost(t *testing.T) {
 	slow := script(t, "hi; for i in 1 2 3; do sleep 0.2; echo $i; done")
 	t.Run("X12 the time in which the client reads does not count", func(t *testing.T) {
 		t.Parallel()
-		_, _, page := callApplication(func(environ Environ, startResponse StartResponse) Body {
-			body := newCGI(slow, 500*time.Millisecond, 0)(environ, startResponse)
-			return Stream(func(yield func([]byte) bool) {
-				defer body.(io.Closer).Close()
-				for block := range body.All() {
-					time.Sleep(400 * time.Millisecond) // with its 200, longer than it may be silent
-					yield(block)
-				}
-			})
-		}, Environ{})
-		holds(t, string(page), "^hi1\n2\n3\n$")
+		body := called(newCGI(slow, 500*time.Millisecond, 0), Environ{})
+		defer body.(io.Closer).Close()
+		page := ""
+		for block := range body.All() {
+			time.Sleep(400 * time.Millisecond) // with its 200, longer than it may be silent
+			page += string(block)
+		}
+		same(t, "the page", page, "hi1\n2\n3\n")
 	})
 	t.Run("X12 one program at a time", func(t *testing.T) {
 		file := script(t, "echo x >&2; "+waits+`[ $QUERY_STRING ] && hi || printf 'Location: /cgi?x\n\n'`)
@@ -2703,14 +2650,13 @@ func TestCGIHost(t *testing.T) {
 			cut := row{how: "then end", send: "POST /cgi HTTP/1.0\r\nContent-Length: 3\r\n\r\na"}
 			holds(t, exchangeWith(t, s.addr, cut, 1<<10), " 400 ")
 		}
-		first := make(chan string)
-		go func() { first <- ask(t, s.addr, getPath("/cgi")) }()
+		first := sendTo(t, s.addr, getPath("/cgi"))
 		eventually(t, "the program", func() bool { return strings.Contains(s.errors.String(), "x\n") })
 		unread := readerFunc(func([]byte) (int, error) { t.Error("the body is read"); return 0, io.EOF })
 		status, headers, _ := callApplication(host, Environ{"CONTENT_LENGTH": "3", "wsgi.input": unread})
 		holds(t, fmt.Sprint(status, headers), "503 |{Retry-After 1}")
 		writeFile(t, file+".pid", "")
-		holds(t, wait(t, "the first answer", first), "\r\n\r\nhi$") // its place was free for the second
+		holds(t, readRest(t, first), "\r\n\r\nhi$") // its place was free for the second
 		replies(t, s.addr, getPath("/cgi"), "\r\n\r\nhi$")
 	})
 	for _, name := range []string{"a gateway", "a server, at the second signal", "a server, in time"} {
@@ -2722,24 +2668,21 @@ func TestCGIHost(t *testing.T) {
 				long(t) // five seconds
 			}
 			program := rawsgi("-addr", "127.0.0.1:0", "-app", "cgi", "-script", file, "-timeout", "1h")
-			program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET")
-			addr, log := "", &lockedBuffer{}
 			if name == "a gateway" {
+				program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET")
 				noError(t, program.Start())
 			} else {
-				_, addr, log = startCommand(t, program)
-				io.WriteString(dial(t, addr), get())
+				_, addr, _ := startCommand(t, program)
+				sendTo(t, addr, get())
 			}
 			pid := pidIn(t, file+".pid")
 			program.Process.Signal(syscall.SIGTERM)
 			if name == "a server, at the second signal" {
-				eventually(t, "a refused connection", func() bool { return !listens(addr) })
-				program.Process.Signal(syscall.SIGHUP)
-			} else if name == "a server, in time" {
-				eventually(t, "its log", func() bool { return strings.Contains(log.String(), `0" 502`) })
+				time.Sleep(100 * time.Millisecond) // two at once may arrive as one
+				program.Process.Signal(syscall.SIGTERM)
 			}
 			ended(t, program) // how it ends is for other tests
-			eventually(t, "its end", func() bool { return !alive(pid) })
+			haveEnded(t, pid)
 		})
 	}
 }
@@ -2791,19 +2734,23 @@ func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffe
 // startCommand starts a command that runs our source, or nearly so, on a free port.
 func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
-	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1")
 	log := &lockedBuffer{}
-	program.Stderr = log
+	program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), log
 	stdout := must(program.StdoutPipe())(t)
 	noError(t, program.Start())
-	t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+	t.Cleanup(func() {
+		program.Process.Kill() // fails if it has ended, as it should
+		program.Wait()         // says that it was killed
+	})
 	defer time.AfterFunc(20*time.Second, func() { program.Process.Kill() }).Stop()
-	banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
-	address := regexp.MustCompile(`^Serving HTTP on 127.0.0.1 port \d+ \(http://(.*)/\) \.\.\.\n$`)
+	r := bufio.NewReader(stdout)
+	banner := must(r.ReadString('\n'))(t)
+	address := regexp.MustCompile(`^Serving HTTP on .*\bhttp://([^/]*)/\)? \.\.\.\n$`)
 	match := address.FindStringSubmatch(banner)
 	if match == nil {
 		t.Fatalf("the banner is %q", banner)
 	}
+	go io.Copy(io.Discard, r) // what it prints for its reader; ends with the program
 	return program, match[1], log
 }
 
@@ -2849,17 +2796,12 @@ func startPrefork(t *testing.T, program *exec.Cmd) (addr string, log *lockedBuff
 
 func TestPrefork(t *testing.T) {
 	t.Run("E18 several processes answer", func(t *testing.T) {
-		program := rawsgi("-app", "environ")
-		addr, log, workers := startPrefork(t, program)
+		addr, log, workers := startPrefork(t, rawsgi("-app", "environ"))
 		eventually(t, "an answer of each", func() bool {
 			together(8, func() { replies(t, addr, get(), "\nwsgi.multiprocess: true\n") })
 			return strings.Contains(log.String(), fmt.Sprintf("[%d] 127", workers[0])) &&
 				strings.Contains(log.String(), fmt.Sprintf("[%d] 127", workers[1]))
 		})
-		program.Process.Signal(syscall.SIGTERM)
-		if err := ended(t, program); err != nil || alive(workers[0]) || alive(workers[1]) {
-			t.Errorf("the program ended with %v, or a worker has survived: %s", err, log)
-		}
 	})
 	t.Run("a worker that cannot be started again", func(t *testing.T) {
 		t.Parallel() // waits until it may be
@@ -2867,40 +2809,12 @@ func TestPrefork(t *testing.T) {
 		if err := os.Link(os.Args[0], path); err != nil { // another file system
 			noError(t, os.WriteFile(path, must(os.ReadFile(os.Args[0]))(t), 0o700))
 		}
-		program := exec.Command(path, "-app", "hello")
-		addr, log, workers := startPrefork(t, program)
+		addr, log, workers := startPrefork(t, exec.Command(path, "-app", "hello"))
 		noError(t, os.Remove(path))
 		tell(workers[0], os.Kill)
 		eventually(t, "a failure", func() bool { return strings.Contains(log.String(), "no such file") })
 		replies(t, addr, get(), "World!\n$")
-		program.Process.Signal(syscall.SIGTERM)
-		ended(t, program) // how it ends is for others
 	})
-	for signals := 1; signals <= 2; signals++ {
-		t.Run(fmt.Sprint("a signal lets requests end, a second does not: ", signals), func(t *testing.T) {
-			program := rawsgi("-app", "echo", "-quiet", "-timeout", "1h")
-			addr, _, workers := startPrefork(t, program)
-			busy := dial(t, addr)
-			io.WriteString(busy, post("abc", "Content-Length: 6"))
-			must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-			begin := time.Now()
-			program.Process.Signal(syscall.SIGTERM)
-			eventually(t, "a refused connection", func() bool { return !listens(addr) })
-			if signals == 2 {
-				program.Process.Signal(syscall.SIGTERM)
-			} else {
-				io.WriteString(busy, "def")
-				holds(t, string(must(io.ReadAll(busy))(t)), "abcdef$")
-				busy.Close() // or the server would wait for it
-			}
-			if err := ended(t, program); err != nil || time.Since(begin) > grace-time.Second {
-				t.Errorf("it ended with %v, after %v", err, time.Since(begin))
-			}
-			for _, worker := range workers {
-				eventually(t, "the end of a worker", func() bool { return !alive(worker) })
-			}
-		})
-	}
 	t.Run("a worker that hangs does not keep its parent", func(t *testing.T) {
 		t.Parallel()
 		long(t) // five seconds
@@ -2924,41 +2838,47 @@ func TestEarlySignal(t *testing.T) {
 	if *all {
 		times = 50
 	}
+	early := func(t *testing.T, mode, addr string, i int) {
+		program := rawsgi(append([]string{"-addr", addr, "-mode"}, strings.Fields(mode)...)...)
+		stdout := must(program.StdoutPipe())(t)
+		noError(t, program.Start())
+		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+		banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+		time.Sleep(time.Duration(i*15%100) * time.Millisecond) // any moment of their start
+		workers, begin, killed := children(t, program.Process.Pid), time.Now(), false
+		if killed = i%2 == 1 && strings.HasPrefix(mode, "prefork"); killed {
+			program.Process.Kill()
+		} else {
+			program.Process.Signal(syscall.SIGTERM)
+		}
+		same(t, "whether it fails", ended(t, program) != nil, killed)
+		haveEnded(t, workers...)
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("it took %v to stop", took)
+		}
+		if file, ok := strings.CutPrefix(addr, "unix:"); !ok {
+			must(listen(regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)))(t).Close()
+		} else if _, err := os.Lstat(file); err == nil && !killed {
+			t.Error("the socket is left behind")
+		}
+	}
 	for _, mode := range []string{"concurrent", "serial", "prefork", "prefork -workers 8"} {
 		for _, addr := range []string{"127.0.0.1:0", "unix:" + socketPath(t)} {
 			t.Run(mode+" "+addr[:5], func(t *testing.T) {
 				t.Parallel()
 				for i := range times {
-					program := rawsgi(append([]string{"-addr", addr, "-mode"}, strings.Fields(mode)...)...)
-					banner := make([]byte, 200)
-					stdout := must(program.StdoutPipe())(t)
-					noError(t, program.Start())
-					t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-					n := must(stdout.Read(banner))(t)
-					time.Sleep(time.Duration(i*15%100) * time.Millisecond) // any moment of their start
-					workers, begin := children(t, program.Process.Pid), time.Now()
-					signal := os.Signal(syscall.SIGTERM)
-					if i%2 == 1 && strings.HasPrefix(mode, "prefork") {
-						signal = os.Kill
-					}
-					program.Process.Signal(signal)
-					if err := ended(t, program); err != nil && signal != os.Kill {
-						t.Errorf("the program ended with %v", err)
-					}
-					for _, worker := range workers {
-						eventually(t, "the end of a worker", func() bool { return !alive(worker) })
-					}
-					if took := time.Since(begin); took > 2*time.Second {
-						t.Errorf("it took %v to stop", took)
-					}
-					if file, ok := strings.CutPrefix(addr, "unix:"); !ok {
-						must(listen(regexp.MustCompile(`[\d.]+:\d+`).FindString(string(banner[:n]))))(t).Close()
-					} else if _, err := os.Lstat(file); err == nil && signal != os.Kill {
-						t.Error("the socket is left behind")
-					}
+					early(t, mode, addr, i)
 				}
 			})
 		}
+	}
+}
+
+// haveEnded waits for the end of processes that this one did not start itself.
+func haveEnded(t testing.TB, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		eventually(t, "the end of a process", func() bool { return !alive(pid) })
 	}
 }
 
@@ -2976,11 +2896,10 @@ func TestInheritedSocket(t *testing.T) {
 	program.ExtraFiles = []*os.File{inherited}
 	must(program.Output())(t)
 	l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Millisecond))
-	blocked := time.AfterFunc(5*time.Second, func() { listens(l.Addr().String()) }) // ends an Accept
-	defer blocked.Stop()
-	if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("Accept says %v", err)
-	}
+	// A connection ends an Accept that has no deadline.
+	defer time.AfterFunc(5*time.Second, func() { listens(l.Addr().String()) }).Stop()
+	_, err := l.Accept()
+	same(t, fmt.Sprint("a deadline: ", err), errors.Is(err, os.ErrDeadlineExceeded), true)
 }
 
 // TestOutputErrors shows what happens when standard output is full, or its reader has gone.
@@ -2993,24 +2912,23 @@ func TestOutputErrors(t *testing.T) {
 	read, nobody, err := os.Pipe()
 	noError(t, err, read.Close())
 	defer nobody.Close()
-	send := []string{"send", start(t, endless(make(chan bool, 10))).addr, get()}
+	send := []string{"send", start(t, alone("ok; flood")).addr, get()}
+	const fails = "^1 |no space left" // its exit status and standard error
 	for _, c := range []struct {
 		stdout *os.File
+		want   string
 		args   []string
-		want   string // of its exit status and standard error
 	}{
-		{full, send, "^1 |no space left"}, {full, []string{"-list"}, "^1 |no space left"},
-		{full, []string{"-help"}, "^1 |no space left"},
-		{full, []string{"call", "/"}, "^1 |no space left"},
-		{full, []string{"-addr", "127.0.0.1:99999"}, "!^0|!no space"}, // a server needs no output
-		{nobody, send, "!^0"},
+		{full, fails, send}, {full, fails, []string{"-list"}}, {full, fails, []string{"-help"}},
+		{full, fails, []string{"call", "/"}}, {nobody, "!^0", send},
+		{full, "!^0|!no space", []string{"-addr", "127.0.0.1:99999"}}, // a server needs no output
 	} {
 		var stderr lockedBuffer
 		program := rawsgi(c.args...)
 		program.Stdout, program.Stderr = c.stdout, &stderr
 		noError(t, program.Start())
 		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-		ended(t, program)                            // its status is compared below
+		ended(t, program)                            // its status is compared here
 		holds(t, fmt.Sprint(program.ProcessState.ExitCode(), " ", &stderr), c.want)
 	}
 }
@@ -3019,71 +2937,66 @@ func TestOutputErrors(t *testing.T) {
 // signal. Whoever could connect gets a whole answer, unless its worker was killed. (T06)
 func TestNothingLost(t *testing.T) {
 	only(t, "Windows has no SIGTERM")
-	for _, name := range []string{"the server", "the parent of workers", "all processes at once",
-		"one worker", "a killed worker"} {
-		t.Run(name, func(t *testing.T) {
-			mode, signal, mayLose := "prefork", os.Signal(syscall.SIGTERM), int64(0)
-			switch name {
-			case "the server":
-				mode = "concurrent"
-			case "a killed worker":
-				signal, mayLose = os.Kill, 32 // the request of each client
+	var addr string
+	var answers, lost, refused atomic.Int64
+	var stopped atomic.Bool
+	asks := func() {
+		for !stopped.Load() {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				refused.Add(1) // the server has ended
+				return
 			}
-			if strings.HasSuffix(name, "worker") {
-				t.Parallel() // mostly waits for another
+			c.SetDeadline(time.Now().Add(20 * time.Second))
+			io.WriteString(c, get()) // fails if the server has hung up
+			reply, err := io.ReadAll(c)
+			c.Close()
+			if answers.Add(1); err != nil || !bytes.HasSuffix(reply, []byte("World!\n")) {
+				lost.Add(1)
+				t.Logf("lost: %q, %v", reply, err)
 			}
-			command := rawsgi("-addr", "127.0.0.1:0", "-mode", mode, "-app", "hello", "-quiet")
+		}
+	}
+	for _, c := range []struct {
+		name, mode string
+		signal     os.Signal
+		mayLose    int64
+	}{{"the server", "concurrent", syscall.SIGTERM, 0}, {"the parent", "prefork", syscall.SIGTERM, 0},
+		{"all processes at once", "prefork", syscall.SIGTERM, 0}, // as systemd stops a service
+		{"one worker", "prefork", syscall.SIGTERM, 0},
+		{"a killed worker", "prefork", os.Kill, 32}, // the request of each client
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			command := rawsgi("-addr", "127.0.0.1:0", "-mode", c.mode, "-app", "hello", "-quiet")
 			command.SysProcAttr = ownGroup()
-			program, addr, log := startCommand(t, command)
-			var answers, lost, refused atomic.Int64
-			var stopped atomic.Bool
-			finished := make(chan bool)
-			go func() {
-				defer close(finished)
-				together(32, func() {
-					for !stopped.Load() {
-						c, err := net.Dial("tcp", addr)
-						if err != nil {
-							refused.Add(1) // the server has ended
-							return
-						}
-						c.SetDeadline(time.Now().Add(20 * time.Second))
-						io.WriteString(c, get()) // fails if the server has hung up
-						reply, err := io.ReadAll(c)
-						c.Close()
-						if answers.Add(1); err != nil || !bytes.HasSuffix(reply, []byte("World!\n")) {
-							lost.Add(1)
-							t.Logf("lost: %q, %v", reply, err)
-						}
-					}
-				})
-			}()
+			program, at, log := startCommand(t, command)
+			addr = at
+			for _, count := range []*atomic.Int64{&answers, &lost, &refused} {
+				count.Store(0)
+			}
+			stopped.Store(false)
+			finished := inBackground(func() { together(32, asks) })
 			eventually(t, "1000 answers", func() bool { return answers.Load() > 1000 })
-			before := answers.Load()
-			switch pid := program.Process.Pid; {
-			case name == "all processes at once":
-				tell(-pid, syscall.SIGTERM) // as systemd stops a service
-			case strings.HasSuffix(name, "worker"):
+			pid := program.Process.Pid
+			if strings.HasSuffix(c.name, "worker") {
 				only(t, "looks for processes in /proc", "linux")
-				worker := children(t, pid)[0]
-				tell(worker, signal)
+				worker, before := children(t, pid)[0], answers.Load()
+				tell(worker, c.signal)
 				eventually(t, "more answers, and another worker", func() bool {
 					now := children(t, pid)
 					return answers.Load() > before+2000 && len(now) == 2 && !slices.Contains(now, worker) &&
 						strings.Contains(log.String(), "starting another")
 				})
-				if refused.Load() > 0 {
-					t.Errorf("%d clients were refused", refused.Load())
-				}
+				same(t, "refused", refused.Load(), 0)
 				stopped.Store(true)
 				wait(t, "the clients", finished)
-				fallthrough
-			default:
-				tell(pid, syscall.SIGTERM)
+			} else if c.name == "all processes at once" {
+				pid = -pid
 			}
+			tell(pid, syscall.SIGTERM)
 			wait(t, "the clients", finished)
 			ended(t, program) // how it ends is for other tests
-			if lost.Load() > mayLose {
+			if lost.Load() > c.mayLose {
 				t.Errorf("%d of %d answers were lost", lost.Load(), answers.Load())
 			}
 		})
@@ -3137,17 +3050,17 @@ func drip(n int) func(net.Conn) {
 
 func TestProxy(t *testing.T) {
 	t.Parallel()
+	const ok, brokeOff = "HTTP/1.0 200 OK\r\n", "the answer broke off: "
+	const two = ok + "Content-Length: 2\r\n\r\nhi"
 	through := func(t *testing.T, upstreams string) *running {
 		proxy := newProxy(upstreams, 300*time.Millisecond)
 		return start(t, mount(map[string]Application{"/p": proxy}, hello))
 	}
-	const ok, brokeOff = "HTTP/1.0 200 OK\r\n", "the answer broke off: "
 	for _, c := range []struct {
 		name, answer string
 		after        func(net.Conn)
 		want, log    string
 	}{
-		{"no answer", "", nil, " 502 ", "expected a head, got nothing"},
 		{"nothing of its length", ok + "Content-Length: 5\r\n\r\n", nil,
 			" 502 |" + brokeOff + "expected 5 body bytes, got 0|\nRFC 9110 §15.6.3\n", brokeOff},
 		{"less than its length", ok + "Content-Length: 5\r\n\r\nab", nil,
@@ -3173,20 +3086,18 @@ func TestProxy(t *testing.T) {
 	}
 	t.Run("an upload that takes longer than any of its pieces may", func(t *testing.T) {
 		t.Parallel()
-		c := dial(t, through(t, start(t, showEnviron).addr).addr)
-		io.WriteString(c, "POST /p HTTP/1.0\r\nContent-Length: 10\r\n\r\n")
+		c := sendTo(t, through(t, start(t, showEnviron).addr).addr,
+			"POST /p HTTP/1.0\r\nContent-Length: 10\r\n\r\n")
 		drip(10)(c)
-		holds(t, string(must(io.ReadAll(c))(t)), strings.Join(body("xxxxxxxxxx"), "\n|"))
+		has(t, readRest(t, c), body("xxxxxxxxxx")...)
 	})
-	t.Run("the target", func(t *testing.T) {
-		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
+	t.Run("below SCRIPT_NAME, too, a target keeps its bytes", func(t *testing.T) { // the rest is rows
+		addr, got := fake(t, two, nil)
 		s := through(t, addr)
-		for sent, want := range map[string]string{"/p": "/", "/p/": "/", "/p?": "/?", "/p?x": "/?x",
-			"/p//a": "//a", "/p/a?": "/a?", "/p/a?b?": "/a?b?", "/p/%61": "/%61", "/p/%25": "/%25",
-			"/p%2Fa":         "/a",
-			"/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/%70/a%2Fb": "/a%2Fb", "/p/a;b=%C3%A9": "/a;b=%C3%A9",
-			"/p/a#b": "/a", "/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "http://h/p?": "/?",
-			"http://h/p/a%2Fb": "/a%2Fb", "http://h/p/?a#b": "/?a", "http://u@h/%70/%2f%2F?": "/%2f%2F?"} {
+		for sent, want := range map[string]string{"/p": "/", "/p?": "/?", "/p/a?b?": "/a?b?",
+			"/p%2Fa": "/a", "/p/a%2Fb?x=%2F": "/a%2Fb?x=%2F", "/%70/a%2Fb": "/a%2Fb", "/p/a#b": "/a",
+			"/p/a://b": "/a://b", "/p/\x80\"<": "/\x80\"<", "http://h/p?": "/?",
+			"http://u@h/%70/%2f%2F?": "/%2f%2F?"} {
 			before := len(got.String())
 			ask(t, s.addr, getPath(sent))
 			holds(t, got.String()[before:], "^GET "+want+" HTTP/1.0\r\n")
@@ -3196,44 +3107,34 @@ func TestProxy(t *testing.T) {
 		addr := freeAddr(t)
 		s := startOn(t, addr, newProxy(addr, time.Second))
 		replies(t, addr, get("Via: 1.0 rawsgi-x"), " 508 ")
-		if s.stop(); strings.Count(s.access.String(), "\n") != 2 {
-			t.Errorf("the access log is %s", s.access)
-		}
+		s.stop()
+		same(t, "lines in the access log", strings.Count(s.access.String(), "\n"), 2)
 	})
 	t.Run("two proxies are no loop, and Via names them", func(t *testing.T) {
-		addr, got := fake(t, "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", nil)
+		addr, got := fake(t, two, nil)
 		second := start(t, newProxy(addr, time.Second))
 		ask(t, through(t, second.addr).addr, "GET /p HTTP/1.1\r\nHost: h\r\nVia: 1.0 fred\r\n\r\n")
 		holds(t, regexp.MustCompile(`rawsgi-\w+`).ReplaceAllString(got.String(), "NAME"),
 			"\nVia: 1.0 fred, 1.1 NAME, 1.0 NAME\r\n")
 	})
 	t.Run("in turn, past one that refuses", func(t *testing.T) {
-		one, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n1", nil)
-		two, _ := fake(t, "HTTP/1.0 200 OK\r\n\r\n2", nil)
+		one, _ := fake(t, ok+"\r\n1", nil)
+		two, _ := fake(t, ok+"\r\n2", nil)
 		s := through(t, one+","+freeAddr(t)+","+two)
-		answers := ""
-		for range 6 {
-			reply := ask(t, s.addr, getPath("/p"))
-			answers += reply[len(reply)-1:]
+		for _, turn := range "221221" { // the one after the refusing takes its turn
+			replies(t, s.addr, getPath("/p"), string(turn)+"$")
 		}
-		holds(t, answers, "^221221$") // the one after the refusing takes its turn
 		replies(t, through(t, freeAddr(t)).addr, getPath("/p"), " 502 ")
 	})
 	t.Run("block by block", func(t *testing.T) {
-		seen := make(chan bool)
-		slow := start(t, func(environ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", nil)
-			return Stream(func(yield func([]byte) bool) { yield([]byte("first\n")); <-seen })
+		p := &probe{wait: make(chan bool)}
+		slow := start(t, func(e Environ, startResponse StartResponse) Body {
+			return does("ok; yield first; wait; yield second")(p, e, startResponse)
 		})
-		defer close(seen)
-		c := dial(t, through(t, slow.addr).addr)
-		io.WriteString(c, getPath("/p"))
-		for lines := bufio.NewScanner(c); lines.Scan(); {
-			if lines.Text() == "first" {
-				return
-			}
-		}
-		t.Error("the first block did not come before the second was made")
+		c := sendTo(t, through(t, slow.addr).addr, getPath("/p"))
+		takes(t, c, "until first")
+		close(p.wait)
+		takes(t, c, "rest second")
 	})
 }
 
@@ -3275,38 +3176,32 @@ func checkEdges(t *testing.T, least int, args ...string) {
 // TestForm shows what a form costs, and one that does not arrive whole. The rest is rows.
 func TestForm(t *testing.T) {
 	const name = "Content-Disposition: form-data; name=\"n\"\r\n\r\n"
+	const file = "Content-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n"
 	const multipart = "multipart/form-data; boundary=B"
-	s := start(t, form)
-	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`) // is not HTML
 	cut := post("--B\r\n"+name+"v", "Content-Type: "+multipart, "Content-Length: 1000")
-	reply := exchangeWith(t, s.addr, row{how: "then end", send: cut}, 1<<20)
-	holds(t, reply, " 400 |expected 1000 body bytes")
-	replies(t, start(t, form, short).addr, cut, " 408 ")
+	s := start(t, form, short)
+	replies(t, s.addr, cut, " 408 ")
+	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`)
+	holds(t, exchangeWith(t, s.addr, row{how: "then end", send: cut}, 1<<20), " 400 |expected 1000")
 	read := func(body io.Reader) (page []byte, refusal *Refusal) {
 		defer func() { refusal, _ = recover().(*Refusal) }()
 		_, _, page = callApplication(form, Environ{"CONTENT_TYPE": multipart, "wsgi.input": body})
 		return page, nil
 	}
-	t.Run("a form that ends anywhere before its closing delimiter", func(t *testing.T) {
-		whole := "--B\r\n" + name + "one\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; " +
-			"filename=\"x\"\r\nContent-Type: a/b\r\n\r\n\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
-		for n := range len(whole) + 1 {
-			_, refusal := read(strings.NewReader(whole[:n]))
-			if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
-				t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
-			}
+	whole := "--B\r\n" + name + "one\r\n--B\r\n" + file + "\r\n--A\r\n--B\r\n" + name + "\r\n--B--"
+	for n := range len(whole) + 1 { // a form that ends anywhere before its closing delimiter
+		_, refusal := read(strings.NewReader(whole[:n]))
+		if n == len(whole) != (refusal == nil) || refusal != nil && refusal.Status != badRequest {
+			t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
 		}
-	})
-	t.Run("a large file is not held in memory", func(t *testing.T) {
-		head := "--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x\"\r\n\r\n"
-		before := totalAlloc()
-		page, _ := read(io.MultiReader(strings.NewReader(head), io.LimitReader(zeros{}, 256<<20),
-			strings.NewReader("\r\n--B--\r\n")))
-		holds(t, string(page), "268435456 bytes")
-		if used := totalAlloc() - before; used > 8<<20 {
-			t.Errorf("allocated %d bytes", used)
-		}
-	})
+	}
+	before := totalAlloc()
+	page, _ := read(io.MultiReader(strings.NewReader("--B\r\n"+file), io.LimitReader(zeros{}, 256<<20),
+		strings.NewReader("\r\n--B--\r\n")))
+	holds(t, string(page), "268435456 bytes")
+	if used := totalAlloc() - before; used > 8<<20 {
+		t.Errorf("a large file is held in memory: %d bytes", used)
+	}
 }
 
 // zeros is endless.
@@ -3314,6 +3209,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
+// TestFiles shows files, links and directories that no row can have.
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
@@ -3330,83 +3226,64 @@ func TestFiles(t *testing.T) {
 			skip(t, fmt.Sprint("this system has no symbolic links: ", err))
 		}
 	}
-	then := time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC)
-	noError(t, os.Chtimes(filepath.Join(root, "a.txt"), then, then))
-	s := start(t, mount(map[string]Application{"/f": newFiles(root)}, hello))
-	for _, c := range []struct{ name, line, want string }{
-		{"a text", "GET /f/a.txt", " 200 |Content-Type: text/plain; charset=utf-8\r\n|\r\n\r\ntext$"},
-		{"its date", "GET /f/a.txt", "Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n"},
-		{"a page", "GET /f/b.html", " 200 |Content-Type: text/html; charset=utf-8\r\n" +
-			"X-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>$"},
-		{"empty", "GET /f/empty", " 200 |Content-Length: 0\r\n\r\n$"},
-		{"a link inside", "GET /f/in", " 200 |text$"},
-		{"a list", "GET /f/sub/", `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`},
-		{"the root's list has what can be served", "GET /f/",
-			`<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`},
-		{"an index page", "GET /f/with/", " 200 |\r\n\r\nindex$"},
-		{"what a query may not have", "GET /f/sub?a=%&%4\x80\"[|]%41?b/c:d@e",
-			" 301 |Location: http://127.0.0.1:80/f/sub/?a=%25&%254%80%22%5B%7C%5D%41?b/c:d@e\r\n"},
-		{"the root without its slash", "GET /f", " 301 |/f/\r\n"},
-		{"a link out", "GET /f/out", " 404 "},
-		{"an absolute link", "GET /f/abs", " 404 "},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			replies(t, s.addr, c.line+" HTTP/1.0\r\nHost: 127.0.0.1:80\r\n\r\n", c.want+"|!hidden|!root:")
-		})
+	touch := func(name string, when time.Time) {
+		t.Helper()
+		noError(t, os.Chtimes(filepath.Join(root, name), when, when))
 	}
+	touch("a.txt", time.Date(2020, 2, 3, 4, 5, 6, 7, time.UTC))
+	s := start(t, newFiles(root))
+	for target, want := range map[string]string{
+		"/a.txt": " 200 |Last-Modified: Mon, 03 Feb 2020 04:05:06 GMT\r\n|\r\n\r\ntext$",
+		"/b.html": " 200 |Content-Type: text/html; charset=utf-8\r\n" +
+			"X-Content-Type-Options: nosniff\r\nContent-Length: 3\r\n\r\n<p>$",
+		"/empty": " 200 |Content-Length: 0\r\n\r\n$", "/in": " 200 |text$",
+		"/out": " 404 ", "/abs": " 404 ",
+		"/sub/":  `<h1>/sub/</h1>|<a href="./d%20&amp;%20e.md">d &amp; e.md</a>`,
+		"/":      `<a href="./a.txt">|<a href="./sub/">sub/</a>|"./in"|!"./out"|!"./abs"`,
+		"/with/": " 200 |\r\n\r\nindex$",
+	} {
+		replies(t, s.addr, "GET "+target+" HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", want+"|!hidden|!root:")
+	}
+	replies(t, start(t, mount(map[string]Application{"/f": newFiles(root)}, hello)).addr,
+		getPath("/f"), " 301 |/f/\r\n")
+	replies(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get(), " 404 ")
 	for since, want := range map[string]string{"Mon, 03 Feb 2020 04:05:06 GMT": " 304 ",
 		"Mon, 03 Feb 2020 04:05:07 GMT": " 304 ", "Mon, 03 Feb 2020 04:05:05 GMT": " 200 ",
 		"Monday, 03-Feb-20 04:05:06 GMT": " 304 ", "Mon Feb  3 04:05:06 2020": " 304 ",
 		"Mon Feb  3 04:05:05 2020": " 200 ", "": " 200 ",
 		"Mon, 03 Feb 2020 04:05:06 GMT\r\nIf-None-Match: \"x\"": " 200 "} {
-		replies(t, s.addr, "GET /f/a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n", want)
+		replies(t, s.addr, "GET /a.txt HTTP/1.0\r\nIf-Modified-Since: "+since+"\r\n\r\n", want)
 	}
-	t.Run("a year of two digits is not more than 50 years ahead", func(t *testing.T) {
-		old := time.Unix(0, 0)
-		noError(t, os.Chtimes(filepath.Join(root, "empty"), old, old))
-		for ahead := range 100 {
-			want := "304" // or not in the future, and then the file is older
-			if 1 <= ahead && ahead <= 50 {
-				want = "200"
-			}
-			year := (time.Now().Year() + ahead) % 100
-			status, _, _ := callApplication(newFiles(root), Environ{"PATH_INFO": "/empty",
-				"HTTP_IF_MODIFIED_SINCE": fmt.Sprintf("Monday, 01-Jan-%02d 00:00:00 GMT", year)})
-			if status[:3] != want {
-				t.Errorf("since %02d: expected %s, got %s", year, want, status)
-			}
+	touch("empty", time.Unix(0, 0))
+	for ahead := range 100 { // a year of two digits is not more than 50 years ahead
+		want := " 304 " // or not in the future, and then the file is older
+		if 1 <= ahead && ahead <= 50 {
+			want = " 200 "
 		}
-	})
-	t.Run("a file of the future", func(t *testing.T) {
-		future := time.Now().Add(time.Hour)
-		noError(t, os.Chtimes(filepath.Join(root, "b.html"), future, future))
-		_, headers, _ := callApplication(newFiles(root), Environ{"PATH_INFO": "/b.html"})
-		date, _ := lookup(headers, "Last-Modified")
-		if modified := must(time.Parse(httpDate, date))(t); modified.After(time.Now()) {
-			t.Errorf("modified on %s", date)
-		}
-	})
-	t.Run("no list in place of an index page that cannot be read", func(t *testing.T) {
-		if os.Geteuid() < 1 {
-			skip(t, "root may read everything, and Windows has no chmod")
-		}
+		replies(t, s.addr, fmt.Sprintf("GET /empty HTTP/1.0\r\nIf-Modified-Since: "+
+			"Monday, 01-Jan-%02d 00:00:00 GMT\r\n\r\n", (time.Now().Year()+ahead)%100), want)
+	}
+	touch("b.html", time.Now().Add(time.Hour)) // a file of the future
+	_, headers, _ := callApplication(newFiles(root), Environ{"PATH_INFO": "/b.html"})
+	date, _ := lookup(headers, "Last-Modified")
+	same(t, date, must(time.Parse(httpDate, date))(t).After(time.Now()), false)
+	if os.Geteuid() > 0 { // root may read everything, and Windows has no chmod
 		index := filepath.Join(root, "with/index.html")
 		noError(t, os.Chmod(index, 0))
 		defer os.Chmod(index, 0o600)
-		replies(t, s.addr, getPath("/f/with/"), " 403 |!<a")
-	})
+		replies(t, s.addr, getPath("/with/"), " 403 |!<a")
+	}
 	t.Run("pipes, sockets and names with control characters", func(t *testing.T) {
 		odd := t.TempDir()
-		mkfifo := exec.Command("mkfifo", filepath.Join(odd, "pipe"), filepath.Join(odd, "index.html"))
 		for _, name := range []string{"a\nb", "c\x7f", "d\te", "ok"} {
 			if err := os.WriteFile(filepath.Join(odd, name), nil, 0o600); err != nil {
 				skip(t, fmt.Sprint("no such name here: ", err))
 			}
 		}
-		if err := mkfifo.Run(); err != nil {
+		if exec.Command("mkfifo", odd+"/pipe", odd+"/index.html").Run() != nil {
 			skip(t, "this system has no mkfifo")
 		}
-		if l, err := net.Listen("unix", filepath.Join(odd, "socket")); err == nil { // or too long a path
+		if l, err := net.Listen("unix", odd+"/socket"); err == nil { // or too long a path
 			defer l.Close()
 		}
 		addr := start(t, newFiles(odd)).addr
@@ -3417,22 +3294,19 @@ func TestFiles(t *testing.T) {
 		only(t, "/proc has the names of open directories", "linux")
 		gone := filepath.Join(t.TempDir(), "gone")
 		noError(t, os.Mkdir(gone, 0o700))
-		directory := must(os.Open(gone))(t)
+		directory := opened(gone)
 		defer directory.Close()
 		noError(t, os.Remove(gone))
-		s := start(t, newFiles(fmt.Sprint("/proc/self/fd/", directory.Fd())))
-		replies(t, s.addr, get(), " 404 ")
+		replies(t, start(t, newFiles(fmt.Sprint("/proc/self/fd/", directory.Fd()))).addr, get(), " 404 ")
 	})
 	t.Run("a name in Latin-1", func(t *testing.T) {
-		err := os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700)
-		if err != nil || runtime.GOOS == "windows" {
+		if err := os.Mkdir(dir+"/caf\xe9", 0o700); err != nil || runtime.GOOS == "windows" {
 			t.Skip("this file system wants UTF-8: ", err)
 		}
 		addr := start(t, newFiles(dir)).addr
 		replies(t, addr, getPath("/caf%E9/"), "<h1>/caf\uFFFD/</h1>|!\xe9")
 		replies(t, addr, get(), "<a href=\"./caf%E9/\">caf\uFFFD/</a>")
 	})
-	replies(t, start(t, newFiles(filepath.Join(dir, "none"))).addr, get(), " 404 ")
 	// A whole answer, or 503.
 	for path, whole := range map[string]string{"/root/a.txt": "text", "/root/with/": "index",
 		"/": `"./link/"`} { // whose target needs one more
@@ -3448,7 +3322,7 @@ func TestFiles(t *testing.T) {
 					break
 				}
 				holds(t, reply, whole)
-				must(io.WriteString(dial(t, addr), "GET "))(t) // one descriptor less
+				sendTo(t, addr, "GET ") // one descriptor less
 			}
 			holds(t, status, "503")
 			eventually(t, "its log", func() bool { return strings.Contains(log.String(), "503: ") })
@@ -3467,76 +3341,51 @@ func TestSystemErrors(t *testing.T) {
 		err       error
 		want, log string
 	}{
-		{cannotServe, syscall.EACCES, "403", "^$"}, {cannotServe, syscall.EPERM, "403", "^$"},
-		{cannotServe, full("open"), "503", "^503: open: "},
-		{cannotServe, &os.PathError{Op: "open", Path: "a", Err: syscall.EMFILE}, "503", "^503: open a: "},
-		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "503", "^503: fork a: "},
-		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EAGAIN}, "503", "^503: fork a: "},
-		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "503", "^503: no x: "},
+		{cannotServe, syscall.EACCES, "^403 |!Retry", "^$"},
+		{cannotServe, syscall.EPERM, "^403 |!Retry", "^$"},
+		{cannotServe, full("open"), "^503 |Retry-After", "^503: open: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EMFILE}, "^503 |Retry-After",
+			"^503: fork a: "},
+		{badGateway, &os.PathError{Op: "fork", Path: "a", Err: syscall.EAGAIN}, "^503 |Retry-After",
+			"^503: fork a: "},
+		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), "^503 |Retry-After",
+			"^503: no x: "},
 	} {
 		var log bytes.Buffer
 		status, headers, _ := callApplication(func(environ Environ, startResponse StartResponse) Body {
 			return c.serve(environ, startResponse, c.err)
 		}, Environ{"wsgi.errors": &log})
-		_, retry := lookup(headers, "Retry-After")
-		if status[:3] != c.want || retry == 1 != (c.want == "503") {
-			t.Errorf("%v: expected %s, got %s %v", c.err, c.want, status, headers)
-		}
+		holds(t, fmt.Sprint(status, headers), c.want)
 		holds(t, log.String(), c.log)
 	}
 }
 
 // TestUpper shows M02, M03 and M04.
 func TestUpper(t *testing.T) {
-	const plain = "Content-Type: text/plain; charset=utf-8\r\n\r\n"
-	text := append(contentLength("6"), textPlain...)
-	typed := func(kind string, more ...Header) func(*probe, Environ, StartResponse) Body {
-		return returns("200 OK", append([]Header{{"Content-Type", kind}}, more...), stream("abc"))
-	}
-	for _, c := range []appCase{
-		{name: "M02 M03 M04 plain text", app: closes("200 OK", text, stream("abc", "é\xff")), closes: 1,
-			log: "Close's error", want: ok200 + plain + "ABCé\xff"},
-		{name: "M04 another type is left alone", app: typed("text/html", Header{"Content-Length", "3"}),
-			want: ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\nabc"},
-		{name: "M04 text that is coded", app: typed("text/plain", Header{"Content-Encoding", "gzip"}),
-			want: ok200 + "Content-Type: text/plain\r\nContent-Encoding: gzip\r\n\r\nabc"},
-		{name: "M04 a type in capitals", app: typed("Text/Plain"),
-			want: ok200 + "Content-Type: Text/Plain\r\n\r\nABC"},
-		{name: "M04 what is written", want: ok200 + plain + "ABCDEF",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				io.WriteString(startResponse("200 OK", textPlain), "abc")
-				return Blocks{[]byte("def")}
-			}},
-		{name: "M04 startResponse in the first iteration", app: func(_ *probe, e Environ,
-			s StartResponse) Body {
-			return class(e, s)
-		}, want: ok200 + plain + "HELLO FROM AN OBJECT'S METHOD ALL\n"},
-		{name: "M05 excInfo is passed on", want: "HTTP/1.0 503 Sorry\r\n" + plain + "X",
-			app: func(p *probe, environ Environ, startResponse StartResponse) Body {
-				startResponse("200 OK", textPlain)
-				startResponse("503 Sorry", textPlain, errors.New("changed"))
-				return Blocks{[]byte("x")}
-			}},
-		{name: "M03 Close after a panic", app: closes("200 OK", text, stream("panic")), closes: 1,
-			want: "500", log: "the block failed"},
+	const plain = "start 200 OK|Content-Type: text/plain"
+	const typed = ok200 + "Content-Type: text/plain\r\n"
+	for _, c := range []stepCase{
+		{"M02 M03 M04 plain text", "close; " + plain + "|Content-Length: 6; yield abc; yield é\xff",
+			typed + "\r\nABCé\xff", "Close's error"},
+		{"M04 another type is left alone", "start 200 OK|Content-Type: text/html|Content-Length: 3; " +
+			"yield abc", ok200 + "Content-Type: text/html\r\nContent-Length: 3\r\n\r\nabc", ""},
+		{"M04 text that is coded", plain + "|Content-Encoding: gzip; yield abc",
+			typed + "Content-Encoding: gzip\r\n\r\nabc", ""},
+		{"M04 a type in capitals", "start 200 OK|Content-Type: Text/Plain; yield abc",
+			ok200 + "Content-Type: Text/Plain\r\n\r\nABC", ""},
+		{"M04 what is written", plain + "; write abc; return def", typed + "\r\nABCDEF", ""},
+		{"M04 startResponse in the iteration", "yield ; " + plain + "; yield a", typed + "\r\nA", ""},
+		{"M05 excInfo is passed on", plain + "; again 503 Sorry|Content-Type: text/plain; return x",
+			"HTTP/1.0 503 Sorry\r\nContent-Type: text/plain\r\n\r\nX", ""},
+		{"M03 Close after a panic", "close; " + plain + "; yield ; panic", "500", "the block failed"},
 	} {
-		t.Run(c.name, func(t *testing.T) { c.run(t, upper) })
+		t.Run(c.name, func(t *testing.T) { c.appCase("").run(t, upper) })
 	}
-	three := simple(returns("200 OK", textPlain, stream("a", "", "b")))
 	blocks := 0 // M02: one block out for each block in
-	for range called(upper(three), Environ{}).All() {
+	for range called(upper(alone(plain+"; yield a; yield ; yield b")), Environ{}).All() {
 		blocks++
 	}
-	if blocks != 3 {
-		t.Errorf("%d blocks", blocks)
-	}
-}
-
-// simple makes an application of that of an appCase without a probe.
-func simple(app func(*probe, Environ, StartResponse) Body) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		return app(nil, environ, startResponse)
-	}
+	same(t, "blocks", blocks, 3)
 }
 
 // called calls an application, with a startResponse that does nothing, and returns its body.
@@ -3561,158 +3410,112 @@ func (c appCase) run(t *testing.T, middleware Middleware, change ...func(*Server
 	}
 	s.stop()
 	c.check(t, string(reply), s.errors.String())
-	if p.calls.Load() != 1 || p.closes.Load() != c.closes { // C01, C02
-		t.Errorf("called %d times, closed %d times", p.calls.Load(), p.closes.Load())
-	}
-	if n := strings.Count(s.access.String(), "\n"); n != 1 { // C10
-		t.Errorf("%d lines in the access log", n)
-	}
+	same(t, "calls", p.calls.Load(), 1) // C01, C02
+	same(t, "calls of Close", p.closes.Load(), c.closes)
+	same(t, "lines in the access log", strings.Count(s.access.String(), "\n"), 1) // C10
 }
 
 func TestCatch(t *testing.T) {
 	const page = "^HTTP/1.0 500 Internal Server Error\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 		"X-Content-Type-Options: nosniff\r\n|"
-	fails := func(func([]byte) bool) { panic("oh no") }
-	for name, app := range map[string]func(*probe, Environ, StartResponse) Body{
-		"in the call":            panics("oh no"),
-		"in the first iteration": returns("200 OK", textPlain, Stream(fails)),
-		"after an empty block": returns("200 OK", textPlain, Stream(func(yield func([]byte) bool) {
-			yield(nil)
-			fails(yield)
-		})),
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := start(t, catch(func(environ Environ, startResponse StartResponse) Body {
-				environ["REMOTE_ADDR"] = environ.Get("HTTP_FROM")
-				return app(nil, environ, startResponse)
-			}))
-			replies(t, s.addr, get("From: ::1"), page+"The application failed: oh no (set|\tserver_test.go:")
-			replies(t, s.addr, get("From: 192.0.2.1"), page+"\r\n\r\nThe application failed.\n$")
-			replies(t, s.addr, get("From: ::1", "X-Forwarded-For: 192.0.2.1"), page+"!oh no")
-			if s.stop(); strings.Count(s.errors.String(), "catch: The application failed: oh no") != 3 {
-				t.Errorf("the log is %s", s.errors)
-			}
-		})
+	for _, steps := range []string{"panic", "ok; yield ; panic"} { // in the call, in an iteration
+		s := start(t, catch(func(environ Environ, startResponse StartResponse) Body {
+			environ["REMOTE_ADDR"] = environ.Get("HTTP_FROM")
+			return alone(steps)(environ, startResponse)
+		}))
+		for lines, want := range map[string]string{
+			"From: ::1":       "The application failed: the block failed (set|\tserver_test.go:",
+			"From: 192.0.2.1": "\r\n\r\nThe application failed.\n$",
+			"From: ::1\r\nX-Forwarded-For: 192.0.2.1": "!the block failed",
+		} {
+			replies(t, s.addr, get(lines), page+want)
+		}
+		s.stop()
+		same(t, "times in the log",
+			strings.Count(s.errors.String(), "catch: The application failed: the block failed"), 3)
 	}
 	for _, c := range []appCase{
-		{name: "after the head", app: closes("200 OK", nil, stream("abc", "panic")), closes: 1, cut: true,
-			want: ok200 + "\r\nabc", log: "the block failed"},
-		{name: "a body cut short keeps its status", app: readAll, want: "400",
-			send: post("abc", "Content-Length: 9"), log: "expected 9 body bytes"},
-		{name: "nothing wrong", app: closes("200 OK", nil, stream("abc")), closes: 1,
-			want: ok200 + "\r\nabc", log: "Close's error"},
+		stepCase{"after the head", "close; ok; yield abc; panic", "cut", "the block failed"}.appCase(""),
+		stepCase{"a body cut short keeps its status", "ok; input", "400", "expected 9 body bytes"}.
+			appCase(post("abc", "Content-Length: 9")),
+		stepCase{"nothing wrong", "close; ok; yield abc", ok200 + "\r\nabc", "Close's error"}.appCase(""),
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, catch) })
 	}
 	t.Run("a panic when no more is wanted", func(t *testing.T) {
-		defer func() { holds(t, fmt.Sprint(recover()), "^too late$") }()
-		late := Stream(func(yield func([]byte) bool) {
-			defer func() { panic("too late") }()
-			yield([]byte("a"))
-		})
-		for range called(catch(simple(returns("200 OK", nil, late))), Environ{}).All() {
+		defer func() { holds(t, fmt.Sprint(recover()), "^the block failed$") }()
+		for range called(catch(alone("ok; insist a; panic")), Environ{}).All() {
 			break
 		}
 	})
-	writes := func(_ Environ, startResponse StartResponse) Body {
-		out := startResponse("200 OK", textPlain)
-		return Stream(func(func([]byte) bool) {
-			if _, err := io.WriteString(out, "x"); err != nil {
-				panic(fmt.Errorf("cannot go on: %w", err))
-			}
-		})
-	}
-	for _, c := range []struct {
-		app  Application
-		want string // in the gateway's log
-	}{{write, "^$"}, {writes, "^$"}, {simple(panics("oh no")), "catch: The application failed"},
-		{simple(func(*probe, Environ, StartResponse) Body { return stream("x") }),
-			"startResponse must be called before|!catch:"}} {
+	// That the client has left is no failure of an application.
+	for steps, want := range map[string]string{"ok; must x": "^$",
+		"ok; yield ; must x": "^$", "panic": "catch: The application failed",
+		"yield x": "startResponse must be called before|!catch:"} {
 		log := &bytes.Buffer{}
 		left := &wire{fail: errors.New("the client has left")}
 		_, more := runOn(left, func(e Environ, s StartResponse) Body {
 			e["wsgi.errors"] = log
-			return catch(c.app)(e, s)
+			return catch(alone(steps))(e, s)
 		})
-		holds(t, log.String()+more, c.want) // that the client has left is no failure of an application
+		holds(t, log.String()+more, want)
 	}
 }
 
 func TestAuth(t *testing.T) {
-	s := start(t, auth(showEnviron))
 	const welcome = " 200 |\nREMOTE_USER: reader\n"
 	const who = " 401 |\r\nWWW-Authenticate: Basic realm=\"rawsgi\", charset=\"UTF-8\"\r\n"
-	for header, want := range map[string]string{
-		"X: y":                                   who,
-		"Authorization: Basic cmVhZGVyOndzZ2k=":  welcome, // reader:wsgi
-		"Authorization: bASIC cmVhZGVyOndzZ2k=":  welcome,
-		"Authorization: Basic cmVhZGVyOndzZ2o=":  who,
-		"Authorization: Basic cmVhZGVyOndzZ2k":   who,
-		"Authorization: Basic":                   who,
-		"Authorization: Digest cmVhZGVyOndzZ2k=": who,
-	} {
-		replies(t, s.addr, get(header), want)
+	s := start(t, auth(showEnviron))
+	for credentials, want := range map[string]string{"Basic cmVhZGVyOndzZ2k=": welcome, // reader:wsgi
+		"bASIC cmVhZGVyOndzZ2k=": welcome, "Basic cmVhZGVyOndzZ2o=": who, "": who, "Basic": who,
+		"Basic cmVhZGVyOndzZ2k": who, "Digest cmVhZGVyOndzZ2k=": who} {
+		replies(t, s.addr, get("Authorization: "+credentials), want)
 	}
+	replies(t, s.addr, get(), who)
 }
 
 // TestValidate shows M07: each rule is named, with the side that breaks it.
 func TestValidate(t *testing.T) {
-	ok, none := Blocks{[]byte("x")}, Blocks{}
-	html := []Header{{"Content-Type", "text/html"}}
-	for _, c := range []struct {
-		name string
-		app  func(*probe, Environ, StartResponse) Body
-		want string // with "", nothing is wrong
-	}{
-		{"nothing wrong", returns("200 OK", html, ok), ""},
-		{"startResponse late", returns("200 OK", html, stream("", "x")), ""},
-		{"205", returns("205 Reset Content", nil, none), ""},
-		{"204 and an empty block", returns("204 No Content", nil, stream("", "")), ""},
-		{"lines of the body", func(_ *probe, environ Environ, startResponse StartResponse) Body {
-			line, err := environ["wsgi.input"].(interface{ ReadLine(int) ([]byte, error) }).ReadLine(0)
-			if string(line) != "" || err != io.EOF {
-				panic(fmt.Sprintf("got %q, %v", line, err))
-			}
-			startResponse("200 OK", html)
-			return ok
-		}, ""},
-		{"write() late", func(_ *probe, _ Environ, startResponse StartResponse) Body { // M05
-			out := startResponse("200 OK", html)
-			io.WriteString(out, "before")
-			return Stream(func(yield func([]byte) bool) { io.WriteString(out, "late") })
-		}, "write() is called before the body is iterated"},
-		{"a body written with 204", func(_ *probe, _ Environ, startResponse StartResponse) Body {
-			io.WriteString(startResponse("204 No Content", nil), "x")
-			return none
-		}, "204 No Content has no body"},
-		{"twice", func(_ *probe, _ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", html)
-			startResponse("200 OK", html)
-			return ok
-		}, "a second call needs excInfo"},
-		{"no status", returns("200", html, ok), "expected a status"},
-		{"no type", returns("200 OK", nil, ok), "200 OK has a Content-Type"},
-		{"a type with 204", returns("204 No Content", html, none), "204 No Content has no Content-Type"},
-		{"a type with 205", returns("205 Reset", html, none), "205 Reset has no Content-Type"},
-		{"a body with 205", returns("205 Reset", nil, stream("", "x")), "205 Reset has no body"},
-		{"a body with 304", returns("304 Not Modified", nil, ok), "304 Not Modified has no body"},
-		{"an underscore", returns("200 OK", []Header{{"X_A", "b"}}, ok), "a header name with _"},
-		{"a control character", returns("200 OK", []Header{{"X", "a\tb"}}, ok), "the value of X"},
-		{"no body", returns("200 OK", html, nil), "it returns an iterable"},
-		{"a wrong Len", returns("200 OK", html, lying{stream("x", "y")}), "Len is the number"},
-		{"no startResponse", func(*probe, Environ, StartResponse) Body { return ok },
-			"startResponse is called before"},
-		{"nor a block", func(*probe, Environ, StartResponse) Body { return none },
-			"startResponse is called"},
+	const html = "start 200 OK|Content-Type: text/html; "
+	for steps, want := range map[string]string{ // "" where nothing is wrong
+		html + "return x": "", html + "yield ; yield x": "", "start 205 Reset Content; none": "",
+		"start 204 No Content; yield ; yield ":             "",
+		html + "write a; yield ; write b":                  "write() is called before the body is iterated", // M05
+		"start 204 No Content; write x":                    "204 No Content has no body",
+		html + html + "return x":                           "a second call needs excInfo",
+		"start 200|Content-Type: a/b; return x":            "expected a status",
+		"ok; return x":                                     "200 OK has a Content-Type",
+		"start 204 No Content|Content-Type: a/b; none":     "204 No Content has no Content-Type",
+		"start 205 Reset|Content-Type: a/b; none":          "205 Reset has no Content-Type",
+		"start 205 Reset; yield ; yield x":                 "205 Reset has no body",
+		"start 304 Not Modified; return x":                 "304 Not Modified has no body",
+		"start 200 OK|Content-Type: a/b|X_A: b; return x":  "a header name with _",
+		"start 200 OK|Content-Type: a/b|X: a\tb; return x": "the value of X",
+		"return x": "startResponse is called before", "none": "startResponse is called",
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, log := runOn(&wire{}, validate(simple(c.app)))
-			if c.want == "" {
-				holds(t, log, "^$")
-			} else {
-				holds(t, log, "application breaks a rule: "+c.want)
-			}
-		})
+		_, log := runOn(&wire{}, validate(alone(steps)))
+		if want = "application breaks a rule: " + want; strings.HasSuffix(want, ": ") {
+			want = "^$"
+		}
+		holds(t, log, want)
+	}
+	for want, body := range map[string]Body{"it returns an iterable": nil,
+		"Len is the number": lying{stream("x", "y")}} {
+		_, log := runOn(&wire{}, validate(func(e Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", textPlain)
+			return body
+		}))
+		holds(t, log, "application breaks a rule: "+want)
+	}
+	_, log := runOn(&wire{}, validate(func(environ Environ, startResponse StartResponse) Body {
+		line, err := environ["wsgi.input"].(interface{ ReadLine(int) ([]byte, error) }).ReadLine(0)
+		same(t, "a line of no body", fmt.Sprint(string(line), err), "EOF")
+		return hello(environ, startResponse)
+	}))
+	holds(t, log, "^$")
+	breaks := func(rule string, do func()) { // by a gateway
+		defer func() { holds(t, fmt.Sprint(recover()), "the gateway breaks a rule: |"+rule) }()
+		do()
 	}
 	all := func(b Body) {
 		for range b.All() {
@@ -3724,24 +3527,16 @@ func TestValidate(t *testing.T) {
 		"Close is called once":              func(b Body) { closed(closed(b)) },
 		"no block is asked for after Close": func(b Body) { all(closed(b)) },
 	} {
-		breaks(t, want, func() { do(called(validate(hello), Environ{})) })
+		breaks(want, func() { do(called(validate(hello), Environ{})) })
 	}
 	for _, environ := range []Environ{{"X": 1}, {"REQUEST_METHOD": ""}, {"SERVER_NAME": ""},
 		{"SERVER_PORT": "x"}, {"HTTP_CONTENT_TYPE": "a/b"}, {"SCRIPT_NAME": "/"}, {"SCRIPT_NAME": "x"},
-		{"PATH_INFO": "x"},
-		{"wsgi.version": "1.0"}, {"wsgi.url_scheme": ""}, {"wsgi.run_once": nil}, {"wsgi.errors": nil},
-		{"CONTENT_LENGTH": "-1"}} {
+		{"PATH_INFO": "x"}, {"wsgi.version": "1.0"}, {"wsgi.url_scheme": ""}, {"wsgi.run_once": nil},
+		{"wsgi.errors": nil}, {"CONTENT_LENGTH": "-1"}} {
 		for key := range maps.Clone(environ) {
-			breaks(t, key, func() { called(validate(hello), environ) })
+			breaks(key, func() { called(validate(hello), environ) })
 		}
 	}
-}
-
-// breaks wants do to panic because a gateway breaks a rule.
-func breaks(t *testing.T, rule string, do func()) {
-	t.Helper()
-	defer func() { t.Helper(); holds(t, fmt.Sprint(recover()), "the gateway breaks a rule: |"+rule) }()
-	do()
 }
 
 // TestValidateEverything runs every row, and every application, with validate around it:
@@ -3758,6 +3553,13 @@ func TestValidateEverything(t *testing.T) {
 	holdToRows(t, "validate", s.addr)
 	s.stop()
 	holds(t, s.errors.String(), "!validate:")
+	requests := []row{{send: post("a=b", "Content-Length: 3")}, {send: "HEAD / HTTP/1.0\r\n\r\n"},
+		{send: getPath("/excinfo")}, {send: getPath("/README.md")}}
+	for _, row := range allRows() {
+		if len(row.send) < 70000 {
+			requests = append(requests, row)
+		}
+	}
 	for _, entry := range applications(Config{Root: "docs"}) {
 		t.Run(entry.Name, func(t *testing.T) {
 			t.Parallel()
@@ -3765,15 +3567,8 @@ func TestValidateEverything(t *testing.T) {
 				entry.App = newClock(2, time.Millisecond)
 			}
 			s := start(t, validate(entry.App))
-			for _, row := range allRows() {
-				if len(row.send) < 70000 {
-					exchangeWith(t, s.addr, row, len(row.send)+1) // the answer is the application's own matter
-				}
-			}
-			for _, request := range []string{get(), post("a=b", "Content-Length: 3"),
-				"HEAD / HTTP/1.0\r\n\r\n",
-				getPath("/excinfo"), getPath("/README.md")} {
-				ask(t, s.addr, request)
+			for _, row := range requests {
+				exchangeWith(t, s.addr, row, len(row.send)+1) // the answer is the application's own matter
 			}
 			s.stop()
 			holds(t, s.errors.String(), "!validate:")
@@ -3788,17 +3583,16 @@ func TestCGIUnderOthers(t *testing.T) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	go s.Serve(l)
 	defer s.Close()
-	const post = " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
-	holds(t, ask(t, l.Addr().String(), "POST /self/a%20b?q=1"+post), "\nPATH_INFO: /a b\n|"+
-		"\nQUERY_STRING: q=1\n|\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
+	replies(t, l.Addr().String(), "POST /self/a%20b?q=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"+
+		"Content-Length: 3\r\n\r\nabc", "\nPATH_INFO: /a b\n|\nQUERY_STRING: q=1\n|"+
+		"\nwsgi.run_once: true\n|"+strings.Join(body("abc"), "\n|"))
 }
 
 // debianPython is the one that sees Debian's packages.
 const debianPython = "/usr/bin/python3"
 
 // lighttpdConf makes lighttpd a CGI host. TestOtherServers fills in what is in capitals.
-const lighttpdConf = `
-server.document-root = "DIR"
+const lighttpdConf = `server.document-root = "DIR"
 server.bind = "127.0.0.1"
 server.port = PORT
 server.modules = ("mod_cgi")
@@ -3809,10 +3603,8 @@ cgi.assign = (".cgi" => "")
 func TestOtherServers(t *testing.T) {
 	long(t)
 	const here, self = "/a%20b?q=1", "/cgi-bin/self.cgi/a%20b?q=1"
-	const hostile = "/cgi-bin/self.cgi?x+-app+hello"
-	const version, has = debianPython + " -V", debianPython + " -c 'import "
+	const version = debianPython + " -V"
 	const cgiHost = "exec " + debianPython + " -m http.server --cgi --bind 127.0.0.1 PORT"
-	const wsgiref = "exec " + debianPython + " conf PORT"
 	const gunicorn = "ln conf app.py; exec " + debianPython + " -m gunicorn -b ADDR app:app"
 	const environ = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
 	const forwarded = environ + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
@@ -3825,42 +3617,44 @@ func TestOtherServers(t *testing.T) {
 	if os.Getuid() == 0 { // its workers could not enter the directory
 		nginx = "exec nginx -p . -c conf -g 'daemon off; user root;'"
 	}
+	shell := func(command string) *exec.Cmd {
+		return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
+	}
 	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
 		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, environ},
 		{"http.server", "python3", version, "", cgiHost, self, environ},
-		{"http.server, arguments", "python3", version, "", cgiHost, hostile, "400 Bad Request\n"},
+		{"http.server, arguments", "python3", version, "", cgiHost, "/cgi-bin/self.cgi?x+-app+hello",
+			"400 Bad Request\n"},
 		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
-		{"wsgiref, our proxy", "python3", version, environApp, wsgiref, here, forwarded + "\n"},
-		{"gunicorn, our proxy", "gunicorn", has + "gunicorn'", environApp, gunicorn, here, forwarded},
+		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT",
+			here, forwarded + "\n"},
+		{"gunicorn, our proxy", "gunicorn", debianPython + " -c 'import gunicorn'", environApp, gunicorn,
+			here, forwarded},
 		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			shell := func(command string) *exec.Cmd {
-				return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
-			}
 			if shell(c.needs).Run() != nil {
 				skip(t, "needs "+c.install, c.install)
 			}
 			dir, addr := must(os.MkdirTemp("", "rawsgi-others-"))(t), freeAddr(t)
 			defer os.RemoveAll(dir)
 			ours := addr
-			if strings.HasPrefix(c.name, "nginx") {
-				ours = start(t, showEnviron).addr
-			}
 			if strings.HasSuffix(c.name, "socket") {
 				ours = "unix:" + startOn(t, "unix:"+dir+"/s", showEnviron).addr
+			} else if strings.HasPrefix(c.name, "nginx") {
+				ours = start(t, showEnviron).addr
 			}
 			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr), "DIR", dir,
 				"OURS", "http://"+ours).Replace
-			program, bin := filepath.Join(dir, "program"), filepath.Join(dir, "cgi-bin")
-			noError(t, os.Chmod(dir, 0o755), os.Mkdir(bin, 0o755), // Python's runs programs as nobody
-				os.WriteFile(program, must(os.ReadFile(os.Args[0]))(t), 0o755),
-				os.WriteFile(filepath.Join(dir, "conf"), []byte(fill(c.conf)), 0o755))
-			writeScript(t, bin, "self.cgi", "RAWSGI_AS_PROGRAM=1 exec "+program+` -app environ "$@"`)
+			noError(t, os.Chmod(dir, 0o755), os.Mkdir(dir+"/cgi-bin", 0o755), // Python's runs them as nobody
+				os.WriteFile(dir+"/program", must(os.ReadFile(os.Args[0]))(t), 0o755),
+				os.WriteFile(dir+"/conf", []byte(fill(c.conf)), 0o755))
+			writeScript(t, dir+"/cgi-bin", "self.cgi",
+				"RAWSGI_AS_PROGRAM=1 exec "+dir+`/program -app environ "$@"`)
 			if c.command == "" { // a program for our host
-				addr = start(t, newCGI(filepath.Join(dir, "conf"), 30*time.Second, 0)).addr
+				addr = start(t, newCGI(dir+"/conf", 30*time.Second, 0)).addr
 			} else {
 				command := shell(fill(c.command))
 				command.Dir = dir
@@ -3958,9 +3752,8 @@ func TestGrade(t *testing.T) {
 				long(t)
 			}
 			out, status := check(t, "server", c.addr, c.rows)
-			if holds(t, out, c.want); status != c.status {
-				t.Errorf("expected status %d, got %d", c.status, status)
-			}
+			holds(t, out, c.want)
+			same(t, "the status", status, c.status)
 		})
 	}
 }
@@ -3979,12 +3772,9 @@ func TestMutants(t *testing.T) {
 func TestStoppedEarly(t *testing.T) {
 	s, l := newServer(hello), must(listen("127.0.0.1:0"))(t)
 	s.Shutdown(time.Second)
-	waiting := dial(t, l.Addr().String())
-	io.WriteString(waiting, get())
+	waiting := sendTo(t, l.Addr().String(), get())
 	s.Serve(l) // accepts what waits, and returns
-	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
-		t.Errorf("got %q", reply)
-	}
+	holds(t, readRest(t, waiting), "^"+ok200)
 }
 
 // A lateListener's first Accept sees only its deadline, although a connection waits.
@@ -4026,76 +3816,69 @@ func TestLateAccept(t *testing.T) {
 
 // TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut. A
 // second SIGHUP is none: when a terminal is closed, its shell and the system send one each.
+// TestProgram shows what one signal does to one process; here it also reaches workers.
 func TestSecondSignal(t *testing.T) {
 	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
 		skip(t, "signals are for Unix, and nohup(1) ignores SIGHUP")
 	}
-	for _, mode := range []string{"concurrent", "serial", "prefork"} {
-		for _, sent := range []os.Signal{syscall.SIGTERM, syscall.SIGHUP} {
-			t.Run(mode+" "+sent.String(), func(t *testing.T) {
-				program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-mode", mode)
-				busy := dial(t, addr)
-				io.WriteString(busy, post("abc", "Content-Length: 6"))
-				must(io.ReadFull(busy, make([]byte, 1)))(t) // the answer has begun
-				program.Process.Signal(sent)
-				eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
-				begin := time.Now()
-				program.Process.Signal(sent)
-				if sent == syscall.SIGHUP {
-					time.Sleep(100 * time.Millisecond) // in which it could cut the answer
-					io.WriteString(busy, "def")
-				}
-				reply, err := io.ReadAll(busy)
-				busy.Close()
-				whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
-				if whole != (sent == syscall.SIGHUP) || !whole && !isReset(err) {
-					t.Errorf("got %q, %v", reply, err)
-				}
-				if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
-					t.Errorf("the program ended with %v after %v", err, took)
-				}
-			})
-		}
+	for _, c := range []struct {
+		mode   string
+		first  os.Signal
+		second os.Signal // Signal(0) if there is none
+	}{{"concurrent", syscall.SIGTERM, syscall.SIGTERM}, {"serial", syscall.SIGTERM, syscall.SIGTERM},
+		{"prefork", syscall.SIGTERM, syscall.SIGTERM}, {"prefork", syscall.SIGTERM, syscall.Signal(0)},
+		{"concurrent", syscall.SIGHUP, syscall.SIGHUP}, {"serial", syscall.SIGHUP, syscall.SIGHUP},
+		{"prefork", syscall.SIGHUP, syscall.SIGHUP}} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h", "-mode",
+				c.mode)
+			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
+			program.Process.Signal(c.first)
+			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
+			begin := time.Now()
+			program.Process.Signal(c.second)
+			cut := c.second == syscall.SIGTERM
+			if !cut {
+				refuses(t, addr)
+				time.Sleep(100 * time.Millisecond) // in which it could cut the answer
+				io.WriteString(busy, "def")
+			}
+			reply, err := io.ReadAll(busy)
+			busy.Close()
+			whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
+			if whole == cut || isReset(err) != cut {
+				t.Errorf("got %q, %v", reply, err)
+			}
+			if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
+				t.Errorf("the program ended with %v after %v", err, took)
+			}
+			haveEnded(t, workers...)
+		})
 	}
 }
 
 // TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
 func TestBlockedBanner(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		skip(t, "signals are for Unix")
-	}
+	only(t, "signals are for Unix")
 	read, full, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	noError(t, err)
 	defer read.Close()
 	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // then it is full
 	for err == nil {
 		_, err = full.Write([]byte("x"))
 	}
 	path := socketPath(t)
-	program := exec.Command(os.Args[0], "-addr", "unix:"+path, "-app", "hello")
-	program.Env, program.Stdout = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), full
-	if err := program.Start(); err != nil {
-		t.Fatal(err)
-	}
-	full.Close()
+	program := rawsgi("-addr", "unix:"+path, "-app", "hello")
+	program.Stdout = full
+	noError(t, program.Start(), full.Close())
 	defer program.Process.Kill() // fails if it has ended, as it should
-	eventually(t, "an answer", func() bool {
+	eventually(t, "a socket", func() bool {
 		c, err := net.Dial("unix", path)
-		if err != nil {
-			return false
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, get())
-		reply, _ := io.ReadAll(c) // at the deadline, an error
-		return bytes.HasPrefix(reply, []byte(ok200))
+		return err == nil && c.Close() == nil
 	})
+	replies(t, path, get(), "^"+ok200)
 	program.Process.Signal(syscall.SIGTERM)
-	if err := ended(t, program); err != nil {
-		t.Errorf("the program ended with %v", err)
-	}
+	noError(t, ended(t, program))
 }
 
 // TestSendCut: send does not hide that the server has hung up before it had all.
@@ -4105,9 +3888,10 @@ func TestSendCut(t *testing.T) {
 		c.(*net.TCPConn).SetLinger(0) // and so ends with a reset
 	})
 	var stdout, stderr bytes.Buffer
-	code := command([]string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}, &stdout, &stderr)
-	if code != 1 || !strings.Contains(stderr.String(), "write") && !strings.Contains(stderr.String(), "read") {
-		t.Errorf("exit %d, %q, %q", code, stdout.String(), stderr.String())
+	args := []string{"send", "-split", "1", "-delay", "20ms", addr, "GET / HTTP/1.0"}
+	same(t, "the exit status", command(args, &stdout, &stderr), 1)
+	if !regexp.MustCompile("write|read").Match(stderr.Bytes()) {
+		t.Errorf("got %q, %q", stdout.String(), stderr.String())
 	}
 }
 
@@ -4116,26 +3900,19 @@ func TestSendCut(t *testing.T) {
 // eachPage runs a test for each page of the course and its exercises, in parallel: -run
 // DocsLinks/03 chooses chapter 3. With -update, a page is written as test returns it.
 func eachPage(t *testing.T, test func(t *testing.T, page, text string) (updated string)) {
-	pages := []string{"README.md", "docs/exercises/README.md"}
-	for _, pattern := range []string{"docs/*.md", "docs/exercises/*/README.md"} {
-		pages = append(pages, must(filepath.Glob(pattern))(t)...)
-	}
-	texts := map[string]string{}
-	for _, page := range pages {
-		texts[page] = string(must(os.ReadFile(page))(t))
-	}
-	slices.SortFunc(pages, func(a, b string) int { // the longest takes longest, so it begins
-		return len(texts[b]) - len(texts[a])
-	})
-	for _, page := range pages {
-		t.Run(strings.ReplaceAll(filepath.ToSlash(page), "/", "_"), func(t *testing.T) {
-			t.Parallel()
-			updated := test(t, filepath.ToSlash(page), texts[page])
-			if *update && updated != texts[page] {
-				writeFile(t, page, updated)
-				t.Logf("%s is written anew", page)
-			}
-		})
+	for _, pattern := range []string{"docs/*.md", "README.md", "docs/exercises/README.md",
+		"docs/exercises/*/README.md"} {
+		for _, page := range must(filepath.Glob(pattern))(t) {
+			page = filepath.ToSlash(page)
+			t.Run(strings.ReplaceAll(page, "/", "_"), func(t *testing.T) {
+				t.Parallel()
+				text := string(must(os.ReadFile(page))(t))
+				if updated := test(t, page, text); *update && updated != text {
+					writeFile(t, page, updated)
+					t.Logf("%s is written anew", page)
+				}
+			})
+		}
 	}
 }
 
@@ -4227,20 +4004,16 @@ func turnsOf(text string) (turns []turn) {
 		if !ok || terminal == " unreplayed" {
 			return content
 		}
-		starts := typed.FindAllStringIndex(content, -1)
-		if starts == nil || starts[0][0] > 0 {
-			starts = slices.Insert(starts, 0, []int{0, 0})
-		}
-		for i, at := range starts {
-			end := len(content)
-			if i+1 < len(starts) {
-				end = starts[i+1][0]
+		commands := append([]string{""}, typed.FindAllString(content, -1)...)
+		for i, output := range typed.Split(content, -1) {
+			turn := turn{line, terminal, commands[i], output, commands[i] == ""}
+			if turn.command+output == "" {
+				continue // the block begins with a command
 			}
-			turn := turn{line, terminal, content[at[0]:at[1]], content[at[1]:end], false}
 			if before, ok := last[terminal]; ok && !strings.HasPrefix(turn.command, "$") {
 				turns[before].runsOn = true
 			}
-			turn.runsOn = turn.command == "" || strings.Contains(turn.want, "Serving HTTP")
+			turn.runsOn = turn.runsOn || strings.Contains(output, "Serving HTTP")
 			last[terminal] = len(turns)
 			turns = append(turns, turn)
 		}
@@ -4254,7 +4027,7 @@ func replayed(t *testing.T, text string, updating bool) string {
 	r := &replay{T: t, updating: updating, dir: t.TempDir(), here: map[string]string{},
 		terminals: map[string]*terminal{}}
 	for _, port := range []string{"8000", "8001", "8002", "8080", "9000"} {
-		r.here[port] = freePort()
+		r.here[port] = portOf(freeAddr(t))
 	}
 	defer func() {
 		for _, terminal := range r.terminals {
@@ -4271,18 +4044,6 @@ func replayed(t *testing.T, text string, updating bool) string {
 	return refilled(text, func(line int, info, content string) string {
 		return cmp.Or(fresh[line], content)
 	})
-}
-
-// freePort returns a port that no other page gets, with four digits as those of the pages:
-// lengths stay the same.
-func freePort() string {
-	for {
-		port := fmt.Sprint(2000 + ports.Add(1)%6000)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			return port
-		}
-	}
 }
 
 // A replay is one page whose commands are run.
@@ -4311,39 +4072,31 @@ func (r *replay) onPage(text string) string {
 	return text
 }
 
-// normal are the rules that make two runs of a command comparable.
-var normal = []struct {
-	pattern *regexp.Regexp
-	with    string
-}{
-	{regexp.MustCompile(`(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d`), "DATE"},
-	{regexp.MustCompile(`\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d`), "TIME"},
-	{regexp.MustCompile(` *\d+(\.\d+)?( ?[nµm]?s|m\d+(\.\d+)?s)\b`), " DURATION"},
-	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d$`), "TIME"},        // the clock's page
-	{regexp.MustCompile(`(/environ[^"]*" 200) \d+`), "$1 SIZE"}, // in the access log
-	{regexp.MustCompile(`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`), "${1}PORT"},
-	{regexp.MustCompile(`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`), "$1${2}VERSION"},
-	{processes, "${1}PID"},
-	{regexp.MustCompile(`(?m) +$`), ""},
+// normal are the rules that make two runs of a command comparable: a pattern, and what takes its
+// place.
+var normal = [][2]string{
+	{`(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d`, "DATE"},
+	{`\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d`, "TIME"},
+	{` *\d+(\.\d+)?( ?[nµm]?s|m\d+(\.\d+)?s)\b`, " DURATION"},
+	{`(?m)^\d\d:\d\d:\d\d$`, "TIME"},        // the clock's page
+	{`(/environ[^"]*" 200) \d+`, "$1 SIZE"}, // in the access log
+	{`((127\.0\.0\.1|\[::1\]):|REMOTE_PORT: )\d{5}\b`, "${1}PORT"},
+	{`\b(curl|[Pp]ython|nginx|go)([/ ]?)\d+(\.\d+)+`, "$1${2}VERSION"},
+	{processes.String(), "${1}PID"}, {`(?m) +$`, ""},
 }
 
 // processes finds the numbers of processes.
 var processes = regexp.MustCompile(`(\[|(?i:\b(?:pid|worker|workers|process)[ :=]+))(\d+)\b`)
 
-// normalised applies the rules to the text of a page and to what came. An answer with a version
-// of curl has no fixed length.
-func normalised(want, came string) (string, string) {
-	texts := [2]string{want, came}
-	for i, text := range texts {
-		for _, rule := range normal {
-			text = rule.pattern.ReplaceAllString(text, rule.with)
-		}
-		if strings.Contains(came, "curl/") {
-			text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
-		}
-		texts[i] = text
+// normalised applies the rules to a text.
+func normalised(text string) string {
+	for _, rule := range normal {
+		text = regexp.MustCompile(rule[0]).ReplaceAllString(text, rule[1])
 	}
-	return texts[0], texts[1]
+	if strings.Contains(text, "curl/") { // an answer with a version of curl has no fixed length
+		text = regexp.MustCompile(`Content-Length: \d+`).ReplaceAllString(text, "Content-Length: N")
+	}
+	return text
 }
 
 // A terminal is a bash that reads commands from file 3, while its standard input stays
@@ -4352,9 +4105,9 @@ type terminal struct {
 	*replay
 	bash     *exec.Cmd
 	commands *os.File
-	screen   io.ReadCloser
-	came     chan string // what is printed, in pieces
-	text     string      // what has come and is not yet shown on the page
+	screen   lockedBuffer // all that has been printed
+	shown    int          // the bytes of it that the page has shown
+	text     string       // the others
 	running  bool
 	skips    bool // the page shows the rest of the output as "..."
 }
@@ -4399,9 +4152,7 @@ func (r *replay) terminal(name string) *terminal {
 		return r.terminals[name]
 	}
 	fromUs, commands, err := os.Pipe()
-	if err != nil {
-		r.Fatal(err)
-	}
+	noError(r, err)
 	defer fromUs.Close() // bash has its own
 	mapped := ""
 	for onPage, here := range r.here {
@@ -4409,47 +4160,23 @@ func (r *replay) terminal(name string) *terminal {
 	}
 	bash := exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
 	must(bash.StdinPipe())(r) // nobody writes to it
-	x := &terminal{replay: r, bash: bash, commands: commands, screen: must(bash.StdoutPipe())(r),
-		came: make(chan string, 100)}
-	bash.Stderr = bash.Stdout
-	bash.ExtraFiles = []*os.File{fromUs}
+	x := &terminal{replay: r, bash: bash, commands: commands}
+	bash.Stdout, bash.Stderr, bash.ExtraFiles = &x.screen, &x.screen, []*os.File{fromUs}
 	bash.SysProcAttr = ownGroup()
+	bash.WaitDelay = 5 * time.Second // for a program that has left the group
 	bash.Env = append(os.Environ(), "RAWSGI="+os.Args[0], "DIR="+r.dir, "PORT="+r.here["8000"],
 		"PORTS="+mapped, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8",
 		"http_proxy=", "GORACE=atexit_sleep_ms=0")
-	must(0, bash.Start())(r)
-	go func() {
-		defer close(x.came)
-		buffer := make([]byte, 1<<16)
-		for {
-			n, err := x.screen.Read(buffer)
-			if x.came <- string(buffer[:n]); err != nil {
-				return // all programs have ended, or stop has closed the screen
-			}
-		}
-	}()
+	noError(r, bash.Start())
 	r.terminals[name] = x
 	return x
-}
-
-// signal sends a signal to all programs of the terminal.
-func (x *terminal) signal(signal os.Signal) {
-	if group, err := os.FindProcess(-x.bash.Process.Pid); err == nil {
-		group.Signal(signal) // fails if all have ended
-	}
 }
 
 // stop ends the terminal.
 func (x *terminal) stop() {
 	x.commands.Close()
-	x.signal(syscall.SIGTERM)
-	patience := time.AfterFunc(5*time.Second, func() {
-		x.signal(os.Kill)
-		x.screen.Close() // if a program has left the group
-	})
-	for range x.came { // until nobody can print any more
-	}
-	patience.Stop()
+	tell(-x.bash.Process.Pid, syscall.SIGTERM)
+	defer time.AfterFunc(5*time.Second, func() { tell(-x.bash.Process.Pid, os.Kill) }).Stop()
 	x.bash.Wait() // says that it was ended
 }
 
@@ -4466,14 +4193,14 @@ func (x *terminal) do(turn turn) string {
 	case "^C\n":
 		if x.updating {
 			x.until(time.Second, func(string, bool) bool { return false })
-			x.text = "" // is not what comes after it
+			x.shown = len(x.screen.String()) // is not what comes after it
 		}
-		x.signal(os.Interrupt)
+		tell(-x.bash.Process.Pid, os.Interrupt)
 	default:
 		if !x.until(30*time.Second, func(_ string, ended bool) bool { return ended }) {
 			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal", turn.line)
 		}
-		x.text, x.running = "", true
+		x.shown, x.running = len(x.screen.String()), true
 		must(io.WriteString(x.commands, x.fromPage(turn.command[len("$ "):])+"\x00"))(x)
 	}
 	x.skips = strings.HasSuffix("\n"+want, "\n...\n")
@@ -4481,17 +4208,12 @@ func (x *terminal) do(turn turn) string {
 	if x.updating && turn.runsOn {
 		patience = 3 * time.Second
 	}
-	used := -1
-	x.until(patience, func(came string, ended bool) bool {
-		normalWant, normalCame := normalised(want, came)
-		used = matched(normalWant, normalCame, ended)
+	used, came, ended := -1, "", false
+	x.until(patience, func(text string, over bool) bool {
+		came, ended = text, over
+		used = matched(normalised(want), normalised(came), ended)
 		return ended || used >= 0 && turn.runsOn
 	})
-	came, ended := x.printed()
-	right := used >= 0 && (ended || turn.runsOn)
-	if !right {
-		used = strings.Count(came, "\n")
-	}
 	here := processes.FindAllStringSubmatch(came, -1)
 	for i, onPage := range processes.FindAllStringSubmatch(want, -1) { // the processes of the page
 		number := onPage[2]
@@ -4499,39 +4221,45 @@ func (x *terminal) do(turn turn) string {
 			x.here[number] = here[i][2]
 		}
 	}
-	x.running = x.running && !ended
-	x.text = strings.Replace(x.text, "\x1e", "", 1)
-	for range used {
-		_, x.text, _ = strings.Cut(x.text, "\n")
+	if right := used >= 0 && (ended || turn.runsOn); right {
+		came = turn.want
+	} else {
+		used = strings.Count(came, "\n")
+		if !x.updating {
+			x.Errorf("line %d: %s%s\n-update writes the page anew", turn.line, turn.command,
+				difference(normalised(turn.want), normalised(came)))
+		}
 	}
-	if right {
-		return turn.want
+	if x.running = x.running && !ended; !x.running {
+		x.shown += len(x.text)
+		return came
 	}
-	if !x.updating {
-		x.Errorf("line %d: %s%s\n-update writes the page anew", turn.line, turn.command,
-			difference(normalised(turn.want, came)))
+	for line := range strings.Lines(x.text) {
+		if used--; used >= 0 {
+			x.shown += len(line)
+		}
 	}
 	return came
 }
 
-// until reads what the terminal prints until done says so, or for so long without a word, and
+// until looks at what the terminal prints, until done says so or for so long without a word, and
 // reports whether done did.
 func (x *terminal) until(silence time.Duration, done func(came string, ended bool) bool) bool {
-	for !done(x.printed()) {
-		select {
-		case text, open := <-x.came:
-			if x.text += text; !open {
-				x.Fatalf("the terminal is closed; what came is %q", x.text)
+	for end, length := time.Now().Add(silence), -1; time.Now().Before(end); {
+		if printed := len(x.screen.String()); printed != length {
+			if done(x.printed()) {
+				return true
 			}
-		case <-time.After(silence):
-			return false
+			end, length = time.Now().Add(silence), printed
 		}
+		time.Sleep(2 * time.Millisecond)
 	}
-	return true
+	return false
 }
 
 // printed returns the whole lines that have come, the last one, too, if the command has ended.
 func (x *terminal) printed() (came string, ended bool) {
+	x.text = x.screen.String()[x.shown:]
 	came, rest, ended := strings.Cut(x.text, "\x1e")
 	came += rest
 	ended = ended || !x.running
@@ -4585,30 +4313,33 @@ func declarationsOf(path string) (list []declaration) {
 		text = regexp.MustCompile(`[ \t]+`).ReplaceAllString(text, " ")
 		list = append(list, declaration{name, text, excerpt})
 	}
+	method := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) (\w+)`)
 	for _, d := range file.Decls {
 		if f, ok := d.(*ast.FuncDecl); ok {
-			name := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) (\w+)`).FindStringSubmatch(lines(nil, f))
-			if name == nil { // no method
-				name = []string{"", f.Name.Name}
+			name := f.Name.Name
+			if parts := method.FindStringSubmatch(lines(nil, f)); parts != nil {
+				name = parts[1] + "." + parts[2]
 			}
-			add(strings.Join(name[1:], "."), lines(f.Doc, f), lines(f.Doc, f))
+			add(name, lines(f.Doc, f), lines(f.Doc, f))
 			continue
 		}
 		group := d.(*ast.GenDecl)
+		of := func(doc *ast.CommentGroup) *ast.CommentGroup { // one alone has that of the group
+			if group.Lparen.IsValid() {
+				return doc
+			}
+			return group.Doc
+		}
 		excerpt := lines(group.Doc, group)
 		for _, spec := range group.Specs {
 			switch spec := spec.(type) {
 			case *ast.ImportSpec:
 				add(spec.Path.Value, "", "")
 			case *ast.TypeSpec:
-				add(spec.Name.Name, lines(cmp.Or(spec.Doc, group.Doc), spec), excerpt)
+				add(spec.Name.Name, lines(of(spec.Doc), spec), excerpt)
 			case *ast.ValueSpec:
-				doc := spec.Doc
-				if !group.Lparen.IsValid() {
-					doc = group.Doc
-				}
 				for _, name := range spec.Names {
-					add(name.Name, lines(doc, spec), excerpt)
+					add(name.Name, lines(of(spec.Doc), spec), excerpt)
 				}
 			}
 		}
@@ -4874,10 +4605,21 @@ func TestServers(t *testing.T) {
 	if !*update && !strings.Contains(page, versions) {
 		skip(t, "docs/servers.md is about other versions (go test -run Servers -update)")
 	}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer l.Close()
+	go netHTTP(environHandler)(l)
+	ours := map[string]string{"rawsgi": start(t, showEnviron).addr, "net/http": l.Addr().String()}
 	outcomes := make([][]graded, len(servers))
 	var all sync.WaitGroup
 	for i, server := range servers {
-		addr := startOther(t, server.name, server.command)
+		addr := cmp.Or(ours[server.name], freeAddr(t))
+		if ours[server.name] == "" {
+			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace
+			args := strings.Fields(fill(server.command))
+			program := exec.Command(args[0], args[1:]...)
+			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+			background(t, addr, program)
+		}
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -4898,27 +4640,6 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// startOther starts one of the servers on a free port.
-func startOther(t *testing.T, name, command string) (addr string) {
-	switch name {
-	case "rawsgi":
-		return start(t, showEnviron).addr
-	case "net/http":
-		l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-		t.Cleanup(func() { l.Close() })
-		go netHTTP(environHandler)(l)
-		return l.Addr().String()
-	}
-	addr = freeAddr(t)
-	_, port, _ := net.SplitHostPort(addr)
-	args := strings.Fields(strings.NewReplacer("ADDR", addr, "PORT", port).Replace(command))
-	program := exec.Command(args[0], args[1:]...)
-	program.Dir = "docs"
-	program.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-	background(t, addr, program)
-	return addr
-}
-
 // environHandler is the environ application for net/http: what it says is what a gateway
 // can make of a request that net/http has read.
 func environHandler(w http.ResponseWriter, r *http.Request) {
@@ -4933,22 +4654,18 @@ func environHandler(w http.ResponseWriter, r *http.Request) {
 		"QUERY_STRING": r.URL.RawQuery, "SERVER_NAME": host, "SERVER_PORT": port,
 		"SERVER_PROTOCOL": r.Proto, "SERVER_SOFTWARE": "net/http", "GATEWAY_INTERFACE": "CGI/1.1",
 		"REMOTE_ADDR": client, "wsgi.url_scheme": "http", "wsgi.input": bytes.NewReader(content)}
+	if r.Host != "" {
+		e["HTTP_HOST"] = r.Host
+	}
 	for name, values := range r.Header {
 		for _, value := range values {
 			e.addHeader(Header{name, value})
 		}
 	}
-	if r.Host != "" {
-		e["HTTP_HOST"] = r.Host
+	_, fields, page := callApplication(showEnviron, e)
+	for _, field := range append(fields, Header{"Server", "net/http"}) {
+		w.Header().Set(field.Name, field.Value)
 	}
-	w.Header().Set("Server", "net/http")
-	page := showEnviron(e, func(_ string, fields []Header, _ ...error) io.Writer {
-		for _, field := range fields {
-			w.Header().Set(field.Name, field.Value)
-		}
-		return w
-	}).(Blocks)[0]
-	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 	w.Write(page) // fails if the client has left
 }
 
@@ -5029,7 +4746,7 @@ func TestSteps(t *testing.T) {
 			building <- true
 			path := s.build(t)
 			<-building
-			addr := s.start(t, path)
+			_, addr, _ := startCommand(t, exec.Command(path))
 			s.grade(t, addr)
 			s.answers(t, addr)
 			if s.name >= "08b" {
@@ -5049,38 +4766,16 @@ func (s step) build(t *testing.T) (path string) {
 	}
 	const addr = `"127.0.0.1:8000"`
 	source := string(must(os.ReadFile(s.path()))(t))
-	if strings.Count(source, addr) != 1 {
-		t.Fatalf("expected %s once", addr)
-	}
-	file := filepath.Join(t.TempDir(), s.name+".go")
-	path = file + ".exe"
-	writeFile(t, file, strings.Replace(source, addr, `"127.0.0.1:0"`, 1))
+	same(t, addr, strings.Count(source, addr), 1)
+	path = filepath.Join(t.TempDir(), s.name+".exe")
+	writeFile(t, path+".go", strings.Replace(source, addr, `"127.0.0.1:0"`, 1))
 	for _, args := range [][]string{{"vet", s.path()},
-		{"build", "-trimpath", "-ldflags", "-s -w", "-o", path, file}} {
+		{"build", "-trimpath", "-ldflags", "-s -w", "-o", path, path + ".go"}} {
 		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 	return path
-}
-
-// start runs the step until the test ends, and returns its address.
-func (s step) start(t *testing.T, path string) (addr string) {
-	program := exec.Command(path)
-	stdout := must(program.StdoutPipe())(t)
-	must(0, program.Start())(t)
-	t.Cleanup(func() {
-		program.Process.Kill() // fails if it has ended by itself, which a row has seen
-		program.Wait()         // says that it was killed
-	})
-	r := bufio.NewReader(stdout)
-	banner := must(r.ReadString('\n'))(t)
-	match := regexp.MustCompile(`^Serving HTTP on http://(.*)/ \.\.\.\n$`).FindStringSubmatch(banner)
-	if match == nil {
-		t.Fatalf("the banner is %q", banner)
-	}
-	go io.Copy(io.Discard, r) // what it prints for its reader; ends with the program
-	return match[1]
 }
 
 // grade sends the table's rows to a step: it has to pass those of its chapters, and to fail one
@@ -5110,29 +4805,25 @@ func (s step) grade(t *testing.T, addr string) {
 	}
 }
 
-// answers shows what the rows do not: patience, and the applications of chapter 8. Each is for the
-// steps from the first that is named to the last.
+// answers shows what the rows do not: patience, and how an answer ends. Each is for the steps from
+// the one that is named.
 func (s step) answers(t *testing.T, addr string) {
-	for _, a := range []struct{ from, to, sent, answer string }{
-		{"03a", "09", "GET / HTTP/1.0\r\n", `^HTTP/1\.0 408 .*waited 2s`},
-		{"04b", "09", "GET / HTTP/1.1\r\n\r\n", `^HTTP/1\.0 400 .*RFC 9112 §3\.2`},
-		{"04b", "09", "GET / HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 `},
-		{"05", "09", post("abc", "Content-Length: 9"), `^HTTP/1\.0 408 .*9 body bytes, got 3`},
-		{"05", "09", "POST / HTTP/1.1\r\nHost: a\r\nExpect:\r\nExpect: a, 100-Continue\r\n" +
-			"Content-Length: 9\r\n\r\nabc", `^HTTP/1\.1 100 Continue\r\n\r\nHTTP/1\.0 408 `},
-		{"05", "09", "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continued\r\n" +
-			"Content-Length: 3\r\n\r\nabc", `^HTTP/1\.0 200 `},
-		{"06b", "09", post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b"), `^HTTP/1\.0 400 `},
-		{"08a", "09", getPath("/hello"), `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\nHello, World!\n$`},
-		{"08b", "09", "HEAD /hello HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\n$`},
-		{"08b", "09", getPath("/errors/before"), `^HTTP/1\.0 500 .*Content-Length: \d+\r\n\r\n500 `},
-		{"08b", "08c", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp$`},
-		{"08d", "09", getPath("/errors/after"), `connection reset`},
-		{"08d", "09", getPath("/errors/excinfo"), `^HTTP/1\.0 503 .*\r\n\r\nSorry: the database is on fire\n$`},
-		{"08c", "09", getPath("/write"), `\r\n\r\n3\.\.\.\n2\.\.\.\n1\.\.\.\nand the rest is returned\n$`},
-		{"08c", "09", "HEAD /write HTTP/1.0\r\n\r\n", `charset=utf-8\r\n\r\n$`},
+	expects := "POST / HTTP/1.1\r\nHost: a\r\n"
+	for _, a := range []struct{ from, sent, answer string }{
+		{"03a", "GET / HTTP/1.0\r\n", `^HTTP/1\.0 408 .*waited 2s`},
+		{"04b", "GET / HTTP/1.1\r\n\r\n", `^HTTP/1\.0 400 .*RFC 9112 §3\.2`},
+		{"04b", "GET / HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 `},
+		{"05", post("abc", "Content-Length: 9"), `^HTTP/1\.0 408 .*9 body bytes, got 3`},
+		{"05", expects + "Expect:\r\nExpect: a, 100-Continue\r\nContent-Length: 9\r\n\r\nabc",
+			`^HTTP/1\.1 100 Continue\r\n\r\nHTTP/1\.0 408 `},
+		{"05", expects + "Expect: 100-continued\r\nContent-Length: 3\r\n\r\nabc", `^HTTP/1\.0 200 `},
+		{"06b", post(strings.Repeat("x", 3<<20), "Content-Length: 3145728", "A : b"), `^HTTP/1\.0 400 `},
+		{"08a", getPath("/hello"), `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\nHello, World!\n$`},
+		{"08b", "HEAD /hello HTTP/1.0\r\n\r\n", `^HTTP/1\.0 200 OK\r\n.*Content-Length: 14\r\n\r\n$`},
+		{"08b", getPath("/errors/after"), `^HTTP/1\.0 200 .*\r\n\r\nThis page will never be comp`},
+		{"08c", "HEAD /write HTTP/1.0\r\n\r\n", `charset=utf-8\r\n\r\n$`},
 	} {
-		if s.name < a.from || s.name > a.to+"~" {
+		if s.name < a.from {
 			continue
 		}
 		reply, err := askUntil(t, addr, a.sent)
@@ -5143,16 +4834,18 @@ func (s step) answers(t *testing.T, addr string) {
 			t.Errorf("%.60q: expected %s, got %.300q", a.sent, a.answer, reply)
 		}
 	}
+	if s.name >= "08d" {
+		checkEdges(t, 7, "gateway", addr)
+	}
 }
 
 // ticks sees the clock's first block long before its last.
 func (s step) ticks(t *testing.T, addr string) {
-	c := dial(t, addr)
-	io.WriteString(c, getPath("/clock"))
+	c := sendTo(t, addr, getPath("/clock"))
 	c.SetReadDeadline(time.Now().Add(5 * time.Second)) // the last comes after nine
-	block := make([]byte, 1024)
-	if n, err := c.Read(block); err != nil || !regexp.MustCompile(`\d\d:\d\d:\d\d\n$`).Match(block[:n]) {
-		t.Errorf("got %q, %v", block[:n], err)
+	takes(t, c, "until \r\n\r\n")
+	if n := must(c.Read(make([]byte, 100)))(t); n != len("12:00:00\n") {
+		t.Errorf("the first block has %d bytes", n)
 	}
 	c.Close() // the step sees that its client has left, and answers the next
 }
@@ -5161,13 +4854,9 @@ func (s step) ticks(t *testing.T, addr string) {
 // waits. Its answer comes only when the first has been hung up on.
 func (s step) waits(t *testing.T, addr string) {
 	first := dial(t, addr)
-	if reply := ask(t, addr, get()); !strings.HasPrefix(reply, ok200) {
-		t.Errorf("got %q", reply)
-	}
+	replies(t, addr, get(), "^"+ok200)
 	first.SetReadDeadline(time.Now().Add(time.Second)) // a server that serves both keeps it longer
-	if n, err := first.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		t.Errorf("the first client got %d bytes, %v, after the second had its answer", n, err)
-	}
+	same(t, "what the first client gets after that", readRest(t, first), "")
 }
 
 // TestStepSizes holds each step to 120 new lines, and its lines to 90 characters.
@@ -5234,15 +4923,18 @@ func texts(events []event) (all string) {
 	return all
 }
 
-// inOrder returns the first text of those that is not in all after the one before it.
-func inOrder(all string, texts ...string) string {
-	for _, text := range texts {
-		_, after, ok := strings.Cut(all, text)
-		if all = after; !ok {
-			return text
+// inOrder fails the test unless a text has each of wants, a list with | between, after the one
+// before it.
+func inOrder(t testing.TB, all, wants string) {
+	t.Helper()
+	rest := all
+	for want := range strings.SplitSeq(wants, "|") {
+		_, after, ok := strings.Cut(rest, want)
+		if rest = after; !ok {
+			t.Errorf("no %q in its place in\n%.4000s", want, all)
+			return
 		}
 	}
-	return ""
 }
 
 // checkEvents holds a record to the bytes that came and to the environ that came of them.
@@ -5250,14 +4942,10 @@ func checkEvents(t *testing.T, request string, events []event) {
 	t.Helper()
 	in := ""
 	for _, e := range ofKind(events, "in") {
-		if e.From != len(in) || e.To != len(in)+len(e.Data) {
-			t.Errorf("bytes %d to %d come after %d", e.From, e.To, len(in))
-		}
+		same(t, "from and to", [2]int{e.From, e.To}, [2]int{len(in), len(in) + len(e.Data)})
 		in += string(e.Data)
 	}
-	if !strings.HasPrefix(request, in) {
-		t.Errorf("the record has %.200q of %.200q", in, request)
-	}
+	same(t, "what came", strings.HasPrefix(request, in), true)
 	keys := Environ{}
 	for _, e := range ofKind(events, "key", "dropped", "refused") {
 		if e.From < 0 || e.From > e.To || e.To > len(in) {
@@ -5282,12 +4970,12 @@ func checkEvents(t *testing.T, request string, events []event) {
 			t.Errorf("%s is %q, its bytes are %q", e.Key, e.Value, text)
 		}
 	}
+	ofRequest := regexp.MustCompile(
+		`^(HTTP_.*|REQUEST_METHOD|PATH_INFO|QUERY_STRING|SERVER_PROTOCOL|CONTENT_.*)$`)
 	for _, e := range ofKind(events, "environ") {
 		for key, value := range e.Environ {
-			if (strings.HasPrefix(key, "HTTP_") || slices.Contains([]string{"REQUEST_METHOD",
-				"PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "CONTENT_LENGTH", "CONTENT_TYPE"},
-				key)) && keys.Get(key) != value && value != "HTTP/0.9" {
-				t.Errorf("%s is %q in environ, %q in the record", key, value, keys.Get(key))
+			if ofRequest.MatchString(key) && value != "HTTP/0.9" {
+				same(t, key, keys.Get(key), value)
 			}
 		}
 	}
@@ -5300,21 +4988,18 @@ func TestRecord(t *testing.T) {
 		file, name, _ := strings.Cut(place, "#")
 		return declared(file, name) != nil
 	}
-	line := regexp.MustCompile(`^app\.go:\d+$`)
-	kinds := map[string]bool{} // that the page knows
-	known := regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`)
-	for _, at := range known.FindAllStringSubmatch(labPage, -1) {
-		if kinds[at[1]] = true; !there(at[2]) {
-			t.Errorf("%s: there is no %s", at[1], at[2])
-		}
+	known := map[string]bool{} // kinds, by the page
+	for _, at := range regexp.MustCompile(`(?m)^\t"?([\w ]+)"?: "(\w+\.go#\w+)",`).
+		FindAllStringSubmatch(labPage, -1) {
+		known[at[1]] = true
+		same(t, at[2], there(at[2]), true)
 	}
 	for kind := range sentences {
-		if !kinds[kind] {
-			t.Errorf("the page does not know where %s is done", kind)
-		}
+		same(t, "the page knows where it is done: "+kind, known[kind], true)
 	}
 	_, refusing, _ := strings.Cut(labPage, "const refusing = {")
 	refusing, _, _ = strings.Cut(refusing, "}")
+	line := regexp.MustCompile(`^app\.go:\d+$`)
 	checkPlaces := func(t *testing.T, events []event) {
 		for _, e := range events {
 			_, function, _ := strings.Cut(e.Place, "#")
@@ -5340,13 +5025,15 @@ func TestRecord(t *testing.T) {
 				row.id() == "B08" && refused[0].From != len(row.send) {
 				t.Errorf("refused: %+v", refused)
 			}
-			if row.want != "nothing" && row.want != "body" &&
-				!strings.HasPrefix(string(out[0].Data), "HTTP/1.0 "+row.want) {
-				t.Errorf("out: %q", out[0].Data)
+			var refusal *Refusal
+			_, _, err := parse(strings.NewReader(row.send))
+			if errors.As(err, &refusal) && refusal.Line != "" {
+				holds(t, row.send[refused[0].From:], "^"+refusal.Line[refusal.Offset:])
 			}
-			if last := events[len(events)-1]; last.Kind != "close" {
-				t.Errorf("the last event is %+v", last)
+			if row.want != "nothing" && row.want != "body" {
+				holds(t, string(out[0].Data), "^HTTP/1.0 "+row.want)
 			}
+			same(t, "the last event", events[len(events)-1].Kind, "close")
 		})
 	}
 	for _, entry := range applications(Config{Root: "docs"}) {
@@ -5354,30 +5041,22 @@ func TestRecord(t *testing.T) {
 			entry.App = newClock(3, 0)
 		}
 		for _, path := range []string{"/", "/before", "/after", "/a/x", "/lab.html"} {
-			checkPlaces(t, told(entry.App, "GET "+path+" HTTP/1.0\r\n\r\n", false))
+			checkPlaces(t, told(entry.App, getPath(path), false))
 		}
 	}
 }
 
-// TestBadByte shows that a refusal points at the first byte that is wrong.
+// TestBadByte shows that a refusal points at the first byte that is wrong, also where the same
+// bytes come once more. TestReadRequest has those of the rows.
 func TestBadByte(t *testing.T) {
 	line := "GET / HTTP/1.0\r\n"
 	for _, request := range []string{ // ‸ is before that byte
-		"G‸\x00T / HTTP/1.0\r\n\r\n", "‸ / HTTP/1.0\r\n\r\n", "GET ‸ / HTTP/1.0\r\n\r\n",
-		"POST /‸\r\n\r\n", "GET / ‸http/1.0\r\n\r\n", "GET / HTTP/‸2.0\r\n\r\n",
-		"GET /a ‸b HTTP/1.0\r\n\r\n", "GET /a‸\x01b HTTP/1.0\r\n\r\n", "GET ‸foo HTTP/1.0\r\n\r\n",
-		"GET /%41‸%4g?%zz HTTP/1.0\r\n\r\n", "GET /%41‸%4 HTTP/1.0\r\n\r\n",
-		"GET /‸%00 HTTP/1.0\r\n\r\n", "CONNECT ‸h:1 HTTP/1.0\r\n\r\n", "\r\nGET‸\r\n\r\n",
-		"‸\x16\x03", get("A: b", "‸ c"), get("‸: b"), get("A‸ : b"), get("A: b", "foo‸"),
-		get("A: b‸\x07c"), get("A: b‸\rc"), line + "A: b‸\n\r\n", get("Host: a", "‸Host: a", "B: c"),
-		get("A: b", "Host: a‸ b", "C: d"), get("Content-Length: ‸+5", "A: +5"),
-		get("A: b", "Transfer-Encoding: ‸x"), get("Content-Length: ‸99999999999"),
-		get("Host: a‸ b", "X-Host: a b", "Host: a b"), get("Host: a", "‸Host: b", "Host: b"),
+		"\r\nGET‸\r\n\r\n", get("A: b", "‸ c"), get("A: b‸\rc"), line + "A: b‸\n\r\n",
+		get("Content-Length: ‸+5", "A: +5"), get("Host: a‸ b", "X-Host: a b", "Host: a b"),
 		get("Host: a", "‸Host: a", "Host: a"), get("Transfer-Encoding: ‸x", "Transfer-Encoding: x"),
-		"GET ‸https://h/ HTTP/1.0\r\nA: b\r\n\r\n", line + "A: b\r\nA: b‸",
-		line + "A: b\r\nA: b‸\n\r\n", "GET /‸%zz HTTP/1.0\r\nGET /%zz HTTP/1.0\r\n", line + "\r‸",
-		line + "A: b‸", "GET /" + strings.Repeat("x", 65531) + "‸x",
-		"GET / HTTP/1.1‸\r\nA: b\r\n\r\n", line + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
+		line + "A: b\r\nA: b‸", line + "A: b\r\nA: b‸\n\r\n", line + "\r‸",
+		"GET /‸%zz HTTP/1.0\r\nGET /%zz HTTP/1.0\r\n", "GET /" + strings.Repeat("x", 65531) + "‸x",
+		line + strings.Repeat("A: b\r\n", 100) + "‸A: b\r\n\r\n",
 	} {
 		before, after, _ := strings.Cut(request, "‸")
 		refused := ofKind(told(showEnviron, before+after, true), "refused")
@@ -5389,80 +5068,63 @@ func TestBadByte(t *testing.T) {
 
 // TestRecordTells shows, in their order, events that the bytes of a request do not decide.
 func TestRecordTells(t *testing.T) {
-	post := func(n int) string {
-		return fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", n)
+	post := func(n int, body string) string {
+		return fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", n, body)
 	}
+	moved := watched("outer", mount(map[string]Application{"/a": watched("inner", hello)}, nil))
 	for _, c := range []struct {
 		name, request string
 		app           Application
-		want          []string
+		want          string
 	}{
-		{"a body that nobody reads", post(9000) + strings.Repeat("x", 9000), hello,
-			[]string{"the gateway ends its half", "bytes more, read and discarded",
-				"the client has ended its half", "the gateway closes the connection"}},
-		{"nothing", "", hello, []string{"a connection from 127.0.0.1:49152 is accepted",
-			"the client has ended its half", "nothing was asked: there will be no answer"}},
-		{"no body", get(), hello, []string{"the request has no Content-Length: no body"}},
-		{"a body of no bytes", post(0), showEnviron, []string{
-			"the request has a Content-Length of 0: no body", "calls the application app"}},
-		{"a body cut short", post(10) + "abc", showEnviron, []string{"app panics\n" +
-			"400 Bad Request: expected 10 body bytes, got 3", "the head leaves"}},
-		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello, []string{
-			`HTTP_HOST is "a", from the absolute target`, `"/": an empty path is the root`,
-			"Host is dropped: the target says a"}},
-		{"a file", "GET /README.md HTTP/1.0\r\n\r\n", newFiles("docs"), []string{
-			"the body of app is a file: the gateway reads, sends and closes it",
-			"the head leaves", "bytes of the body leave"}},
-		{"a byte", "G", hello, []string{"1 byte received, from byte 0 on"}},
-		{"one write", get(), hello, []string{"app gives a block of 14 bytes",
-			"a Content-Length of 14", "the head leaves, in one write with 14 bytes of the body"}},
-		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, []string{"app gives a block of 9 bytes",
-			"is asked for no more blocks"}},
-		{"write()", get(), write, []string{"app calls write() with 5 bytes", "the answer has no " +
-			"Content-Length: nobody knows", "the head leaves", "app calls write() with 5 bytes",
-			"app returns a body, Blocks"}},
-		{"no body by its status", get(), answering("304 Not Modified"),
-			[]string{"the answer gets no Content-Length: 304 Not Modified has no body"}},
-		{"the length that 304 has been given", get(), answering("304 N", Header{"Content-Length",
-			"5"}), []string{"the answer has the Content-Length that the application has given"}},
-		{"the length of 205", get(), answering("205 R", Header{"Content-Length", "5"}),
-			[]string{"the answer gets a Content-Length of 0: 205 R has no body"}},
+		{"a body that nobody reads", post(9000, strings.Repeat("x", 9000)), hello, "the gateway ends " +
+			"its half|bytes more, read and discarded|the client has ended its half|the gateway closes"},
+		{"nothing", "", hello, "a connection from 127.0.0.1:49152 is accepted|" +
+			"the client has ended its half|nothing was asked: there will be no answer"},
+		{"no body", get(), hello, "the request has no Content-Length: no body|app gives a block of 14 " +
+			"bytes|a Content-Length of 14|the head leaves, in one write with 14 bytes of the body"},
+		{"a body of no bytes", post(0, ""), showEnviron,
+			"the request has a Content-Length of 0: no body|calls the application app"},
+		{"a body cut short", post(10, "abc"), showEnviron, "app panics\n" +
+			"400 Bad Request: expected 10 body bytes, got 3|the head leaves"},
+		{"a target that decides", "GET http://a HTTP/1.0\r\nHost: b\r\n\r\n", hello,
+			`HTTP_HOST is "a", from the absolute target|"/": an empty path is the root|` +
+				"Host is dropped: the target says a"},
+		{"a file", getPath("/README.md"), newFiles("docs"), "the body of app is a file: the gateway " +
+			"reads, sends and closes it|the head leaves|bytes of the body leave"},
+		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, "a block of 9 bytes|is asked for no more blocks"},
+		{"write()", get(), write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
+			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
+		{"no body by its status", get(), alone("start 304 Not Modified"),
+			"the answer gets no Content-Length: 304 Not Modified has no body"},
+		{"the length that 304 has been given", get(), alone("start 304 N|Content-Length: 5"),
+			"the answer has the Content-Length that the application has given"},
+		{"the length of 205", get(), alone("start 205 R|Content-Length: 5"),
+			"the answer gets a Content-Length of 0: 205 R has no body"},
 		{"100 Continue", "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n" +
-			"Content-Length: 3\r\n\r\nabc", showEnviron, []string{"25 bytes leave",
-			"a Content-Length of 6", "the head leaves"}},
-		{"a path that moves", "GET /a/x HTTP/1.0\r\n\r\n", watched("outer",
-			mount(map[string]Application{"/a": watched("inner", hello)}, nil)), []string{
-			"app calls the application outer", `outer sets PATH_INFO to "/x"; it was "/a/x"`,
-			`outer sets SCRIPT_NAME to "/a"; it was ""`, "outer calls the application inner"}},
-		{"a change of mind", "GET /excinfo HTTP/1.0\r\n\r\n", failing, []string{
-			`app calls startResponse("503 Service Unavailable") with 2 headers: Content-Type, ` +
-				"X-Content-Type-Options, because of an error: the database is on fire",
-			"replaces what it has stored with", "the head leaves"}},
-		{"an answer of the gateway", get("A : b"), hello, []string{"400 Bad Request: ",
-			"the answer is the gateway's own", "the head leaves"}},
-		{"HTTP/0.9", "GET /\r\n", hello, []string{"gives a block of 14 bytes",
-			"14 bytes of the body leave", "the gateway closes"}},
-		{"who logs", get(), logging(watched("inner", hello)), []string{"wsgi.errors: log: GET /",
-			"app calls the application inner", "wsgi.errors: log: startResponse", "the head leaves"}},
-		{"a line without an end", get(), func(environ Environ, startResponse StartResponse) Body {
-			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "one, ")
-			fmt.Fprint(environ["wsgi.errors"].(io.Writer), "two")
-			environ["wsgi.errors"].(*errorStream).Flush()
-			return hello(environ, startResponse)
-		}, []string{"wsgi.errors: one, two\n", "app calls startResponse"}},
-		{"a panic before the head", "GET /before HTTP/1.0\r\n\r\n", failing, []string{
-			"\napp panics\nthe gateway logs: the application failed: ",
-			"\nthe gateway logs: \tapp.go:", "the head leaves"}},
-		{"a panic after it", "GET /after HTTP/1.0\r\n\r\n", failing, []string{"the head leaves",
-			"the body of app panics\nthe gateway logs: the application failed: ", "closes"}},
-		{"a panic of startResponse", get(), answering("200"), []string{
-			"the call of startResponse by app panics\napp panics"}},
+			"Content-Length: 3\r\n\r\nabc", showEnviron, "25 bytes leave|" +
+			"the status and 2 headers; 25 bytes sent so far|a Content-Length of|the head leaves"},
+		{"a path that moves", getPath("/a/x"), moved, "app calls the application outer|" +
+			`outer sets PATH_INFO to "/x"; it was "/a/x"|outer sets SCRIPT_NAME to "/a"; it was ""|` +
+			"outer calls the application inner"},
+		{"a change of mind", getPath("/excinfo"), failing, `app calls startResponse("503 Service ` +
+			`Unavailable") with 2 headers: Content-Type, X-Content-Type-Options, because of an error: ` +
+			"the database is on fire|replaces what it has stored|the head leaves"},
+		{"HTTP/0.9", "GET /\r\n", hello, "a block of 14 bytes|14 bytes of the body leave|closes"},
+		{"who logs", get(), logging(watched("inner", hello)), "wsgi.errors: log: GET /|app calls the " +
+			"application inner|wsgi.errors: log: startResponse|the head leaves"},
+		{"a line in pieces", get(), alone("log one, ; log two\n; ok"),
+			"wsgi.errors: one, two\n|app calls startResponse"},
+		{"a panic before the head", getPath("/before"), failing, "\napp panics\nthe gateway logs: " +
+			"the application failed: |\nthe gateway logs: \tapp.go:|the head leaves"},
+		{"a panic after it", getPath("/after"), failing, "the head leaves|" +
+			"the body of app panics\nthe gateway logs: the application failed: |closes"},
+		{"a panic of startResponse", get(), alone("start 200"),
+			"the call of startResponse by app panics\napp panics"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			events := told(c.app, c.request, true)
-			if missing := inOrder(texts(events), c.want...); missing != "" {
-				t.Errorf("no %q in its place in\n%s", missing, texts(events))
-			}
+			inOrder(t, texts(events), c.want)
 			for _, e := range ofKind(events, "log", "panic") {
 				if e.Note == "wsgi.errors" && (e.Layer != "app" || e.Depth != 1) ||
 					e.Kind == "panic" && c.name[:7] == "a panic" && !strings.Contains(e.Place, ".go:") &&
@@ -5472,33 +5134,17 @@ func TestRecordTells(t *testing.T) {
 			}
 		})
 	}
-	late := &labConn{pieces: []string{get()}}
 	var seen eventLog
-	seen.watch(watched("app", hello), late) // its time is over
-	if all := texts(seen.events); strings.Contains(all, "leaves") ||
-		!strings.Contains(all, "\nwriting ends: i/o timeout\n") {
-		t.Errorf("a client that has left: %s", all)
-	}
+	seen.watch(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
+	holds(t, texts(seen.events), "\nwriting ends: i/o timeout\n|!leaves")
 	seen = eventLog{}
-	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2"))
-	if out := ofKind(seen.events, "head"); len(out) != 1 || string(out[0].Data) != "HTTP/1.0 2" {
-		t.Errorf("part of a head: %+v", out)
-	}
-	inner := watched("inner", showEnviron)     // a panic leaves both
-	for _, ends := range []bool{true, false} { // told once if somebody reads, otherwise not
-		if refused := ofKind(told(hello, post(10)+"abc", ends), "refused"); len(refused) > 0 ||
-			strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n400 Bad Request: expected 10 body bytes")+
-				strings.Count(texts(told(inner, post(10)+"abc", ends)), "\n408 Request Timeout") != 1 {
-			t.Errorf("nobody read the body: %+v", refused)
-		}
-	}
-}
-
-// answering is an application that answers with a status, headers and an empty body.
-func answering(status string, headers ...Header) Application {
-	return func(environ Environ, startResponse StartResponse) Body {
-		startResponse(status, headers)
-		return Blocks{}
+	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2")) // a part of a head
+	same(t, "the head", string(ofKind(seen.events, "head")[0].Data), "HTTP/1.0 2")
+	for want, ends := range map[string]bool{"\n400 Bad Request: expected 10 body bytes": true,
+		"\n408 Request Timeout": false} { // told once if somebody reads, otherwise not
+		same(t, "nobody reads: refused", len(ofKind(told(hello, post(10, "abc"), ends), "refused")), 0)
+		both := texts(told(watched("inner", showEnviron), post(10, "abc"), ends)) // a panic leaves both
+		same(t, want, strings.Count(both, want), 1)
 	}
 }
 
@@ -5511,9 +5157,8 @@ func TestTraceSendfile(t *testing.T) {
 		var seen eventLog
 		n, err := (&tap{conn, conn, conn, newRecorder(time.Now, seen.add)}).
 			ReadFrom(strings.NewReader("12345"))
-		if n != 5 || err != nil || !strings.Contains(texts(seen.events), want) {
-			t.Errorf("ReadFrom: %d, %v, %s", n, err, texts(seen.events))
-		}
+		same(t, want, fmt.Sprint(n, err), "5 <nil>")
+		holds(t, texts(seen.events), want)
 	}
 }
 
@@ -5550,7 +5195,7 @@ func narration(t *testing.T, width any, brief bool, app, use string, requests ..
 // for what waits, brackets for calls.
 func TestNarration(t *testing.T) {
 	got := narration(t, 80, false, "hello", "upper", "GET /%41?c=4#f HTTP/1.0\r\nHost: h\r\n"+
-		"X_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n", "GET / HTTP/1.0\r\nHost : h\r\n\r\n")
+		"X_A: 1\r\nCookie: a\r\nCookie: b\r\n\r\n", get("Host : h"))
 	want := `#1   a connection from - is accepted
 #1 > GET /%41?c=4#f HTTP/1.0\r\n
 #1 > Host: h\r\n
@@ -5594,25 +5239,10 @@ func TestNarration(t *testing.T) {
 #1   the gateway ends its half, and reads on until the client closes
 #1   the client has ended its half of the connection
 #1   the gateway closes the connection
-
-#2   a connection from - is accepted
-#2 > GET / HTTP/1.0\r\n
-#2 > Host : h\r\n
-#2 > \r\n
-#2   REQUEST_METHOD   "GET" (bytes 0 to 2)
-#2   PATH_INFO        "/" (byte 4)
-#2   QUERY_STRING     "" (no byte)
-#2   SERVER_PROTOCOL  "HTTP/1.0" (bytes 6 to 13)
-#2 ! 400 Bad Request: expected a header line like "Name: value", with no space
-#2     before the colon (RFC 9112 §5.1, byte 20)
 `
-	if !strings.HasPrefix(got, want) || !strings.Contains(got, "\n#2 < RFC 9112 §5.1\\n\n") {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	got = narration(t, 80, false, "echo", "", "POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n<a>")
-	if !strings.Contains(got, `block of 3 bytes: "<a>"`) {
-		t.Errorf("on a terminal, < is <:\n%s", got)
-	}
+	holds(t, got, "^"+want+"|\n\n#2   a connection|\n#2 ! 400 Bad Request: |\n#2 < RFC 9112 §5.1\\n\n")
+	got = narration(t, 80, false, "echo", "", post("<a>", "Content-Length: 3"))
+	holds(t, got, `block of 3 bytes: "<a>"`) // on a terminal, < is <
 }
 
 // TestNarrationBrief: ten lines for a hello, and the important ones of others.
@@ -5628,21 +5258,12 @@ func TestNarrationBrief(t *testing.T) {
 127.0.0.1 - - [-] "GET / HTTP/1.0" 200 14
 #1   the gateway closes the connection
 `
-	if got := narration(t, 80, true, "hello", "", get("Host: h")); got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	got := narration(t, 80, true, "gallery", "", "GET /errors/before HTTP/1.0\r\n\r\n")
-	if missing := inOrder(got, `gallery sets SCRIPT_NAME to "/errors"; it was ""`,
-		"\n#1 ! │ └ errors panics\n", "the application failed", "app.go:"); missing != "" {
-		t.Errorf("no %q in\n%s", missing, got)
-	}
-	if strings.Contains(got, "watched") {
-		t.Errorf("the recorder is no application's frame:\n%s", got)
-	}
-	if err := (&options{}).setTrace("short"); err == nil ||
-		!strings.Contains(err.Error(), "-trace=brief") {
-		t.Errorf("got %v", err)
-	}
+	same(t, "the narration", narration(t, 80, true, "hello", "", get("Host: h")), want)
+	got := narration(t, 80, true, "gallery", "", getPath("/errors/before"))
+	inOrder(t, got, `gallery sets SCRIPT_NAME to "/errors"; it was ""|`+
+		"\n#1 ! │ └ errors panics\n|the application failed|app.go:")
+	holds(t, got, "!watched") // the recorder is no application's frame
+	holds(t, fmt.Sprint((&options{}).setTrace("short")), "-trace=brief")
 }
 
 // TestNarrationWidth shows that many layers and long words are printed in few lines, which are
@@ -5666,9 +5287,7 @@ func TestNarrationWidth(t *testing.T) {
 	}
 	for line, want := range map[string]string{"  │ one two three four": "  │ one two|  │   three|  │   four",
 		"! one two three": "! one two|    three", "  abcdefghijklmnopq": "  abcdefghij|    klmnopq"} {
-		if got := strings.Join(wrapWords(line, 12), "|"); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
+		same(t, line, strings.Join(wrapWords(line, 12), "|"), want)
 	}
 }
 
@@ -5678,18 +5297,12 @@ func TestNarrator(t *testing.T) {
 	terminal := must(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t) // a character device as well
 	defer terminal.Close()
 	var out bytes.Buffer
-	narratorOn := func(out io.Writer) *narrator {
-		return newNarrator(log.New(out, "[7] ", 0), false)
-	}
+	narratorOn := func(out io.Writer) *narrator { return newNarrator(log.New(out, "[7] ", 0), false) }
 	t.Setenv("NO_COLOR", "")
-	if runtime.GOOS != "windows" && narratorOn(terminal).colours == nil ||
-		narratorOn(&out).colours != nil {
-		t.Error("colours are for a terminal")
-	}
+	same(t, "colours on a terminal", narratorOn(terminal).colours != nil, runtime.GOOS != "windows")
+	same(t, "colours in a file", narratorOn(&out).colours != nil, false)
 	t.Setenv("NO_COLOR", "1")
-	if narratorOn(terminal).colours != nil {
-		t.Error("colours against NO_COLOR")
-	}
+	same(t, "colours against NO_COLOR", narratorOn(terminal).colours != nil, false)
 	n := narratorOn(&out)
 	n.colours = colours
 	one, two := n.recorder(), n.recorder()
@@ -5699,11 +5312,18 @@ func TestNarrator(t *testing.T) {
 	one.begin, one.last = later.Add(-time.Second), 0 // a clock that has not moved before
 	one.now = func() time.Time { return later }
 	one.onError("reading", io.EOF)
-	if missing := inOrder(out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n",
-		"> a\\n … and 16 bytes more\x1b[0m\n\n[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n"+
-			"[7] #1   (1s later)\n[7] #1   the client has ended its half of the connection\n",
-	); missing != "" {
-		t.Errorf("no %q in %q", missing, out.String())
+	inOrder(t, out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n|> a\\n … and 16 bytes more\x1b[0m\n\n"+
+		"[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n"+
+		"[7] #1   the client has ended its half of the connection\n")
+}
+
+// narrated makes a server narrate for nobody. Its own log is the same as without.
+func narrated(brief bool) func(*Server) {
+	return func(s *Server) {
+		errorLog := s.ErrorLog
+		s.ErrorLog = log.New(io.Discard, "", 0)
+		narrate(s, brief)
+		s.ErrorLog = errorLog
 	}
 }
 
@@ -5712,10 +5332,11 @@ func TestTraceChangesNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range slices.Concat(headCases(), bodyCases(), lifeCases()) {
 		t.Run(c.name, func(t *testing.T) {
-			c.run(t, func(app Application) Application { return watched("app", app) },
-				func(s *Server) { s.Watch = watchQuietly })
+			c.run(t, func(app Application) Application { return watched("app", app) }, narrated(true))
 		})
 	}
+	play(t, 1, scene{"a client that leaves", "close; ok; flood", narrated(false),
+		"a get; a until H; a leave; closes 1; logged 1"})
 }
 
 // TestTraceAndLog compares what a client and the logs get with and without -trace.
@@ -5723,73 +5344,37 @@ func TestTraceAndLog(t *testing.T) {
 	t.Parallel()
 	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
 		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
-	apps := map[string]Application{"empty": watched("empty", answering("204 No Content")),
-		"flush": watched("flush", func(environ Environ, startResponse StartResponse) Body {
-			errors := environ["wsgi.errors"].(*errorStream)
-			io.WriteString(errors, "one, ")
-			io.WriteString(errors, "two")
-			errors.Flush()
-			io.WriteString(errors, "three")
-			return hello(environ, startResponse)
-		}),
-		"large": watched("large", func(environ Environ, startResponse StartResponse) Body {
-			startResponse("200 OK", textPlain)
-			return Stream(func(yield func([]byte) bool) {
-				for yield(make([]byte, 1<<20)) {
-				}
-			})
-		})}
-	for _, e := range applications(Config{Trace: true, Root: "docs"}) {
-		if e.Name != "clock" && e.Name != "lab" && e.Name != "gallery" {
-			apps[e.Name] = e.App
-		}
-	}
-	requests := []string{get("Host: h"), "GET /\r\n", "GET /before HTTP/1.0\r\n\r\n",
-		"GET /after HTTP/1.0\r\n\r\n", "GET /excinfo HTTP/1.0\r\n\r\n", "HEAD / HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.0\r\nContent-Length: 9\r\n\r\nabc", "GET /a/x HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc", get("Host : h"),
-		"GET /" + strings.Repeat("x", 70_000), "", "GET / HTTP/1.0\r\n"}
-	see := func(application Application, reset bool, change func(*Server)) string {
+	apps := append(applications(Config{Trace: true, Root: "docs"}),
+		entry{Name: "empty", App: watched("empty", alone("start 204 No Content"))},
+		entry{Name: "pieces", App: watched("pieces", alone("log one, ; log two\n; log three; ok"))})
+	requests := []string{get("Host: h"), "GET /\r\n", getPath("/before"), getPath("/after"),
+		getPath("/excinfo"), "HEAD / HTTP/1.0\r\n\r\n", getPath("/a/x"), post("abc", "Content-Length: 9"),
+		post("abc", "Content-Length: 3"), get("Host : h"), "GET /" + strings.Repeat("x", 70_000), "",
+		"GET / HTTP/1.0\r\n"}
+	see := func(application Application, change func(*Server)) string {
 		s := start(t, application, change)
-		var seen strings.Builder
+		seen := ""
 		for _, request := range requests {
 			c := dial(t, s.addr)
 			io.WriteString(c, request) // it may be refused before all is sent
-			if reset {
-				io.ReadFull(c, make([]byte, 1<<20))
-				c.SetLinger(0)
-				c.Close()
-				break
-			}
 			c.CloseWrite()
 			reply, err := io.ReadAll(c)
-			fmt.Fprintf(&seen, "%s%v", reply, err)
+			seen += fmt.Sprintf("%s%v", reply, err)
 			c.Close()
 		}
 		s.stop()
-		access, lines := s.access.String(), strings.Split(s.errors.String(), "\n")
-		if reset { // how much has been sent by then is chance, and how many equal blocks
-			access = access[:max(0, strings.LastIndex(access, " "))]
-			lines = slices.Compact(lines)
-		}
-		return variable.ReplaceAllString(seen.String()+access+strings.Join(lines, "\n"), "-")
+		return variable.ReplaceAllString(seen+s.access.String()+s.errors.String(), "-")
 	}
-	for name, application := range apps {
+	for _, app := range apps {
+		if slices.Contains([]string{"clock", "lab", "gallery"}, app.Name) {
+			continue // takes its time, or is another's
+		}
 		for _, use := range []string{"", "log,catch,upper"} {
-			if name == "large" && use != "" {
-				continue // how many blocks are logged is chance
-			}
-			application := must(withMiddleware(application, use, true))(t)
-			want := see(application, name == "large", func(*Server) {})
+			application := must(withMiddleware(app.App, use, true))(t)
+			want := see(application, func(*Server) {})
 			for _, brief := range []bool{true, false} {
-				got := see(application, name == "large", func(s *Server) {
-					errorLog := s.ErrorLog
-					s.ErrorLog = log.New(io.Discard, "", 0) // the narrator's
-					narrate(s, brief)
-					s.ErrorLog = errorLog
-				})
-				if got != want {
-					t.Errorf("%s:\n%.3000s\nwith -trace\n%.3000s", name, want, got)
+				if got := see(application, narrated(brief)); got != want {
+					t.Errorf("%s: %s", app.Name, difference(want, got))
 				}
 			}
 		}
@@ -5798,42 +5383,25 @@ func TestTraceAndLog(t *testing.T) {
 
 // TestTraceLocalRedirect shows that environ is complete once, also if a CGI program redirects.
 func TestTraceLocalRedirect(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a script needs Unix")
-	}
-	script, text := filepath.Join(t.TempDir(), "redirect"), "#!/bin/sh\nprintf 'Location: /hello\\n\\n'\n"
-	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	script := writeScript(t, t.TempDir(), "redirect", `printf 'Location: /hello\n\n'`)
 	cgi := watched("cgi", newCGI(script, 10*time.Second, 0))
 	routes := map[string]Application{"/hello": watched("hello", hello)}
 	events := told(watched("outer", mount(routes, cgi)), get(), true)
-	if len(ofKind(events, "environ")) != 1 || len(ofKind(events, "stored")) != 1 ||
-		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("Hello, World!\n")) {
-		t.Errorf("got %s", texts(events))
-	}
+	same(t, "environ is complete", len(ofKind(events, "environ")), 1)
+	same(t, "a head is stored", len(ofKind(events, "stored")), 1)
+	holds(t, string(ofKind(events, "head")[0].Data), "Hello, World!\n$")
 }
 
 // TestTraceCGI shows that a CGI program's narration goes to standard error, and nothing of it
 // to the server.
 func TestTraceCGI(t *testing.T) {
-	program := exec.Command(os.Args[0], "-app", "echo", "-trace", "-cgi")
-	program.Env = append(os.Environ(), "RAWSGI_AS_PROGRAM=1", "GATEWAY_INTERFACE=CGI/1.1",
-		"REQUEST_METHOD=POST", "CONTENT_LENGTH=3")
-	program.Stdin = strings.NewReader("abc")
-	var stdout, stderr bytes.Buffer
-	program.Stdout, program.Stderr = &stdout, &stderr
-	if err := program.Run(); err != nil {
-		t.Fatal(err)
-	}
-	if out := stdout.String(); !strings.HasPrefix(out, "Status: 200 OK\r\n") ||
-		!strings.HasSuffix(out, "\r\n\r\nabc") {
-		t.Errorf("got %q", out)
-	}
-	if missing := inOrder(stderr.String(), "environ is complete", "┌ echo", "> abc\n",
-		`< Status: 200 OK\r\n`, "< abc\n"); missing != "" {
-		t.Errorf("no %q in %s", missing, stderr.String())
-	}
+	program := rawsgi("-app", "echo", "-trace", "-cgi")
+	program.Env = append(program.Env, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST",
+		"CONTENT_LENGTH=3")
+	var stderr bytes.Buffer
+	program.Stdin, program.Stderr = strings.NewReader("abc"), &stderr
+	holds(t, string(must(program.Output())(t)), "^Status: 200 OK\r\n|\r\n\r\nabc$")
+	inOrder(t, stderr.String(), "environ is complete|┌ echo|> abc\n|< Status: 200 OK\\r\\n|< abc\n")
 	var seen eventLog // a file, too, passes through this program: there is no socket
 	streams := &tap{nil, nil, os.Stdout, newRecorder(time.Now, seen.add)}
 	if io.CopyN(streams, strings.NewReader(""), 1); strings.Contains(texts(seen.events), "sendfile") {
@@ -5842,7 +5410,7 @@ func TestTraceCGI(t *testing.T) {
 }
 
 // runLab is a request to the lab as its page makes it, with changes.
-func runLab(application Application, content string, change ...Environ) (string, string) {
+func runLab(application Application, content string, change ...Environ) (answer string) {
 	environ := Environ{"REQUEST_METHOD": "POST", "SCRIPT_NAME": "/lab", "PATH_INFO": "/run",
 		"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000", "SERVER_PORT": "8123",
 		"HTTP_ORIGIN": "http://localhost:8000", "HTTP_SEC_FETCH_SITE": "same-origin",
@@ -5852,10 +5420,19 @@ func runLab(application Application, content string, change ...Environ) (string,
 		maps.Copy(environ, change)
 	}
 	status, _, body := callApplication(application, environ)
-	return status, string(body)
+	return status + "\n" + string(body)
 }
 
-// labExperiment is what the page sends, with other text in the place of some.
+// experimented runs what the page sends, with other text in the place of some.
+func experimented(t *testing.T, lab Application, change ...string) (events []event) {
+	t.Helper()
+	answer, ok := strings.CutPrefix(runLab(lab, labExperiment(change...)), "200 OK\n")
+	if err := json.Unmarshal([]byte(answer), &events); !ok || err != nil || len(answer) > 2<<20 {
+		t.Fatalf("%v, %d bytes: %.3000s", err, len(answer), answer)
+	}
+	return events
+}
+
 func labExperiment(change ...string) string {
 	return strings.NewReplacer(change...).Replace(`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
 		`"app": "hello", "use": "upper", "arrival": "at once"}`)
@@ -5866,35 +5443,26 @@ func TestLab(t *testing.T) {
 	entries := applications(Config{Root: "docs"})
 	entries = entries[:len(entries)-2] // without itself and the gallery
 	lab, open := newLab(entries, false), newLab(entries, true)
-	status, answer := runLab(lab, labExperiment())
-	var events []event
-	if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" {
-		t.Fatalf("%s, %v: %s", status, err, answer)
-	}
-	if e := ofKind(events, "environ")[0].Environ; len(ofKind(events, "call")) != 2 ||
-		!bytes.HasSuffix(ofKind(events, "head")[0].Data, []byte("HELLO, WORLD!\n")) ||
-		e["SERVER_PORT"] != "8123" || e["REMOTE_ADDR"] != "127.0.0.1" {
-		t.Errorf("got %s", answer)
-	}
-	const here, own, many = "this machine alone", "own page", "upper,upper,upper,upper,upper,"
+	events := experimented(t, lab)
+	holds(t, string(ofKind(events, "head")[0].Data), "HELLO, WORLD!\n$")
+	same(t, "calls", len(ofKind(events, "call")), 2)
+	environ := ofKind(events, "environ")[0].Environ
+	same(t, "where", environ["SERVER_PORT"]+" "+environ["REMOTE_ADDR"], "8123 127.0.0.1")
+	const here, many = "this machine alone", "upper,upper,upper,upper,upper,"
 	for why, changes := range map[string][]Environ{
 		here: {{"REMOTE_ADDR": "192.0.2.1"}, {"REMOTE_ADDR": ""}, {"HTTP_X_FORWARDED_FOR": "192.0.2.1"},
 			{"HTTP_FORWARDED": "for=192.0.2.1"}, {"HTTP_VIA": "1.0 x"}, {"HTTP_HOST": "192.0.2.1"},
 			{"HTTP_HOST": "evil.example:8000"}, {"REMOTE_ADDR": "192.0.2.1", "PATH_INFO": ""}},
-		own: {{"HTTP_ORIGIN": "http://evil.example"}, {"HTTP_ORIGIN": "http://localhost:9000"},
+		"own page": {{"HTTP_ORIGIN": "http://evil.example"}, {"HTTP_ORIGIN": "http://localhost:9000"},
 			{"HTTP_ORIGIN": "null"}, {"HTTP_SEC_FETCH_SITE": "cross-site"},
 			{"CONTENT_TYPE": "text/plain"}, {"REQUEST_METHOD": "GET"}},
 		"The lab is at /lab": {{"PATH_INFO": "/x"}, {"PATH_INFO": "/go.mod"}, {"PATH_INFO": "/."},
 			{"PATH_INFO": "/docs/lab.html"}, {"PATH_INFO": "/../go.mod"}},
 	} {
 		for _, change := range changes {
-			status, answer := runLab(lab, labExperiment(), change)
-			if status == "200 OK" || !strings.Contains(answer, why) {
-				t.Errorf("%v: %s %.300s", change, status, answer)
-			}
-			status, _ = runLab(open, labExperiment(), change, Environ{"HTTP_ORIGIN": ""})
-			if why == here && status != "200 OK" {
-				t.Errorf("-open-lab, %v: %s", change, status)
+			holds(t, runLab(lab, labExperiment(), change), why+"|!^200 OK")
+			if why == here { // but not with -open-lab
+				holds(t, runLab(open, labExperiment(), change, Environ{"HTTP_ORIGIN": ""}), "^200 OK")
 			}
 		}
 	}
@@ -5911,84 +5479,56 @@ func TestLab(t *testing.T) {
 		labExperiment("GET", strings.Repeat("x", labRequest)):   "at most 65536 bytes",
 		labExperiment("GET", strings.Repeat("x", 9*labRequest)): "cannot be read",
 	} {
-		if status, answer := runLab(lab, content); status[:3] != "400" || !strings.Contains(answer, why) {
-			t.Errorf("%.200s: %s %.300s", content, status, answer)
-		}
+		holds(t, runLab(lab, content), "^400 |"+why)
 	}
-	page := func(path string) (status string, headers []Header, content string) {
+	page := func(path string) string {
 		status, headers, body := callApplication(lab, Environ{"REMOTE_ADDR": "::1",
 			"SCRIPT_NAME": "/x/lab", "PATH_INFO": path, "HTTP_HOST": "[::1]:8000"})
-		return status, headers, string(body)
+		return fmt.Sprint(status, headers, "\n", string(body))
 	}
-	status, headers, content := page("")
-	policy, _ := lookup(headers, "Content-Security-Policy")
-	if status != "200 OK" || !strings.HasPrefix(policy, "default-src 'none';") ||
-		!strings.Contains(content, `<meta name="lab" content="/x/lab">`) {
-		t.Errorf("got %s %v", status, headers)
-	}
+	holds(t, page("/request.go"), "^200 OK|\n// request.go: ")
+	content := page("")
+	has(t, content, "200 OK[", "{Content-Security-Policy default-src 'none';",
+		`<meta name="lab" content="/x/lab">`)
 	elsewhere := regexp.MustCompile(`(src|href)="(https?:)?//|@import|url\(|innerHTML`)
-	if found := elsewhere.FindString(content); found != "" {
-		t.Errorf("the page needs something from elsewhere, or writes HTML: %s", found)
-	}
+	same(t, "something from elsewhere, or HTML", elsewhere.FindString(content), "")
 	for _, path := range must(filepath.Glob("docs/[0-9][0-9]-*.md"))(t) {
-		if name := strings.TrimSuffix(filepath.Base(path), ".md"); !strings.Contains(content, `"`+name+`"`) {
-			t.Errorf("the page does not know %s", path)
-		}
+		has(t, content, `"`+strings.TrimSuffix(filepath.Base(path), ".md")+`"`)
 	}
-	if status, _, code := page("/request.go"); status != "200 OK" ||
-		!strings.HasPrefix(code, "// request.go: ") {
-		t.Errorf("got %s %.100s", status, code)
-	}
-	choices := map[string][]string{}
+	var apps, uses []string
 	for _, entry := range entries {
 		if entry.Name != "cgi" && entry.Name != "proxy" {
-			choices["app"] = append(choices["app"], entry.Name)
+			apps = append(apps, entry.Name)
 		}
 	}
 	for _, middleware := range middlewares {
-		choices["use"] = append(choices["use"], middleware.name)
+		uses = append(uses, middleware.name)
 	}
-	for name, all := range choices {
-		if list := name + `: ["` + strings.Join(all, `", "`) + `"],`; !strings.Contains(content, list) {
-			t.Errorf("the page does not offer %s", list)
-		}
-	}
+	has(t, content, `app: ["`+strings.Join(apps, `", "`)+`"],`,
+		`use: ["`+strings.Join(uses, `", "`)+`"],`)
 }
 
 // TestLabArrival shows that each way in which the page lets a request arrive is known, and
 // that time passes on the connection's own clock.
 func TestLabArrival(t *testing.T) {
 	lab := newLab([]entry{{Name: "hello", App: hello}}, false)
-	head := func(change ...string) (string, time.Duration) {
-		var events []event
-		status, answer := runLab(lab, labExperiment(change...))
-		if err := json.Unmarshal([]byte(answer), &events); err != nil {
-			t.Fatalf("%s: %v: %s", status, err, answer)
-		}
-		e := ofKind(events, "head")[0]
-		return string(e.Data[:12]), (time.Duration(e.At) * time.Microsecond).Round(time.Second)
+	head := func(change ...string) string {
+		e := ofKind(experimented(t, lab, change...), "head")[0]
+		at := (time.Duration(e.At) * time.Microsecond).Round(time.Second)
+		return fmt.Sprintf("%s %v", e.Data[9:12], at)
 	}
 	_, offered, _ := strings.Cut(labPage, "arrival: [")
 	offered, _, _ = strings.Cut(offered, "]")
-	for arrival, want := range map[string]string{
-		"at once": "200 0s", "byte by byte": "200 0s", "a pause of 2 s before each line": "200 6s",
-		"all, then the client ends its half": "200 0s", "the first half, then silence": "408 10s",
-		"the first half, then the client leaves": "400 0s",
-	} {
-		status, at := head("at once", arrival)
-		if got := fmt.Sprintf("%s %v", status[9:], at); got != want ||
-			!strings.Contains(offered, `"`+arrival+`"`) {
-			t.Errorf("%s: got %s, want %s", arrival, got, want)
-		}
+	arrivals := map[string]string{"at once": "200 0s", "byte by byte": "200 0s",
+		"a pause of 2 s before each line": "200 6s", "all, then the client ends its half": "200 0s",
+		"the first half, then silence": "408 10s", "the first half, then the client leaves": "400 0s"}
+	for arrival, want := range arrivals {
+		same(t, arrival, head("at once", arrival), want)
+		has(t, offered, `"`+arrival+`"`)
 	}
-	if n := strings.Count(offered, `"`); n != 2*6 {
-		t.Errorf("the page offers %s", offered)
-	}
-	_, at := head("at once", "a pause of 2 s before each line", `A: b\\r\\n`, "", "GET /",
-		"GET /"+strings.Repeat("x", 5000))
-	if at != 4*time.Second {
-		t.Errorf("two lines take %v", at)
-	}
+	same(t, "arrivals that the page offers", strings.Count(offered, `"`), 2*len(arrivals))
+	same(t, "two lines", head("at once", "a pause of 2 s before each line", `A: b\\r\\n`, "", "GET /",
+		"GET /"+strings.Repeat("x", 5000)), "200 4s")
 }
 
 // TestLabLimits: an experiment is bounded in number, time and size.
@@ -6000,70 +5540,49 @@ func TestLabLimits(t *testing.T) {
 		return hello(environ, startResponse)
 	}}, {Name: "echo", App: echo}}, false)
 	blocked := labExperiment("hello", "block")
-	var all sync.WaitGroup
-	for range 30 { // a class presses Run
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			if status, answer := runLab(busy, blocked); status != "200 OK" {
-				t.Errorf("got %s %s", status, answer)
-			}
-		}()
-	}
+	class := inBackground(func() {
+		together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") })
+	})
 	for range labAtOnce {
 		wait(t, "an experiment", begun)
 	}
-	if status, _ := runLab(busy, "{"); status[:3] != "400" { // it is read before it waits
-		t.Errorf("got %s", status)
-	}
-	apps := map[string]Application{"block": func(Environ, StartResponse) Body {
+	holds(t, runLab(busy, "{"), "^400") // it is read before it waits
+	apps := map[string]Application{"hello": alone("exit"), "block": func(Environ, StartResponse) Body {
 		<-release
 		return Blocks{}
-	}, "hello": func(Environ, StartResponse) Body { runtime.Goexit(); return nil }}
+	}}
 	full := &lab{running: make(chan bool), patience: time.Millisecond, apps: apps}
 	hasty := &lab{running: make(chan bool, 1), patience: time.Millisecond, apps: apps}
-	for why, l := range map[string]*lab{"Too many": full, "has not ended": hasty} {
-		if status, answer := runLab(l.app, blocked); status[:3] != "503" ||
-			!strings.Contains(answer, why) {
-			t.Errorf("got %s %s", status, answer)
-		}
-	}
+	holds(t, runLab(full.app, blocked), "^503|Too many")
+	holds(t, runLab(hasty.app, blocked), "^503|has not ended")
 	close(release)
 	hasty.running <- true // when the experiment has ended
 	<-hasty.running
 	hasty.patience = time.Minute
-	status, answer := runLab(hasty.app, labExperiment())
-	if status != "200 OK" || !strings.Contains(answer, "runtime.Goexit was called") {
-		t.Errorf("got %s %s", status, answer)
-	}
+	holds(t, runLab(hasty.app, labExperiment()), "^200 OK|runtime.Goexit was called")
 	for range 30 - labAtOnce {
 		wait(t, "an experiment", begun)
 	}
-	all.Wait()
+	wait(t, "the class", class)
 	body, fields := strings.Repeat("x", labRequest-100), ""
 	for range 99 {
 		fields += "A: " + strings.Repeat(`\\x80`, 600) + `\\r\\n`
 	}
-	for _, experiment := range []string{
-		labExperiment("hello", "echo", "GET", "POST", "A: b", fmt.Sprintf("Content-Length: %d",
-			len(body)), `\\r\\n"`, `\\r\\n`+body+`"`, "at once", "byte by byte"),
-		labExperiment("hello", "echo", `A: b\\r\\n`, fields, "upper", "log,log,upper,upper,catch"),
+	for _, change := range [][]string{
+		{"GET", "POST", "A: b", fmt.Sprintf("Content-Length: %d", len(body)), `\\r\\n"`,
+			`\\r\\n` + body + `"`, "at once", "byte by byte"},
+		{`A: b\\r\\n`, fields, "upper", "log,log,upper,upper,catch"},
 	} {
-		var events []event
-		status, answer := runLab(busy, experiment)
-		if err := json.Unmarshal([]byte(answer), &events); err != nil || status != "200 OK" ||
-			len(events) > labEvents+1 || len(answer) > 2<<20 {
-			t.Errorf("%s, %v, %d events, %d bytes", status, err, len(events), len(answer))
+		if n := len(experimented(t, busy, append(change, "hello", "echo")...)); n > labEvents+1 {
+			t.Errorf("%d events", n)
 		}
 	}
 	var seen eventLog
 	for range 3 {
 		seen.add(event{Data: make([]byte, labData/2-10)})
 	}
-	if seen.events[1].Data == nil || seen.events[2].Data != nil ||
-		!strings.Contains(seen.events[2].Text, "not shown") {
-		t.Error("too many bytes are told")
-	}
+	same(t, "what is told", seen.events[1].Data != nil && seen.events[2].Data == nil, true)
+	has(t, seen.events[2].Text, "not shown")
 }
 
 // ---------------------------------------------------------------- Exercises
@@ -6086,9 +5605,7 @@ func TestExercises(t *testing.T) {
 	t.Parallel()
 	long(t)
 	dirs := must(filepath.Glob("docs/exercises/[0-9][0-9]*-*"))(t)
-	if len(dirs) < 23 {
-		t.Fatalf("%d exercises", len(dirs))
-	}
+	same(t, "23 exercises or more", len(dirs) >= 23, true)
 	building := make(chan bool, 2) // the go command is busy itself
 	heading := regexp.MustCompile(`(?m)^## (.*)$`)
 	for _, dir := range dirs {
@@ -6136,7 +5653,7 @@ func TestExercise(t *testing.T) {
 	t.Parallel()
 	longer(t)
 	dir := t.TempDir()
-	must(0, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))(t)
+	noError(t, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))
 	for _, name := range []string{"go.mod", "main.go", "server.go", "request.go", "response.go", "app.go"} {
 		writeFile(t, filepath.Join(dir, name), string(must(os.ReadFile(name))(t)))
 	}
@@ -6169,11 +5686,8 @@ func TestExercise(t *testing.T) {
 			writeFile(t, filepath.Join(dir, mine), step.file)
 		}
 		out, _ := command.CombinedOutput() // the status says enough
-		if status := command.ProcessState.ExitCode(); status != step.status ||
-			!strings.Contains(string(out), step.want) ||
-			regexp.MustCompile(`FAIL|goroutine|check\.go:\d`).Match(out) { // not for a student
-			t.Errorf("%s: status %d, expected %d and %q:\n%s", step.args, status, step.status, step.want, out)
-		}
+		same(t, step.args, command.ProcessState.ExitCode(), step.status)
+		has(t, string(out), step.want, "!FAIL", "!goroutine", "!check.go:") // which are not for a student
 	}
 }
 
@@ -6182,43 +5696,40 @@ func TestClass(t *testing.T) {
 	t.Parallel()
 	longer(t)
 	class, report := t.TempDir(), t.TempDir()
-	students := []struct{ path, content, want string }{
+	starter := string(must(os.ReadFile("docs/exercises/09-teapot/starter.go"))(t))
+	students := [][3]string{ // file, content, points and notes
 		{"ada/09-teapot.go", teapot, `"10","17","","equal to ben"`},
 		{"ben/mine/09-teapot.go", "// mine\n" + teapot, `"10","17","","equal to ada"`},
 		{"[c]/09-teapot.go", strings.Replace(teapot, "stout", "stout!", 1), ``},
 		{"dan/9-teapot.go", teapot, `"0","0","","not handed in"`},
 		{"eve/09-teapot.go", "package", `"0","0","does not compile",""`},
-		{"fay/09-teapot.go", string(must(os.ReadFile("docs/exercises/09-teapot/starter.go"))(t)),
-			`"0","0","","the starter"`},
+		{"fay/09-teapot.go", starter, `"0","0","","the starter"`},
 		{"gus/09-teapot.go", strings.Repeat("//", 1<<20), `"0","0","does not compile",""`},
 		{"hal/09-teapot.go.orig", "package", `"0","0","","not handed in"`},
 		{"=ida/09-teapot.go/file", "a directory", `"0","0","does not compile",""`},
 		{"jon/go.mod", "module mine\n", `"0","0",`},
 	}
 	for _, student := range students {
-		path := filepath.Join(class, student.path)
-		must(0, os.MkdirAll(filepath.Dir(path), 0o755))(t)
-		writeFile(t, path, student.content)
+		path := filepath.Join(class, student[0])
+		noError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		writeFile(t, path, student[1])
 	}
 	if runtime.GOOS != "windows" {
 		must(exec.Command("mkfifo", filepath.Join(class, "jon/09-teapot.go")).CombinedOutput())(t)
 	}
 	out, status := check(t, "class", class, "09", "-o", report)
-	if status != 0 || !strings.Contains(out, "1 of 10 students: 09 the body\n") {
-		t.Errorf("status %d: %s", status, out)
-	}
-	expect := func(file, want string) {
-		if text := string(must(os.ReadFile(filepath.Join(report, file)))(t)); !strings.Contains(text, want) {
-			t.Errorf("no %q in %s", want, text)
-		}
+	same(t, "the status", status, 0)
+	has(t, out, "1 of 10 students: 09 the body\n")
+	text := func(file string) string {
+		return string(must(os.ReadFile(filepath.Join(report, file)))(t))
 	}
 	for _, student := range students {
-		name, _, _ := strings.Cut(strings.Replace(student.path, "=", "'=", 1), "/")
-		expect("class.csv", fmt.Sprintf("%q,\"09-teapot\",%s", name, student.want))
+		name, _, _ := strings.Cut(strings.Replace(student[0], "=", "'=", 1), "/")
+		has(t, text("class.csv"), fmt.Sprintf("%q,\"09-teapot\",%s", name, student[2]))
 	}
-	expect("class.csv", "\ncomplete\n")
-	expect("dan.txt", "not recognised: 9-teapot.go")
-	expect("_c_.txt", "came      short and stout!")
+	has(t, text("class.csv"), "\ncomplete\n")
+	has(t, text("dan.txt"), "not recognised: 9-teapot.go")
+	has(t, text("_c_.txt"), "came      short and stout!")
 }
 
 // TestChildren checks a program that an exercise must survive, and what it has started, in a
@@ -6226,22 +5737,18 @@ func TestClass(t *testing.T) {
 func TestChildren(t *testing.T) {
 	t.Parallel()
 	long(t)
-	if runtime.GOOS != "linux" {
-		skip(t, "needs Linux: setsid")
-	}
+	only(t, "needs setsid", "linux")
 	alive, file := filepath.Join(t.TempDir(), "alive"), filepath.Join(t.TempDir(), "server.py")
 	must(exec.Command("mkfifo", alive).CombinedOutput())(t)
 	writeFile(t, file, "import subprocess\nsubprocess.Popen(['setsid', 'sh', '-c', 'sleep 60 > "+alive+"'])\n"+
 		"raise ValueError('no')\n")
 	checks := exec.Command(checker(), "23", file)
-	must(0, checks.Start())(t)
-	defer checks.Wait()             // that the program does not pass is no error here
-	pipe := must(os.Open(alive))(t) // waits until sleep has it
+	noError(t, checks.Start())
+	defer checks.Wait()   // that the program does not pass is no error here
+	pipe := opened(alive) // waits until sleep has it
 	defer pipe.Close()
 	pipe.SetReadDeadline(time.Now().Add(20 * time.Second))
-	if _, err := io.ReadAll(pipe); err != nil {
-		t.Errorf("what a program has started lives on: %v", err)
-	}
+	same(t, "what is said by what it has started", readRest(t, pipe), "")
 }
 
 // ---------------------------------------------------------------- Faults and load
