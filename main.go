@@ -360,6 +360,7 @@ func listen(addr string) (net.Listener, error) {
 			"or let -addr :0 pick a free port", err)
 	}
 	if unix, ok := l.(*net.UnixListener); ok {
+		unix.SetUnlinkOnClose(false)
 		socket, _ := os.Lstat(address) // if another has removed it, Close has nothing to do
 		return &unixListener{unix, socket}, nil
 	}
@@ -380,8 +381,10 @@ type unixListener struct {
 
 // Close leaves a socket that a newer server has made at the same path.
 func (l *unixListener) Close() error {
-	there, err := os.Lstat(l.Addr().String())
-	l.SetUnlinkOnClose(err == nil && os.SameFile(there, l.socket))
+	path := l.Addr().String()
+	if there, err := os.Lstat(path); err == nil && os.SameFile(there, l.socket) {
+		os.Remove(path) // fails if another Close has removed it
+	}
 	return l.UnixListener.Close()
 }
 
