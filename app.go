@@ -1773,15 +1773,46 @@ var sentences = map[string]string{
 	"limit":    "the rest is not shown",
 }
 
+// blank is a place in a sentence for a field of an event.
+var blank = regexp.MustCompile(`\{\w+\}`)
+
 // fill puts the fields of an event, and more names and values, into a sentence.
 func (e event) fill(sentence string, more ...string) string {
 	inQuotes := func(text string) string { return `"` + cut(text, 80) + `"` }
-	return strings.NewReplacer(append(more, "{layer}", e.Layer, "{key}", e.Key,
-		"{value}", e.Value, "{note}", e.Note, "{quoted}", inQuotes(e.Value),
-		"{was}", inQuotes(e.Note), "{size}", plural(e.Size, "byte"),
-		"{body}", plural(e.Size-e.Head, "byte"), "{headers}", plural(len(e.Headers), "header"),
-		"{keys}", plural(len(e.Environ), "key"), "{from}", strconv.Itoa(e.From),
-		"{rule}", e.Rule)...).Replace(sentence)
+	return blank.ReplaceAllStringFunc(sentence, func(name string) string {
+		for i := 0; i < len(more); i += 2 {
+			if more[i] == name {
+				return more[i+1]
+			}
+		}
+		switch name {
+		case "{layer}":
+			return e.Layer
+		case "{key}":
+			return e.Key
+		case "{value}":
+			return e.Value
+		case "{note}":
+			return e.Note
+		case "{quoted}":
+			return inQuotes(e.Value)
+		case "{was}":
+			return inQuotes(e.Note)
+		case "{size}":
+			return plural(e.Size, "byte")
+		case "{body}":
+			return plural(e.Size-e.Head, "byte")
+		case "{headers}":
+			return plural(len(e.Headers), "header")
+		case "{keys}":
+			return plural(len(e.Environ), "key")
+		case "{from}":
+			return strconv.Itoa(e.From)
+		case "{rule}":
+			return e.Rule
+		}
+		return name
+	})
 }
 
 // plural returns "1 byte" or "2 bytes".
