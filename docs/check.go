@@ -629,7 +629,7 @@ func (c *client) finish() {
 	for block := make([]byte, 65536); err == nil && len(c.got) < endless; {
 		n, err = c.Read(block)
 		if c.got = append(c.got, block[:n]...); mayStay && n > 0 {
-			c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			c.SetReadDeadline(time.Now().Add(600 * time.Millisecond))
 		}
 	}
 	c.after, c.reply = time.Since(begin), string(c.got)
