@@ -367,23 +367,21 @@ func listen(addr string) (net.Listener, error) {
 	return l, err
 }
 
-// isErrno reports whether err is this error of the system. For sockets, Windows has
-// numbers of its own, which package syscall does not translate.
+// isErrno reports whether err is this error; for sockets, Windows has its own numbers.
 func isErrno(err error, unix, windows syscall.Errno) bool {
 	return errors.Is(err, unix) || errors.Is(err, windows)
 }
 
-// A unixListener removes its socket when it is closed.
+// A unixListener removes its socket when it is closed, but not that of a newer server.
 type unixListener struct {
 	*net.UnixListener
 	socket os.FileInfo
 }
 
-// Close leaves a socket that a newer server has made at the same path.
 func (l *unixListener) Close() error {
-	path := l.Addr().String()
-	if there, err := os.Lstat(path); err == nil && os.SameFile(there, l.socket) {
-		os.Remove(path) // fails if another Close has removed it
+	there, err := os.Lstat(l.Addr().String())
+	if err == nil && os.SameFile(there, l.socket) {
+		os.Remove(l.Addr().String()) // fails if another Close has removed it
 	}
 	return l.UnixListener.Close()
 }
