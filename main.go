@@ -375,7 +375,7 @@ func isErrno(err error, unix, windows syscall.Errno) bool {
 // A unixListener removes its socket when it is closed, but not that of a newer server.
 type unixListener struct {
 	*net.UnixListener
-	socket os.FileInfo
+	socket os.FileInfo // as it was made
 }
 
 func (l *unixListener) Close() error {

@@ -1899,6 +1899,7 @@ func TestAddresses(t *testing.T) {
 	t.Run("a Unix socket of a newer server", func(t *testing.T) {
 		path := socketPath(t)
 		old := startOn(t, "unix:"+path, hello)
+		has(t, ask(t, path, get()), "Hello") // it serves
 		same(t, "an error", os.Remove(path), nil)
 		startOn(t, "unix:"+path, showEnviron)
 		old.stop()
