@@ -2475,7 +2475,8 @@ func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
 // listens reports whether somebody listens at an address.
 func listens(addr string) bool {
-	c, err := net.Dial("tcp", addr)
+	network, address, _ := parseAddr("", addr)
+	c, err := net.Dial(network, address)
 	if err == nil {
 		c.Close()
 	}
@@ -2861,8 +2862,16 @@ func TestEarlySignal(t *testing.T) {
 		if took := time.Since(begin); took > 2*time.Second {
 			t.Errorf("it took %v to stop", took)
 		}
-		if file, ok := strings.CutPrefix(addr, "unix:"); !ok {
-			must(listen(regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)))(t).Close()
+		file, isUnix := strings.CutPrefix(addr, "unix:")
+		where := addr
+		if !isUnix {
+			where = regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
+		}
+		if killed { // and has perhaps started one more worker
+			eventually(t, "the end of all workers", func() bool { return !listens(where) })
+		}
+		if !isUnix {
+			must(listen(where))(t).Close()
 		} else if _, err := os.Lstat(file); err == nil && !killed {
 			t.Error("the socket is left behind")
 		}
