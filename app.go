@@ -456,6 +456,9 @@ func allowPart(err error) {
 	if errors.As(err, &refusal) {
 		panic(refusal)
 	}
+	ends := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	allow(!ends, badRequest, "RFC 2046 §5.1.1",
+		"expected one part or more, and the closing delimiter after the last")
 	allow(err == nil, badRequest, "RFC 7578 §4", "a part cannot be read: %s",
 		quote(fmt.Sprint(err)))
 }
@@ -1049,16 +1052,21 @@ func logHint(environ Environ, file string, err error) {
 	first, _, _ := strings.Cut(string(start), "\n")
 	script := strings.HasPrefix(first, "#!")
 	hint := "print a head, like Content-Type: text/plain, then an empty line, then the body"
-	var refusal *Refusal
+	var refusal *Refusal     // of its output
+	var failed *os.PathError // about the program, or e.g. about the file for its input
 	switch {
+	case !errors.As(err, &refusal) && !(errors.As(err, &failed) && failed.Path == file):
+		return
 	case script && strings.HasSuffix(first, "\r"):
 		hint = `its first line ends in \r\n: save it with the line ends of Unix, \n`
 	case script && errors.Is(err, os.ErrNotExist):
 		hint = "the interpreter in its first line does not exist: " + quote(first)
 	case errors.Is(err, syscall.ENOEXEC):
 		hint = "its first line does not name an interpreter, like #!/bin/sh"
-	case !errors.As(err, &refusal) || refusal.Line == "":
+	case refusal == nil || refusal.Line == "":
 		return
+	case refusal.Status == headTooLarge:
+		hint = "its head is too large: is the empty line after it missing?"
 	case strings.HasPrefix(refusal.Line, "HTTP/"):
 		hint = "print Status: 200 OK instead of HTTP/1.0 200 OK"
 	}
@@ -1845,6 +1853,7 @@ type recorder struct {
 	parsed   bool              // the head
 	refused  bool              // the request
 	drains   bool              // our half is closed: what comes is discarded
+	method   string            // of the request
 	environ  map[string]string // as it was seen last
 	stored   event             // the call whose status and headers the gateway has stored
 	headSent bool
@@ -2003,6 +2012,9 @@ func (t *recorder) lengthReason(head string) string {
 	case given:
 		return "gets a Content-Length of " + length + ": the whole body is known"
 	}
+	if t.method == "HEAD" {
+		return "has no Content-Length: nobody knows how long the body of GET would be"
+	}
 	return "has no Content-Length: nobody knows how long the body will be, so the end of " +
 		"the connection ends it"
 }
@@ -2135,7 +2147,7 @@ func (t *recorder) refuse(r *Refusal, from, to int) {
 func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
-			t.environ = describe(environ)
+			t.method, t.environ = environ.Get("REQUEST_METHOD"), describe(environ)
 			t.add(event{Kind: "environ", Environ: t.environ})
 			environ[layerKey] = &layer{t, "the gateway", 0}
 		}

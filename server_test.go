@@ -1368,6 +1368,20 @@ func TestFileWrapper(t *testing.T) {
 		has(t, log, "the application failed: read "+strings.TrimPrefix(small, "file "))
 		same(t, "the error of the connection", r.err, nil)
 	})
+	t.Run("C07 a file that shrinks under a slow client", func(t *testing.T) {
+		file := must(os.OpenFile(tempFile(t, []byte("hello")), os.O_RDWR, 0))(t)
+		r, log := runOn(writeFunc(func(block []byte) (int, error) {
+			if string(block) != "hello" {
+				return len(block), nil // the head
+			}
+			return 0, errors.Join(file.Truncate(0), os.ErrDeadlineExceeded)
+		}), func(environ Environ, startResponse StartResponse) Body {
+			startResponse("200 OK", nil)
+			return newFileWrapper(file)
+		})
+		has(t, log, "^$")
+		same(t, "the client was slow", errors.Is(r.err, os.ErrDeadlineExceeded), true)
+	})
 }
 
 // TestSendfile proves that a file reaches the socket by sendfile(2): it runs one case of
@@ -2584,6 +2598,7 @@ func TestCGIHost(t *testing.T) {
 		"#!/usr/bin/env sh\r\necho hi\r\n": `ends in \r\n: save it`,
 		"echo hi\n":                        "does not name an interpreter, like #!/bin/sh",
 		"#!/bin/nosuch\necho hi\n":         `does not exist: "#!/bin/nosuch"`,
+		"#!/bin/sh\nyes A: b\n":            "is the empty line after it missing?|!print a head",
 	} {
 		file := script(t, "")
 		writeFile(t, file, text)
@@ -2630,6 +2645,13 @@ func TestCGIHost(t *testing.T) {
 		io.WriteString(c, "abc")
 		takes(t, c, "rest hi")
 		same(t, "files", len(must(os.ReadDir(spooled))(t)), 0)
+	})
+	t.Run("X09 the body's file cannot be made", func(t *testing.T) {
+		t.Setenv("TMPDIR", t.TempDir()+"/none")
+		s := start(t, newCGI(script(t, "hi"), time.Minute, 0))
+		replies(t, s.addr, post("a", "Content-Length: 1"), " 502 ")
+		s.stop()
+		holds(t, s.errors.String(), "none/rawsgi-body-|!hint")
 	})
 	t.Run("X01 more than the system can pass to a program", func(t *testing.T) {
 		only(t, "the limit of 128 KiB for a variable is Linux's", "linux")
@@ -3117,6 +3139,15 @@ func TestProxy(t *testing.T) {
 			holds(t, got.String()[before:], "^GET "+want+" HTTP/1.0\r\n")
 		}
 	})
+	t.Run("a path that middleware has changed", func(t *testing.T) {
+		addr, got := fake(t, two, nil)
+		proxy := newProxy(addr, time.Second)
+		ask(t, start(t, func(environ Environ, startResponse StartResponse) Body {
+			environ["PATH_INFO"] = "/b c"
+			return proxy(environ, startResponse)
+		}).addr, getPath("/a?q"))
+		holds(t, got.String(), "^GET /b%20c?q HTTP/1.0\r\n")
+	})
 	t.Run("it is its own upstream", func(t *testing.T) {
 		addr := freeAddr(t)
 		s := startOn(t, addr, newProxy(addr, time.Second))
@@ -3195,6 +3226,8 @@ func TestForm(t *testing.T) {
 	cut := post("--B\r\n"+name+"v", "Content-Type: "+multipart, "Content-Length: 1000")
 	s := start(t, form, short)
 	replies(t, s.addr, cut, " 408 ")
+	empty := post("", "Content-Type: "+multipart, "Content-Length: 0")
+	replies(t, s.addr, empty, " 400 |expected one part or more|!EOF")
 	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`)
 	holds(t, exchangeWith(t, s.addr, row{how: "then end", send: cut}, 1<<20), " 400 |expected 1000")
 	read := func(body io.Reader) (page []byte, refusal *Refusal) {
@@ -5106,7 +5139,8 @@ func TestRecordTells(t *testing.T) {
 				"Host is dropped: the target says a"},
 		{"a file", getPath("/README.md"), newFiles("docs"), "the body of app is a file: the gateway " +
 			"reads, sends and closes it|the head leaves|bytes of the body leave"},
-		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, "a block of 9 bytes|is asked for no more blocks"},
+		{"HEAD", "HEAD / HTTP/1.0\r\n\r\n", clock, "a block of 9 bytes|the answer has no " +
+			"Content-Length: nobody knows how long the body of GET would be\n|is asked for no more blocks"},
 		{"write()", get(), write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
 			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
 		{"no body by its status", get(), alone("start 304 Not Modified"),
