@@ -1724,16 +1724,14 @@ func (v *validator) Close() error {
 // An event is one step of an exchange.
 type event struct {
 	At      int64             `json:"at"`                // microseconds since the beginning
-	Pause   time.Duration     `json:"-"`                 // since the event before
-	Kind    string            `json:"kind"`              // one of those in sentences
-	Text    string            `json:"text"`              // its sentence
+	Kind    string            `json:"kind"`              // by it the page finds the code
+	Text    string            `json:"text"`              // a sentence about it
 	From    int               `json:"from"`              // its first byte in the request
 	To      int               `json:"to"`                // the byte after its last one
 	Layer   string            `json:"layer,omitempty"`   // the application or middleware
 	Depth   int               `json:"depth,omitempty"`   // 1 is called by the gateway
 	Key     string            `json:"key,omitempty"`     // of environ
 	Value   string            `json:"value,omitempty"`   // of Key; a status, type or line
-	Note    string            `json:"note,omitempty"`    // more about the value
 	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
@@ -1743,84 +1741,38 @@ type event struct {
 	Environ map[string]string `json:"environ,omitempty"` // all of it
 }
 
-// sentences describe the kinds of events.
-var sentences = map[string]string{
-	"accept":   "a connection{note} is accepted",
-	"in":       "{size} received, from byte {from} on",
-	"eof":      "the client has ended its half of the connection",
-	"timeout":  "{note} ends: {value}",
-	"broken":   "{note} ends: {value}",
-	"silent":   "nothing was asked: there will be no answer",
-	"key":      "{key} is {quoted}{note}",
-	"dropped":  "{value} is {note}",
-	"body":     "the body of the request begins: {value}, says Content-Length",
-	"no body":  "the request has {note}: no body",
-	"refused":  "{value}: {note}",
-	"environ":  "environ is complete: {keys}",
-	"changed":  "{layer} sets {key} to {quoted}; it was {was}",
-	"call":     "{note} calls the {value} {layer}",
-	"start":    "{layer} calls startResponse({quoted}) with {headers}{note}",
-	"stored":   "the gateway {note} the status and {headers}; {size} sent so far",
-	"started":  "startResponse returns write() to {layer}",
-	"return":   "{layer} returns a body, {value}",
-	"file":     "the body of {layer} is a file: the gateway reads, sends and closes it",
-	"write":    "{layer} calls write() with {size}",
-	"block":    "{layer} gives a block of {size}",
-	"enough":   "{layer} {note}",
-	"closed":   "Close is called on the body of {layer}",
-	"panic":    "{note}{layer} panics",
-	"log":      "{note}: {value}",
-	"length":   "the answer {note}",
-	"head":     "the head leaves, in one write with {body} of the body",
-	"out":      "{size} of the body leave",
-	"continue": "{size} leave: the client may send the body",
-	"sendfile": "{size} of the file leave by sendfile(2): they never enter this program",
-	"drain":    "the gateway ends its half, and reads on until the client closes",
-	"drained":  "{size} more, read and discarded",
-	"close":    "the gateway closes the connection",
-	"limit":    "the rest is not shown",
+// A recorder makes the events of one exchange. The goroutines of an application may call
+// add at the same time; the other methods are called by one goroutine at a time.
+type recorder struct {
+	mu       sync.Mutex
+	emit     func(event)
+	now      func() time.Time
+	begin    time.Time
+	logs     bool              // lines of wsgi.errors are events, too
+	head     []byte            // bytes received, until they are parsed
+	received int               // bytes in all
+	parsed   bool              // the head
+	refused  bool              // the request
+	drains   bool              // our half is closed: what comes is discarded
+	method   string            // of the request
+	environ  map[string]string // as it was seen last
+	stored   event             // the call whose status and headers the gateway has stored
+	headSent bool
+	sent     int // bytes
 }
 
-// blank is a place in a sentence for a field of an event.
-var blank = regexp.MustCompile(`\{\w+\}`)
+func newRecorder(now func() time.Time, emit func(event)) *recorder {
+	return &recorder{emit: emit, now: now, begin: now()}
+}
 
-// fill puts the fields of an event, and more names and values, into a sentence.
-func (e event) fill(sentence string, more ...string) string {
-	inQuotes := func(text string) string { return `"` + cut(text, 80) + `"` }
-	return blank.ReplaceAllStringFunc(sentence, func(name string) string {
-		for i := 0; i < len(more); i += 2 {
-			if more[i] == name {
-				return more[i+1]
-			}
-		}
-		switch name {
-		case "{layer}":
-			return e.Layer
-		case "{key}":
-			return e.Key
-		case "{value}":
-			return e.Value
-		case "{note}":
-			return e.Note
-		case "{quoted}":
-			return inQuotes(e.Value)
-		case "{was}":
-			return inQuotes(e.Note)
-		case "{size}":
-			return plural(e.Size, "byte")
-		case "{body}":
-			return plural(e.Size-e.Head, "byte")
-		case "{headers}":
-			return plural(len(e.Headers), "header")
-		case "{keys}":
-			return plural(len(e.Environ), "key")
-		case "{from}":
-			return strconv.Itoa(e.From)
-		case "{rule}":
-			return e.Rule
-		}
-		return name
-	})
+// add completes an event and emits it. The sentence is formatted like that of Sprintf.
+func (t *recorder) add(e event, sentence string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.At = t.now().Sub(t.begin).Microseconds()
+	e.Value = cut(e.Value, longValue)
+	e.Text = cut(printable(fmt.Sprintf(sentence, args...)), longText)
+	t.emit(e)
 }
 
 // plural returns "1 byte" or "2 bytes".
@@ -1839,41 +1791,8 @@ func cut(text string, n int) string {
 	return string([]rune(text)[:max(0, n-1)]) + "…"
 }
 
-// A recorder makes the events of one exchange. The goroutines of an application may call
-// add at the same time; the other methods are called by one goroutine at a time.
-type recorder struct {
-	mu       sync.Mutex
-	emit     func(event)
-	now      func() time.Time
-	begin    time.Time
-	last     int64             // when the last event was
-	logs     bool              // lines of wsgi.errors are events, too
-	head     []byte            // bytes received, until they are parsed
-	received int               // bytes in all
-	parsed   bool              // the head
-	refused  bool              // the request
-	drains   bool              // our half is closed: what comes is discarded
-	method   string            // of the request
-	environ  map[string]string // as it was seen last
-	stored   event             // the call whose status and headers the gateway has stored
-	headSent bool
-	sent     int // bytes
-}
-
-func newRecorder(now func() time.Time, emit func(event)) *recorder {
-	return &recorder{emit: emit, now: now, begin: now()}
-}
-
-// add completes an event and emits it.
-func (t *recorder) add(e event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e.At = t.now().Sub(t.begin).Microseconds()
-	e.Pause, t.last = time.Duration(e.At-t.last)*time.Microsecond, e.At
-	e.Value, e.Note = cut(e.Value, longValue), cut(e.Note, longValue)
-	e.Text = cut(printable(e.fill(sentences[e.Kind])), longText)
-	t.emit(e)
-}
+// inQuotes puts a value that is visible already in quotes, for a sentence.
+func inQuotes(value string) string { return `"` + cut(value, 80) + `"` }
 
 // watch is a Server's Watch.
 func (t *recorder) watch(c net.Conn, application Application) (
@@ -1882,7 +1801,7 @@ func (t *recorder) watch(c net.Conn, application Application) (
 	if host, port := hostPort(c.RemoteAddr()); host != "" {
 		from = " from " + net.JoinHostPort(host, port)
 	}
-	t.add(event{Kind: "accept", Note: from})
+	t.add(event{Kind: "accept"}, "a connection%s is accepted", from)
 	return &tap{c, c, c, t}, t.watchedGateway(application), t.onHead
 }
 
@@ -1916,7 +1835,8 @@ func (c *tap) ReadFrom(source io.Reader) (int64, error) {
 		return io.Copy(struct{ io.Writer }{c}, source)
 	}
 	n, err := direct.ReadFrom(source)
-	c.add(event{Kind: "sendfile", Size: int(n)})
+	c.add(event{Kind: "sendfile", Size: int(n)}, "%s of the file leave by sendfile(2): they "+
+		"never enter this program", plural(int(n), "byte"))
 	c.onError("writing", err)
 	return n, err
 }
@@ -1927,7 +1847,8 @@ func (c *tap) CloseWrite() error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	c.add(event{Kind: "drain"})
+	c.add(event{Kind: "drain"},
+		"the gateway ends its half, and reads on until the client closes")
 	c.drains = true
 	return half.CloseWrite()
 }
@@ -1941,57 +1862,58 @@ func (c *tap) SetLinger(seconds int) error {
 }
 
 func (c *tap) Close() error {
-	c.add(event{Kind: "close"})
+	c.add(event{Kind: "close"}, "the gateway closes the connection")
 	return c.Conn.Close()
 }
 
 // onError records how reading or writing has failed, if it has.
 func (t *recorder) onError(what string, err error) {
-	kind := "broken"
 	switch {
 	case err == nil:
-		return
 	case err == io.EOF:
-		kind = "eof"
+		t.add(event{Kind: "eof"}, "the client has ended its half of the connection")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		kind = "timeout"
+		t.add(event{Kind: "timeout"}, "%s ends: %v", what, err)
+	default:
+		t.add(event{Kind: "broken"}, "%s ends: %v", what, err)
 	}
-	t.add(event{Kind: kind, Note: what, Value: err.Error()})
 }
 
 // onRead records bytes from the client.
 func (t *recorder) onRead(p []byte) {
-	if len(p) == 0 {
-		return
-	}
 	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
 	t.received = e.To
-	if t.drains {
-		e.Kind = "drained"
-	} else {
-		e.Data = bytes.Clone(p)
-	}
 	if !t.parsed {
 		t.head = append(t.head, p...)
 	}
-	t.add(e)
+	switch size := plural(len(p), "byte"); {
+	case len(p) == 0:
+	case t.drains:
+		e.Kind = "drained"
+		t.add(e, "%s more, read and discarded", size)
+	default:
+		e.Data = bytes.Clone(p)
+		t.add(e, "%s received, from byte %d on", size, e.From)
+	}
 }
 
 // onWrite records bytes to the client: first the head, and why it has a Content-Length.
 func (t *recorder) onWrite(p []byte) {
 	e := event{Kind: "out", Size: len(p), Data: bytes.Clone(p)}
+	t.sent += len(p)
 	switch head, _, _ := strings.Cut(string(p), "\r\n\r\n"); {
 	case len(p) == 0:
-		return
 	case t.headSent:
+		t.add(e, "%s of the body leave", plural(len(p), "byte"))
 	case strings.HasPrefix(head, "HTTP/1.1 100 "):
 		e.Kind = "continue"
+		t.add(e, "%s leave: the client may send the body", plural(len(p), "byte"))
 	default:
 		e.Kind, e.Head, t.headSent = "head", min(len(head)+len("\r\n\r\n"), len(p)), true
-		t.add(event{Kind: "length", Note: t.lengthReason(head)})
+		t.add(event{Kind: "length"}, "the answer %s", t.lengthReason(head))
+		t.add(e, "the head leaves, in one write with %s of the body",
+			plural(len(p)-e.Head, "byte"))
 	}
-	t.sent += len(p)
-	t.add(e)
 }
 
 // lengthReason says why a head has a Content-Length, or has none.
@@ -2011,8 +1933,7 @@ func (t *recorder) lengthReason(head string) string {
 		return "has the Content-Length that the application has given"
 	case given:
 		return "gets a Content-Length of " + length + ": the whole body is known"
-	}
-	if t.method == "HEAD" {
+	case t.method == "HEAD":
 		return "has no Content-Length: nobody knows how long the body of GET would be"
 	}
 	return "has no Content-Length: nobody knows how long the body will be, so the end of " +
@@ -2047,15 +1968,15 @@ func (t *recorder) onHead(q *Request, err error) {
 		from := badByte(q, refusal, head, lines)
 		t.refuse(refusal, from, from+max(0, len(refusal.Line)-refusal.Offset))
 	case err != nil:
-		t.add(event{Kind: "silent"})
+		t.add(event{Kind: "silent"}, "nothing was asked: there will be no answer")
 	case q.Length > 0:
 		from := lines[len(q.Header)+2][0]
 		t.add(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
-			Value: length + " bytes"})
-	case n > 0:
-		t.add(event{Kind: "no body", Note: "a Content-Length of 0"})
+			Value: length + " bytes"},
+			"the body of the request begins: %s bytes, says Content-Length", length)
 	default:
-		t.add(event{Kind: "no body", Note: "no Content-Length"})
+		has := []string{"no Content-Length", "a Content-Length of 0"}[n]
+		t.add(event{Kind: "no body"}, "the request has %s: no body", has)
 	}
 }
 
@@ -2077,21 +1998,31 @@ func (t *recorder) addLine(q *Request, from int) {
 		if first < 0 || isTarget && q.Path == "" { // absent, or refused
 			continue
 		}
-		e := event{Kind: "key", From: from + first, To: from + end, Key: lineKeys[i],
-			Value: visible(value)}
+		e := event{From: from + first, To: from + end, Key: lineKeys[i]}
 		switch text := q.Line[first:end]; {
 		case e.Key == "":
-			e.Kind, e.Value = "dropped", visible(text)
-			e.Note = "cut off: a fragment is for the client alone"
+			t.drop(e, text, "cut off: a fragment is for the client alone")
 		case e.Key == "HTTP_HOST":
-			e.Note = ", from the absolute target"
+			t.tie(e, value, ", from the absolute target")
 		case text == "" && value == "/":
-			e.Note = ": an empty path is the root"
+			t.tie(e, value, ": an empty path is the root")
 		case text != value:
-			e.Note = ", decoded once"
+			t.tie(e, value, ", decoded once")
+		default:
+			t.tie(e, value, "")
 		}
-		t.add(e)
 	}
+}
+
+// tie records which bytes have become a key of environ, and drop which have not.
+func (t *recorder) tie(e event, value, note string) {
+	e.Kind, e.Value = "key", visible(value)
+	t.add(e, "%s is %s%s", e.Key, inQuotes(e.Value), note)
+}
+
+func (t *recorder) drop(e event, text, why string) {
+	e.Kind, e.Value = "dropped", visible(text)
+	t.add(e, "%s is %s", e.Value, why)
 }
 
 // addField records in e what a header field has become, or why it is dropped. environ has
@@ -2100,21 +2031,20 @@ func (t *recorder) addField(q *Request, environ Environ, field Header, e event) 
 	key, ok := environKey(field.Name)
 	_, again := environ[key]
 	environ.addHeader(field)
-	e.Kind, e.Value = "dropped", field.Name
+	e.Key = key
 	switch {
 	case !ok && strings.Contains(field.Name, "_"):
-		e.Note = "dropped: with a - instead of _ it would have the same key"
+		t.drop(e, field.Name, "dropped: with a - instead of _ it would have the same key")
 	case !ok:
-		e.Note = "dropped: many programs take HTTP_PROXY for their own setting"
+		t.drop(e, field.Name, "dropped: many programs take HTTP_PROXY for their own setting")
 	case key == "HTTP_HOST" && q.Authority != "":
-		e.Note = "dropped: the target says " + visible(q.Authority)
+		e.Key = ""
+		t.drop(e, field.Name, "dropped: the target says "+visible(q.Authority))
 	case again:
-		e.Note = ": joined to what came before"
-		fallthrough
+		t.tie(e, environ.Get(key), ": joined to what came before")
 	default:
-		e.Kind, e.Key, e.Value = "key", key, visible(environ.Get(key))
+		t.tie(e, environ.Get(key), "")
 	}
-	t.add(e)
 }
 
 // badByte returns the offset of a refusal's byte in head, or its end if bytes are
@@ -2137,8 +2067,8 @@ func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
 // refuse records a refusal, once.
 func (t *recorder) refuse(r *Refusal, from, to int) {
 	if !t.refused {
-		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Note: r.Reason,
-			Rule: r.Source, Place: r.Place})
+		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
+			Place: r.Place}, "%s: %s", r.Status, r.Reason)
 	}
 	t.refused = true
 }
@@ -2148,7 +2078,8 @@ func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
 			t.method, t.environ = environ.Get("REQUEST_METHOD"), describe(environ)
-			t.add(event{Kind: "environ", Environ: t.environ})
+			t.add(event{Kind: "environ", Environ: t.environ}, "environ is complete: %s",
+				plural(len(t.environ), "key"))
 			environ[layerKey] = &layer{t, "the gateway", 0}
 		}
 		return application(environ, startResponse)
@@ -2184,20 +2115,20 @@ type layer struct {
 
 const layerKey = "rawsgi.layer"
 
-func (l *layer) add(e event) {
+func (l *layer) add(e event, sentence string, args ...any) {
 	if e.Depth = l.depth; e.Depth > 0 {
 		e.Layer = l.name
 	}
-	l.recorder.add(e)
+	l.recorder.add(e, sentence, args...)
 }
 
 // Write records a line that the layer logs.
 func (l *layer) Write(p []byte) (int, error) {
-	e := event{Kind: "log", Note: "wsgi.errors", Value: strings.TrimSuffix(string(p), "\n")}
+	to, line := "wsgi.errors", strings.TrimSuffix(string(p), "\n")
 	if l.depth == 0 {
-		e.Note = "the gateway logs"
+		to = "the gateway logs"
 	}
-	l.add(e)
+	l.add(event{Kind: "log", Value: line}, "%s: %s", to, line)
 	return len(p), nil
 }
 
@@ -2223,7 +2154,7 @@ func watched(name string, application Application) Application {
 			environ["wsgi.errors"] = own
 			defer func() { own.Flush(); environ["wsgi.errors"] = stream }()
 		}
-		l.add(event{Kind: "call", Value: role, Note: outer.name})
+		l.add(event{Kind: "call"}, "%s calls the %s %s", outer.name, role, name)
 		l.watchedCall("", func() { body = application(environ, l.watchedStart(startResponse)) })
 		return l.watchedBody(body)
 	}
@@ -2235,7 +2166,8 @@ func (l *layer) changes(environ Environ) {
 	l.environ = now
 	for _, key := range slices.Sorted(maps.Keys(now)) {
 		if before, had := was[key]; !had || before != now[key] {
-			l.add(event{Kind: "changed", Key: key, Value: now[key], Note: before})
+			l.add(event{Kind: "changed", Key: key, Value: now[key]}, "%s sets %s to %s; it was %s",
+				l.name, key, inQuotes(now[key]), inQuotes(before))
 		}
 	}
 }
@@ -2249,7 +2181,7 @@ func (l *layer) watchedCall(what string, do func()) {
 		}
 		reason := recover()
 		place, _, _ := strings.Cut(strings.TrimSpace(frames()), " ")
-		l.add(event{Kind: "panic", Note: what, Place: place})
+		l.add(event{Kind: "panic", Place: place}, "%s%s panics", what, l.name)
 		if r, ok := reason.(*Refusal); ok && r != nil && checkStatus(r.Status) == nil {
 			l.refuse(r, l.received, l.received) // e.g. a body is cut short
 		}
@@ -2265,16 +2197,17 @@ func (l *layer) watchedCall(what string, do func()) {
 func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		e := event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers)}
+		size, given := plural(len(headers), "header"), ""
 		for i, header := range headers {
-			e.Note += []string{": ", ", "}[min(i, 1)] + header.Name
+			given += []string{": ", ", "}[min(i, 1)] + header.Name
 		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
-			e.Note += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
+			given += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
 		}
 		if _, file, line, ok := runtime.Caller(1); ok {
 			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
 		}
-		l.add(e)
+		l.add(e, "%s calls startResponse(%s) with %s%s", l.name, inQuotes(e.Value), size, given)
 		var out io.Writer
 		l.watchedCall("the call of startResponse by ", func() {
 			out = startResponse(status, headers, excInfo...)
@@ -2284,21 +2217,23 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 			if l.stored.Kind != "" {
 				does = "replaces what it has stored with"
 			}
-			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Note: does,
-				Size: l.sent}
-			l.recorder.add(l.stored)
+			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Size: l.sent}
+			l.recorder.add(l.stored, "the gateway %s the status and %s; %s sent so far",
+				does, size, plural(l.sent, "byte"))
 		}
-		l.add(event{Kind: "started"})
+		l.add(event{Kind: "started"}, "startResponse returns write() to %s", l.name)
 		return writeFunc(func(block []byte) (int, error) {
-			l.gives("write", block)
+			l.gives("write", "calls write() with", block)
 			return out.Write(block)
 		})
 	}
 }
 
 // gives records a block: its size and its first longValue bytes.
-func (l *layer) gives(kind string, p []byte) {
-	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
+func (l *layer) gives(kind, verb string, block []byte) {
+	start := bytes.Clone(block[:min(len(block), longValue)])
+	l.add(event{Kind: kind, Size: len(block), Data: start}, "%s %s %s", l.name, verb,
+		plural(len(block), "byte"))
 }
 
 // A watchedBody records the blocks of a body, and its Close.
@@ -2322,9 +2257,11 @@ func (l *layer) watchedBody(body Body) Body {
 	if inner, ok := body.(interface{ unwatched() Body }); ok {
 		b.made = inner.unwatched()
 	}
-	l.add(event{Kind: "return", Value: typeName(b.made)})
+	e := event{Kind: "return", Value: typeName(b.made)}
+	l.add(e, "%s returns a body, %s", l.name, e.Value)
 	if _, isFile := body.(*fileBody); isFile {
-		l.add(event{Kind: "file"})
+		l.add(event{Kind: "file"}, "the body of %s is a file: the gateway reads, sends and "+
+			"closes it", l.name)
 		return body
 	}
 	if body == nil {
@@ -2341,20 +2278,20 @@ func (b watchedBody) All() iter.Seq[[]byte] {
 		how := "has no more blocks"
 		b.layer.watchedCall("the body of ", func() {
 			for block := range b.Body.All() {
-				b.layer.gives("block", block)
+				b.layer.gives("block", "gives a block of", block)
 				if !yield(block) {
 					how = "is asked for no more blocks"
 					break
 				}
 			}
 		})
-		b.layer.add(event{Kind: "enough", Note: how})
+		b.layer.add(event{Kind: "enough"}, "%s %s", b.layer.name, how)
 	}
 }
 
 func (b watchedBody) Close() error {
 	if _, ok := b.made.(io.Closer); ok {
-		b.layer.add(event{Kind: "closed"})
+		b.layer.add(event{Kind: "closed"}, "Close is called on the body of %s", b.layer.name)
 	}
 	return closeBody(b.Body)
 }
@@ -2422,25 +2359,11 @@ func (n *narrator) recorder() *recorder {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.count++
-	number := n.count
-	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
-}
-
-// traceLines are the lines of events that are not printed as their sentence alone: they
-// have a sign, or the bracket says the rest.
-var traceLines = map[string]string{
-	"key":     "  {column} {quoted}{note} ({bytes})",
-	"dropped": "  (dropped)        {text}",
-	"refused": "! {text} ({rule}, byte {from})",
-	"stored":  "= {text}",
-	"call":    "  {outer}┌ {layer}",
-	"start":   "  {bars}startResponse({quoted}) with {headers}{note}",
-	"write":   "  {bars}write() of {size}: {data}",
-	"return":  "  {outer}└ returns {value}",
-	"panic":   "! {outer}└ {text}",
-	"block":   "  {dots}block of {size}: {data}",
-	"enough":  "  {dots}{text}",
-	"closed":  "  {dots}{text}",
+	number, last := n.count, int64(0)
+	return newRecorder(time.Now, func(e event) {
+		n.tell(number, e, time.Duration(e.At-last)*time.Microsecond)
+		last = e.At
+	})
 }
 
 // details are the events that a brief trace leaves out.
@@ -2448,14 +2371,14 @@ var details = []string{"accept", "key", "body", "no body", "length", "enough", "
 	"drained", "eof"}
 
 // tell prints an event, and the time since the one before if that is long.
-func (n *narrator) tell(number int, e event) {
+func (n *narrator) tell(number int, e event, pause time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
 		return // the line of startResponse is enough
 	}
-	if unit := 50 * time.Millisecond; e.Pause > unit {
-		n.print(number, fmt.Sprintf("  (%v later)", e.Pause.Round(unit)))
+	if unit := 50 * time.Millisecond; pause > unit {
+		n.print(number, fmt.Sprintf("  (%v later)", pause.Round(unit)))
 	}
 	switch e.Kind {
 	case "in":
@@ -2463,13 +2386,44 @@ func (n *narrator) tell(number int, e event) {
 	case "head", "out", "continue":
 		n.printBytes(number, "< ", e.Data)
 	default:
+		n.print(number, e.line())
+	}
+}
+
+// line returns the line of an event: a sign, how deep it is, and its sentence, of which
+// the bracket says the beginning.
+func (e event) line() string {
+	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
+	outer := strings.TrimSuffix(bars, "│ ")
+	_, does, _ := strings.Cut(e.Text, " calls ")
+	switch e.Kind {
+	case "key":
 		span := []string{"no byte", fmt.Sprint("byte ", e.From),
 			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}"), "{text}", e.Text,
-			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", span,
-			"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
-			"{outer}", strings.Repeat("│ ", max(0, e.Depth-1)), "{data}", quote(string(e.Data))))
+		return fmt.Sprintf("  %-16s %s (%s)", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "),
+			span)
+	case "dropped":
+		return "  (dropped)        " + e.Text
+	case "refused":
+		return fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From)
+	case "stored":
+		return "= " + e.Text
+	case "call":
+		return "  " + outer + "┌ " + e.Layer
+	case "start":
+		return "  " + bars + does
+	case "write":
+		return "  " + bars + does + ": " + quote(string(e.Data))
+	case "return":
+		return "  " + outer + "└ returns " + e.Value
+	case "panic":
+		return "! " + outer + "└ " + e.Text
+	case "block":
+		return fmt.Sprintf("  %sblock of %s: %s", dots, plural(e.Size, "byte"), quote(string(e.Data)))
+	case "enough", "closed":
+		return "  " + dots + e.Text
 	}
+	return "  " + bars + e.Text
 }
 
 // printBytes prints bytes line by line: at most 12 lines, or 1 in a brief trace.
@@ -2750,13 +2704,13 @@ func (l *eventLog) watch(application Application, client *labConn) {
 }
 
 func (l *eventLog) add(e event) {
-	l.size += len(e.Data) + len(e.Value+e.Note+e.Text) + len(fmt.Sprint(e.Headers))
+	l.size += len(e.Data) + len(e.Value+e.Text) + len(fmt.Sprint(e.Headers))
 	if l.size > labData {
-		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
+		e.Data, e.Value, e.Headers = nil, cut(e.Value, 40), nil
 		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
 	}
 	if len(l.events) == labEvents {
-		e = event{At: e.At, Kind: "limit", Text: sentences["limit"]}
+		e = event{At: e.At, Kind: "limit", Text: "the rest is not shown"}
 	}
 	if len(l.events) <= labEvents {
 		l.events = append(l.events, e)
@@ -2769,7 +2723,7 @@ type labConn struct {
 	net.Conn               // nil: a server calls no more than the methods below
 	pieces   []string      // to come
 	pause    time.Duration // before each
-	inside   bool          // a part of the first piece has been read
+	rest     string        // of the piece that comes now
 	ends     bool          // after the last piece the client ends its half, or waits
 	ahead    time.Duration // the clock
 	left     time.Duration // until a read fails
@@ -2790,22 +2744,19 @@ func (c *labConn) wait(d time.Duration) error {
 }
 
 func (c *labConn) Read(p []byte) (int, error) {
-	for len(c.pieces) > 0 && c.pieces[0] == "" {
-		c.pieces, c.inside = c.pieces[1:], false
-	}
-	if len(c.pieces) == 0 {
-		if c.ends {
-			return 0, io.EOF
-		}
-		return 0, c.wait(math.MaxInt64)
-	}
-	if !c.inside {
+	if c.rest == "" && len(c.pieces) > 0 {
 		if err := c.wait(c.pause); err != nil {
 			return 0, err
 		}
+		c.rest, c.pieces = c.pieces[0], c.pieces[1:]
 	}
-	n := copy(p, c.pieces[0])
-	c.pieces[0], c.inside = c.pieces[0][n:], true
+	if c.rest == "" && c.ends {
+		return 0, io.EOF
+	} else if c.rest == "" {
+		return 0, c.wait(math.MaxInt64)
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
 	return n, nil
 }
 
