@@ -84,8 +84,8 @@ type Config struct {
 	Programs int           // CGI programs that run at once; 0 means maxPrograms
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
-	Trace    bool          // a narrator watches the applications
-	Brief    bool          // the narrator prints the most important steps only
+	Trace    bool          // a narrator prints each step
+	Brief    bool          // the most important steps only
 	OpenLab  bool          // other machines may use the lab
 }
 
@@ -120,20 +120,16 @@ func applications(c Config) []entry {
 		{"cgi", "RFC 3875", "12-cgi", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
 			"Runs a CGI program (-script) for each request."},
 	}
-	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
-		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, each := range entries {
-		if c.Trace {
-			entries[i].App = watched(each.Name, each.App)
-		}
+		entries[i].App = watched(each.Name, each.App)
 		routes["/"+each.Name] = entries[i].App
 	}
-	gallery := mount(routes, newIndex(entries))
-	if c.Trace {
-		gallery = watched("gallery", gallery)
-	}
-	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL", gallery,
+	routes["/lab"] = watched("lab", newLab(entries, c.OpenLab))
+	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
+		routes["/lab"], "Type raw bytes, and watch what becomes of each."})
+	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL",
+		watched("gallery", mount(routes, newIndex(entries))),
 		"The default: all of these, mounted under their names, with an index page."})
 }
 
@@ -153,7 +149,7 @@ var middlewares = []struct {
 
 // withMiddleware puts middleware around an application. The first name is the outermost
 // layer, so it is wrapped around last.
-func withMiddleware(application Application, use string, trace bool) (Application, error) {
+func withMiddleware(application Application, use string) (Application, error) {
 	if use == "" {
 		return application, nil
 	}
@@ -162,10 +158,7 @@ func withMiddleware(application Application, use string, trace bool) (Applicatio
 		if err != nil {
 			return nil, err
 		}
-		application = middleware(application)
-		if trace {
-			application = watched(name, application)
-		}
+		application = watched(name, middleware(application)) // for -trace and the lab
 	}
 	return application, nil
 }
@@ -744,51 +737,40 @@ const (
 	killAfter   = 100 * time.Millisecond // until a program with an unused answer is killed
 )
 
-// A cgiHost is the host's side of CGI: an application that starts a program for each
-// request. (RFC 3875)
-type cgiHost struct {
-	script  string // the program, or a directory of programs
-	timeout time.Duration
-	slots   chan bool // holds a value for each program that runs
-}
-
-// newCGI makes the application; limit is how many programs may run at once.
+// newCGI makes the host's side of CGI: an application that starts a program for each
+// request and passes on its answer. script is the program, or a directory of them; limit
+// is how many may run at once. (RFC 3875)
 func newCGI(script string, timeout time.Duration, limit int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, maxPrograms))}
-	return h.app
+	slots := make(chan bool, cmp.Or(limit, maxPrograms))
+	return func(environ Environ, startResponse StartResponse) Body {
+		if script == "" {
+			return htmlPage(startResponse, "cgi", nil) // says how to name one
+		}
+		file, err := findProgram(script, environ)
+		if err != nil {
+			return cannotServe(environ, startResponse, err)
+		}
+		select {
+		case slots <- true: // until the program has ended
+		default:
+			return plainly(startResponse, "503 Service Unavailable",
+				"Too many CGI programs run at once: try again.", retryAfter)
+		}
+		p := &program{Cmd: exec.Command(file), slots: slots, timeout: timeout,
+			patience: timeout, ended: make(chan bool)}
+		body, err := p.answer(environ, startResponse)
+		if err != nil {
+			body = badGateway(environ, startResponse, err)
+			logHint(environ, file, err)
+		}
+		return body
+	}
 }
 
-// app runs the program that the request names, and passes on its answer.
-func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
-	if h.script == "" {
-		return htmlPage(startResponse, "cgi", nil) // says how to name one
-	}
-	file, err := h.find(environ)
-	if err != nil {
-		return cannotServe(environ, startResponse, err)
-	}
-	select {
-	case h.slots <- true: // until the program has ended
-	default:
-		return plainly(startResponse, "503 Service Unavailable",
-			"Too many CGI programs run at once: try again.", retryAfter)
-	}
-	var body Body
-	p, err := h.start(file, environ)
-	if err == nil {
-		body, err = p.respond(environ, startResponse)
-	}
-	if err != nil {
-		body = badGateway(environ, startResponse, err)
-		logHint(environ, file, err)
-	}
-	return body
-}
-
-// find returns the path of the program. In a directory of them, the first segment of
-// PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
-func (h *cgiHost) find(environ Environ) (file string, err error) {
-	file, _ = filepath.Abs(h.script) // without a working directory, Stat fails too
+// findProgram returns the path of the program. In a directory of them, the first segment
+// of PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
+func findProgram(script string, environ Environ) (file string, err error) {
+	file, _ = filepath.Abs(script) // without a working directory, Stat fails too
 	stat, err := os.Stat(file)
 	if err == nil && stat.IsDir() {
 		info := environ.Get("PATH_INFO")
@@ -811,7 +793,8 @@ func (h *cgiHost) find(environ Environ) (file string, err error) {
 // A program is a CGI program that runs. Read reads its output.
 type program struct {
 	*exec.Cmd
-	host     *cgiHost
+	slots    chan bool // holds a value for each program
+	timeout  time.Duration
 	output   *os.File
 	body     string        // the file of its standard input; "" if the request has no body
 	hasHead  bool          // the head of its answer has been read
@@ -824,22 +807,20 @@ var programs sync.Map
 
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
-func (h *cgiHost) start(file string, environ Environ) (*program, error) {
-	p := &program{Cmd: exec.Command(file), host: h, patience: h.timeout,
-		ended: make(chan bool)}
+func (p *program) start(environ Environ) error {
 	defer func() {
 		if p.Process == nil { // it did not start, or a body did not arrive whole
 			p.output.Close() // fails if there is none yet
 			p.free()
 		}
 	}()
-	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
+	p.Dir, p.Env = filepath.Dir(p.Path), cgiVariables(p.Path, environ)
 	p.Stderr = environ["wsgi.errors"].(io.Writer)
 	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
@@ -847,16 +828,16 @@ func (h *cgiHost) start(file string, environ Environ) (*program, error) {
 	}
 	output, stdout, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer stdout.Close()
 	p.output, p.Stdout = output, stdout
 	if err := p.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	programs.Store(p, nil)
 	go p.wait()
-	return p, nil
+	return nil
 }
 
 // spool writes the body of the request to a file: a program can then read it or not, in
@@ -890,7 +871,7 @@ func (p *program) wait() {
 // free frees what the program has used.
 func (p *program) free() {
 	os.Remove(p.body) // fails without a body, and where spool has removed it
-	<-p.host.slots
+	<-p.slots
 }
 
 // endScripts ends all programs, before this program ends.
@@ -928,7 +909,7 @@ func (p *program) kill() {
 // killed is not whole.
 func (p *program) Read(b []byte) (int, error) {
 	if _, runs := programs.Load(p); runs && p.hasHead {
-		p.patience = p.host.timeout
+		p.patience = p.timeout
 	}
 	begin := time.Now()
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
@@ -936,7 +917,7 @@ func (p *program) Read(b []byte) (int, error) {
 	p.patience -= time.Since(begin)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
-		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.host.timeout, err)
+		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
 	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
@@ -950,7 +931,7 @@ func (p *program) Read(b []byte) (int, error) {
 func (p *program) Close() error {
 	limit := killAfter
 	if p.hasHead {
-		limit = p.host.timeout
+		limit = p.timeout
 		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
 		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
 	}
@@ -960,9 +941,12 @@ func (p *program) Close() error {
 	return err
 }
 
-// respond passes on the program's answer. (RFC 3875 §6.2)
-func (p *program) respond(environ Environ, startResponse StartResponse) (
+// answer starts the program and passes on its answer. (RFC 3875 §6.2)
+func (p *program) answer(environ Environ, startResponse StartResponse) (
 	body Body, err error) {
+	if err := p.start(environ); err != nil {
+		return nil, err
+	}
 	defer closeUnused(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
@@ -980,7 +964,7 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (
 	if err != nil {
 		return nil, err
 	}
-	p.hasHead, p.patience = true, p.host.timeout
+	p.hasHead, p.patience = true, p.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
 
@@ -2520,13 +2504,11 @@ func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
 	for _, each := range entries {
-		if each.Name == "clock" {
-			each.App = newClock(3, 100*time.Millisecond)
-		}
-		if each.Name != "proxy" && each.Name != "cgi" {
-			l.apps[each.Name] = watched(each.Name, each.App)
-		}
+		l.apps[each.Name] = each.App
 	}
+	delete(l.apps, "proxy")
+	delete(l.apps, "cgi")
+	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
 	return l.app
 }
 
@@ -2652,7 +2634,7 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 	case client == nil:
 		err = fmt.Errorf("no arrival is called %s", quote(x.Arrival))
 	default:
-		application, err = withMiddleware(application, x.Use, true)
+		application, err = withMiddleware(application, x.Use)
 	}
 	return application, client, err
 }

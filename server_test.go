@@ -1965,7 +1965,7 @@ func TestGatewayFault(t *testing.T) {
 
 // call runs an application of ours without a server.
 func call(name, path string, change Environ) (status string, headers []Header, body string) {
-	application, err := choose(applications(Config{Root: "docs"}), name, "", false)
+	application, err := choose(applications(Config{Root: "docs"}), name, "")
 	if err != nil {
 		panic(err)
 	}
@@ -2089,7 +2089,7 @@ func TestMiddleware(t *testing.T) { // M01, M03
 			wrapped := must(withMiddleware(func(environ Environ, startResponse StartResponse) Body {
 				startResponse("200 OK", textPlain)
 				return nil
-			}, use, false))(t)
+			}, use))(t)
 			s := start(t, wrapped)
 			has(t, ask(t, s.addr, get()), "HTTP/1.0 500")
 			s.stop()
@@ -2107,7 +2107,7 @@ func TestMiddleware(t *testing.T) { // M01, M03
 			io.WriteString(&out, "the application\n")
 			startResponse("200 OK", textPlain)
 			return telling{stream("a\r\n", ""), &out}
-		}, use, false))(t)
+		}, use))(t)
 		_, _, body := callApplication(wrapped, Environ{"wsgi.errors": &out, "PATH_INFO": "/x",
 			"QUERY_STRING": "y=1"})
 		same(t, "the body", string(body), "a\r\n")
@@ -3186,7 +3186,7 @@ func TestProxy(t *testing.T) {
 // TestApplicationRows, TestHostRows and TestProxyRows hold ours to the last tables of
 // docs/conformance.md, through the checker.
 func TestApplicationRows(t *testing.T) {
-	s := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", "", false))(t))
+	s := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", ""))(t))
 	checkEdges(t, 7, "gateway", s.addr)
 	checkEdges(t, 61, "applications", s.addr)
 }
@@ -5224,8 +5224,8 @@ var volatile = regexp.MustCompile(
 func narration(t *testing.T, width any, brief bool, app, use string, requests ...string) string {
 	t.Helper()
 	t.Setenv("COLUMNS", fmt.Sprint(width))
-	entries := applications(Config{Trace: true, Root: "docs"})
-	application := must(choose(entries, app, use, true))(t)
+	entries := applications(Config{Root: "docs"})
+	application := must(choose(entries, app, use))(t)
 	var out lockedBuffer
 	s := start(t, application, func(s *Server) {
 		s.ErrorLog = log.New(&out, "", 0)
@@ -5393,7 +5393,7 @@ func TestTraceAndLog(t *testing.T) {
 	t.Parallel()
 	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
 		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
-	apps := append(applications(Config{Trace: true, Root: "docs"}),
+	apps := append(applications(Config{Root: "docs"}),
 		entry{Name: "empty", App: watched("empty", alone("start 204 No Content"))},
 		entry{Name: "pieces", App: watched("pieces", alone("log one, ; log two\n; log three; ok"))})
 	requests := []string{get("Host: h"), "GET /\r\n", getPath("/before"), getPath("/after"),
@@ -5419,7 +5419,7 @@ func TestTraceAndLog(t *testing.T) {
 			continue // takes its time, or is another's
 		}
 		for _, use := range []string{"", "log,catch,upper"} {
-			application := must(withMiddleware(app.App, use, true))(t)
+			application := must(withMiddleware(app.App, use))(t)
 			want := see(application, func(*Server) {})
 			for _, brief := range []bool{true, false} {
 				if got := see(application, narrated(brief)); got != want {
@@ -6494,7 +6494,7 @@ def app(environ, start_response):
     return [b"Hello, World!\n"]
 CGIHandler().run(app)
 `), 0o700))(b)
-	gallery := must(choose(applications(Config{}), "gallery", "", false))(b)
+	gallery := must(choose(applications(Config{}), "gallery", ""))(b)
 	upstream := start(b, gallery).addr
 	direct := overTCP(b, "in-process", quiet(gallery).Serve, 1, getHello)
 	for name, app := range map[string]Application{"proxy": newProxy(upstream, time.Minute),
