@@ -351,7 +351,7 @@ func mount(routes map[string]Application, fallback Application) Application {
 //go:embed docs/pages.html
 var pageTemplates string
 
-var pages = template.Must(template.New("").Funcs(template.FuncMap{"lab": labLink,
+var pages = template.Must(template.New("").Funcs(template.FuncMap{"listed": listed,
 	"replace": strings.ReplaceAll}).Parse(pageTemplates))
 
 // htmlPage answers with a page of docs/pages.html, filled with data. The page is UTF-8,
@@ -1772,7 +1772,7 @@ func cut(text string, n int) string {
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
-	return string([]rune(text)[:max(0, n-1)]) + "…"
+	return string([]rune(text)[:n-1]) + "…"
 }
 
 // inQuotes puts a value that is visible already in quotes, for a sentence.
@@ -1800,14 +1800,39 @@ type tap struct {
 
 func (c *tap) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
-	c.onRead(p[:n])
+	e := event{Kind: "in", From: c.received, To: c.received + n, Size: n}
+	c.received = e.To
+	if !c.parsed {
+		c.head = append(c.head, p[:n]...)
+	}
+	if n > 0 && c.drains {
+		e.Kind = "drained"
+		c.add(e, "%s more, read and discarded", plural(n, "byte"))
+	} else if n > 0 {
+		e.Data = bytes.Clone(p[:n])
+		c.add(e, "%s received, from byte %d on", plural(n, "byte"), e.From)
+	}
 	c.onError("reading", err)
 	return n, err
 }
 
+// Write also records why the head has a Content-Length or not.
 func (c *tap) Write(p []byte) (int, error) {
 	n, err := c.out.Write(p)
-	c.onWrite(p[:n])
+	e := event{Kind: "out", Size: n, Data: bytes.Clone(p[:n])}
+	c.sent += n
+	switch head, _, _ := strings.Cut(string(p[:n]), "\r\n\r\n"); {
+	case n == 0:
+	case c.headSent:
+		c.add(e, "%s of the body leave", plural(n, "byte"))
+	case strings.HasPrefix(head, "HTTP/1.1 100 "):
+		e.Kind = "continue"
+		c.add(e, "%s leave: the client may send the body", plural(n, "byte"))
+	default:
+		e.Kind, e.Head, c.headSent = "head", min(len(head)+len("\r\n\r\n"), n), true
+		c.add(event{Kind: "length"}, "the answer %s", c.lengthReason(head))
+		c.add(e, "the head leaves, in one write with %s of the body", plural(n-e.Head, "byte"))
+	}
 	c.onError("writing", err)
 	return n, err
 }
@@ -1863,65 +1888,30 @@ func (t *recorder) onError(what string, err error) {
 	}
 }
 
-// onRead records bytes from the client.
-func (t *recorder) onRead(p []byte) {
-	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
-	t.received = e.To
-	if !t.parsed {
-		t.head = append(t.head, p...)
-	}
-	switch size := plural(len(p), "byte"); {
-	case len(p) == 0:
-	case t.drains:
-		e.Kind = "drained"
-		t.add(e, "%s more, read and discarded", size)
-	default:
-		e.Data = bytes.Clone(p)
-		t.add(e, "%s received, from byte %d on", size, e.From)
-	}
-}
-
-// onWrite records bytes to the client: first the head, and why it has a Content-Length.
-func (t *recorder) onWrite(p []byte) {
-	e := event{Kind: "out", Size: len(p), Data: bytes.Clone(p)}
-	t.sent += len(p)
-	switch head, _, _ := strings.Cut(string(p), "\r\n\r\n"); {
-	case len(p) == 0:
-	case t.headSent:
-		t.add(e, "%s of the body leave", plural(len(p), "byte"))
-	case strings.HasPrefix(head, "HTTP/1.1 100 "):
-		e.Kind = "continue"
-		t.add(e, "%s leave: the client may send the body", plural(len(p), "byte"))
-	default:
-		e.Kind, e.Head, t.headSent = "head", min(len(head)+len("\r\n\r\n"), len(p)), true
-		t.add(event{Kind: "length"}, "the answer %s", t.lengthReason(head))
-		t.add(e, "the head leaves, in one write with %s of the body",
-			plural(len(p)-e.Head, "byte"))
-	}
-}
-
 // lengthReason says why a head has a Content-Length, or has none.
 func (t *recorder) lengthReason(head string) string {
 	first, fields, _ := strings.Cut(head, "\r\n")
-	_, after, given := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
-	length, _, _ := strings.Cut(after, "\r\n")
-	_, own := lookup(t.stored.Headers, "Content-Length")
-	switch _, status, _ := strings.Cut(first, " "); {
-	case status != t.stored.Value:
-		return "is the gateway's own: its Content-Length is " + length
-	case strings.HasPrefix(status, "205 "):
-		return "gets a Content-Length of 0: " + status + " has no body"
-	case strings.HasPrefix(status, "204 ") || own == 0 && bodyless(status):
-		return "gets no Content-Length: " + status + " has no body"
-	case own > 0:
-		return "has the Content-Length that the application has given"
-	case given:
-		return "gets a Content-Length of " + length + ": the whole body is known"
-	case t.method == "HEAD":
-		return "has no Content-Length: nobody knows how long the body of GET would be"
+	_, status, _ := strings.Cut(first, " ")
+	_, after, found := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
+	length, _, _ := strings.Cut("a Content-Length of "+after, "\r\n")
+	if !found {
+		length = "no Content-Length"
 	}
-	return "has no Content-Length: nobody knows how long the body will be, so the end of " +
-		"the connection ends it"
+	_, given := lookup(t.stored.Headers, "Content-Length")
+	switch {
+	case status != t.stored.Value:
+		return "is the gateway's own: it has " + length
+	case bodyless(status) && (given == 0 || !strings.HasPrefix(status, "304 ")):
+		return "gets " + length + ": " + status + " has no body"
+	case given > 0:
+		return "has the Content-Length that the application has given"
+	case found:
+		return "gets " + length + ": the whole body is known"
+	case t.method == "HEAD":
+		return "has " + length + ": nobody knows how long the body of GET would be"
+	}
+	return "has " + length + ": nobody knows how long the body will be, so the end of the " +
+		"connection ends it"
 }
 
 // headLine matches each line of a head, maybe with its CR.
@@ -1998,17 +1988,6 @@ func (t *recorder) addLine(q *Request, from int) {
 	}
 }
 
-// tie records which bytes have become a key of environ, and drop which have not.
-func (t *recorder) tie(e event, value, note string) {
-	e.Kind, e.Value = "key", visible(value)
-	t.add(e, "%s is %s%s", e.Key, inQuotes(e.Value), note)
-}
-
-func (t *recorder) drop(e event, text, why string) {
-	e.Kind, e.Value = "dropped", visible(text)
-	t.add(e, "%s is %s", e.Value, why)
-}
-
 // addField records in e what a header field has become, or why it is dropped. environ has
 // the fields before it.
 func (t *recorder) addField(q *Request, environ Environ, field Header, e event) {
@@ -2022,13 +2001,23 @@ func (t *recorder) addField(q *Request, environ Environ, field Header, e event) 
 	case !ok:
 		t.drop(e, field.Name, "dropped: many programs take HTTP_PROXY for their own setting")
 	case key == "HTTP_HOST" && q.Authority != "":
-		e.Key = ""
 		t.drop(e, field.Name, "dropped: the target says "+visible(q.Authority))
 	case again:
 		t.tie(e, environ.Get(key), ": joined to what came before")
 	default:
 		t.tie(e, environ.Get(key), "")
 	}
+}
+
+// tie records bytes that have become a key of environ, and drop some that have not.
+func (t *recorder) tie(e event, value, note string) {
+	e.Kind, e.Value = "key", visible(value)
+	t.add(e, "%s is %s%s", e.Key, inQuotes(e.Value), note)
+}
+
+func (t *recorder) drop(e event, text, why string) {
+	e.Kind, e.Key, e.Value = "dropped", "", visible(text)
+	t.add(e, "%s is %s", e.Value, why)
 }
 
 // badByte returns the offset of a refusal's byte in head, or its end if bytes are
@@ -2061,7 +2050,8 @@ func (t *recorder) refuse(r *Refusal, from, to int) {
 func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
-			t.method, t.environ = environ.Get("REQUEST_METHOD"), describe(environ)
+			t.parsed, t.method = true, environ.Get("REQUEST_METHOD")
+			t.environ = describe(environ)
 			t.add(event{Kind: "environ", Environ: t.environ}, "environ is complete: %s",
 				plural(len(t.environ), "key"))
 			environ[layerKey] = &layer{t, "the gateway", 0}
@@ -2564,13 +2554,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "403 Forbidden",
 			"An experiment is a POST of application/json from the lab's own page.")
 	}
-	var x experiment
-	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
-	if err := json.NewDecoder(input).Decode(&x); err != nil {
-		return plainly(startResponse, badRequest,
-			"The experiment cannot be read: "+err.Error())
-	}
-	application, client, err := x.prepare(l.apps)
+	application, client, err := l.prepare(environ["wsgi.input"].(io.Reader))
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
@@ -2601,16 +2585,19 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	return Blocks{content}
 }
 
-// An experiment is what the lab's page sends.
-type experiment struct {
-	Request string `json:"request"` // with the escapes of rawsgi send
-	App     string `json:"app"`
-	Use     string `json:"use"`     // middleware
-	Arrival string `json:"arrival"` // how its bytes reach the server
-}
-
 // prepare returns the application of an experiment, with its middleware, and the client.
-func (x experiment) prepare(apps map[string]Application) (Application, *labConn, error) {
+// The lab's page sends an experiment as JSON.
+func (l *lab) prepare(input io.Reader) (Application, *labConn, error) {
+	var x struct {
+		Request string // with the escapes of rawsgi send
+		App     string
+		Use     string // middleware
+		Arrival string // how its bytes reach the server
+	}
+	err := json.NewDecoder(io.LimitReader(input, 8*labRequest)).Decode(&x)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the experiment cannot be read: %w", err)
+	}
 	text, err := unescape(x.Request)
 	whole, half := []string{text}, []string{text[:len(text)/2]}
 	lines := slices.Collect(strings.Lines(text))
@@ -2622,7 +2609,7 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 		"the first half, then the client leaves": {pieces: half, ends: true},
 		"the first half, then silence":           {pieces: half},
 	}[x.Arrival]
-	application := apps[x.App]
+	application := l.apps[x.App]
 	switch {
 	case err != nil:
 	case len(text) > labRequest:
@@ -2637,14 +2624,6 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 		application, err = withMiddleware(application, x.Use)
 	}
 	return application, client, err
-}
-
-// labLink is a link to an experiment with an application, "" if the lab does not have it.
-func labLink(base, name string) string {
-	if slices.Contains([]string{"proxy", "cgi", "lab", "gallery"}, name) {
-		return ""
-	}
-	return base + "#app=" + name // the page knows a request for each
 }
 
 // escape matches an escape of a Go string, or the beginning of a wrong one.

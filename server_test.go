@@ -5187,7 +5187,8 @@ func TestRecordTells(t *testing.T) {
 	seen.watch(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
 	holds(t, texts(seen.events), "\nwriting ends: i/o timeout\n|!leaves")
 	seen = eventLog{}
-	newRecorder(time.Now, seen.add).onWrite([]byte("HTTP/1.0 2")) // a part of a head
+	half := &tap{out: io.Discard, recorder: newRecorder(time.Now, seen.add)}
+	half.Write([]byte("HTTP/1.0 2")) // a part of a head
 	same(t, "the head", string(ofKind(seen.events, "head")[0].Data), "HTTP/1.0 2")
 	for want, ends := range map[string]bool{"\n400 Bad Request: expected 10 body bytes": true,
 		"\n408 Request Timeout": false} { // told once if somebody reads, otherwise not
@@ -5355,7 +5356,7 @@ func TestNarrator(t *testing.T) {
 	n := narratorOn(&out)
 	n.colours = colours
 	one, two := n.recorder(), n.recorder()
-	two.onRead([]byte(strings.Repeat("a\n", 20)))
+	(&tap{in: strings.NewReader(strings.Repeat("a\n", 20)), recorder: two}).Read(make([]byte, 99))
 	one.add(event{Kind: "refused", Rule: "RFC", From: 3, To: 9}, "no: ")
 	later := one.begin.Add(time.Second)
 	one.begin = later.Add(-time.Second) // a clock that has not moved before
@@ -5456,6 +5457,10 @@ func TestTraceCGI(t *testing.T) {
 	if io.CopyN(streams, strings.NewReader(""), 1); strings.Contains(texts(seen.events), "sendfile") {
 		t.Errorf("got %s", texts(seen.events))
 	}
+	in, _, app := narrateCGI(zeros{}, io.Discard, hello, log.New(io.Discard, "", 0), true)
+	app(Environ{}, func(string, []Header, ...error) io.Writer { return io.Discard })
+	in.Read(make([]byte, 9))
+	same(t, "bytes of the body that are kept", len(in.(*tap).head), 0)
 }
 
 // runLab is a request to the lab as its page makes it, with changes.
