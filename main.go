@@ -188,7 +188,7 @@ func (o *options) check() error {
 	}
 	err := checkUpstreams(c.Upstream)
 	if err == nil && !o.list {
-		o.application, err = choose(applications(c), o.app, o.use, c.Trace)
+		o.application, err = choose(applications(c), o.app, o.use)
 	}
 	if err != nil {
 		return usageError{err}
@@ -197,12 +197,12 @@ func (o *options) check() error {
 }
 
 // choose finds an application by its name and wraps middleware around it.
-func choose(entries []entry, app, use string, trace bool) (Application, error) {
+func choose(entries []entry, app, use string) (Application, error) {
 	i := slices.IndexFunc(entries, func(e entry) bool { return e.Name == app })
 	if i < 0 {
 		return nil, fmt.Errorf("no application is called %q", app)
 	}
-	return withMiddleware(entries[i].App, use, trace)
+	return withMiddleware(entries[i].App, use)
 }
 
 // list prints the names for -app and -use.

@@ -407,8 +407,8 @@ func (r *Response) sendFile(body *fileBody) bool {
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !readable(file, offset) { // the file's error, not the client's
-			panic(err)
+		if err != nil && !slices.Contains([]error{nil, io.EOF}, readError(file, offset)) {
+			panic(err) // the file's error, not the client's
 		}
 		r.err = err
 	}
@@ -419,7 +419,7 @@ func (r *Response) sendFile(body *fileBody) bool {
 // end; 0 for anything else. The size of a file in /sys is wrong: it has no last byte.
 func restOf(file *os.File) (offset, rest int64) {
 	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() || !readable(file, info.Size()-1) {
+	if err != nil || !info.Mode().IsRegular() || readError(file, info.Size()-1) != nil {
 		return 0, 0
 	}
 	offset, err = file.Seek(0, io.SeekCurrent)
@@ -429,10 +429,10 @@ func restOf(file *os.File) (offset, rest int64) {
 	return offset, info.Size() - offset
 }
 
-// readable reports whether the byte at offset of a file can be read.
-func readable(file *os.File, offset int64) bool {
+// readError returns the error of reading the byte at offset of a file, io.EOF at its end.
+func readError(file *os.File, offset int64) error {
 	_, err := file.ReadAt(make([]byte, 1), offset)
-	return err == nil
+	return err
 }
 
 // finish ends an answer: it sends the head if no block has, and logs a body cut short.
