@@ -2190,14 +2190,6 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// onUnix skips a test of signals elsewhere.
-func onUnix(t *testing.T) {
-	t.Helper()
-	if runtime.GOOS == "windows" {
-		skip(t, "signals are for Unix")
-	}
-}
-
 // halfEcho begins an exchange with the echo application, which has the beginning of its answer.
 func halfEcho(t *testing.T, addr string) *net.TCPConn {
 	t.Helper()
@@ -2206,88 +2198,98 @@ func halfEcho(t *testing.T, addr string) *net.TCPConn {
 	return c
 }
 
-// TestProgram runs the program as a user does, and stops it with a signal in the middle
-// of an answer.
+// TestProgram runs the program as a user does, and stops it in the middle of an answer. After one
+// signal, the answer ends. A second one cuts it, and the client can tell; but a second SIGHUP is
+// none: when a terminal is closed, its shell and the system send one each.
 func TestProgram(t *testing.T) { // T06
-	onUnix(t)
-	for name, signals := range map[string][]os.Signal{"SIGINT": {os.Interrupt},
-		"SIGTERM": {syscall.SIGTERM},
-		"SIGHUP":  {syscall.SIGHUP}, "twice": {os.Interrupt, os.Interrupt}} {
-		t.Run(name, func(t *testing.T) {
+	only(t, "signals are for Unix")
+	for _, c := range []struct{ mode, first, second string }{{"concurrent", "INT", ""},
+		{"concurrent", "TERM", ""}, {"prefork", "TERM", ""}, {"concurrent", "INT", "INT"},
+		{"serial", "TERM", "TERM"}, {"prefork", "TERM", "TERM"}, {"concurrent", "HUP", "HUP"},
+		{"prefork", "HUP", "HUP"}} {
+		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			t.Parallel()
-			if name == "SIGHUP" && signal.Ignored(syscall.SIGHUP) {
+			if c.first == "HUP" && signal.Ignored(syscall.SIGHUP) {
 				skip(t, "SIGHUP is ignored here, as nohup(1) does")
 			}
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet")
-			busy := halfEcho(t, addr)
-			program.Process.Signal(signals[0])
-			refuses(t, addr)
+			signals := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM,
+				"HUP": syscall.SIGHUP, "": syscall.Signal(0)}
+			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h",
+				"-mode", c.mode)
+			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
+			program.Process.Signal(signals[c.first])
 			eventually(t, "the message", func() bool {
 				return strings.Contains(log.String(),
 					"waiting up to 5s for 1 request to end; press Ctrl-C again")
 			})
-			if name == "twice" {
-				program.Process.Signal(signals[1])
-			} else {
+			begin := time.Now()
+			program.Process.Signal(signals[c.second])
+			cut := c.second == "INT" || c.second == "TERM"
+			if !cut {
+				refuses(t, addr)
+				time.Sleep(100 * time.Millisecond) // in which it could cut the answer
 				io.WriteString(busy, "def")
-				has(t, readRest(t, busy), "abcdef")
-				busy.Close() // or the server would wait for it
 			}
-			same(t, "how the program ends", ended(t, program), nil)
+			reply, err := io.ReadAll(busy)
+			busy.Close() // or the server would wait for it
+			whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
+			if whole == cut || isReset(err) != cut {
+				t.Errorf("got %q, %v", reply, err)
+			}
+			if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
+				t.Errorf("the program ended with %v after %v", err, took)
+			}
+			haveEnded(t, workers...)
 		})
 	}
 }
 
 // TestLostLog shows that a program lives on when nobody reads its log any more, as after
 // Ctrl-C in "rawsgi | tee log"; and that a CGI program has the usual SIGPIPE all the same. When
-// the log is full and nobody reads it, the program stops all the same.
+// its log or its banner finds the output full, it serves and stops all the same.
 func TestLostLog(t *testing.T) {
-	onUnix(t)
-	begin := func(t *testing.T, log *os.File, args ...string) (*exec.Cmd, string) {
-		program := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
-		program.Env, program.Stderr = append(os.Environ(), "RAWSGI_AS_PROGRAM=1"), log
-		stdout := must(program.StdoutPipe())(t)
-		same(t, "an error", program.Start(), nil)
-		log.Close()
-		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-		silent := time.AfterFunc(20*time.Second, func() { program.Process.Kill() })
-		defer silent.Stop()
-		banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
-		return program, regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
-	}
 	script := writeScript(t, t.TempDir(), "pipe", `printf '\n'; kill -PIPE $$; echo ignored`)
-	for _, mode := range []string{"concurrent", "prefork"} {
-		t.Run(mode, func(t *testing.T) {
+	for name, flags := range map[string]string{"no reader": "", "no reader, prefork": "-mode prefork",
+		"full log": "-quiet", "full banner": ""} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			read, write, err := os.Pipe()
-			must(read, err)(t)
-			program, addr := begin(t, write, "-mode", mode, "-script", script)
-			read.Close()
-			for range 20 {
-				has(t, ask(t, addr, getPath("/errors/before")), "HTTP/1.0 500")
+			noError(t, err)
+			defer read.Close()
+			path := socketPath(t)
+			program := rawsgi(strings.Fields("-addr unix:" + path + " -script " + script + " " + flags)...)
+			program.Stderr = write
+			if name == "full banner" {
+				program.Stdout, program.Stderr = write, nil
 			}
-			same(t, "it ignores SIGPIPE", strings.Contains(ask(t, addr, getPath("/cgi")), "ignored"), false)
+			if strings.HasPrefix(name, "full") { // a write into a full pipe blocks
+				write.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+				for err == nil {
+					_, err = write.Write(make([]byte, 1<<10))
+				}
+			} else {
+				read.Close()
+			}
+			noError(t, program.Start(), write.Close())
+			t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
+			eventually(t, "a socket", func() bool { return listens("unix:" + path) })
+			for i := 0; i < 20 && name != "full log"; i++ { // each writes to the log
+				has(t, ask(t, path, getPath("/errors/before")), "HTTP/1.0 500")
+				has(t, ask(t, path, getPath("/cgi")), "!ignored")
+			}
+			busy := must(net.Dial("unix", path))(t)
+			defer busy.Close()
+			busy.SetDeadline(time.Now().Add(20 * time.Second))
+			io.WriteString(busy, "POST /echo HTTP/1.0\r\nContent-Length: 6\r\n\r\nabc")
+			must(io.ReadFull(busy, make([]byte, 1)))(t)
 			program.Process.Signal(syscall.SIGTERM)
+			eventually(t, "no socket", func() bool { return !listens("unix:" + path) })
+			io.WriteString(busy, "def")
+			has(t, readRest(t, busy), "abcdef$")
+			busy.Close() // or the server would wait for it
 			same(t, "how the program ends", ended(t, program), nil)
 		})
 	}
-	t.Run("full", func(t *testing.T) {
-		t.Parallel()
-		read, write, err := os.Pipe()
-		defer must(read, err)(t).Close()
-		write.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // a write into a full pipe blocks
-		for err == nil {
-			_, err = write.Write(make([]byte, 1<<10))
-		}
-		program, addr := begin(t, write, "-app", "echo", "-quiet")
-		busy := halfEcho(t, addr)
-		program.Process.Signal(syscall.SIGTERM)
-		refuses(t, addr)
-		io.WriteString(busy, "def")
-		has(t, readRest(t, busy), "def")
-		busy.Close()
-		ended(t, program) // how it ends is for others
-	})
 }
 
 // TestWASI: as wasip1, this is a CGI program. It cannot listen, and says so.
@@ -2751,12 +2753,15 @@ func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBu
 	defer time.AfterFunc(20*time.Second, func() { program.Process.Kill() }).Stop()
 	r := bufio.NewReader(stdout)
 	banner := must(r.ReadString('\n'))(t)
-	address := regexp.MustCompile(`^Serving HTTP on .*\bhttp://([^/]*)/\)? \.\.\.\n$`)
+	address := regexp.MustCompile(`^Serving HTTP on (?:.*\bhttp://([^/]*)/\)?|(/\S*)) \.\.\.\n$`)
 	match := address.FindStringSubmatch(banner)
 	if match == nil {
 		t.Fatalf("the banner is %q", banner)
 	}
 	go io.Copy(io.Discard, r) // what it prints for its reader; ends with the program
+	if match[2] != "" {
+		return program, "unix:" + match[2], log
+	}
 	return program, match[1], log
 }
 
@@ -2845,32 +2850,24 @@ func TestEarlySignal(t *testing.T) {
 		times = 50
 	}
 	early := func(t *testing.T, mode, addr string, i int) {
-		program := rawsgi(append([]string{"-addr", addr, "-mode"}, strings.Fields(mode)...)...)
-		stdout := must(program.StdoutPipe())(t)
-		noError(t, program.Start())
-		t.Cleanup(func() { program.Process.Kill() }) // fails if it has ended, as it should
-		banner := must(bufio.NewReader(stdout).ReadString('\n'))(t)
+		program, where, _ := startCommand(t,
+			rawsgi(append([]string{"-addr", addr, "-mode"}, strings.Fields(mode)...)...))
 		time.Sleep(time.Duration(i*15%100) * time.Millisecond) // any moment of their start
-		workers, begin, killed := children(t, program.Process.Pid), time.Now(), false
-		if killed = i%2 == 1 && strings.HasPrefix(mode, "prefork"); killed {
-			program.Process.Kill()
-		} else {
-			program.Process.Signal(syscall.SIGTERM)
+		workers, begin, end := children(t, program.Process.Pid), time.Now(), os.Signal(syscall.SIGTERM)
+		killed := i%2 == 1 && strings.HasPrefix(mode, "prefork")
+		if killed {
+			end = os.Kill
 		}
+		program.Process.Signal(end)
 		same(t, "whether it fails", ended(t, program) != nil, killed)
 		haveEnded(t, workers...)
 		if took := time.Since(begin); took > 2*time.Second {
 			t.Errorf("it took %v to stop", took)
 		}
-		file, isUnix := strings.CutPrefix(addr, "unix:")
-		where := addr
-		if !isUnix {
-			where = regexp.MustCompile(`[\d.]+:\d+`).FindString(banner)
-		}
 		if killed { // and has perhaps started one more worker
 			eventually(t, "the end of all workers", func() bool { return !listens(where) })
 		}
-		if !isUnix {
+		if file, isUnix := strings.CutPrefix(where, "unix:"); !isUnix {
 			must(listen(where))(t).Close()
 		} else if _, err := os.Lstat(file); err == nil && !killed {
 			t.Error("the socket is left behind")
@@ -2951,51 +2948,46 @@ func TestOutputErrors(t *testing.T) {
 // signal. Whoever could connect gets a whole answer, unless its worker was killed. (T06)
 func TestNothingLost(t *testing.T) {
 	only(t, "Windows has no SIGTERM")
-	var addr string
-	var answers, lost, refused atomic.Int64
-	var stopped atomic.Bool
-	asks := func() {
-		for !stopped.Load() {
-			c, err := net.Dial("tcp", addr)
-			if err != nil {
-				refused.Add(1) // the server has ended
-				return
-			}
-			c.SetDeadline(time.Now().Add(20 * time.Second))
-			io.WriteString(c, get()) // fails if the server has hung up
-			reply, err := io.ReadAll(c)
-			c.Close()
-			if answers.Add(1); err != nil || !bytes.HasSuffix(reply, []byte("World!\n")) {
-				lost.Add(1)
-				t.Logf("lost: %q, %v", reply, err)
-			}
-		}
-	}
-	for _, c := range []struct {
-		name, mode string
-		signal     os.Signal
-		mayLose    int64
-	}{{"the server", "concurrent", syscall.SIGTERM, 0}, {"the parent", "prefork", syscall.SIGTERM, 0},
-		{"all processes at once", "prefork", syscall.SIGTERM, 0}, // as systemd stops a service
-		{"one worker", "prefork", syscall.SIGTERM, 0},
-		{"a killed worker", "prefork", os.Kill, 32}, // the request of each client
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			command := rawsgi("-addr", "127.0.0.1:0", "-mode", c.mode, "-app", "hello", "-quiet")
+	for name, mode := range map[string]string{"the server": "concurrent", "the parent": "prefork",
+		"all processes at once": "prefork", // as systemd stops a service
+		"one worker":            "prefork", "a killed worker": "prefork"} {
+		t.Run(name, func(t *testing.T) {
+			command := rawsgi("-addr", "127.0.0.1:0", "-mode", mode, "-app", "hello", "-quiet")
 			command.SysProcAttr = ownGroup()
-			program, at, log := startCommand(t, command)
-			addr = at
-			for _, count := range []*atomic.Int64{&answers, &lost, &refused} {
-				count.Store(0)
-			}
-			stopped.Store(false)
-			finished := inBackground(func() { together(32, asks) })
+			program, addr, log := startCommand(t, command)
+			var answers, lost, refused atomic.Int64
+			var stopped atomic.Bool
+			finished := inBackground(func() {
+				together(32, func() {
+					for !stopped.Load() {
+						c, err := net.Dial("tcp", addr)
+						if err != nil {
+							refused.Add(1) // the server has ended
+							return
+						}
+						c.SetDeadline(time.Now().Add(20 * time.Second))
+						io.WriteString(c, get()) // fails if the server has hung up
+						reply, err := io.ReadAll(c)
+						c.Close()
+						if answers.Add(1); err != nil || !bytes.HasSuffix(reply, []byte("World!\n")) {
+							lost.Add(1)
+							t.Logf("lost: %q, %v", reply, err)
+						}
+					}
+				})
+			})
 			eventually(t, "1000 answers", func() bool { return answers.Load() > 1000 })
-			pid := program.Process.Pid
-			if strings.HasSuffix(c.name, "worker") {
+			pid, mayLose := program.Process.Pid, int64(0)
+			switch name {
+			case "all processes at once":
+				pid = -pid
+			case "one worker", "a killed worker":
 				only(t, "looks for processes in /proc", "linux")
-				worker, before := children(t, pid)[0], answers.Load()
-				tell(worker, c.signal)
+				worker, before, end := children(t, pid)[0], answers.Load(), os.Signal(syscall.SIGTERM)
+				if name == "a killed worker" {
+					end, mayLose = os.Kill, 32 // the request of each client
+				}
+				tell(worker, end)
 				eventually(t, "more answers, and another worker", func() bool {
 					now := children(t, pid)
 					return answers.Load() > before+2000 && len(now) == 2 && !slices.Contains(now, worker) &&
@@ -3004,13 +2996,11 @@ func TestNothingLost(t *testing.T) {
 				same(t, "refused", refused.Load(), 0)
 				stopped.Store(true)
 				wait(t, "the clients", finished)
-			} else if c.name == "all processes at once" {
-				pid = -pid
 			}
 			tell(pid, syscall.SIGTERM)
 			wait(t, "the clients", finished)
 			ended(t, program) // how it ends is for other tests
-			if lost.Load() > c.mayLose {
+			if lost.Load() > mayLose {
 				t.Errorf("%d of %d answers were lost", lost.Load(), answers.Load())
 			}
 		})
@@ -3794,105 +3784,30 @@ func TestStoppedEarly(t *testing.T) {
 // A lateListener's first Accept sees only its deadline, although a connection waits.
 type lateListener struct {
 	*net.TCPListener
-	accepts  atomic.Int32
-	deadline chan bool
-	once     sync.Once
+	server  *Server
+	accepts *atomic.Int32
 }
 
-func (l *lateListener) SetDeadline(t time.Time) error {
-	l.once.Do(func() { close(l.deadline) })
-	return l.TCPListener.SetDeadline(t)
-}
-
-func (l *lateListener) Accept() (net.Conn, error) {
-	if l.accepts.Add(1) == 1 {
-		<-l.deadline
-		return nil, os.ErrDeadlineExceeded
+func (l lateListener) Accept() (net.Conn, error) {
+	if l.accepts.Add(1) > 1 {
+		return l.TCPListener.Accept()
 	}
-	return l.TCPListener.Accept()
+	for !l.server.stopping.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	return nil, os.ErrDeadlineExceeded
 }
 
 // TestLateAccept: a stop answers a connection that waits, on a machine that is too slow to accept
 // it before the first deadline.
 func TestLateAccept(t *testing.T) {
-	l := &lateListener{TCPListener: must(listen("127.0.0.1:0"))(t).(*net.TCPListener),
-		deadline: make(chan bool)}
 	s := newServer(hello)
-	waiting := dial(t, l.Addr().String())
-	io.WriteString(waiting, get())
+	l := lateListener{must(listen("127.0.0.1:0"))(t).(*net.TCPListener), s, &atomic.Int32{}}
+	waiting := sendTo(t, l.Addr().String(), get())
 	go s.Serve(l)
 	eventually(t, "Accept", func() bool { return l.accepts.Load() == 1 })
 	s.Shutdown(5 * time.Second)
-	if reply := must(io.ReadAll(waiting))(t); !bytes.HasPrefix(reply, []byte(ok200)) {
-		t.Errorf("got %q", reply)
-	}
-}
-
-// TestSecondSignal: it does not wait for an answer, and the client can tell that it was cut. A
-// second SIGHUP is none: when a terminal is closed, its shell and the system send one each.
-// TestProgram shows what one signal does to one process; here it also reaches workers.
-func TestSecondSignal(t *testing.T) {
-	if runtime.GOOS == "windows" || signal.Ignored(syscall.SIGHUP) {
-		skip(t, "signals are for Unix, and nohup(1) ignores SIGHUP")
-	}
-	for _, c := range []struct {
-		mode   string
-		first  os.Signal
-		second os.Signal // Signal(0) if there is none
-	}{{"concurrent", syscall.SIGTERM, syscall.SIGTERM}, {"serial", syscall.SIGTERM, syscall.SIGTERM},
-		{"prefork", syscall.SIGTERM, syscall.SIGTERM}, {"prefork", syscall.SIGTERM, syscall.Signal(0)},
-		{"concurrent", syscall.SIGHUP, syscall.SIGHUP}, {"serial", syscall.SIGHUP, syscall.SIGHUP},
-		{"prefork", syscall.SIGHUP, syscall.SIGHUP}} {
-		t.Run(fmt.Sprint(c), func(t *testing.T) {
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h", "-mode",
-				c.mode)
-			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
-			program.Process.Signal(c.first)
-			eventually(t, "the message", func() bool { return strings.Contains(log.String(), "stopping") })
-			begin := time.Now()
-			program.Process.Signal(c.second)
-			cut := c.second == syscall.SIGTERM
-			if !cut {
-				refuses(t, addr)
-				time.Sleep(100 * time.Millisecond) // in which it could cut the answer
-				io.WriteString(busy, "def")
-			}
-			reply, err := io.ReadAll(busy)
-			busy.Close()
-			whole := err == nil && bytes.HasSuffix(reply, []byte("abcdef"))
-			if whole == cut || isReset(err) != cut {
-				t.Errorf("got %q, %v", reply, err)
-			}
-			if err, took := ended(t, program), time.Since(begin); err != nil || took > grace-time.Second {
-				t.Errorf("the program ended with %v after %v", err, took)
-			}
-			haveEnded(t, workers...)
-		})
-	}
-}
-
-// TestBlockedBanner: nobody reads the output, which is full. The server stops all the same.
-func TestBlockedBanner(t *testing.T) {
-	only(t, "signals are for Unix")
-	read, full, err := os.Pipe()
-	noError(t, err)
-	defer read.Close()
-	full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) // then it is full
-	for err == nil {
-		_, err = full.Write([]byte("x"))
-	}
-	path := socketPath(t)
-	program := rawsgi("-addr", "unix:"+path, "-app", "hello")
-	program.Stdout = full
-	noError(t, program.Start(), full.Close())
-	defer program.Process.Kill() // fails if it has ended, as it should
-	eventually(t, "a socket", func() bool {
-		c, err := net.Dial("unix", path)
-		return err == nil && c.Close() == nil
-	})
-	replies(t, path, get(), "^"+ok200)
-	program.Process.Signal(syscall.SIGTERM)
-	noError(t, ended(t, program))
+	holds(t, readRest(t, waiting), "^"+ok200)
 }
 
 // TestSendCut: send does not hide that the server has hung up before it had all.
