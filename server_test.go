@@ -6113,26 +6113,22 @@ func (c *memoryConn) RemoteAddr() net.Addr             { return memoryAddr }
 func (c *memoryConn) SetDeadline(time.Time) error      { return nil }
 func (c *memoryConn) SetWriteDeadline(time.Time) error { return nil }
 
-// A memoryListener accepts the connections that are put into it, until the benchmark ends.
-type memoryListener struct {
-	conns chan net.Conn
-	over  context.Context
-}
+// A memoryListener accepts the connections that are put into it, until it is closed.
+type memoryListener chan net.Conn
 
 // listenInMemory starts a server that gets its connections in memory.
-func listenInMemory(b *testing.B, serve func(net.Listener)) chan net.Conn {
-	l := memoryListener{make(chan net.Conn), b.Context()}
+func listenInMemory(b *testing.B, serve func(net.Listener)) memoryListener {
+	l := make(memoryListener)
+	b.Cleanup(func() { close(l) })
 	go serve(l)
-	return l.conns
+	return l
 }
 
 func (l memoryListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
+	if c := <-l; c != nil {
 		return c, nil
-	case <-l.over.Done():
-		return nil, net.ErrClosed
 	}
+	return nil, net.ErrClosed
 }
 
 func (l memoryListener) Close() error   { return nil }
@@ -6167,29 +6163,23 @@ func BenchmarkExchange(b *testing.B) {
 	b.Run("allocations", func(b *testing.B) { b.ReportAllocs(); direct.do(b.N) })
 }
 
-// canned accepts, reads once, writes a fixed answer and closes: no server does less.
-func canned(l net.Listener) {
-	answer := []byte("HTTP/1.0 200 OK\r\nDate: Sat, 21 Nov 2026 09:07:30 GMT\r\nServer: " +
-		software + "\r\nContent-Type: text/plain; charset=utf-8\r\n" +
-		"Content-Length: 14\r\n\r\nHello, World!\n")
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			c.Read(make([]byte, 4096)) // errors are the client's to notice
-			c.Write(answer)
-		}()
-	}
-}
-
-// BenchmarkServe has 64 clients open a connection for each request. Run it on one CPU,
-// where the time that passes is the CPU time that client and server use:
+// BenchmarkServe has 64 clients open a connection for each request. canned accepts, reads once,
+// writes a fixed answer and closes: no server does less. Run it on one CPU, where the time that
+// passes is the CPU time that client and server use:
 //
 //	taskset -c 0 go test -run '^$' -bench Serve -benchtime 40000x .
 func BenchmarkServe(b *testing.B) {
+	canned := func(l net.Listener) {
+		answer := []byte(ok200 + "Date: Sat, 21 Nov 2026 09:07:30 GMT\r\nServer: " + software +
+			"\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 14\r\n\r\nHello, World!\n")
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			go func() {
+				defer c.Close()
+				c.Read(make([]byte, 4096)) // errors are the client's to notice
+				c.Write(answer)
+			}()
+		}
+	}
 	compare(b, overTCP(b, "ours", quiet(hello).Serve, 64, getHello),
 		overTCP(b, "canned", canned, 64, getHello),
 		overTCP(b, "net/http", netHTTP(helloLikeGo), 64, getHello))
@@ -6199,17 +6189,24 @@ func BenchmarkServe(b *testing.B) {
 // stack, without the system's own buffers.
 func BenchmarkMemory(b *testing.B) {
 	const conns = 2000
-	measure := func(l chan net.Conn) (used float64) {
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.GC() // the first only empties pools
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	measure := func(l memoryListener) (used float64) {
 		var waiting sync.WaitGroup // until the server waits for more of each head
 		waiting.Add(conns)
-		wake, goroutines, before := make(chan bool), runtime.NumGoroutine(), memoryInUse()
+		wake, goroutines, before := make(chan bool), runtime.NumGoroutine(), inUse()
 		for range conns {
 			c := &memoryConn{waits: sync.OnceFunc(waiting.Done), wake: wake, closed: make(chan bool, 9)}
 			c.in.Reset("GET / HTTP/1.0\r\nHost: 127.0.0.1")
 			l <- c
 		}
 		waiting.Wait()
-		used = float64(memoryInUse()-before) / conns
+		used = float64(inUse()-before) / conns
 		close(wake)
 		eventually(b, "the end of all", func() bool { return runtime.NumGoroutine() <= goroutines })
 		return used
@@ -6227,14 +6224,6 @@ func totalAlloc() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.TotalAlloc
-}
-
-func memoryInUse() uint64 {
-	runtime.GC()
-	runtime.GC() // the first only empties pools
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
 }
 
 // transferred is what an upload and a download move.
@@ -6269,12 +6258,8 @@ func BenchmarkUpload(b *testing.B) {
 
 // BenchmarkDownload fetches a file of 512 MiB through wsgi.file_wrapper.
 func BenchmarkDownload(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "file")
-	writeFile(b, path, string(make([]byte, transferred)))
-	app := func(environ Environ, startResponse StartResponse) Body {
-		startResponse("200 OK", textPlain)
-		return newFileWrapper(must(os.Open(path))(b))
-	}
+	path := tempFile(b, make([]byte, transferred))
+	app := alone("ok; file " + path)
 	handler := func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }
 	block := make([]byte, 256*1024)
 	download := func(c net.Conn) error {
@@ -6293,15 +6278,16 @@ func BenchmarkDownload(b *testing.B) {
 // BenchmarkGateways compares a call in this process with the same through the proxy, and as
 // a CGI program that is started for each request.
 func BenchmarkGateways(b *testing.B) {
-	script, python := filepath.Join(b.TempDir(), "self"), filepath.Join(b.TempDir(), "app.py")
+	script := filepath.Join(b.TempDir(), "self")
 	must(exec.Command("go", "build", "-o", script, ".").CombinedOutput())(b)
-	must(0, os.WriteFile(python, []byte("#!/usr/bin/python3"+`
+	python := tempFile(b, []byte(`#!/usr/bin/python3
 from wsgiref.handlers import CGIHandler
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"Hello, World!\n"]
 CGIHandler().run(app)
-`), 0o700))(b)
+`))
+	noError(b, os.Chmod(python, 0o700))
 	gallery := must(choose(applications(Config{}), "gallery", "", false))(b)
 	upstream := start(b, gallery).addr
 	direct := overTCP(b, "in-process", quiet(gallery).Serve, 1, getHello)
