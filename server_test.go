@@ -3953,22 +3953,22 @@ func turnsOf(text string) (turns []turn) {
 
 // replayed runs the commands of a page and returns the page as it should be.
 func replayed(t *testing.T, text string, updating bool) string {
-	r := &replay{T: t, updating: updating, dir: t.TempDir(), here: map[string]string{},
-		terminals: map[string]*terminal{}}
+	r := &replay{t, updating, t.TempDir(), map[string]string{}}
 	for _, port := range []string{"8000", "8001", "8002", "8080", "9000"} {
 		r.here[port] = portOf(freeAddr(t))
 	}
-	defer func() {
-		for _, terminal := range r.terminals {
-			terminal.stop()
-		}
-	}()
-	fresh := map[int]string{}
+	terminals, fresh := map[string]*terminal{}, map[int]string{}
 	for _, turn := range turnsOf(text) {
 		if t.Failed() && !updating {
 			break // what follows would fail for the same reason
 		}
-		fresh[turn.line] += turn.command + r.terminal(turn.terminal).do(turn)
+		x := terminals[turn.terminal]
+		if x == nil {
+			x = &terminal{replay: r, ended: inBackground(func() {})}
+			terminals[turn.terminal] = x
+			defer x.stop()
+		}
+		fresh[turn.line] += turn.command + x.do(turn)
 	}
 	return refilled(text, func(line int, info, content string) string {
 		return cmp.Or(fresh[line], content)
@@ -3978,10 +3978,9 @@ func replayed(t *testing.T, text string, updating bool) string {
 // A replay is one page whose commands are run.
 type replay struct {
 	*testing.T
-	updating  bool              // wrong output is replaced, not reported
-	dir       string            // takes the place of /tmp, and of mine
-	here      map[string]string // ports and numbers of processes: on the page → on this machine
-	terminals map[string]*terminal
+	updating bool              // wrong output is replaced, not reported
+	dir      string            // takes the place of /tmp, and of mine
+	here     map[string]string // ports and numbers of processes: on the page → on this machine
 }
 
 // fromPage makes a command of the page one for this machine, and onPage is the opposite.
@@ -4028,23 +4027,21 @@ func normalised(text string) string {
 	return text
 }
 
-// A terminal is a bash that reads commands from file 3, while its standard input stays
-// silent, as a terminal's does. After each command it prints \x1e.
+// A terminal runs a command of the page, or has run one.
 type terminal struct {
 	*replay
-	bash     *exec.Cmd
-	commands *os.File
-	screen   lockedBuffer // all that has been printed
-	shown    int          // the bytes of it that the page has shown
-	text     string       // the others
-	running  bool
-	skips    bool // the page shows the rest of the output as "..."
+	shell  *exec.Cmd
+	ended  <-chan bool  // closed when the command has ended
+	screen lockedBuffer // all that has been printed
+	shown  int          // the bytes of it that the page has shown
+	text   string       // the others
+	skips  bool         // the page shows the rest of the output as "..."
 }
 
-// bashLoop is the terminal's program. curl would show a progress meter and hold its output
+// asOnPage comes before each command. curl would show a progress meter and hold its output
 // back, because it does not write to a terminal. "go run" runs this test's own program or has
 // other ports, and reports how it ended.
-const bashLoop = `
+const asOnPage = `
 curl() { command curl --no-progress-meter -N "$@"; }
 go() {
 	local built=$DIR/$RANDOM$RANDOM
@@ -4073,40 +4070,32 @@ report() {
 	return $((status > 0))
 }
 trap : INT
-while IFS= read -r -d '' command <&3; do eval "$command" 3<&-; printf '\036'; done`
+`
 
-// terminal returns the terminal of that name, and opens it if it is new.
-func (r *replay) terminal(name string) *terminal {
-	if r.terminals[name] != nil {
-		return r.terminals[name]
-	}
-	fromUs, commands, err := os.Pipe()
-	noError(r, err)
-	defer fromUs.Close() // bash has its own
+// run starts a command. Its standard input stays silent, as a terminal's does.
+func (x *terminal) run(command string) {
 	mapped := ""
-	for onPage, here := range r.here {
+	for onPage, here := range x.here {
 		mapped += "s/127\\.0\\.0\\.1:" + onPage + "/127.0.0.1:" + here + "/g;"
 	}
-	bash := exec.Command("bash", "--norc", "--noprofile", "-c", bashLoop)
-	must(bash.StdinPipe())(r) // nobody writes to it
-	x := &terminal{replay: r, bash: bash, commands: commands}
-	bash.Stdout, bash.Stderr, bash.ExtraFiles = &x.screen, &x.screen, []*os.File{fromUs}
-	bash.SysProcAttr = ownGroup()
-	bash.WaitDelay = 5 * time.Second // for a program that has left the group
-	bash.Env = append(os.Environ(), "RAWSGI="+os.Args[0], "DIR="+r.dir, "PORT="+r.here["8000"],
+	x.shell = exec.Command("bash", "--norc", "--noprofile", "-c", asOnPage+x.fromPage(command))
+	must(x.shell.StdinPipe())(x) // nobody writes to it
+	x.shell.Stdout, x.shell.Stderr, x.shell.SysProcAttr = &x.screen, &x.screen, ownGroup()
+	x.shell.WaitDelay = 5 * time.Second // for a program that has left the group
+	x.shell.Env = append(os.Environ(), "RAWSGI="+os.Args[0], "DIR="+x.dir, "PORT="+x.here["8000"],
 		"PORTS="+mapped, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1", "LC_ALL=C.UTF-8",
 		"http_proxy=", "GORACE=atexit_sleep_ms=0")
-	noError(r, bash.Start())
-	r.terminals[name] = x
-	return x
+	noError(x, x.shell.Start())
+	x.ended = inBackground(func() { x.shell.Wait() }) // how it ends is on the screen
 }
 
-// stop ends the terminal.
+// stop ends the command.
 func (x *terminal) stop() {
-	x.commands.Close()
-	tell(-x.bash.Process.Pid, syscall.SIGTERM)
-	defer time.AfterFunc(5*time.Second, func() { tell(-x.bash.Process.Pid, os.Kill) }).Stop()
-	x.bash.Wait() // says that it was ended
+	if _, over := x.printed(); !over {
+		tell(-x.shell.Process.Pid, syscall.SIGTERM)
+		defer time.AfterFunc(5*time.Second, func() { tell(-x.shell.Process.Pid, os.Kill) }).Stop()
+		<-x.ended
+	}
 }
 
 // do gives the terminal a command, ^C, or nothing, and returns the output that the page
@@ -4124,13 +4113,13 @@ func (x *terminal) do(turn turn) string {
 			x.until(time.Second, func(string, bool) bool { return false })
 			x.shown = len(x.screen.String()) // is not what comes after it
 		}
-		tell(-x.bash.Process.Pid, os.Interrupt)
+		tell(-x.shell.Process.Pid, os.Interrupt)
 	default:
 		if !x.until(30*time.Second, func(_ string, ended bool) bool { return ended }) {
 			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal", turn.line)
 		}
-		x.shown, x.running = len(x.screen.String()), true
-		must(io.WriteString(x.commands, x.fromPage(turn.command[len("$ "):])+"\x00"))(x)
+		x.shown = len(x.screen.String())
+		x.run(turn.command[len("$ "):])
 	}
 	x.skips = strings.HasSuffix("\n"+want, "\n...\n")
 	patience := 30 * time.Second
@@ -4159,12 +4148,8 @@ func (x *terminal) do(turn turn) string {
 				difference(normalised(turn.want), normalised(came)))
 		}
 	}
-	if x.running = x.running && !ended; !x.running {
-		x.shown += len(x.text)
-		return came
-	}
 	for line := range strings.Lines(x.text) {
-		if used--; used >= 0 {
+		if used--; used >= 0 || ended {
 			x.shown += len(line)
 		}
 	}
@@ -4174,24 +4159,28 @@ func (x *terminal) do(turn turn) string {
 // until looks at what the terminal prints, until done says so or for so long without a word, and
 // reports whether done did.
 func (x *terminal) until(silence time.Duration, done func(came string, ended bool) bool) bool {
-	for end, length := time.Now().Add(silence), -1; time.Now().Before(end); {
-		if printed := len(x.screen.String()); printed != length {
-			if done(x.printed()) {
+	before := ""
+	for end := time.Now().Add(silence); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		came, ended := x.printed()
+		if state := fmt.Sprint(ended, came); state != before { // done takes its time
+			if done(came, ended) {
 				return true
 			}
-			end, length = time.Now().Add(silence), printed
+			end, before = time.Now().Add(silence), state
 		}
-		time.Sleep(2 * time.Millisecond)
 	}
 	return false
 }
 
 // printed returns the whole lines that have come, the last one, too, if the command has ended.
 func (x *terminal) printed() (came string, ended bool) {
+	select {
+	case <-x.ended:
+		ended = true
+	default:
+	}
 	x.text = x.screen.String()[x.shown:]
-	came, rest, ended := strings.Cut(x.text, "\x1e")
-	came += rest
-	ended = ended || !x.running
+	came = x.text
 	if line := came[strings.LastIndex(came, "\n")+1:]; line != "" && ended {
 		came += "\n"
 	} else {
@@ -4242,33 +4231,30 @@ func declarationsOf(path string) (list []declaration) {
 		text = regexp.MustCompile(`[ \t]+`).ReplaceAllString(text, " ")
 		list = append(list, declaration{name, text, excerpt})
 	}
-	method := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) (\w+)`)
+	method := regexp.MustCompile(`^func \((?:\w+ )?\*?(\w+)\) `)
 	for _, d := range file.Decls {
-		if f, ok := d.(*ast.FuncDecl); ok {
-			name := f.Name.Name
-			if parts := method.FindStringSubmatch(lines(nil, f)); parts != nil {
-				name = parts[1] + "." + parts[2]
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			name := d.Name.Name
+			if receiver := method.FindStringSubmatch(lines(nil, d)); receiver != nil {
+				name = receiver[1] + "." + name
 			}
-			add(name, lines(f.Doc, f), lines(f.Doc, f))
-			continue
-		}
-		group := d.(*ast.GenDecl)
-		of := func(doc *ast.CommentGroup) *ast.CommentGroup { // one alone has that of the group
-			if group.Lparen.IsValid() {
-				return doc
+			add(name, lines(d.Doc, d), lines(d.Doc, d))
+		case *ast.GenDecl:
+			excerpt, alone := lines(d.Doc, d), d.Doc
+			if d.Lparen.IsValid() { // it is that of a group
+				alone = nil
 			}
-			return group.Doc
-		}
-		excerpt := lines(group.Doc, group)
-		for _, spec := range group.Specs {
-			switch spec := spec.(type) {
-			case *ast.ImportSpec:
-				add(spec.Path.Value, "", "")
-			case *ast.TypeSpec:
-				add(spec.Name.Name, lines(of(spec.Doc), spec), excerpt)
-			case *ast.ValueSpec:
-				for _, name := range spec.Names {
-					add(name.Name, lines(of(spec.Doc), spec), excerpt)
+			for _, spec := range d.Specs {
+				switch spec := spec.(type) {
+				case *ast.ImportSpec:
+					add(spec.Path.Value, "", "")
+				case *ast.TypeSpec:
+					add(spec.Name.Name, lines(cmp.Or(spec.Doc, alone), spec), excerpt)
+				case *ast.ValueSpec:
+					for _, name := range spec.Names {
+						add(name.Name, lines(cmp.Or(spec.Doc, alone), spec), excerpt)
+					}
 				}
 			}
 		}
