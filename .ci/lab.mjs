@@ -349,7 +349,7 @@ const once_ = {
 			await preset(name);
 			const [sign, width, other] = await page.evaluate(() => {
 				const bad = document.querySelector("#marks .bad");
-				const other = document.createRange(), letters = document.querySelector("#marks").firstChild.firstChild;
+				const other = document.createRange(), letters = document.querySelector("#marks .range").firstChild;
 				other.setStart(letters, 0);
 				other.setEnd(letters, 1);
 				return [getComputedStyle(bad, "::after").content, bad.getBoundingClientRect().width, other.getBoundingClientRect().width];
@@ -366,7 +366,7 @@ const once_ = {
 		assert.ok((await page.locator("svg .pill").allTextContents()).includes("reset"));
 		await step(/closes the connection/);
 		assert.match(await text("#why"), /^A reset ends this answer/);
-		await page.waitForFunction(() => /seemsWhole/.test(document.querySelector("#gateway-source .lit")?.textContent));
+		await page.waitForFunction(() => /seemsWhole/.test(document.querySelector("#gateway-source .current")?.textContent));
 		await preset("a failure before the head");
 		assert.ok(!(await page.locator("svg .pill").allTextContents()).includes("reset"));
 	},
@@ -379,7 +379,7 @@ const once_ = {
 		assert.deepEqual(await page.locator("svg .step.hot title").allTextContents(), ["hello returns a body, Blocks", "hello gives a block of 14 bytes"]);
 		await line.click();
 		assert.equal(await text("#sentence"), "hello returns a body, Blocks");
-		await page.hover("svg .step.now");
+		await page.hover("svg .step.current");
 		assert.match(await page.locator("#app-source .hot").textContent(), /return Blocks/);
 	},
 	async "where there is room, the gateway's code is beside the layer's"() {
@@ -388,7 +388,7 @@ const once_ = {
 			await fresh();
 			await preset("a head that waits");
 			await step(/write calls startResponse/);
-			assert.ok(await visible("#app-source .lit") && await visible("#gateway-source .lit"), `at ${width}`);
+			assert.ok(await visible("#app-source .current") && await visible("#gateway-source .current"), `at ${width}`);
 			assert.match(await page.locator("#gateway-source").textContent(), /^func \(r \*Response\) startResponse/);
 		}
 		await page.setViewportSize({ width: 1280, height: 720 });
@@ -534,12 +534,12 @@ const once_ = {
 		assert.match(await text("#sentence"), /^\d+ bytes come one by one: 0 to \d+$/);
 		await experiment({ request: "POST /a HTTP/1.0\\r\\nContent-Length: 3\\r\\n\\r\\nxyz", app: "echo", arrival: "byte by byte" });
 		await step(/come one by one/);
-		assert.equal((await page.locator("#marks .future").allTextContents()).join("").replace(/\\r\\n|\n/g, ""), "xyz");
+		assert.equal((await page.locator("#marks > .future").allTextContents()).join("").replace(/\\r\\n|\n/g, ""), "xyz");
 	},
 	async "what has not happened is pale, what happens is framed, without colours too"() {
 		await experiment({ request: "GET / HTTP/1.0\\r\\n\\r\\n", app: "write", step: 9 });
 		assert.ok(await page.locator("#out .future").count() > 0 && await page.locator("svg .step.future").count() > 5);
-		assert.equal(await page.locator("svg .step.now").count(), 1);
+		assert.equal(await page.locator("svg .step.current").count(), 1);
 		await step(/the head leaves/);
 		assert.equal(await page.locator("#out .current").first().evaluate(e => getComputedStyle(e).boxShadow !== "none"), true);
 		await page.emulateMedia({ forcedColors: "active" });
@@ -765,12 +765,12 @@ const once_ = {
 			[/upper returns/, /^func upper/, /return changed\(/], [/calls the application hello/, /^func upper/, /application\(environ/]]) {
 			await step(sentence);
 			await page.waitForFunction(code => new RegExp(code).test($("app-source").textContent), code.source);
-			assert.match(await page.locator("#app-source .lit").textContent(), lit);
-			assert.ok(await visible("#app-source .lit"));
+			assert.match(await page.locator("#app-source .current").textContent(), lit);
+			assert.ok(await visible("#app-source .current"));
 		}
 		await preset("a failure before the head");
 		await step(/panics/);
-		await page.waitForFunction(() => /panic\(errors\.New/.test(document.querySelector("#app-source .lit")?.textContent));
+		await page.waitForFunction(() => /panic\(errors\.New/.test(document.querySelector("#app-source .current")?.textContent));
 	},
 	async "every step of the gateway has a line of code"() {
 		await fresh();
@@ -782,7 +782,7 @@ const once_ = {
 		assert.deepEqual([...unknown], []);
 		await preset("refused: both kinds of line end"); // one of two refusals by the same rule
 		await step(/^400/);
-		assert.match(await page.locator("#gateway-source .lit").textContent(), /refuse\(.*len\(line\), "expected %s/);
+		assert.match(await page.locator("#gateway-source .current").textContent(), /refuse\(.*len\(line\), "expected %s/);
 	},
 	async "environ is in three groups"() {
 		await fresh();
@@ -816,7 +816,7 @@ const once_ = {
 		await fresh();
 		for (const name of await page.locator("#example option").evaluateAll(list => list.map(o => o.value).filter(Boolean))) {
 			await preset(name);
-			assert.deepEqual(await page.evaluate(() => steps.filter((s, i) => { go(i + 1); return !document.querySelector("main .current"); }).map(s => s.text)), [], name);
+			assert.deepEqual(await page.evaluate(() => steps.filter((s, i) => { go(i + 1); return !document.querySelector("main .current:not(.source *)"); }).map(s => s.text)), [], name);
 		}
 	},
 	async "time passes only on its clock"() {
