@@ -107,7 +107,7 @@ const faint = (future = false) => page.evaluate(future => {
 		return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 	};
 	const under = e => { const c = rgba(getComputedStyle(e).backgroundColor); return c[3] > 200 || !e.parentElement ? c : under(e.parentElement); };
-	return [...document.querySelectorAll("p, label, h2, h2 span, h3, td, #out b, #marks span, .layer div, .head div, footer span, a, button")].filter(e => {
+	return [...document.querySelectorAll("p, label, h2, .title span, h3, td, #out b, #marks span, .layer div, .head div, footer span, a, button")].filter(e => {
 		if (!e.innerText || e.closest((future ? "" : ".future, ") + "[aria-disabled=true], dialog") || !e.checkVisibility()) return false;
 		const [a, b] = [light(rgba(getComputedStyle(e).color)), light(under(e))].sort((a, b) => b - a);
 		return (a + 0.05) / (b + 0.05) < 4.5;
@@ -824,7 +824,7 @@ const once_ = {
 		await experiment({ request: "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", arrival: "the first half, then silence" });
 		assert.ok(Date.now() - begin < 8000);
 		await step(/408 Request Timeout/);
-		assert.match(await text("#where"), /after 10\.0 s/);
+		assert.match(await text("#where"), /at 10\.0 s/);
 	},
 	async "it fits a phone: columns are tabs"() {
 		await page.setViewportSize({ width: 390, height: 844 });
