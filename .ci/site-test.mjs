@@ -12,7 +12,9 @@ import { chromium, firefox } from "playwright-core";
 const [site, pictures] = process.argv.slice(2);
 const types = { ".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml",
 	".webp": "image/webp", ".png": "image/png", ".wasm": "application/wasm", ".json": "application/json" };
+let down = false; // as if there were no network
 const server = createServer((request, response) => {
+	if (down) return request.socket.destroy();
 	const path = new URL(request.url, "http://x").pathname.replace(/^\/book\//, "").replace(/(^|\/)$/, "$1index.html");
 	try {
 		const content = readFileSync(join(site, decodeURIComponent(path)));
@@ -59,6 +61,12 @@ async function find(words) {
 	return page.locator(".found a").evaluateAll(links => links.map(link => link.href));
 }
 
+// headingInTheMiddle is where a search engine might lead.
+function headingInTheMiddle(name) {
+	const ids = [...text[name].matchAll(/<h2 id="([^"]+)"/g)].map(([, id]) => id);
+	return ids[ids.length >> 1];
+}
+
 // What needs no browser.
 const byHand = {
 	"links and anchors lead somewhere"() {
@@ -77,6 +85,11 @@ const byHand = {
 	},
 	"nothing leads to the reader's own machine, or to Markdown"() {
 		for (const name of prose) assert.doesNotMatch(text[name], /href="[^"]*(127\.0\.0\.1|\.md["#])/, name);
+	},
+	"the first chapter leads to the program"() {
+		assert.match(text[chapters[0]], /href="index\.html#get"/);
+		assert.match(text["index.html"], /<p id="get">[^]*?href="rawsgi\.zip"/);
+		assert.equal(readFileSync(join(site, "rawsgi.zip")).toString("latin1", 0, 2), "PK");
 	},
 	"a page has a title, a description and one first heading"() {
 		for (const name of pages) {
@@ -154,6 +167,59 @@ const both = {
 		await page.click("#back");
 		await page.locator("#why a").last().click(); // from the step to the heading that explains it
 		await page.waitForFunction(() => document.querySelector("article :target"));
+	},
+	async "without a network, one reads on"() {
+		const context = await browser.newContext(), offline = await context.newPage(); // with nothing stored yet
+		offline.setDefaultTimeout(20_000);
+		try {
+			await visit(chapters[3], offline);
+			await offline.waitForFunction(() => navigator.serviceWorker.controller);
+			down = true;
+			await offline.click(".turn [rel=next]"); // a page that has not been opened
+			await offline.waitForURL(book + chapters[4]);
+			const lab = offline.locator("figure.lab iframe").first();
+			await lab.scrollIntoViewIfNeeded();
+			await (await lab.contentFrame()).locator("svg .step").first().waitFor();
+			await offline.fill("input[type=search]", "deadline");
+			await offline.locator(".found a").first().waitFor();
+			await visit("code/docs/check.go.html", offline);
+			assert.equal(await offline.locator("h1").innerText(), "No network");
+			await offline.click("article a[href='contents.html']");
+			await offline.locator("h1", { hasText: "contents" }).waitFor();
+		} finally {
+			down = false;
+			await context.close();
+		}
+	},
+	async "a search that cannot be loaded says so"() {
+		const plain = await browser.newPage({ serviceWorkers: "block" }), input = plain.locator("input[type=search]");
+		plain.setDefaultTimeout(10_000);
+		try {
+			await visit(chapter, plain);
+			down = true;
+			await input.fill("deadline");
+			await plain.locator(".found p", { hasText: "no network" }).waitFor();
+		} finally {
+			down = false;
+		}
+		await plain.reload(); // browsers may remember that a module could not be loaded
+		await input.fill("deadline");
+		await plain.locator(".found a").first().waitFor();
+		await plain.close();
+	},
+	async "who comes to the middle of a page on a phone sees which page, and comes to its top"() {
+		await page.setViewportSize({ width: 390, height: 844 });
+		const heading = headingInTheMiddle(chapter);
+		await visit(`${chapter}#${heading}`);
+		const where = page.locator("header .where"), title = await page.locator("h1").innerText();
+		assert.equal(await where.innerText(), title);
+		const [bar, box] = await Promise.all([page.locator("header").boundingBox(), page.locator(`[id="${heading}"]`).boundingBox()]);
+		assert.ok(box.y >= bar.height && box.y < bar.height + 60, `the heading is at ${box.y}, the header ends at ${bar.height}`);
+		await where.click();
+		await page.waitForFunction(() => document.querySelector("h1").getBoundingClientRect().top > 0);
+		await page.setViewportSize({ width: 1280, height: 800 });
+		await visit("code/server.go.html#L100");
+		assert.equal(await where.innerText(), "server.go");
 	},
 	async "a small lab shows its first picture within a second"() {
 		await visit(chapter);

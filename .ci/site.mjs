@@ -157,6 +157,7 @@ function target(env, href) {
 	if (!file) return href;
 	const source = posix.join(posix.dirname(env.page.source), file).replace(/\/$/, ""), hash = anchor ? "#" + anchor : "";
 	const translated = source.replace("docs/", `docs/${env.page.lang}/`);
+	if (source === "README.md" && !hash) return relative(env, "index.html") + "#get"; // the program
 	const page = pageOf[translated] || pageOf[source] || pageOf[source + "/README.md"];
 	if (page) return relative(env, page.path) + hash;
 	if (source.endsWith("/hints.md")) return relative(env, pageOf[source.replace("hints.md", "README.md")].path) + "#hints";
@@ -307,12 +308,13 @@ function frame(env, content) {
 	return fill(template("page.html"), {
 		...w, lang: page.lang, kind: page.kind, content, root: relative(env, "x").slice(0, -1) || "./",
 		title: escape(page.title === "rawsgi" ? page.title : `${page.title} — rawsgi`), description: escape(describe(content)),
-		base: page.base ? `<base href="${page.base}">` : "", picture: url + "card.png", index: page.noindex ? "" : "data-pagefind-body",
+		base: page.base ? `<base href="${page.base}">` : "", picture: url + "card.png", index: page.noindex ? "" : `data-pagefind-body data-pagefind-weight=${page.kind === "chapter" ? 3 : 1}`,
+		where: page.path === "index.html" ? "" : `<a class=where href="#text">${escape(page.title)}</a>`,
 		alternate: versions("link rel=alternate", () => ">"), switch: versions("a", other => ` lang=${other.lang}>${words[other.lang].name}</a>`),
 		chapters: list(chapters), exercises: list(exercises), others: list(others), open: page.kind === "exercise" ? "open" : "",
 		toc: env.toc.length < 2 ? "" :
 			`<details class=toc><summary>${w.onThisPage}</summary><nav aria-label="${w.onThisPage}"><ol>${toc}</ol></nav></details>`,
-		done: page.kind === "other" ? "" : `<p class=done hidden>${box}</p>`,
+		done: w[page.kind] ? `<p class=done hidden>${box}</p>` : "",
 		turn: turn(env, page.kind === "exercise" ? exercises : chapters),
 	});
 }
@@ -361,11 +363,12 @@ add("index.html", "rawsgi", env => fill(template("landing.html"), {
 	lab: smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`),
 }), { noindex: false });
 add("404.html", "No such page", template("404.html"), { base: url ? new URL(url).pathname : "/" });
+add("offline.html", "No network", template("offline.html"));
 
 for (const source of programs) {
 	const lines = highlight(read(source).replace(/\n$/, ""), source.split(".").at(-1));
 	const anchored = lines.map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
-	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file>${anchored.join("\n")}</pre>`);
+	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file>${anchored.join("\n")}</pre>`, { kind: "code" });
 }
 add("code/index.html", "The source", env => "<h1>The source</h1>\n" + [...new Set(programs.map(posix.dirname))].map(directory =>
 	`<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>${list(env, directory)}</ul>\n`).join(""));
