@@ -33,11 +33,11 @@ const plain = html => html.replace(/<span class="tip".*?<\/span>|<[^>]*>/gs, "")
 
 // ---- What there is
 
-// Wrong answers are for the checker, and the tests are longer than all the rest: they are no pages.
+// Wrong answers are for the checker: they are no pages.
 const sources = ["LICENSE", ...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
 	...readdirSync(join(root, "docs"), { recursive: true }).map(name => "docs/" + name.replaceAll("\\", "/"))]
 	.filter(name => !/\/wrong[^/]*$/.test(name)).sort();
-const programs = sources.filter(name => /^LICENSE$|\.(go|py|js|conf|html)$/.test(name) && !/_test\.go$|^docs\/lab\.html$/.test(name));
+const programs = sources.filter(name => /^LICENSE$|\.(go|py|js|conf|html)$/.test(name) && name !== "docs/lab.html");
 const languages = [...new Set(sources.map(name => /^docs\/([a-z]{2})\//.exec(name)?.[1]).filter(Boolean))];
 
 // codePath is the page of a program.
@@ -123,9 +123,9 @@ function linesOf(source, shown) {
 	return [];
 }
 
-// numbered is code with line numbers that link to its file.
-const numbered = (lines, numbers, href) => lines.map((line, i) => !numbers[i] ? line :
-	`<a href="${href}#L${numbers[i]}" data-n=${numbers[i]} tabindex=-1 aria-hidden=true></a>${line}`).join("\n");
+// numbered is code with line numbers; site.js makes them links to the file, as each with its own
+// address would be a third of a chapter.
+const numbered = (lines, numbers) => lines.map((line, i) => numbers[i] ? `<i data-n=${numbers[i]}></i>${line}` : line).join("\n");
 
 // transcript is what happens in a terminal: commands, what they print, bytes sent and received.
 function transcript(text) {
@@ -199,7 +199,7 @@ md.renderer.rules.fence = (tokens, i, _, env) => {
 	if (!programs.includes(file)) return `<pre class=code>${highlight(text, lang).join("\n")}</pre>\n`;
 	const lines = highlight(text, lang), href = relative(env, codePath(file)), numbers = linesOf(file, text.split("\n"));
 	return `<figure class=code><figcaption>${linked(env, file + "#" + name, `<code>${file}</code> ${name}`)}</figcaption>` +
-		`<pre>${numbered(lines, numbers, href)}</pre></figure>\n`;
+		`<pre data-file="${href}">${numbered(lines, numbers)}</pre></figure>\n`;
 };
 md.renderer.rules.code_block = (tokens, i) => `<pre class=code>${escape(tokens[i].content.replace(/\n$/, ""))}</pre>\n`;
 md.renderer.rules.table_open = () => "<div class=table><table>\n";
@@ -367,8 +367,8 @@ add("offline.html", "No network", template("offline.html"));
 
 for (const source of programs) {
 	const lines = highlight(read(source).replace(/\n$/, ""), source.split(".").at(-1));
-	const anchored = lines.map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
-	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file>${anchored.join("\n")}</pre>`, { kind: "code" });
+	const anchored = lines.map((line, i) => `<i id=L${i + 1}></i>${line}`);
+	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file data-file="">${anchored.join("\n")}</pre>`, { kind: "code" });
 }
 add("code/index.html", "The source", env => "<h1>The source</h1>\n" + [...new Set(programs.map(posix.dirname))].map(directory =>
 	`<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>${list(env, directory)}</ul>\n`).join(""));
@@ -389,7 +389,7 @@ write("lab/experiments.json", JSON.stringify(experiments));
 // The lab, with the code that it shows; its links lead to the pages.
 write("lab/index.html", read("docs/lab.html").replaceAll('+ ".md"', '+ ".html"').replaceAll('"files/" : ""', '"files/" : "../"')
 	.replaceAll('["Documents", "README.md"]', '["The course", "../contents.html"]'));
-for (const name of programs.filter(name => !name.includes("/"))) copyFileSync(join(root, name), join(site, "lab", name));
+for (const name of programs.filter(name => !/\/|_test/.test(name))) copyFileSync(join(root, name), join(site, "lab", name));
 
 // ---- Search
 

@@ -81,6 +81,10 @@ for (const pre of $(".console pre")) {
 	};
 	pre.previousElementSibling.append(button); // its label
 }
+for (const number of $("[data-file] i")) { // leads to the line in the file
+	const href = number.closest("pre").dataset.file + "#" + (number.id || "L" + number.dataset.n);
+	number.append(here("a", { href, tabIndex: -1, ariaHidden: true }));
+}
 const reachable = () => { for (const box of $("pre, .table, .diagram")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex"); };
 addEventListener("resize", reachable);
 reachable();
