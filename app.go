@@ -1467,7 +1467,10 @@ func upper(application Application) Application {
 			return block
 		}
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
-			if text = isPlainText(headers); text {
+			kind, _ := lookup(headers, "Content-Type")
+			_, coded := lookup(headers, "Content-Encoding")
+			text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
+			if text {
 				headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
 					return h.is("Content-Length")
 				})
@@ -1477,13 +1480,6 @@ func upper(application Application) Application {
 		}
 		return changed(application(environ, start), change)
 	}
-}
-
-// isPlainText reports whether a body is a plain text, whose bytes are not coded.
-func isPlainText(headers []Header) bool {
-	kind, _ := lookup(headers, "Content-Type")
-	_, coded := lookup(headers, "Content-Encoding")
-	return strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
