@@ -1704,7 +1704,7 @@ func (v *validator) Close() error {
 // An event is one step of an exchange.
 type event struct {
 	At      int64             `json:"at"`                // microseconds since the beginning
-	Kind    string            `json:"kind"`              // by it the page finds the code
+	Kind    string            `json:"kind"`              // the page has code for each
 	Text    string            `json:"text"`              // a sentence about it
 	From    int               `json:"from"`              // its first byte in the request
 	To      int               `json:"to"`                // the byte after its last one
@@ -1745,7 +1745,7 @@ func newRecorder(now func() time.Time, emit func(event)) *recorder {
 	return &recorder{emit: emit, now: now, begin: now()}
 }
 
-// add completes an event and emits it. The sentence is formatted like that of Sprintf.
+// add completes an event and emits it. Its sentence is formatted as by Sprintf.
 func (t *recorder) add(e event, sentence string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -1771,7 +1771,7 @@ func cut(text string, n int) string {
 	return string([]rune(text)[:n-1]) + "…"
 }
 
-// inQuotes puts a value that is visible already in quotes, for a sentence.
+// inQuotes quotes a value for a sentence; visible has escaped it.
 func inQuotes(value string) string { return `"` + cut(value, 80) + `"` }
 
 // watch is a Server's Watch.
@@ -1812,7 +1812,7 @@ func (c *tap) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write also records why the head has a Content-Length or not.
+// Write also records why the head has a Content-Length, or has none.
 func (c *tap) Write(p []byte) (int, error) {
 	n, err := c.out.Write(p)
 	e := event{Kind: "out", Size: n, Data: bytes.Clone(p[:n])}
@@ -2271,7 +2271,7 @@ func (b watchedBody) Close() error {
 // dotted line is a body that is asked for blocks:
 //
 //	#1 > GET /hello HTTP/1.0\r\n
-//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   REQUEST_METHOD   "GET" (bytes 0 to 2)
 //	#1   ┌ hello
 //	#1   │ startResponse("200 OK") with 1 header: Content-Type
 //	#1 = the gateway stores the status and 1 header; 0 bytes sent so far
@@ -2360,8 +2360,8 @@ func (n *narrator) tell(number int, e event, pause time.Duration) {
 	}
 }
 
-// line returns the line of an event: a sign, how deep it is, and its sentence, of which
-// the bracket says the beginning.
+// line returns the line of -trace for an event: its sign, its depth, and its sentence
+// without the words that the sign or the bracket replaces.
 func (e event) line() string {
 	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
 	outer := strings.TrimSuffix(bars, "│ ")
