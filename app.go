@@ -2331,7 +2331,7 @@ func (n *narrator) recorder() *recorder {
 	n.count++
 	number, last := n.count, int64(0)
 	return newRecorder(time.Now, func(e event) {
-		n.tell(number, e, time.Duration(e.At-last)*time.Microsecond)
+		n.print(number, n.lines(e, time.Duration(e.At-last)*time.Microsecond))
 		last = e.At
 	})
 }
@@ -2340,24 +2340,32 @@ func (n *narrator) recorder() *recorder {
 var details = []string{"accept", "key", "body", "no body", "length", "enough", "drain",
 	"drained", "eof"}
 
-// tell prints an event, and the time since the one before if that is long.
-func (n *narrator) tell(number int, e event, pause time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// lines returns the lines of an event, and before them the time since the event before, if
+// that is long. Of bytes that come or leave it shows 12 lines, or 1 in a brief trace.
+func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
-		return // the line of startResponse is enough
+		return nil // the line of startResponse is enough
 	}
 	if unit := 50 * time.Millisecond; pause > unit {
-		n.print(number, fmt.Sprintf("  (%v later)", pause.Round(unit)))
+		lines = append(lines, fmt.Sprintf("  (%v later)", pause.Round(unit)))
 	}
-	switch e.Kind {
-	case "in":
-		n.printBytes(number, "> ", e.Data)
-	case "head", "out", "continue":
-		n.printBytes(number, "< ", e.Data)
-	default:
-		n.print(number, e.line())
+	sign := map[string]string{"in": "> ", "head": "< ", "out": "< ", "continue": "< "}[e.Kind]
+	if sign == "" {
+		return append(lines, e.line())
 	}
+	most, left := 12, len(e.Data)
+	if n.brief {
+		most = 1
+	}
+	for line := range strings.Lines(string(e.Data)) {
+		shown := sign + cut(visible(line[:min(len(line), longValue)]), 2*n.width)
+		left -= len(line)
+		if most--; most == 0 && left > 0 {
+			return append(lines, shown+" … and "+plural(left, "byte")+" more")
+		}
+		lines = append(lines, shown)
+	}
+	return lines
 }
 
 // line returns the line of -trace for an event: its sign, its depth, and its sentence
@@ -2396,37 +2404,23 @@ func (e event) line() string {
 	return "  " + bars + e.Text
 }
 
-// printBytes prints bytes line by line: at most 12 lines, or 1 in a brief trace.
-func (n *narrator) printBytes(number int, sign string, data []byte) {
-	most, left := 12, len(data)
-	if n.brief {
-		most = 1
-	}
-	for line := range strings.Lines(string(data)) {
-		shown := visible(line[:min(len(line), longValue)])
-		shown = sign + cut(shown, 2*n.width)
-		left -= len(line)
-		if most--; most == 0 && left > 0 {
-			n.print(number, shown+" … and "+plural(left, "byte")+" more")
-			return
-		}
-		n.print(number, shown)
-	}
-}
-
-// print prints a line of an exchange. An empty line separates those of two exchanges.
-func (n *narrator) print(number int, line string) {
-	if n.last != 0 && n.last != number {
-		fmt.Fprintln(n.log.Writer())
-	}
-	n.last = number
-	colour, plain := n.colours[line[:1]], ""
-	if colour != "" {
-		plain = "\x1b[0m"
-	}
+// print prints lines of an exchange. An empty line separates those of two exchanges.
+func (n *narrator) print(number int, lines []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	mark := fmt.Sprintf("#%d ", number)
-	for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
-		n.log.Print(mark + colour + part + plain)
+	for _, line := range lines {
+		if n.last != 0 && n.last != number {
+			fmt.Fprintln(n.log.Writer())
+		}
+		n.last = number
+		colour, plain := n.colours[line[:1]], ""
+		if colour != "" {
+			plain = "\x1b[0m"
+		}
+		for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
+			n.log.Print(mark + colour + part + plain)
+		}
 	}
 }
 
