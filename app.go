@@ -918,7 +918,7 @@ func (p *program) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
 		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
-	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
+	} else if err == io.EOF && endsWithin(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
@@ -2562,7 +2562,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		client.end = time.Now().Add(labTime)
 		seen.watch(application, client)
 	}()
-	if !comes(ended, l.patience) {
+	if !endsWithin(ended, l.patience) {
 		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
 			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
 	}
