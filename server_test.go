@@ -5678,13 +5678,15 @@ func TestExercise(t *testing.T) {
 		want       string
 	}{
 		{"", "", 0, "  09   A teapot"},
-		{"", "09", 1, "start here: mine/09-teapot.go"},
-		{"", "9", 1, "  NO   a status is a code and a reason\n"},
+		{"", "09", 0, "start here: mine/09-teapot.go"},
+		{"", "9", 1, "\n  --   once more: not tried yet\n"},
+		{"", "9", 1, " of 17 pass\nnext      go run docs/check.go -hint 1 09\n"},
 		{"", "-hint 1 09", 0, "Hint 1 of 3"},
 		{"package main\nfunc teapot() { undefined() }\n", "09", 1, mine + ":2"},
 		{strings.Replace(teapot, "stout", "stout!", 1), "09 " + mine, 1,
 			"came      short and stout!\\n\n                                ^ "},
 		{teapot, "teapot", 0, "17 of 17 pass"},
+		{"", "09", 0, "\nnext      go run docs/check.go 00a"},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
 		{"", "hunt 1 -answer X99", 1, "It is not X99. It breaks a rule of chapter 3."},

@@ -1365,7 +1365,7 @@ func (g *grading) next(failed *result, last int, one, unseen bool) string {
 		return "answer with environ, a line like REQUEST_METHOD: GET for each key " +
 			"(docs/conformance.md)"
 	case last == 7:
-		return chapterPage(8)
+		return fmt.Sprintf("%s, then %s gateway %s", chapterPage(8), self, g.addr)
 	}
 	return fmt.Sprintf("%s, then %s3-%d", chapterPage(last+1), again, last+1)
 }
@@ -1559,7 +1559,7 @@ func (x *exercise) work(file string) int {
 		fmt.Printf("\nExercise %s  %s\n", x.number, x.title)
 		fmt.Printf("  start here: %s\n", strings.Join(x.begin(), " or "))
 		fmt.Printf("  read      %s/README.md\n  then      %s %s\n", x.dir, self, x.number)
-		return notYet
+		return solved // nothing is wrong yet
 	case *serving:
 		return serveByHand(x.build(file, "127.0.0.1:8000", false))
 	}
@@ -1572,6 +1572,8 @@ func (x *exercise) work(file string) int {
 		}
 		if own {
 			x.note(content, a.ok())
+		}
+		if own && a.ok() {
 			progress(false)
 		}
 		if !*watching {
@@ -1785,9 +1787,12 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
 		return attempt{broken: err.Error()}
 	}
+	over := false
 	for _, c := range x.checks {
-		wanted := only == nil || slices.Contains(only, c.Name)
-		if !wanted || c.Name == onceMore && a.failed != nil {
+		if only != nil && !slices.Contains(only, c.Name) {
+			continue
+		} else if over || c.Name == onceMore && a.failed != nil {
+			fmt.Fprintf(w, "  --   %s: not tried yet\n", c.Name)
 			continue
 		}
 		if c.Name == onceMore && !raced {
@@ -1806,13 +1811,14 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		fmt.Fprintf(w, "  NO   %s\n", c.Name)
 		if a.failed = append(a.failed, c.Name); len(a.failed) == 1 {
 			m.explain(w, strings.ReplaceAll(c.script, "`", ""), c.Source)
-			fmt.Fprintf(w, "       next      %s -hint 1 %s\n", self, x.number)
 		}
-		if x.staged || slices.Contains(m.notes, errDeaf.Error()) {
-			break // none of the others could pass
-		}
+		// None of the others could pass.
+		over = over || x.staged || slices.Contains(m.notes, errDeaf.Error())
 	}
 	fmt.Fprintf(w, "%d of %d pass\n", a.passed, len(x.checks))
+	if a.failed != nil {
+		fmt.Fprintf(w, "next      %s -hint 1 %s\n", self, x.number)
+	}
 	return a
 }
 
