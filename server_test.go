@@ -5686,7 +5686,7 @@ func TestExercise(t *testing.T) {
 		{strings.Replace(teapot, "stout", "stout!", 1), "09 " + mine, 1,
 			"came      short and stout!\\n\n                                ^ "},
 		{teapot, "teapot", 0, "17 of 17 pass"},
-		{"", "09", 0, "\nnext      go run docs/check.go 00a"},
+		{"", "09", 0, "\nnext      go run docs/check.go 10\nprogress  [#."},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
 		{"", "hunt 1 -answer X99", 1, "It is not X99. It breaks a rule of chapter 3."},
