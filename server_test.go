@@ -5689,6 +5689,7 @@ func TestExercise(t *testing.T) {
 		{"", "09", 0, "\nnext      go run docs/check.go 10\nprogress  [#."},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
+		{"", "server", 2, `"server" needs more arguments`},
 		{"", "hunt 1 -answer X99", 1, "It is not X99. It breaks a rule of chapter 3."},
 		{"", "hunt 1 -answer r02", 0, "Right, it is R02."},
 		{"", "hunt -hint 3 1", 0, `get / HTTP/1.0\r\n\r\n`},

@@ -117,7 +117,8 @@ func command(verb, object string, rest []string) int {
 		"class":        func() int { return checkClass(object, rest) },
 		"author":       func() int { return author(object, rest) },
 	}
-	x := exerciseNamed(verb)
+	x, problem := exerciseNamed(verb), "there is no exercise %q, and no such command\n"
+	isWhole := object != "" && (len(rest) > 0 || verb != "host" && verb != "proxy")
 	switch {
 	case verb == "":
 		return progress(true)
@@ -125,13 +126,14 @@ func command(verb, object string, rest []string) int {
 		return printJSON(chosenRows(""))
 	case verb == "hunt":
 		return hunt(object)
-	case commands[verb] != nil && object != "":
+	case commands[verb] != nil && isWhole:
 		return commands[verb]()
+	case commands[verb] != nil:
+		problem = "%q needs more arguments\n"
 	case x != nil:
 		return x.work(object)
 	}
-	fmt.Fprintf(os.Stderr, "there is no exercise %q, and no such command\n", verb)
-	fmt.Fprint(os.Stderr, "usage:\n", usage())
+	fmt.Fprintf(os.Stderr, problem+"usage:\n%s", verb, usage())
 	return wrongUsage
 }
 
@@ -639,7 +641,6 @@ type exchange struct {
 type client struct {
 	dial     func() (net.Conn, error)
 	patience time.Duration // for an answer
-	isRow    bool          // of docs/conformance.md: it may be answered early
 	mayStay  bool          // the connection may, in HTTP/1.1: a silence ends the answer
 
 	more, slowly bool   // see docs/exercises/README.md
@@ -742,13 +743,10 @@ func (c *client) send(text string) {
 		size = 1
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
-		if _, err := c.Write(piece); err != nil {
-			if mayEnd := c.more || c.slowly && c.isRow; !mayEnd {
-				c.err = broken(err)
-			}
-			break
-		}
-		if c.slowly {
+		if _, err := c.Write(piece); err != nil && !c.more {
+			c.err = broken(err)
+			return
+		} else if c.slowly {
 			time.Sleep(time.Millisecond) // or the system would put the bytes together
 		}
 	}
@@ -1151,8 +1149,7 @@ func newTarget(addr string) *target {
 // play sends a row. After five rows without an answer it waits less long for one. Only R01
 // asks that the connection ends: one fault is told once.
 func (t *target) play(r check) exchange {
-	c := client{dial: t.dial, patience: t.patience, isRow: true,
-		mayStay: !*strict && r.id() != "R01"}
+	c := client{dial: t.dial, patience: t.patience, mayStay: !*strict && r.id() != "R01"}
 	if t.silent.Load() >= 5 {
 		c.patience = min(c.patience, 500*time.Millisecond)
 	}
@@ -1286,14 +1283,13 @@ func (t *target) report(results []result, one bool) int {
 	failed := having("fails", results)
 	explained := failed[:min(len(failed), 1)]
 	if one {
-		explained = results[:min(len(results), 3)]
+		isRight := func(r result) bool { return r.fault == nil }
+		explained = slices.DeleteFunc(slices.Clone(results), isRight)
 	}
-	for _, r := range explained {
-		if r.fault != nil {
-			fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
-			rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
-			r.explain(os.Stdout, visible(r.Send), rule)
-		}
+	for _, r := range explained[:min(len(explained), 3)] {
+		fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
+		rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
+		r.explain(os.Stdout, visible(r.Send), rule)
 	}
 	fmt.Println()
 	for _, rows := range groups(results, func(r result) string { return r.section }) {
@@ -1663,9 +1659,10 @@ func compile(files map[string]string, addr string, flags ...string) (program, er
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	write(overlay, string(must(json.Marshal(map[string]any{"Replace": replace}))))
-	p := program{[]string{filepath.Join(dir, "program.exe")}, addr, dir}       // runs everywhere
-	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", // fast
-		"-overlay", overlay, "-o", p.command[0]}, append(flags, what)...)
+	p := program{[]string{filepath.Join(dir, "program.exe")}, addr, dir} // on any system
+	args := []string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-overlay", overlay,
+		"-o", p.command[0]} // which is built fast
+	args = append(append(args, flags...), what)
 	ctx, cancel := context.WithTimeout(living, 3*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
