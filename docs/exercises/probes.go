@@ -236,6 +236,36 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/json/bad":
 		startResponse("200 OK", json)
 		return one(`{"name":`)
+	case "/json/more": // two values
+		startResponse("200 OK", json)
+		return one(`{"a":1} {"b":2}`)
+	case "/json/none": // no member
+		startResponse("200 OK", json)
+		return one(`{}`)
+	case "/written":
+		n, err := io.WriteString(startResponse("200 OK", plain), "taken:")
+		if err != nil {
+			panic(err)
+		}
+		return one(fmt.Sprintf(" %d bytes\n", n))
+	case "/changes": // to a body that is coded already
+		startResponse("200 OK", plain)
+		startResponse("503 Service Unavailable", append(plain, Header{"Content-Encoding", "br"}),
+			errors.New("the database is on fire"))
+		return one("as if compressed\n")
+	case "/blank": // its one block is empty
+		startResponse("200 OK", plain)
+		return streamed(func(yield func([]byte) bool) {
+			yield(nil)
+			panic(errors.New("the probe fails"))
+		})
+	case "/too-late":
+		return streamed(func(yield func([]byte) bool) {
+			startResponse("200 OK", plain)
+			yield([]byte("begun\n"))
+			startResponse("503 Service Unavailable", plain, errors.New("the database is on fire"))
+			yield([]byte("sorry\n"))
+		})
 	case "/echo":
 		body, err := io.ReadAll(environ["wsgi.input"].(io.Reader))
 		if err != nil {
@@ -243,6 +273,14 @@ func probes(environ Environ, startResponse StartResponse) Body {
 		}
 		startResponse("200 OK", plain)
 		return one(string(body))
+	}
+	if code, ok := strings.CutPrefix(environ.Get("PATH_INFO"), "/status/"); ok {
+		startResponse(code+" as asked", nil)
+		return blocks()
+	}
+	if mediaType, ok := strings.CutPrefix(environ.Get("PATH_INFO"), "/type/"); ok {
+		startResponse("200 OK", []Header{{"Content-Type", mediaType}})
+		return one(`{"a":1}`)
 	}
 	startResponse("200 OK", plain)
 	return one(listing(environ))
