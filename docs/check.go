@@ -252,13 +252,10 @@ func having(outcome string, results []result) (some []result) {
 
 // groups divides a list by a key. The order stays.
 func groups[T any](list []T, key func(T) string) (divided [][]T) {
-	places := map[string]int{}
 	for _, item := range list {
-		i, isKnown := places[key(item)]
-		if !isKnown {
-			i = len(divided)
-			places[key(item)] = i
-			divided = append(divided, nil)
+		i := slices.IndexFunc(divided, func(g []T) bool { return key(g[0]) == key(item) })
+		if i < 0 {
+			i, divided = len(divided), append(divided, nil)
 		}
 		divided[i] = append(divided[i], item)
 	}
