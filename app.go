@@ -2571,12 +2571,13 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 // prepare returns the application of an experiment, with its middleware, and the client.
 // The lab's page sends an experiment as JSON.
 func (l *lab) prepare(input io.Reader) (Application, *labConn, error) {
-	var x struct {
+	type experiment struct {
 		Request string // with the escapes of rawsgi send
 		App     string
 		Use     string // middleware
 		Arrival string // how its bytes reach the server
 	}
+	var x experiment
 	err := json.NewDecoder(io.LimitReader(input, 8*labRequest)).Decode(&x)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the experiment cannot be read: %w", err)
