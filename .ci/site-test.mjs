@@ -113,16 +113,18 @@ const byHand = {
 // What both browsers are tried with.
 const both = {
 	async "every page loads without an error or a request to elsewhere, and fits a phone"() {
+		const widths = [320, 390];
 		for (const name of pages) {
 			await visit(name);
-			for (const width of [320, 390]) {
+			for (const width of widths) {
 				await page.setViewportSize({ width, height: 800 });
 				const culprit = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth &&
 					[...document.querySelectorAll("body *")].find(e => e.getBoundingClientRect().right > innerWidth && !e.closest("pre, .table, .diagram")).outerHTML);
 				assert.ok(!culprit, `${name} is wider than ${width}: ${String(culprit).slice(0, 150)}`);
 			}
-			await page.setViewportSize({ width: 1280, height: 800 });
+			widths.reverse(); // the next page begins at this width
 		}
+		await page.setViewportSize({ width: 1280, height: 800 });
 	},
 	async "search finds start_response, and the keyboard goes there"() {
 		await visit("index.html");
@@ -182,6 +184,7 @@ const both = {
 		await page.reload(); // browsers may remember that a module could not be loaded
 		await input.fill("deadline");
 		await page.locator(".found a").first().waitFor();
+		await input.press("Escape");
 		troubles.length = 0; // the module that could not be loaded
 	},
 	async "who comes to the middle of a page on a phone sees which page, and comes to its top"() {
@@ -237,8 +240,8 @@ const once_ = {
 	},
 	async "axe-core finds nothing serious, in the light and in the dark"() {
 		const dark = await open({ colorScheme: "dark" });
-		const shown = [...prose, ...pages.filter(name => name.startsWith("code/")).slice(0, 2), "lab/index.html?embed"];
-		for (const name of shown) for (const on of name === chapter || !/\d/.test(name) ? [page, dark] : [page]) {
+		const kinds = ["index.html", chapter, "glossary.html", "code/response.go.html", "lab/index.html?embed"]; // one style is for all
+		for (const name of new Set([...prose, ...kinds])) for (const on of kinds.includes(name) ? [page, dark] : [page]) {
 			await visit(name, on);
 			await on.evaluate(axe);
 			const found = await on.evaluate(() => window.axe.run({ exclude: ["figure ~ figure pre"] }, // are as the first
@@ -308,8 +311,8 @@ const once_ = {
 	},
 };
 
-// Calls of a browser's driver wait for ever if it loses a page: a test has two minutes, and all of
-// them seven. What takes longer ends the run, and with it the browser.
+// Calls of a browser's driver wait for ever if it loses a page: a test has four minutes, and all of
+// them ten. What takes longer ends the run, and with it the browser.
 let failed = 0, doing;
 function guard(seconds) {
 	return setTimeout(() => {
@@ -321,7 +324,7 @@ function guard(seconds) {
 // all runs tests, and says which fail.
 async function all(where, tests) {
 	for (const [name, test] of Object.entries(tests)) {
-		const began = Date.now(), timer = guard(120);
+		const began = Date.now(), timer = guard(240);
 		doing = `${where}: ${name}`;
 		try {
 			await test();
@@ -336,7 +339,7 @@ async function all(where, tests) {
 	}
 }
 const axe = readFileSync(join(import.meta.dirname, "node_modules/axe-core/axe.min.js"), "utf8");
-guard(420);
+guard(600);
 await all("the files", byHand);
 for (const [name, launch] of Object.entries(browsers)) {
 	doing = `${name}: its start`;
