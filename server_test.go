@@ -2200,13 +2200,14 @@ func halfEcho(t *testing.T, addr string) *net.TCPConn {
 
 // TestProgram runs the program as a user does, and stops it in the middle of an answer. After one
 // signal, the answer ends. A second one cuts it, and the client can tell; but a second SIGHUP is
-// none: when a terminal is closed, its shell and the system send one each.
+// none: when a terminal is closed, its shell and the system send one each. A terminal sends its
+// signals to all processes.
 func TestProgram(t *testing.T) { // T06
 	only(t, "signals are for Unix")
 	for _, c := range []struct{ mode, first, second string }{{"concurrent", "INT", ""},
-		{"concurrent", "TERM", ""}, {"prefork", "TERM", ""}, {"concurrent", "INT", "INT"},
-		{"serial", "TERM", "TERM"}, {"prefork", "TERM", "TERM"}, {"concurrent", "HUP", "HUP"},
-		{"prefork", "HUP", "HUP"}} {
+		{"concurrent", "TERM", ""}, {"prefork", "INT", ""}, {"prefork", "TERM", ""},
+		{"concurrent", "INT", "INT"}, {"serial", "TERM", "TERM"}, {"prefork", "TERM", "TERM"},
+		{"concurrent", "HUP", "HUP"}, {"prefork", "HUP", "HUP"}} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			t.Parallel()
 			if c.first == "HUP" && signal.Ignored(syscall.SIGHUP) {
@@ -2214,16 +2215,22 @@ func TestProgram(t *testing.T) { // T06
 			}
 			signals := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM,
 				"HUP": syscall.SIGHUP, "": syscall.Signal(0)}
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h",
+			program := rawsgi("-addr", "127.0.0.1:0", "-app", "echo", "-quiet", "-timeout", "1h",
 				"-mode", c.mode)
-			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
-			program.Process.Signal(signals[c.first])
+			program.SysProcAttr = ownGroup()
+			_, addr, log := startCommand(t, program)
+			pid := program.Process.Pid
+			busy, workers := halfEcho(t, addr), children(t, pid)
+			if c.first != "TERM" {
+				pid = -pid
+			}
+			tell(pid, signals[c.first])
 			eventually(t, "the message", func() bool {
 				return strings.Contains(log.String(),
 					"waiting up to 5s for 1 request to end; press Ctrl-C again")
 			})
 			begin := time.Now()
-			program.Process.Signal(signals[c.second])
+			tell(pid, signals[c.second])
 			cut := c.second == "INT" || c.second == "TERM"
 			if !cut {
 				refuses(t, addr)
