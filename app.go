@@ -84,8 +84,8 @@ type Config struct {
 	Programs int           // CGI programs that run at once; 0 means maxPrograms
 	Upstream string        // the servers behind proxy, host:port,host:port
 	Timeout  time.Duration // for a CGI program or an upstream
-	Trace    bool          // a narrator watches the applications
-	Brief    bool          // the narrator prints the most important steps only
+	Trace    bool          // a narrator prints each step
+	Brief    bool          // the most important steps only
 	OpenLab  bool          // other machines may use the lab
 }
 
@@ -120,20 +120,16 @@ func applications(c Config) []entry {
 		{"cgi", "RFC 3875", "12-cgi", "curl -i URL", newCGI(c.Script, c.Timeout, c.Programs),
 			"Runs a CGI program (-script) for each request."},
 	}
-	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
-		newLab(entries, c.OpenLab), "Type raw bytes, and watch what becomes of each."})
 	routes := map[string]Application{}
 	for i, each := range entries {
-		if c.Trace {
-			entries[i].App = watched(each.Name, each.App)
-		}
+		entries[i].App = watched(each.Name, each.App)
 		routes["/"+each.Name] = entries[i].App
 	}
-	gallery := mount(routes, newIndex(entries))
-	if c.Trace {
-		gallery = watched("gallery", gallery)
-	}
-	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL", gallery,
+	routes["/lab"] = watched("lab", newLab(entries, c.OpenLab))
+	entries = append(entries, entry{"lab", "our own", "00-map", "open URL in a browser",
+		routes["/lab"], "Type raw bytes, and watch what becomes of each."})
+	return append(entries, entry{"gallery", "our own", "00-map", "curl -i URL",
+		watched("gallery", mount(routes, newIndex(entries))),
 		"The default: all of these, mounted under their names, with an index page."})
 }
 
@@ -153,7 +149,7 @@ var middlewares = []struct {
 
 // withMiddleware puts middleware around an application. The first name is the outermost
 // layer, so it is wrapped around last.
-func withMiddleware(application Application, use string, trace bool) (Application, error) {
+func withMiddleware(application Application, use string) (Application, error) {
 	if use == "" {
 		return application, nil
 	}
@@ -162,10 +158,7 @@ func withMiddleware(application Application, use string, trace bool) (Applicatio
 		if err != nil {
 			return nil, err
 		}
-		application = middleware(application)
-		if trace {
-			application = watched(name, application)
-		}
+		application = watched(name, middleware(application)) // for -trace and the lab
 	}
 	return application, nil
 }
@@ -358,7 +351,7 @@ func mount(routes map[string]Application, fallback Application) Application {
 //go:embed docs/pages.html
 var pageTemplates string
 
-var pages = template.Must(template.New("").Funcs(template.FuncMap{"lab": labLink,
+var pages = template.Must(template.New("").Funcs(template.FuncMap{"listed": listed,
 	"replace": strings.ReplaceAll}).Parse(pageTemplates))
 
 // htmlPage answers with a page of docs/pages.html, filled with data. The page is UTF-8,
@@ -456,6 +449,9 @@ func allowPart(err error) {
 	if errors.As(err, &refusal) {
 		panic(refusal)
 	}
+	ends := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	allow(!ends, badRequest, "RFC 2046 §5.1.1",
+		"expected one part or more, and the closing delimiter after the last")
 	allow(err == nil, badRequest, "RFC 7578 §4", "a part cannot be read: %s",
 		quote(fmt.Sprint(err)))
 }
@@ -741,51 +737,40 @@ const (
 	killAfter   = 100 * time.Millisecond // until a program with an unused answer is killed
 )
 
-// A cgiHost is the host's side of CGI: an application that starts a program for each
-// request. (RFC 3875)
-type cgiHost struct {
-	script  string // the program, or a directory of programs
-	timeout time.Duration
-	slots   chan bool // holds a value for each program that runs
-}
-
-// newCGI makes the application; limit is how many programs may run at once.
+// newCGI makes the host's side of CGI: an application that starts a program for each
+// request and passes on its answer. script is the program, or a directory of them; limit
+// is how many may run at once. (RFC 3875)
 func newCGI(script string, timeout time.Duration, limit int) Application {
-	h := &cgiHost{script, timeout, make(chan bool, cmp.Or(limit, maxPrograms))}
-	return h.app
+	slots := make(chan bool, cmp.Or(limit, maxPrograms))
+	return func(environ Environ, startResponse StartResponse) Body {
+		if script == "" {
+			return htmlPage(startResponse, "cgi", nil) // says how to name one
+		}
+		file, err := findProgram(script, environ)
+		if err != nil {
+			return cannotServe(environ, startResponse, err)
+		}
+		select {
+		case slots <- true: // until the program has ended
+		default:
+			return plainly(startResponse, "503 Service Unavailable",
+				"Too many CGI programs run at once: try again.", retryAfter)
+		}
+		p := &program{Cmd: exec.Command(file), slots: slots, timeout: timeout,
+			patience: timeout, ended: make(chan bool)}
+		body, err := p.answer(environ, startResponse)
+		if err != nil {
+			body = badGateway(environ, startResponse, err)
+			logHint(environ, file, err)
+		}
+		return body
+	}
 }
 
-// app runs the program that the request names, and passes on its answer.
-func (h *cgiHost) app(environ Environ, startResponse StartResponse) Body {
-	if h.script == "" {
-		return htmlPage(startResponse, "cgi", nil) // says how to name one
-	}
-	file, err := h.find(environ)
-	if err != nil {
-		return cannotServe(environ, startResponse, err)
-	}
-	select {
-	case h.slots <- true: // until the program has ended
-	default:
-		return plainly(startResponse, "503 Service Unavailable",
-			"Too many CGI programs run at once: try again.", retryAfter)
-	}
-	var body Body
-	p, err := h.start(file, environ)
-	if err == nil {
-		body, err = p.respond(environ, startResponse)
-	}
-	if err != nil {
-		body = badGateway(environ, startResponse, err)
-		logHint(environ, file, err)
-	}
-	return body
-}
-
-// find returns the path of the program. In a directory of them, the first segment of
-// PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
-func (h *cgiHost) find(environ Environ) (file string, err error) {
-	file, _ = filepath.Abs(h.script) // without a working directory, Stat fails too
+// findProgram returns the path of the program. In a directory of them, the first segment
+// of PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
+func findProgram(script string, environ Environ) (file string, err error) {
+	file, _ = filepath.Abs(script) // without a working directory, Stat fails too
 	stat, err := os.Stat(file)
 	if err == nil && stat.IsDir() {
 		info := environ.Get("PATH_INFO")
@@ -808,7 +793,8 @@ func (h *cgiHost) find(environ Environ) (file string, err error) {
 // A program is a CGI program that runs. Read reads its output.
 type program struct {
 	*exec.Cmd
-	host     *cgiHost
+	slots    chan bool // holds a value for each program
+	timeout  time.Duration
 	output   *os.File
 	body     string        // the file of its standard input; "" if the request has no body
 	hasHead  bool          // the head of its answer has been read
@@ -821,22 +807,20 @@ var programs sync.Map
 
 // start gives the request to a program, which runs in its directory, with a small clean
 // environment and in a process group of its own.
-func (h *cgiHost) start(file string, environ Environ) (*program, error) {
-	p := &program{Cmd: exec.Command(file), host: h, patience: h.timeout,
-		ended: make(chan bool)}
+func (p *program) start(environ Environ) error {
 	defer func() {
 		if p.Process == nil { // it did not start, or a body did not arrive whole
 			p.output.Close() // fails if there is none yet
 			p.free()
 		}
 	}()
-	p.Dir, p.Env = filepath.Dir(file), cgiVariables(file, environ)
+	p.Dir, p.Env = filepath.Dir(p.Path), cgiVariables(p.Path, environ)
 	p.Stderr = environ["wsgi.errors"].(io.Writer)
 	p.SysProcAttr, p.WaitDelay = ownGroup(), moment
 	if length := environ.Get("CONTENT_LENGTH"); length != "" && length != "0" {
 		body, err := os.CreateTemp("", "rawsgi-body-")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer body.Close() // the program has its own descriptor
 		p.Stdin, p.body = body, body.Name()
@@ -844,16 +828,16 @@ func (h *cgiHost) start(file string, environ Environ) (*program, error) {
 	}
 	output, stdout, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer stdout.Close()
 	p.output, p.Stdout = output, stdout
 	if err := p.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	programs.Store(p, nil)
 	go p.wait()
-	return p, nil
+	return nil
 }
 
 // spool writes the body of the request to a file: a program can then read it or not, in
@@ -887,7 +871,7 @@ func (p *program) wait() {
 // free frees what the program has used.
 func (p *program) free() {
 	os.Remove(p.body) // fails without a body, and where spool has removed it
-	<-p.host.slots
+	<-p.slots
 }
 
 // endScripts ends all programs, before this program ends.
@@ -925,7 +909,7 @@ func (p *program) kill() {
 // killed is not whole.
 func (p *program) Read(b []byte) (int, error) {
 	if _, runs := programs.Load(p); runs && p.hasHead {
-		p.patience = p.host.timeout
+		p.patience = p.timeout
 	}
 	begin := time.Now()
 	p.output.SetReadDeadline(begin.Add(p.patience)) // an error here will be returned by Read
@@ -933,8 +917,8 @@ func (p *program) Read(b []byte) (int, error) {
 	p.patience -= time.Since(begin)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
-		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.host.timeout, err)
-	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
+		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
+	} else if err == io.EOF && endsWithin(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
@@ -947,7 +931,7 @@ func (p *program) Read(b []byte) (int, error) {
 func (p *program) Close() error {
 	limit := killAfter
 	if p.hasHead {
-		limit = p.host.timeout
+		limit = p.timeout
 		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
 		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
 	}
@@ -957,9 +941,12 @@ func (p *program) Close() error {
 	return err
 }
 
-// respond passes on the program's answer. (RFC 3875 §6.2)
-func (p *program) respond(environ Environ, startResponse StartResponse) (
+// answer starts the program and passes on its answer. (RFC 3875 §6.2)
+func (p *program) answer(environ Environ, startResponse StartResponse) (
 	body Body, err error) {
+	if err := p.start(environ); err != nil {
+		return nil, err
+	}
 	defer closeUnused(&body, p)
 	h := &headReader{r: bufio.NewReader(p), mixed: true}
 	fields, err := readHeader(h)
@@ -977,7 +964,7 @@ func (p *program) respond(environ Environ, startResponse StartResponse) (
 	if err != nil {
 		return nil, err
 	}
-	p.hasHead, p.patience = true, p.host.timeout
+	p.hasHead, p.patience = true, p.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
 
@@ -1049,16 +1036,21 @@ func logHint(environ Environ, file string, err error) {
 	first, _, _ := strings.Cut(string(start), "\n")
 	script := strings.HasPrefix(first, "#!")
 	hint := "print a head, like Content-Type: text/plain, then an empty line, then the body"
-	var refusal *Refusal
+	var refusal *Refusal     // of its output
+	var failed *os.PathError // about the program, or e.g. about the file for its input
 	switch {
+	case !errors.As(err, &refusal) && !(errors.As(err, &failed) && failed.Path == file):
+		return
 	case script && strings.HasSuffix(first, "\r"):
 		hint = `its first line ends in \r\n: save it with the line ends of Unix, \n`
 	case script && errors.Is(err, os.ErrNotExist):
 		hint = "the interpreter in its first line does not exist: " + quote(first)
 	case errors.Is(err, syscall.ENOEXEC):
 		hint = "its first line does not name an interpreter, like #!/bin/sh"
-	case !errors.As(err, &refusal) || refusal.Line == "":
+	case refusal == nil || refusal.Line == "":
 		return
+	case refusal.Status == headTooLarge:
+		hint = "its head is too large: is the empty line after it missing?"
 	case strings.HasPrefix(refusal.Line, "HTTP/"):
 		hint = "print Status: 200 OK instead of HTTP/1.0 200 OK"
 	}
@@ -1475,7 +1467,10 @@ func upper(application Application) Application {
 			return block
 		}
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
-			if text = isPlainText(headers); text {
+			kind, _ := lookup(headers, "Content-Type")
+			_, coded := lookup(headers, "Content-Encoding")
+			text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
+			if text {
 				headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
 					return h.is("Content-Length")
 				})
@@ -1485,13 +1480,6 @@ func upper(application Application) Application {
 		}
 		return changed(application(environ, start), change)
 	}
-}
-
-// isPlainText reports whether a body is a plain text, whose bytes are not coded.
-func isPlainText(headers []Header) bool {
-	kind, _ := lookup(headers, "Content-Type")
-	_, coded := lookup(headers, "Content-Encoding")
-	return strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
@@ -1716,16 +1704,14 @@ func (v *validator) Close() error {
 // An event is one step of an exchange.
 type event struct {
 	At      int64             `json:"at"`                // microseconds since the beginning
-	Pause   time.Duration     `json:"-"`                 // since the event before
-	Kind    string            `json:"kind"`              // one of those in sentences
-	Text    string            `json:"text"`              // its sentence
+	Kind    string            `json:"kind"`              // the page has code for each
+	Text    string            `json:"text"`              // a sentence about it
 	From    int               `json:"from"`              // its first byte in the request
 	To      int               `json:"to"`                // the byte after its last one
 	Layer   string            `json:"layer,omitempty"`   // the application or middleware
 	Depth   int               `json:"depth,omitempty"`   // 1 is called by the gateway
 	Key     string            `json:"key,omitempty"`     // of environ
 	Value   string            `json:"value,omitempty"`   // of Key; a status, type or line
-	Note    string            `json:"note,omitempty"`    // more about the value
 	Place   string            `json:"place,omitempty"`   // "request.go#line" or "app.go:221"
 	Rule    string            `json:"rule,omitempty"`    // the source of a refusal
 	Headers []Header          `json:"headers,omitempty"` // given to startResponse
@@ -1735,84 +1721,38 @@ type event struct {
 	Environ map[string]string `json:"environ,omitempty"` // all of it
 }
 
-// sentences describe the kinds of events.
-var sentences = map[string]string{
-	"accept":   "a connection{note} is accepted",
-	"in":       "{size} received, from byte {from} on",
-	"eof":      "the client has ended its half of the connection",
-	"timeout":  "{note} ends: {value}",
-	"broken":   "{note} ends: {value}",
-	"silent":   "nothing was asked: there will be no answer",
-	"key":      "{key} is {quoted}{note}",
-	"dropped":  "{value} is {note}",
-	"body":     "the body of the request begins: {value}, says Content-Length",
-	"no body":  "the request has {note}: no body",
-	"refused":  "{value}: {note}",
-	"environ":  "environ is complete: {keys}",
-	"changed":  "{layer} sets {key} to {quoted}; it was {was}",
-	"call":     "{note} calls the {value} {layer}",
-	"start":    "{layer} calls startResponse({quoted}) with {headers}{note}",
-	"stored":   "the gateway {note} the status and {headers}; {size} sent so far",
-	"started":  "startResponse returns write() to {layer}",
-	"return":   "{layer} returns a body, {value}",
-	"file":     "the body of {layer} is a file: the gateway reads, sends and closes it",
-	"write":    "{layer} calls write() with {size}",
-	"block":    "{layer} gives a block of {size}",
-	"enough":   "{layer} {note}",
-	"closed":   "Close is called on the body of {layer}",
-	"panic":    "{note}{layer} panics",
-	"log":      "{note}: {value}",
-	"length":   "the answer {note}",
-	"head":     "the head leaves, in one write with {body} of the body",
-	"out":      "{size} of the body leave",
-	"continue": "{size} leave: the client may send the body",
-	"sendfile": "{size} of the file leave by sendfile(2): they never enter this program",
-	"drain":    "the gateway ends its half, and reads on until the client closes",
-	"drained":  "{size} more, read and discarded",
-	"close":    "the gateway closes the connection",
-	"limit":    "the rest is not shown",
+// A recorder makes the events of one exchange. The goroutines of an application may call
+// add at the same time; the other methods are called by one goroutine at a time.
+type recorder struct {
+	mu       sync.Mutex
+	emit     func(event)
+	now      func() time.Time
+	begin    time.Time
+	logs     bool              // lines of wsgi.errors are events, too
+	head     []byte            // bytes received, until they are parsed
+	received int               // bytes in all
+	parsed   bool              // the head
+	refused  bool              // the request
+	drains   bool              // our half is closed: what comes is discarded
+	method   string            // of the request
+	environ  map[string]string // as it was seen last
+	stored   event             // the call whose status and headers the gateway has stored
+	headSent bool
+	sent     int // bytes
 }
 
-// blank is a place in a sentence for a field of an event.
-var blank = regexp.MustCompile(`\{\w+\}`)
+func newRecorder(now func() time.Time, emit func(event)) *recorder {
+	return &recorder{emit: emit, now: now, begin: now()}
+}
 
-// fill puts the fields of an event, and more names and values, into a sentence.
-func (e event) fill(sentence string, more ...string) string {
-	inQuotes := func(text string) string { return `"` + cut(text, 80) + `"` }
-	return blank.ReplaceAllStringFunc(sentence, func(name string) string {
-		for i := 0; i < len(more); i += 2 {
-			if more[i] == name {
-				return more[i+1]
-			}
-		}
-		switch name {
-		case "{layer}":
-			return e.Layer
-		case "{key}":
-			return e.Key
-		case "{value}":
-			return e.Value
-		case "{note}":
-			return e.Note
-		case "{quoted}":
-			return inQuotes(e.Value)
-		case "{was}":
-			return inQuotes(e.Note)
-		case "{size}":
-			return plural(e.Size, "byte")
-		case "{body}":
-			return plural(e.Size-e.Head, "byte")
-		case "{headers}":
-			return plural(len(e.Headers), "header")
-		case "{keys}":
-			return plural(len(e.Environ), "key")
-		case "{from}":
-			return strconv.Itoa(e.From)
-		case "{rule}":
-			return e.Rule
-		}
-		return name
-	})
+// add completes an event and emits it. Its sentence is formatted as by Sprintf.
+func (t *recorder) add(e event, sentence string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.At = t.now().Sub(t.begin).Microseconds()
+	e.Value = cut(e.Value, longValue)
+	e.Text = cut(printable(fmt.Sprintf(sentence, args...)), longText)
+	t.emit(e)
 }
 
 // plural returns "1 byte" or "2 bytes".
@@ -1828,43 +1768,11 @@ func cut(text string, n int) string {
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
-	return string([]rune(text)[:max(0, n-1)]) + "…"
+	return string([]rune(text)[:n-1]) + "…"
 }
 
-// A recorder makes the events of one exchange. The goroutines of an application may call
-// add at the same time; the other methods are called by one goroutine at a time.
-type recorder struct {
-	mu       sync.Mutex
-	emit     func(event)
-	now      func() time.Time
-	begin    time.Time
-	last     int64             // when the last event was
-	logs     bool              // lines of wsgi.errors are events, too
-	head     []byte            // bytes received, until they are parsed
-	received int               // bytes in all
-	parsed   bool              // the head
-	refused  bool              // the request
-	drains   bool              // our half is closed: what comes is discarded
-	environ  map[string]string // as it was seen last
-	stored   event             // the call whose status and headers the gateway has stored
-	headSent bool
-	sent     int // bytes
-}
-
-func newRecorder(now func() time.Time, emit func(event)) *recorder {
-	return &recorder{emit: emit, now: now, begin: now()}
-}
-
-// add completes an event and emits it.
-func (t *recorder) add(e event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e.At = t.now().Sub(t.begin).Microseconds()
-	e.Pause, t.last = time.Duration(e.At-t.last)*time.Microsecond, e.At
-	e.Value, e.Note = cut(e.Value, longValue), cut(e.Note, longValue)
-	e.Text = cut(printable(e.fill(sentences[e.Kind])), longText)
-	t.emit(e)
-}
+// inQuotes quotes a value for a sentence; visible has escaped it.
+func inQuotes(value string) string { return `"` + cut(value, 80) + `"` }
 
 // watch is a Server's Watch.
 func (t *recorder) watch(c net.Conn, application Application) (
@@ -1873,7 +1781,7 @@ func (t *recorder) watch(c net.Conn, application Application) (
 	if host, port := hostPort(c.RemoteAddr()); host != "" {
 		from = " from " + net.JoinHostPort(host, port)
 	}
-	t.add(event{Kind: "accept", Note: from})
+	t.add(event{Kind: "accept"}, "a connection%s is accepted", from)
 	return &tap{c, c, c, t}, t.watchedGateway(application), t.onHead
 }
 
@@ -1888,14 +1796,39 @@ type tap struct {
 
 func (c *tap) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
-	c.onRead(p[:n])
+	e := event{Kind: "in", From: c.received, To: c.received + n, Size: n}
+	c.received = e.To
+	if !c.parsed {
+		c.head = append(c.head, p[:n]...)
+	}
+	if n > 0 && c.drains {
+		e.Kind = "drained"
+		c.add(e, "%s more, read and discarded", plural(n, "byte"))
+	} else if n > 0 {
+		e.Data = bytes.Clone(p[:n])
+		c.add(e, "%s received, from byte %d on", plural(n, "byte"), e.From)
+	}
 	c.onError("reading", err)
 	return n, err
 }
 
+// Write also records why the head has a Content-Length, or has none.
 func (c *tap) Write(p []byte) (int, error) {
 	n, err := c.out.Write(p)
-	c.onWrite(p[:n])
+	e := event{Kind: "out", Size: n, Data: bytes.Clone(p[:n])}
+	c.sent += n
+	switch head, _, _ := strings.Cut(string(p[:n]), "\r\n\r\n"); {
+	case n == 0:
+	case c.headSent:
+		c.add(e, "%s of the body leave", plural(n, "byte"))
+	case strings.HasPrefix(head, "HTTP/1.1 100 "):
+		e.Kind = "continue"
+		c.add(e, "%s leave: the client may send the body", plural(n, "byte"))
+	default:
+		e.Kind, e.Head, c.headSent = "head", min(len(head)+len("\r\n\r\n"), n), true
+		c.add(event{Kind: "length"}, "the answer %s", c.lengthReason(head))
+		c.add(e, "the head leaves, in one write with %s of the body", plural(n-e.Head, "byte"))
+	}
 	c.onError("writing", err)
 	return n, err
 }
@@ -1907,7 +1840,8 @@ func (c *tap) ReadFrom(source io.Reader) (int64, error) {
 		return io.Copy(struct{ io.Writer }{c}, source)
 	}
 	n, err := direct.ReadFrom(source)
-	c.add(event{Kind: "sendfile", Size: int(n)})
+	c.add(event{Kind: "sendfile", Size: int(n)}, "%s of the file leave by sendfile(2): they "+
+		"never enter this program", plural(int(n), "byte"))
 	c.onError("writing", err)
 	return n, err
 }
@@ -1918,7 +1852,8 @@ func (c *tap) CloseWrite() error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
-	c.add(event{Kind: "drain"})
+	c.add(event{Kind: "drain"},
+		"the gateway ends its half, and reads on until the client closes")
 	c.drains = true
 	return half.CloseWrite()
 }
@@ -1932,79 +1867,47 @@ func (c *tap) SetLinger(seconds int) error {
 }
 
 func (c *tap) Close() error {
-	c.add(event{Kind: "close"})
+	c.add(event{Kind: "close"}, "the gateway closes the connection")
 	return c.Conn.Close()
 }
 
 // onError records how reading or writing has failed, if it has.
 func (t *recorder) onError(what string, err error) {
-	kind := "broken"
 	switch {
 	case err == nil:
-		return
 	case err == io.EOF:
-		kind = "eof"
+		t.add(event{Kind: "eof"}, "the client has ended its half of the connection")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		kind = "timeout"
-	}
-	t.add(event{Kind: kind, Note: what, Value: err.Error()})
-}
-
-// onRead records bytes from the client.
-func (t *recorder) onRead(p []byte) {
-	if len(p) == 0 {
-		return
-	}
-	e := event{Kind: "in", From: t.received, To: t.received + len(p), Size: len(p)}
-	t.received = e.To
-	if t.drains {
-		e.Kind = "drained"
-	} else {
-		e.Data = bytes.Clone(p)
-	}
-	if !t.parsed {
-		t.head = append(t.head, p...)
-	}
-	t.add(e)
-}
-
-// onWrite records bytes to the client: first the head, and why it has a Content-Length.
-func (t *recorder) onWrite(p []byte) {
-	e := event{Kind: "out", Size: len(p), Data: bytes.Clone(p)}
-	switch head, _, _ := strings.Cut(string(p), "\r\n\r\n"); {
-	case len(p) == 0:
-		return
-	case t.headSent:
-	case strings.HasPrefix(head, "HTTP/1.1 100 "):
-		e.Kind = "continue"
+		t.add(event{Kind: "timeout"}, "%s ends: %v", what, err)
 	default:
-		e.Kind, e.Head, t.headSent = "head", min(len(head)+len("\r\n\r\n"), len(p)), true
-		t.add(event{Kind: "length", Note: t.lengthReason(head)})
+		t.add(event{Kind: "broken"}, "%s ends: %v", what, err)
 	}
-	t.sent += len(p)
-	t.add(e)
 }
 
 // lengthReason says why a head has a Content-Length, or has none.
 func (t *recorder) lengthReason(head string) string {
 	first, fields, _ := strings.Cut(head, "\r\n")
-	_, after, given := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
-	length, _, _ := strings.Cut(after, "\r\n")
-	_, own := lookup(t.stored.Headers, "Content-Length")
-	switch _, status, _ := strings.Cut(first, " "); {
-	case status != t.stored.Value:
-		return "is the gateway's own: its Content-Length is " + length
-	case strings.HasPrefix(status, "205 "):
-		return "gets a Content-Length of 0: " + status + " has no body"
-	case strings.HasPrefix(status, "204 ") || own == 0 && bodyless(status):
-		return "gets no Content-Length: " + status + " has no body"
-	case own > 0:
-		return "has the Content-Length that the application has given"
-	case given:
-		return "gets a Content-Length of " + length + ": the whole body is known"
+	_, status, _ := strings.Cut(first, " ")
+	_, after, found := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
+	length, _, _ := strings.Cut("a Content-Length of "+after, "\r\n")
+	if !found {
+		length = "no Content-Length"
 	}
-	return "has no Content-Length: nobody knows how long the body will be, so the end of " +
-		"the connection ends it"
+	_, given := lookup(t.stored.Headers, "Content-Length")
+	switch {
+	case status != t.stored.Value:
+		return "is the gateway's own: it has " + length
+	case bodyless(status) && (given == 0 || !strings.HasPrefix(status, "304 ")):
+		return "gets " + length + ": " + status + " has no body"
+	case given > 0:
+		return "has the Content-Length that the application has given"
+	case found:
+		return "gets " + length + ": the whole body is known"
+	case t.method == "HEAD":
+		return "has " + length + ": nobody knows how long the body of GET would be"
+	}
+	return "has " + length + ": nobody knows how long the body will be, so the end of the " +
+		"connection ends it"
 }
 
 // headLine matches each line of a head, maybe with its CR.
@@ -2035,15 +1938,15 @@ func (t *recorder) onHead(q *Request, err error) {
 		from := badByte(q, refusal, head, lines)
 		t.refuse(refusal, from, from+max(0, len(refusal.Line)-refusal.Offset))
 	case err != nil:
-		t.add(event{Kind: "silent"})
+		t.add(event{Kind: "silent"}, "nothing was asked: there will be no answer")
 	case q.Length > 0:
 		from := lines[len(q.Header)+2][0]
 		t.add(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
-			Value: length + " bytes"})
-	case n > 0:
-		t.add(event{Kind: "no body", Note: "a Content-Length of 0"})
+			Value: length + " bytes"},
+			"the body of the request begins: %s bytes, says Content-Length", length)
 	default:
-		t.add(event{Kind: "no body", Note: "no Content-Length"})
+		has := []string{"no Content-Length", "a Content-Length of 0"}[n]
+		t.add(event{Kind: "no body"}, "the request has %s: no body", has)
 	}
 }
 
@@ -2065,20 +1968,19 @@ func (t *recorder) addLine(q *Request, from int) {
 		if first < 0 || isTarget && q.Path == "" { // absent, or refused
 			continue
 		}
-		e := event{Kind: "key", From: from + first, To: from + end, Key: lineKeys[i],
-			Value: visible(value)}
+		e := event{From: from + first, To: from + end, Key: lineKeys[i]}
 		switch text := q.Line[first:end]; {
 		case e.Key == "":
-			e.Kind, e.Value = "dropped", visible(text)
-			e.Note = "cut off: a fragment is for the client alone"
+			t.drop(e, text, "cut off: a fragment is for the client alone")
 		case e.Key == "HTTP_HOST":
-			e.Note = ", from the absolute target"
+			t.tie(e, value, ", from the absolute target")
 		case text == "" && value == "/":
-			e.Note = ": an empty path is the root"
+			t.tie(e, value, ": an empty path is the root")
 		case text != value:
-			e.Note = ", decoded once"
+			t.tie(e, value, ", decoded once")
+		default:
+			t.tie(e, value, "")
 		}
-		t.add(e)
 	}
 }
 
@@ -2088,21 +1990,30 @@ func (t *recorder) addField(q *Request, environ Environ, field Header, e event) 
 	key, ok := environKey(field.Name)
 	_, again := environ[key]
 	environ.addHeader(field)
-	e.Kind, e.Value = "dropped", field.Name
+	e.Key = key
 	switch {
 	case !ok && strings.Contains(field.Name, "_"):
-		e.Note = "dropped: with a - instead of _ it would have the same key"
+		t.drop(e, field.Name, "dropped: with a - instead of _ it would have the same key")
 	case !ok:
-		e.Note = "dropped: many programs take HTTP_PROXY for their own setting"
+		t.drop(e, field.Name, "dropped: many programs take HTTP_PROXY for their own setting")
 	case key == "HTTP_HOST" && q.Authority != "":
-		e.Note = "dropped: the target says " + visible(q.Authority)
+		t.drop(e, field.Name, "dropped: the target says "+visible(q.Authority))
 	case again:
-		e.Note = ": joined to what came before"
-		fallthrough
+		t.tie(e, environ.Get(key), ": joined to what came before")
 	default:
-		e.Kind, e.Key, e.Value = "key", key, visible(environ.Get(key))
+		t.tie(e, environ.Get(key), "")
 	}
-	t.add(e)
+}
+
+// tie records bytes that have become a key of environ, and drop some that have not.
+func (t *recorder) tie(e event, value, note string) {
+	e.Kind, e.Value = "key", visible(value)
+	t.add(e, "%s is %s%s", e.Key, inQuotes(e.Value), note)
+}
+
+func (t *recorder) drop(e event, text, why string) {
+	e.Kind, e.Key, e.Value = "dropped", "", visible(text)
+	t.add(e, "%s is %s", e.Value, why)
 }
 
 // badByte returns the offset of a refusal's byte in head, or its end if bytes are
@@ -2125,8 +2036,8 @@ func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
 // refuse records a refusal, once.
 func (t *recorder) refuse(r *Refusal, from, to int) {
 	if !t.refused {
-		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Note: r.Reason,
-			Rule: r.Source, Place: r.Place})
+		t.add(event{Kind: "refused", From: from, To: to, Value: r.Status, Rule: r.Source,
+			Place: r.Place}, "%s: %s", r.Status, r.Reason)
 	}
 	t.refused = true
 }
@@ -2135,8 +2046,10 @@ func (t *recorder) refuse(r *Refusal, from, to int) {
 func (t *recorder) watchedGateway(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		if environ[layerKey] == nil { // a local redirect has one
+			t.parsed, t.method = true, environ.Get("REQUEST_METHOD")
 			t.environ = describe(environ)
-			t.add(event{Kind: "environ", Environ: t.environ})
+			t.add(event{Kind: "environ", Environ: t.environ}, "environ is complete: %s",
+				plural(len(t.environ), "key"))
 			environ[layerKey] = &layer{t, "the gateway", 0}
 		}
 		return application(environ, startResponse)
@@ -2172,20 +2085,20 @@ type layer struct {
 
 const layerKey = "rawsgi.layer"
 
-func (l *layer) add(e event) {
+func (l *layer) add(e event, sentence string, args ...any) {
 	if e.Depth = l.depth; e.Depth > 0 {
 		e.Layer = l.name
 	}
-	l.recorder.add(e)
+	l.recorder.add(e, sentence, args...)
 }
 
 // Write records a line that the layer logs.
 func (l *layer) Write(p []byte) (int, error) {
-	e := event{Kind: "log", Note: "wsgi.errors", Value: strings.TrimSuffix(string(p), "\n")}
+	to, line := "wsgi.errors", strings.TrimSuffix(string(p), "\n")
 	if l.depth == 0 {
-		e.Note = "the gateway logs"
+		to = "the gateway logs"
 	}
-	l.add(e)
+	l.add(event{Kind: "log", Value: line}, "%s: %s", to, line)
 	return len(p), nil
 }
 
@@ -2211,7 +2124,7 @@ func watched(name string, application Application) Application {
 			environ["wsgi.errors"] = own
 			defer func() { own.Flush(); environ["wsgi.errors"] = stream }()
 		}
-		l.add(event{Kind: "call", Value: role, Note: outer.name})
+		l.add(event{Kind: "call"}, "%s calls the %s %s", outer.name, role, name)
 		l.watchedCall("", func() { body = application(environ, l.watchedStart(startResponse)) })
 		return l.watchedBody(body)
 	}
@@ -2223,7 +2136,8 @@ func (l *layer) changes(environ Environ) {
 	l.environ = now
 	for _, key := range slices.Sorted(maps.Keys(now)) {
 		if before, had := was[key]; !had || before != now[key] {
-			l.add(event{Kind: "changed", Key: key, Value: now[key], Note: before})
+			l.add(event{Kind: "changed", Key: key, Value: now[key]}, "%s sets %s to %s; it was %s",
+				l.name, key, inQuotes(now[key]), inQuotes(before))
 		}
 	}
 }
@@ -2237,7 +2151,7 @@ func (l *layer) watchedCall(what string, do func()) {
 		}
 		reason := recover()
 		place, _, _ := strings.Cut(strings.TrimSpace(frames()), " ")
-		l.add(event{Kind: "panic", Note: what, Place: place})
+		l.add(event{Kind: "panic", Place: place}, "%s%s panics", what, l.name)
 		if r, ok := reason.(*Refusal); ok && r != nil && checkStatus(r.Status) == nil {
 			l.refuse(r, l.received, l.received) // e.g. a body is cut short
 		}
@@ -2253,16 +2167,17 @@ func (l *layer) watchedCall(what string, do func()) {
 func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		e := event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers)}
+		size, given := plural(len(headers), "header"), ""
 		for i, header := range headers {
-			e.Note += []string{": ", ", "}[min(i, 1)] + header.Name
+			given += []string{": ", ", "}[min(i, 1)] + header.Name
 		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
-			e.Note += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
+			given += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
 		}
 		if _, file, line, ok := runtime.Caller(1); ok {
 			e.Place = fmt.Sprintf("%s:%d", path.Base(file), line)
 		}
-		l.add(e)
+		l.add(e, "%s calls startResponse(%s) with %s%s", l.name, inQuotes(e.Value), size, given)
 		var out io.Writer
 		l.watchedCall("the call of startResponse by ", func() {
 			out = startResponse(status, headers, excInfo...)
@@ -2272,21 +2187,23 @@ func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 			if l.stored.Kind != "" {
 				does = "replaces what it has stored with"
 			}
-			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Note: does,
-				Size: l.sent}
-			l.recorder.add(l.stored)
+			l.stored = event{Kind: "stored", Value: status, Headers: e.Headers, Size: l.sent}
+			l.recorder.add(l.stored, "the gateway %s the status and %s; %s sent so far",
+				does, size, plural(l.sent, "byte"))
 		}
-		l.add(event{Kind: "started"})
+		l.add(event{Kind: "started"}, "startResponse returns write() to %s", l.name)
 		return writeFunc(func(block []byte) (int, error) {
-			l.gives("write", block)
+			l.gives("write", "calls write() with", block)
 			return out.Write(block)
 		})
 	}
 }
 
 // gives records a block: its size and its first longValue bytes.
-func (l *layer) gives(kind string, p []byte) {
-	l.add(event{Kind: kind, Size: len(p), Data: bytes.Clone(p[:min(len(p), longValue)])})
+func (l *layer) gives(kind, verb string, block []byte) {
+	start := bytes.Clone(block[:min(len(block), longValue)])
+	l.add(event{Kind: kind, Size: len(block), Data: start}, "%s %s %s", l.name, verb,
+		plural(len(block), "byte"))
 }
 
 // A watchedBody records the blocks of a body, and its Close.
@@ -2310,9 +2227,11 @@ func (l *layer) watchedBody(body Body) Body {
 	if inner, ok := body.(interface{ unwatched() Body }); ok {
 		b.made = inner.unwatched()
 	}
-	l.add(event{Kind: "return", Value: typeName(b.made)})
+	e := event{Kind: "return", Value: typeName(b.made)}
+	l.add(e, "%s returns a body, %s", l.name, e.Value)
 	if _, isFile := body.(*fileBody); isFile {
-		l.add(event{Kind: "file"})
+		l.add(event{Kind: "file"}, "the body of %s is a file: the gateway reads, sends and "+
+			"closes it", l.name)
 		return body
 	}
 	if body == nil {
@@ -2329,20 +2248,20 @@ func (b watchedBody) All() iter.Seq[[]byte] {
 		how := "has no more blocks"
 		b.layer.watchedCall("the body of ", func() {
 			for block := range b.Body.All() {
-				b.layer.gives("block", block)
+				b.layer.gives("block", "gives a block of", block)
 				if !yield(block) {
 					how = "is asked for no more blocks"
 					break
 				}
 			}
 		})
-		b.layer.add(event{Kind: "enough", Note: how})
+		b.layer.add(event{Kind: "enough"}, "%s %s", b.layer.name, how)
 	}
 }
 
 func (b watchedBody) Close() error {
 	if _, ok := b.made.(io.Closer); ok {
-		b.layer.add(event{Kind: "closed"})
+		b.layer.add(event{Kind: "closed"}, "Close is called on the body of %s", b.layer.name)
 	}
 	return closeBody(b.Body)
 }
@@ -2352,7 +2271,7 @@ func (b watchedBody) Close() error {
 // dotted line is a body that is asked for blocks:
 //
 //	#1 > GET /hello HTTP/1.0\r\n
-//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   REQUEST_METHOD   "GET" (bytes 0 to 2)
 //	#1   ┌ hello
 //	#1   │ startResponse("200 OK") with 1 header: Content-Type
 //	#1 = the gateway stores the status and 1 header; 0 bytes sent so far
@@ -2410,87 +2329,98 @@ func (n *narrator) recorder() *recorder {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.count++
-	number := n.count
-	return newRecorder(time.Now, func(e event) { n.tell(number, e) })
-}
-
-// traceLines are the lines of events that are not printed as their sentence alone: they
-// have a sign, or the bracket says the rest.
-var traceLines = map[string]string{
-	"key":     "  {column} {quoted}{note} ({bytes})",
-	"dropped": "  (dropped)        {text}",
-	"refused": "! {text} ({rule}, byte {from})",
-	"stored":  "= {text}",
-	"call":    "  {outer}┌ {layer}",
-	"start":   "  {bars}startResponse({quoted}) with {headers}{note}",
-	"write":   "  {bars}write() of {size}: {data}",
-	"return":  "  {outer}└ returns {value}",
-	"panic":   "! {outer}└ {text}",
-	"block":   "  {dots}block of {size}: {data}",
-	"enough":  "  {dots}{text}",
-	"closed":  "  {dots}{text}",
+	number, last := n.count, int64(0)
+	return newRecorder(time.Now, func(e event) {
+		n.print(number, n.lines(e, time.Duration(e.At-last)*time.Microsecond))
+		last = e.At
+	})
 }
 
 // details are the events that a brief trace leaves out.
 var details = []string{"accept", "key", "body", "no body", "length", "enough", "drain",
 	"drained", "eof"}
 
-// tell prints an event, and the time since the one before if that is long.
-func (n *narrator) tell(number int, e event) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// lines returns the lines of an event, and before them the time since the event before, if
+// that is long. Of bytes that come or leave it shows 12 lines, or 1 in a brief trace.
+func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
-		return // the line of startResponse is enough
+		return nil // the line of startResponse is enough
 	}
-	if unit := 50 * time.Millisecond; e.Pause > unit {
-		n.print(number, fmt.Sprintf("  (%v later)", e.Pause.Round(unit)))
+	if unit := 50 * time.Millisecond; pause > unit {
+		lines = append(lines, fmt.Sprintf("  (%v later)", pause.Round(unit)))
 	}
-	switch e.Kind {
-	case "in":
-		n.printBytes(number, "> ", e.Data)
-	case "head", "out", "continue":
-		n.printBytes(number, "< ", e.Data)
-	default:
-		span := []string{"no byte", fmt.Sprint("byte ", e.From),
-			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-		n.print(number, e.fill(cmp.Or(traceLines[e.Kind], "  {bars}{text}"), "{text}", e.Text,
-			"{column}", fmt.Sprintf("%-16s", e.Key), "{bytes}", span,
-			"{bars}", strings.Repeat("│ ", e.Depth), "{dots}", strings.Repeat("· ", e.Depth),
-			"{outer}", strings.Repeat("│ ", max(0, e.Depth-1)), "{data}", quote(string(e.Data))))
+	sign := map[string]string{"in": "> ", "head": "< ", "out": "< ", "continue": "< "}[e.Kind]
+	if sign == "" {
+		return append(lines, e.line())
 	}
-}
-
-// printBytes prints bytes line by line: at most 12 lines, or 1 in a brief trace.
-func (n *narrator) printBytes(number int, sign string, data []byte) {
-	most, left := 12, len(data)
+	most, left := 12, len(e.Data)
 	if n.brief {
 		most = 1
 	}
-	for line := range strings.Lines(string(data)) {
-		shown := visible(line[:min(len(line), longValue)])
-		shown = sign + cut(shown, 2*n.width)
+	for line := range strings.Lines(string(e.Data)) {
+		shown := sign + cut(visible(line[:min(len(line), longValue)]), 2*n.width)
 		left -= len(line)
 		if most--; most == 0 && left > 0 {
-			n.print(number, shown+" … and "+plural(left, "byte")+" more")
-			return
+			return append(lines, shown+" … and "+plural(left, "byte")+" more")
 		}
-		n.print(number, shown)
+		lines = append(lines, shown)
 	}
+	return lines
 }
 
-// print prints a line of an exchange. An empty line separates those of two exchanges.
-func (n *narrator) print(number int, line string) {
-	if n.last != 0 && n.last != number {
-		fmt.Fprintln(n.log.Writer())
+// line returns the line of -trace for an event: its sign, its depth, and its sentence
+// without the words that the sign or the bracket replaces.
+func (e event) line() string {
+	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
+	outer := strings.TrimSuffix(bars, "│ ")
+	_, does, _ := strings.Cut(e.Text, " calls ")
+	switch e.Kind {
+	case "key":
+		span := []string{"no byte", fmt.Sprint("byte ", e.From),
+			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
+		return fmt.Sprintf("  %-16s %s (%s)", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "),
+			span)
+	case "dropped":
+		return "  (dropped)        " + e.Text
+	case "refused":
+		return fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From)
+	case "stored":
+		return "= " + e.Text
+	case "call":
+		return "  " + outer + "┌ " + e.Layer
+	case "start":
+		return "  " + bars + does
+	case "write":
+		return "  " + bars + does + ": " + quote(string(e.Data))
+	case "return":
+		return "  " + outer + "└ returns " + e.Value
+	case "panic":
+		return "! " + outer + "└ " + e.Text
+	case "block":
+		return fmt.Sprintf("  %sblock of %s: %s", dots, plural(e.Size, "byte"), quote(string(e.Data)))
+	case "enough", "closed":
+		return "  " + dots + e.Text
 	}
-	n.last = number
-	colour, plain := n.colours[line[:1]], ""
-	if colour != "" {
-		plain = "\x1b[0m"
-	}
+	return "  " + bars + e.Text
+}
+
+// print prints lines of an exchange. An empty line separates those of two exchanges.
+func (n *narrator) print(number int, lines []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	mark := fmt.Sprintf("#%d ", number)
-	for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
-		n.log.Print(mark + colour + part + plain)
+	for _, line := range lines {
+		if n.last != 0 && n.last != number {
+			fmt.Fprintln(n.log.Writer())
+		}
+		n.last = number
+		colour, plain := n.colours[line[:1]], ""
+		if colour != "" {
+			plain = "\x1b[0m"
+		}
+		for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
+			n.log.Print(mark + colour + part + plain)
+		}
 	}
 }
 
@@ -2554,13 +2484,11 @@ func newLab(entries []entry, open bool) Application {
 	l := &lab{apps: map[string]Application{}, running: make(chan bool, labAtOnce),
 		patience: 2 * labTime, open: open}
 	for _, each := range entries {
-		if each.Name == "clock" {
-			each.App = newClock(3, 100*time.Millisecond)
-		}
-		if each.Name != "proxy" && each.Name != "cgi" {
-			l.apps[each.Name] = watched(each.Name, each.App)
-		}
+		l.apps[each.Name] = each.App
 	}
+	delete(l.apps, "proxy")
+	delete(l.apps, "cgi")
+	l.apps["clock"] = watched("clock", newClock(3, 100*time.Millisecond))
 	return l.app
 }
 
@@ -2616,13 +2544,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "403 Forbidden",
 			"An experiment is a POST of application/json from the lab's own page.")
 	}
-	var x experiment
-	input := io.LimitReader(environ["wsgi.input"].(io.Reader), 8*labRequest)
-	if err := json.NewDecoder(input).Decode(&x); err != nil {
-		return plainly(startResponse, badRequest,
-			"The experiment cannot be read: "+err.Error())
-	}
-	application, client, err := x.prepare(l.apps)
+	application, client, err := l.prepare(environ["wsgi.input"].(io.Reader))
 	if err != nil {
 		return plainly(startResponse, badRequest, err.Error())
 	}
@@ -2640,7 +2562,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		client.end = time.Now().Add(labTime)
 		seen.watch(application, client)
 	}()
-	if !comes(ended, l.patience) {
+	if !endsWithin(ended, l.patience) {
 		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
 			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
 	}
@@ -2653,16 +2575,19 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	return Blocks{content}
 }
 
-// An experiment is what the lab's page sends.
-type experiment struct {
-	Request string `json:"request"` // with the escapes of rawsgi send
-	App     string `json:"app"`
-	Use     string `json:"use"`     // middleware
-	Arrival string `json:"arrival"` // how its bytes reach the server
-}
-
 // prepare returns the application of an experiment, with its middleware, and the client.
-func (x experiment) prepare(apps map[string]Application) (Application, *labConn, error) {
+// The lab's page sends an experiment as JSON.
+func (l *lab) prepare(input io.Reader) (Application, *labConn, error) {
+	var x struct {
+		Request string // with the escapes of rawsgi send
+		App     string
+		Use     string // middleware
+		Arrival string // how its bytes reach the server
+	}
+	err := json.NewDecoder(io.LimitReader(input, 8*labRequest)).Decode(&x)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the experiment cannot be read: %w", err)
+	}
 	text, err := unescape(x.Request)
 	whole, half := []string{text}, []string{text[:len(text)/2]}
 	lines := slices.Collect(strings.Lines(text))
@@ -2674,7 +2599,7 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 		"the first half, then the client leaves": {pieces: half, ends: true},
 		"the first half, then silence":           {pieces: half},
 	}[x.Arrival]
-	application := apps[x.App]
+	application := l.apps[x.App]
 	switch {
 	case err != nil:
 	case len(text) > labRequest:
@@ -2686,17 +2611,9 @@ func (x experiment) prepare(apps map[string]Application) (Application, *labConn,
 	case client == nil:
 		err = fmt.Errorf("no arrival is called %s", quote(x.Arrival))
 	default:
-		application, err = withMiddleware(application, x.Use, true)
+		application, err = withMiddleware(application, x.Use)
 	}
 	return application, client, err
-}
-
-// labLink is a link to an experiment with an application, "" if the lab does not have it.
-func labLink(base, name string) string {
-	if slices.Contains([]string{"proxy", "cgi", "lab", "gallery"}, name) {
-		return ""
-	}
-	return base + "#app=" + name // the page knows a request for each
 }
 
 // escape matches an escape of a Go string, or the beginning of a wrong one.
@@ -2738,13 +2655,13 @@ func (l *eventLog) watch(application Application, client *labConn) {
 }
 
 func (l *eventLog) add(e event) {
-	l.size += len(e.Data) + len(e.Value+e.Note+e.Text) + len(fmt.Sprint(e.Headers))
+	l.size += len(e.Data) + len(e.Value+e.Text) + len(fmt.Sprint(e.Headers))
 	if l.size > labData {
-		e.Data, e.Value, e.Note, e.Headers = nil, cut(e.Value, 40), "", nil
+		e.Data, e.Value, e.Headers = nil, cut(e.Value, 40), nil
 		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
 	}
 	if len(l.events) == labEvents {
-		e = event{At: e.At, Kind: "limit", Text: sentences["limit"]}
+		e = event{At: e.At, Kind: "limit", Text: "the rest is not shown"}
 	}
 	if len(l.events) <= labEvents {
 		l.events = append(l.events, e)
@@ -2757,7 +2674,7 @@ type labConn struct {
 	net.Conn               // nil: a server calls no more than the methods below
 	pieces   []string      // to come
 	pause    time.Duration // before each
-	inside   bool          // a part of the first piece has been read
+	rest     string        // of the piece that comes now
 	ends     bool          // after the last piece the client ends its half, or waits
 	ahead    time.Duration // the clock
 	left     time.Duration // until a read fails
@@ -2778,22 +2695,19 @@ func (c *labConn) wait(d time.Duration) error {
 }
 
 func (c *labConn) Read(p []byte) (int, error) {
-	for len(c.pieces) > 0 && c.pieces[0] == "" {
-		c.pieces, c.inside = c.pieces[1:], false
-	}
-	if len(c.pieces) == 0 {
-		if c.ends {
-			return 0, io.EOF
-		}
-		return 0, c.wait(math.MaxInt64)
-	}
-	if !c.inside {
+	if c.rest == "" && len(c.pieces) > 0 {
 		if err := c.wait(c.pause); err != nil {
 			return 0, err
 		}
+		c.rest, c.pieces = c.pieces[0], c.pieces[1:]
 	}
-	n := copy(p, c.pieces[0])
-	c.pieces[0], c.inside = c.pieces[0][n:], true
+	if c.rest == "" && c.ends {
+		return 0, io.EOF
+	} else if c.rest == "" {
+		return 0, c.wait(math.MaxInt64)
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
 	return n, nil
 }
 
