@@ -6,8 +6,8 @@
 //	Bytes in, no sockets          request.go by itself
 //	The application's side        response.go: startResponse, blocks, close, files
 //	The server's troubles         server.go: clients that leave or wait, deadlines, shutdown, logs
-//	Applications and command      app.go and main.go
-//	Gateways and hosts            CGI on both sides, pre-fork, the proxy, other servers, mutants
+//	Applications and command      app.go and main.go: what is printed, signals, lost logs
+//	Gateways and hosts            main.go: pre-fork; app.go: CGI, proxy, forms, files, middleware
 //	Docs                          the pages: transcripts, excerpts, form, links, servers.md
 //	Steps                         the programs of the course in docs/steps
 //	The trace and the lab         the recorder, -trace, the lab
@@ -1636,20 +1636,16 @@ func TestShutdown(t *testing.T) { // T06
 	)
 	t.Run("while nobody reads the log of a watcher", func(t *testing.T) {
 		t.Parallel()
-		read := make(chan bool)
-		s := start(t, func(environ Environ, startResponse StartResponse) Body {
-			<-read
-			return hello(environ, startResponse)
-		}, func(s *Server) {
-			s.Watch = func(c net.Conn, application Application) (net.Conn, Application,
-				func(*Request, error)) {
-				return closeWaits{c, read}, application, func(*Request, error) {}
+		p := &probe{wait: make(chan bool)}
+		s := start(t, p.does(hold), func(s *Server) {
+			s.Watch = func(c net.Conn, a Application) (net.Conn, Application, func(*Request, error)) {
+				return closeWaits{c, p.wait}, a, func(*Request, error) {}
 			}
 		})
 		sendTo(t, s.addr, get())
 		eventually(t, "the call", func() bool { return s.busy() == 1 })
 		wait(t, "Shutdown", inBackground(func() { s.Shutdown(time.Millisecond) }))
-		close(read)
+		close(p.wait)
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
 		t.Parallel()
@@ -1730,18 +1726,14 @@ func TestAddresses(t *testing.T) {
 			"\nREMOTE_ADDR: \n|\nREMOTE_PORT: \n")
 		_, err := listen("unix:" + path)
 		same(t, "in use", isErrno(err, syscall.EADDRINUSE, 10048), true)
+		noError(t, os.Remove(path))
+		newer := startOn(t, "unix:"+path, hello)
 		s.stop()
 		has(t, s.access.String(), "- - - [")
+		has(t, ask(t, path, get()), ok200) // the socket of a newer server is left alone
+		newer.stop()
 		_, err = os.Lstat(path)
 		same(t, "the socket is removed", errors.Is(err, os.ErrNotExist), true)
-	})
-	t.Run("a Unix socket of a newer server", func(t *testing.T) {
-		path := socketPath(t)
-		old := startOn(t, "unix:"+path, hello)
-		same(t, "an error", os.Remove(path), nil)
-		startOn(t, "unix:"+path, showEnviron)
-		old.stop()
-		has(t, ask(t, path, get()), "SERVER_NAME: localhost")
 	})
 	t.Run("what is announced", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
