@@ -1466,7 +1466,7 @@ func TestScenes(t *testing.T) {
 		scene{"T02 one slow", input, nil,
 			"a post 3 a; calls 1; b post 3 abc; b rest abc; a send bc; a rest abc"},
 		scene{"T05 a third waits", greet, two, "a; b; open 2; c get; open 2; a leave; c rest World!"})
-	play(t, 10, scene{"T01 one call at a time", hold, serial, // whether two overlap is a race
+	play(t, 20, scene{"T01 one call at a time", hold, serial, // whether two overlap is a race
 		"a; b get; calls 1; c get; busy 2; now calls 1; go; b rest whole; c rest whole"})
 	t.Run("T03 one byte at a time", func(t *testing.T) {
 		c := dial(t, start(t, hello, short).addr)
