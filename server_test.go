@@ -1916,7 +1916,7 @@ func TestCommand(t *testing.T) {
 		{2, "-addr localhost", ` 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{2, "-addr 8000", "-addr is host:port, like"}, {2, "-addr 127.0.0.1:99999", "-addr is host:port"},
 		{2, "-addr unix:", socket}, {2, "-addr unix:@name", socket},
-		{2, "-addr unix:/" + strings.Repeat("x", 103), socket + " of a file, of at most 103 bytes"},
+		{2, "-addr unix:/none/" + strings.Repeat("x", 98), socket + " of a file, of at most 103 bytes"},
 		{1, "-addr unix:docs", "docs is there, and is not a socket"},
 		{1, "-addr " + busy.Addr().String(),
 			"\nStop the program that has this address, or let -addr :0 pick a free port"}, // T07
@@ -2295,7 +2295,7 @@ func TestCGIHost(t *testing.T) {
 		addr := start(t, mounted(newCGI(dir, time.Minute, 0), hello)).addr
 		replies(t, addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
 			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
+			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
 			"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+
 			"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
