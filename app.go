@@ -918,7 +918,7 @@ func (p *program) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		p.kill()
 		err = fmt.Errorf("%s: waited %v: %w", p.Path, p.timeout, err)
-	} else if err == io.EOF && comes(p.ended, moment) && !p.ProcessState.Exited() {
+	} else if err == io.EOF && endsWithin(p.ended, moment) && !p.ProcessState.Exited() {
 		err = fmt.Errorf("%s: %v", p.Path, p.ProcessState)
 	}
 	return n, err
@@ -1467,7 +1467,10 @@ func upper(application Application) Application {
 			return block
 		}
 		start := func(status string, headers []Header, excInfo ...error) io.Writer {
-			if text = isPlainText(headers); text {
+			kind, _ := lookup(headers, "Content-Type")
+			_, coded := lookup(headers, "Content-Encoding")
+			text = strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
+			if text {
 				headers = slices.DeleteFunc(slices.Clone(headers), func(h Header) bool {
 					return h.is("Content-Length")
 				})
@@ -1477,13 +1480,6 @@ func upper(application Application) Application {
 		}
 		return changed(application(environ, start), change)
 	}
-}
-
-// isPlainText reports whether a body is a plain text, whose bytes are not coded.
-func isPlainText(headers []Header) bool {
-	kind, _ := lookup(headers, "Content-Type")
-	_, coded := lookup(headers, "Content-Encoding")
-	return strings.HasPrefix(strings.ToLower(kind), "text/plain") && coded == 0
 }
 
 // catch turns a panic of the application into a page: in the call, and while the gateway
@@ -1708,7 +1704,7 @@ func (v *validator) Close() error {
 // An event is one step of an exchange.
 type event struct {
 	At      int64             `json:"at"`                // microseconds since the beginning
-	Kind    string            `json:"kind"`              // by it the page finds the code
+	Kind    string            `json:"kind"`              // the page has code for each
 	Text    string            `json:"text"`              // a sentence about it
 	From    int               `json:"from"`              // its first byte in the request
 	To      int               `json:"to"`                // the byte after its last one
@@ -1749,7 +1745,7 @@ func newRecorder(now func() time.Time, emit func(event)) *recorder {
 	return &recorder{emit: emit, now: now, begin: now()}
 }
 
-// add completes an event and emits it. The sentence is formatted like that of Sprintf.
+// add completes an event and emits it. Its sentence is formatted as by Sprintf.
 func (t *recorder) add(e event, sentence string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -1775,7 +1771,7 @@ func cut(text string, n int) string {
 	return string([]rune(text)[:n-1]) + "…"
 }
 
-// inQuotes puts a value that is visible already in quotes, for a sentence.
+// inQuotes quotes a value for a sentence; visible has escaped it.
 func inQuotes(value string) string { return `"` + cut(value, 80) + `"` }
 
 // watch is a Server's Watch.
@@ -1816,7 +1812,7 @@ func (c *tap) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write also records why the head has a Content-Length or not.
+// Write also records why the head has a Content-Length, or has none.
 func (c *tap) Write(p []byte) (int, error) {
 	n, err := c.out.Write(p)
 	e := event{Kind: "out", Size: n, Data: bytes.Clone(p[:n])}
@@ -2275,7 +2271,7 @@ func (b watchedBody) Close() error {
 // dotted line is a body that is asked for blocks:
 //
 //	#1 > GET /hello HTTP/1.0\r\n
-//	#1   REQUEST_METHOD   "GET"                                         bytes 0 to 2
+//	#1   REQUEST_METHOD   "GET" (bytes 0 to 2)
 //	#1   ┌ hello
 //	#1   │ startResponse("200 OK") with 1 header: Content-Type
 //	#1 = the gateway stores the status and 1 header; 0 bytes sent so far
@@ -2335,7 +2331,7 @@ func (n *narrator) recorder() *recorder {
 	n.count++
 	number, last := n.count, int64(0)
 	return newRecorder(time.Now, func(e event) {
-		n.tell(number, e, time.Duration(e.At-last)*time.Microsecond)
+		n.print(number, n.lines(e, time.Duration(e.At-last)*time.Microsecond))
 		last = e.At
 	})
 }
@@ -2344,28 +2340,36 @@ func (n *narrator) recorder() *recorder {
 var details = []string{"accept", "key", "body", "no body", "length", "enough", "drain",
 	"drained", "eof"}
 
-// tell prints an event, and the time since the one before if that is long.
-func (n *narrator) tell(number int, e event, pause time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// lines returns the lines of an event, and before them the time since the event before, if
+// that is long. Of bytes that come or leave it shows 12 lines, or 1 in a brief trace.
+func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 	if e.Kind == "started" || n.brief && slices.Contains(details, e.Kind) {
-		return // the line of startResponse is enough
+		return nil // the line of startResponse is enough
 	}
 	if unit := 50 * time.Millisecond; pause > unit {
-		n.print(number, fmt.Sprintf("  (%v later)", pause.Round(unit)))
+		lines = append(lines, fmt.Sprintf("  (%v later)", pause.Round(unit)))
 	}
-	switch e.Kind {
-	case "in":
-		n.printBytes(number, "> ", e.Data)
-	case "head", "out", "continue":
-		n.printBytes(number, "< ", e.Data)
-	default:
-		n.print(number, e.line())
+	sign := map[string]string{"in": "> ", "head": "< ", "out": "< ", "continue": "< "}[e.Kind]
+	if sign == "" {
+		return append(lines, e.line())
 	}
+	most, left := 12, len(e.Data)
+	if n.brief {
+		most = 1
+	}
+	for line := range strings.Lines(string(e.Data)) {
+		shown := sign + cut(visible(line[:min(len(line), longValue)]), 2*n.width)
+		left -= len(line)
+		if most--; most == 0 && left > 0 {
+			return append(lines, shown+" … and "+plural(left, "byte")+" more")
+		}
+		lines = append(lines, shown)
+	}
+	return lines
 }
 
-// line returns the line of an event: a sign, how deep it is, and its sentence, of which
-// the bracket says the beginning.
+// line returns the line of -trace for an event: its sign, its depth, and its sentence
+// without the words that the sign or the bracket replaces.
 func (e event) line() string {
 	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
 	outer := strings.TrimSuffix(bars, "│ ")
@@ -2400,37 +2404,23 @@ func (e event) line() string {
 	return "  " + bars + e.Text
 }
 
-// printBytes prints bytes line by line: at most 12 lines, or 1 in a brief trace.
-func (n *narrator) printBytes(number int, sign string, data []byte) {
-	most, left := 12, len(data)
-	if n.brief {
-		most = 1
-	}
-	for line := range strings.Lines(string(data)) {
-		shown := visible(line[:min(len(line), longValue)])
-		shown = sign + cut(shown, 2*n.width)
-		left -= len(line)
-		if most--; most == 0 && left > 0 {
-			n.print(number, shown+" … and "+plural(left, "byte")+" more")
-			return
-		}
-		n.print(number, shown)
-	}
-}
-
-// print prints a line of an exchange. An empty line separates those of two exchanges.
-func (n *narrator) print(number int, line string) {
-	if n.last != 0 && n.last != number {
-		fmt.Fprintln(n.log.Writer())
-	}
-	n.last = number
-	colour, plain := n.colours[line[:1]], ""
-	if colour != "" {
-		plain = "\x1b[0m"
-	}
+// print prints lines of an exchange. An empty line separates those of two exchanges.
+func (n *narrator) print(number int, lines []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	mark := fmt.Sprintf("#%d ", number)
-	for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
-		n.log.Print(mark + colour + part + plain)
+	for _, line := range lines {
+		if n.last != 0 && n.last != number {
+			fmt.Fprintln(n.log.Writer())
+		}
+		n.last = number
+		colour, plain := n.colours[line[:1]], ""
+		if colour != "" {
+			plain = "\x1b[0m"
+		}
+		for _, part := range wrapWords(line, n.width-len(n.log.Prefix()+mark)) {
+			n.log.Print(mark + colour + part + plain)
+		}
 	}
 }
 
@@ -2572,7 +2562,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		client.end = time.Now().Add(labTime)
 		seen.watch(application, client)
 	}()
-	if !comes(ended, l.patience) {
+	if !endsWithin(ended, l.patience) {
 		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
 			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
 	}

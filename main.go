@@ -7,7 +7,9 @@
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
 //	app.go       the other side of the interface: applications, middleware, tools to watch
 //
-// Read them in this order to follow a request from the first byte to the last.
+// Read them in this order to follow a request from the first byte to the last. Two parts
+// can wait, because they are not about the interface: signals and processes, from
+// catchSignals on in this file, and Watching, with which app.go ends.
 package main
 
 import (
@@ -51,17 +53,17 @@ func command(args []string, stdout, stderr io.Writer) int {
 // A usageError is an error of the command line.
 type usageError struct{ error }
 
-// execute does what the command line says. A CGI program ignores the words send and call,
-// which may come from a client.
+// execute does what the command line says. A CGI program ignores the words send and call:
+// a web server may pass it the words of a client's query. (RFC 3875 §4.4)
 func execute(args []string, stdout, stderr io.Writer) error {
-	hosted := os.Getenv("GATEWAY_INTERFACE") != "" // by a web server, as a CGI program
+	asCGI := os.Getenv("GATEWAY_INTERFACE") != "" // a web server has started it
 	switch {
-	case len(args) == 0:
-	case hosted && hasFlags(os.Getenv("QUERY_STRING")):
-		return serveHost(refuseFlags, Config{}, stdout, stderr)
-	case !hosted && args[0] == "send":
+	case len(args) == 0: // no words, and no flags
+	case asCGI && hasFlags(os.Getenv("QUERY_STRING")):
+		return serveAsCGI(refuseFlags, Config{}, stdout, stderr)
+	case !asCGI && args[0] == "send":
 		return send(args[1:], stdout)
-	case !hosted && args[0] == "call":
+	case !asCGI && args[0] == "call":
 		return callOnce(args[1:], stdout, stderr)
 	}
 	o, err := parseFlags(args, "gallery", stdout)
@@ -70,14 +72,14 @@ func execute(args []string, stdout, stderr io.Writer) error {
 		return err
 	case o.list:
 		return list(stdout)
-	case len(o.rest) > 0 && !hosted: // else the words of a query may follow: see hasFlags
+	case len(o.rest) > 0 && !asCGI: // else the words of a query may follow: see hasFlags
 		return usageError{fmt.Errorf("%q: an application is chosen with -app", o.rest[0])}
 	}
 	// A write to a log without a reader, as after Ctrl-C in "rawsgi | tee log", must not
 	// end a server. SIGPIPE is caught, not ignored: CGI programs would inherit that.
-	caught(syscall.SIGPIPE)
-	if o.cgi || hosted {
-		return serveHost(o.application, o.config, stdout, stderr)
+	catchSignals(syscall.SIGPIPE)
+	if o.cgi || asCGI {
+		return serveAsCGI(o.application, o.config, stdout, stderr)
 	}
 	return serve(o, stdout, stderr)
 }
@@ -172,18 +174,21 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 // check returns an error for a flag with a wrong value, and finds the application.
 func (o *options) check() error {
 	c := o.config
-	for text, wrong := range map[string]bool{
-		"-mode is concurrent, serial or prefork": !slices.Contains(
-			[]string{"concurrent", "serial", "prefork"}, o.mode),
-		"-mode prefork needs Unix: a socket that processes can inherit": o.mode == "prefork" &&
-			runtime.GOOS == "windows",
-		"-workers must be at least 1":             o.workers < 1,
-		"-programs must be from 1 to 65536":       c.Programs < 1 || c.Programs > 1<<16,
-		"-timeout must be a time of 1ms at least": c.Timeout < time.Millisecond,
-		"-max-body must be at least 0":            o.maxBody < 0,
+	modes := []string{"concurrent", "serial", "prefork"}
+	for _, check := range []struct {
+		wrong bool
+		text  string
+	}{
+		{!slices.Contains(modes, o.mode), "-mode is concurrent, serial or prefork"},
+		{o.mode == "prefork" && runtime.GOOS == "windows",
+			"-mode prefork needs Unix: a socket that processes can inherit"},
+		{o.workers < 1, "-workers must be at least 1"},
+		{c.Programs < 1 || c.Programs > 1<<16, "-programs must be from 1 to 65536"},
+		{c.Timeout < time.Millisecond, "-timeout must be a time of 1ms at least"},
+		{o.maxBody < 0, "-max-body must be at least 0"},
 	} {
-		if wrong {
-			return usageError{errors.New(text)}
+		if check.wrong {
+			return usageError{errors.New(check.text)}
 		}
 	}
 	err := checkUpstreams(c.Upstream)
@@ -200,7 +205,7 @@ func (o *options) check() error {
 func choose(entries []entry, app, use string) (Application, error) {
 	i := slices.IndexFunc(entries, func(e entry) bool { return e.Name == app })
 	if i < 0 {
-		return nil, fmt.Errorf("no application is called %q", app)
+		return nil, fmt.Errorf("no application is called %q: see -list", app)
 	}
 	return withMiddleware(entries[i].App, use)
 }
@@ -254,8 +259,8 @@ func callOnce(args []string, stdout, stderr io.Writer) error {
 	return err
 }
 
-// serveHost answers the one request of a CGI program.
-func serveHost(application Application, c Config, stdout, stderr io.Writer) error {
+// serveAsCGI answers the one request of a CGI program.
+func serveAsCGI(application Application, c Config, stdout, stderr io.Writer) error {
 	var stdin io.Reader = os.Stdin
 	errorLog := log.New(stderr, "", 0)
 	if c.Trace {
@@ -268,7 +273,7 @@ func serveHost(application Application, c Config, stdout, stderr io.Writer) erro
 // untilSignal calls do. A signal that comes before it returns ends the program, with this
 // exit status, and the CGI programs that it has started.
 func untilSignal(status int, do func()) {
-	signals, done := caught(), make(chan bool)
+	signals, done := catchSignals(), make(chan bool)
 	defer signal.Stop(signals)
 	go func() { defer close(done); do() }()
 	select {
@@ -296,7 +301,7 @@ func serve(o *options, stdout, stderr io.Writer) error {
 	if server.Worker {
 		return serveWorker(server)
 	}
-	signals := caught() // first, so that a signal closes the listener
+	signals := catchSignals() // first, so that a signal closes the listener
 	listener, err := listen(o.addr)
 	if err != nil {
 		return err
@@ -411,11 +416,11 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 }
 
-// caught returns a channel for signals, which have no other effect from then on. The
-// first asks a server to stop, and the second not to wait for running requests. Without
+// catchSignals returns a channel for signals, which have no other effect from then on.
+// The first asks a server to stop, and the second not to wait for running requests. Without
 // arguments it catches those that ask a program to end: not SIGHUP, if nohup(1) has
 // started it, or on WASI, which has no signals.
-func caught(signals ...os.Signal) chan os.Signal {
+func catchSignals(signals ...os.Signal) chan os.Signal {
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 		if runtime.GOOS != "wasip1" && !signal.Ignored(syscall.SIGHUP) {
@@ -430,7 +435,7 @@ func caught(signals ...os.Signal) chan os.Signal {
 const grace = 5 * time.Second // in which running requests may end after a signal
 
 // serveUntil serves until a signal asks it to stop, and then lets running requests
-// finish. A second signal cuts their connections.
+// finish. A signal on now cuts their connections; stop and now may be one channel.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
@@ -438,15 +443,16 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}
-		go server.Shutdown(grace)     // ends Serve
-		for <-now == syscall.SIGHUP { // a closed terminal sends one, and its shell another
+		go server.Shutdown(grace) // ends Serve
+		for <-now == syscall.SIGHUP {
+			// A closed terminal sends one, and its shell another: they do not count.
 		}
 		server.Shutdown(0)
 		os.Exit(0)
 	}()
 	server.Serve(listener)
-	server.Shutdown(grace) // waits for what Serve has accepted
-	endScripts()           // of exchanges that did not end in time
+	server.Shutdown(grace) // begun above or not, it waits for what Serve has accepted
+	endScripts()           // of applications that have outlived the exchange, too
 }
 
 // prefork serves with n worker processes that share one listening socket: the system
@@ -475,7 +481,8 @@ func prefork(l net.Listener, n int, signals <-chan os.Signal, errorLog *log.Logg
 		}
 	}
 	go func() {
-		for <-signals == syscall.SIGHUP { // as in serveUntil
+		for <-signals == syscall.SIGHUP {
+			// As in serveUntil.
 		}
 		os.Exit(0) // the end of their pipes asks the workers not to wait
 	}()
@@ -548,8 +555,8 @@ func serveWorker(server *Server) error {
 // all processes, as systemd sends it, reaches worker and parent in any order: it and the
 // byte of the parent are one reason to stop.
 func workerSignals() (stop, now chan os.Signal) {
-	caught() // Ctrl-C and a hangup reach every process: only the parent obeys
-	stop, now = caught(syscall.SIGTERM), make(chan os.Signal)
+	catchSignals() // Ctrl-C and a hangup reach every process: only the parent obeys
+	stop, now = catchSignals(syscall.SIGTERM), make(chan os.Signal)
 	go func() {
 		n, _ := os.Stdin.Read(make([]byte, 1)) // a byte, or the end of the pipe
 		select {

@@ -10,8 +10,8 @@
 //	CRLF                               (the empty line ends the head)
 //	HELLO                              wsgi.input, a reader that ends after 5 bytes
 //
-// A Go string holds bytes, so PEP 3333's "native string" and "bytestring" are both just
-// string here: nothing is decoded into runes.
+// PEP 3333's "native string" is a string here, whose bytes are never decoded into runes; a
+// "bytestring", like a block of a body, is a []byte.
 //
 // Sources: RFC 1945 (HTTP/1.0), RFC 9112 and 9110 where they say the same more precisely,
 // RFC 3875 (CGI) for the names in environ, PEP 3333 for the rest of it.
@@ -240,7 +240,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 // rawLine reads one line, with its line end, in pieces of the reader's buffer. In a
 // request line without a space, it is not the target that is too long. (RFC 9112 §3)
 func (h *headReader) rawLine(tooLong string) (line string, err error) {
-	err = bufio.ErrBufferFull
+	err = bufio.ErrBufferFull // as if a piece had been read that did not end the line
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
 		var piece []byte
 		piece, err = h.r.ReadSlice('\n')
@@ -314,8 +314,8 @@ func (q *Request) parseLine(line string) error {
 	return q.parseTarget()
 }
 
-// checkVersion accepts "HTTP/1.0" to "HTTP/1.9". HTTP is upper case, with one digit on
-// each side of the point; another major version is another protocol. (RFC 9112 §2.3)
+// checkVersion accepts "HTTP/1.0" to "HTTP/1.9", another digit for each digit of a model.
+// Another major version is another protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	const model = "HTTP/1.0"
 	start := len(q.Line) - len(version)
@@ -457,7 +457,7 @@ func (q *Request) checkHeader(lines []string, maxBody int64) error {
 	for i, field := range fields {
 		line := lines[i]
 		start := strings.LastIndex(line, field.Value) // of the value in the line
-		q.Header = fields[:i]                         // without a mistake so far
+		q.Header = fields[:i]                         // those without a mistake, for Watch
 		_, before := lookup(q.Header, field.Name)
 		switch {
 		case field.is("Transfer-Encoding"):

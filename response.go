@@ -128,7 +128,7 @@ type Response struct {
 	withBody  bool      // false for HEAD
 	errors    io.Writer // wsgi.errors
 	now       func() time.Time
-	hint      string // the last line of a refusal's page: where to see it
+	seeIt     string // the last line of a refusal's page, with its line end
 
 	started  bool     // startResponse was called
 	status   string   // "200 OK"; "" until a call of startResponse has passed its checks
@@ -136,7 +136,7 @@ type Response struct {
 	length   int64    // Content-Length, -1 if there is none
 	headSent bool
 	sent     int64 // body bytes
-	cut      bool  // the body ended too early
+	brokeOff bool  // the body ended too early
 	err      error // the client could not be reached: nothing more is sent
 }
 
@@ -156,8 +156,8 @@ func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Re
 // The panics for an application that calls startResponse too often, or not in time.
 var (
 	errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
-	errNotStarted   = errors.New("startResponse must be called before the first block " +
-		"that is not empty, and before the body ends")
+	errNotStarted   = errors.New("startResponse must be called, without a panic, before the " +
+		"first block that is not empty, and before the body ends")
 )
 
 // startResponse implements StartResponse.
@@ -276,7 +276,7 @@ func (r *Response) sendBody(body Body) {
 		}
 		_, err := r.Write(block)
 		if err != nil || r.sent == r.length || r.headSent && !r.hasBody() {
-			return
+			return // no more is wanted: without a length, r.length is -1
 		}
 	}
 }
@@ -310,7 +310,7 @@ func (r *Response) Write(block []byte) (int, error) {
 	if len(block) == 0 || r.err != nil {
 		return 0, r.err
 	}
-	wanted := r.wanted(int64(len(block)))
+	wanted := r.clip(int64(len(block)))
 	r.send(block[:wanted])
 	if r.err != nil {
 		return 0, r.err
@@ -321,9 +321,9 @@ func (r *Response) Write(block []byte) (int, error) {
 	return len(block), nil
 }
 
-// wanted returns how many of the next n bytes of the body are sent: none if the answer
+// clip returns how many of the next n bytes of the body may be sent: none if the answer
 // has no body, and none beyond its Content-Length, which is logged.
-func (r *Response) wanted(n int64) int64 {
+func (r *Response) clip(n int64) int64 {
 	if !r.hasBody() {
 		return 0
 	}
@@ -399,7 +399,7 @@ func (r *Response) sendFile(body *fileBody) bool {
 		return false // empty, a pipe, or made while it is read, as in /proc
 	}
 	r.inferLength(rest)
-	end := offset + r.wanted(rest)
+	end := offset + r.clip(rest)
 	r.send(nil)
 	for offset < end && r.err == nil {
 		n, err := io.CopyN(r.out, file, min(end-offset, pieceSize))
@@ -407,8 +407,10 @@ func (r *Response) sendFile(body *fileBody) bool {
 		if err == io.EOF {
 			break // the file has become shorter; finish says so
 		}
-		if err != nil && !slices.Contains([]error{nil, io.EOF}, readError(file, offset)) {
-			panic(err) // the file's error, not the client's
+		if err != nil {
+			if failed := readError(file, offset); failed != nil && failed != io.EOF {
+				panic(err) // the file's error, not the client's
+			}
 		}
 		r.err = err
 	}
@@ -444,7 +446,7 @@ func (r *Response) finish() {
 		r.send(nil)
 	}
 	if r.hasBody() && r.sent < r.length && r.err == nil {
-		r.cut = true
+		r.brokeOff = true
 		fmt.Fprintf(r.errors, "Content-Length is %d, but the body ended after %d bytes: "+
 			"the connection is cut\n", r.length, r.sent)
 	}
@@ -453,14 +455,14 @@ func (r *Response) finish() {
 // seemsWhole reports whether the client would not notice that the answer broke off:
 // without a Content-Length, the end of the connection is the end of the body.
 func (r *Response) seemsWhole() bool {
-	return (r.cut || r.err != nil) && (r.length < 0 || r.firstLine == noHead)
+	return (r.brokeOff || r.err != nil) && (r.length < 0 || r.firstLine == noHead)
 }
 
 // fail ends an answer that a panic has stopped: with an error page if the head has not
 // been sent; otherwise the answer breaks off. A panic with a *Refusal keeps its status.
 // reason is nil after runtime.Goexit. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
-	r.cut = r.headSent && r.hasBody()
+	r.brokeOff = r.headSent && r.hasBody()
 	clientLeft, refusal := r.classify(reason)
 	switch {
 	case clientLeft: // nothing is wrong with the application
@@ -497,7 +499,7 @@ func (r *Response) refuse(refusal *Refusal) {
 // sendPage answers with the page of a refusal, if the head has not been sent.
 func (r *Response) sendPage(refusal *Refusal) {
 	if !r.headSent {
-		page := append(refusal.page(), r.hint...)
+		page := append(refusal.page(), r.seeIt...)
 		r.status, r.length = refusal.Status, -1
 		r.headers = []Header{{"Content-Type", "text/plain; charset=utf-8"},
 			{"X-Content-Type-Options", "nosniff"}}
@@ -509,10 +511,11 @@ func (r *Response) sendPage(refusal *Refusal) {
 // failure formats a panic's value, and the application's functions on the stack, the
 // innermost first:
 //
-//	the database is on fire (set RAWSGI_STACK=1 to see the whole stack)
-//		app.go:221 failing
+//	the application failed before its head was sent (set RAWSGI_STACK=1 to see the …)
+//		app.go:LINE failing
 //
-// It must be called by the deferred function that recovers.
+// It must be called while the deferred function that recovers runs: afterwards the stack
+// of the panic is gone.
 func failure(reason any) string {
 	if reason == nil {
 		reason = "runtime.Goexit was called"

@@ -4,7 +4,7 @@
 // run (response.go), and the connection is closed in a way that lets the client read the
 // whole answer. One request per connection, as in HTTP/1.0 (RFC 1945 §1.4):
 //
-//	Serve → serveConn → readRequest → newEnviron → run → hangUp
+//	Serve → serveConn → readRequest → answer → newEnviron → run → end → hangUp
 //
 // Clients may send nothing, send slowly, read slowly, come in large numbers or leave in
 // the middle. Two shorter gateways end this file: serveCGI, which answers the one request
@@ -127,9 +127,9 @@ func (s *Server) Serve(l net.Listener) {
 	}
 }
 
-// accept waits for the next connection. It fails only when the server is stopping and no
-// connection has come from the backlog for a lull. The stop ends a running Accept, which
-// may have missed one: accept looks once more.
+// accept waits for the next connection. It fails when the listener has been closed, or
+// when the server is stopping and no connection has come from the backlog for a lull. The
+// stop ends a running Accept, which may have missed one: accept looks once more.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; {
 		stopping := s.stopping.Load()
@@ -193,7 +193,7 @@ func (s *Server) serveConn(c net.Conn) {
 	}
 	e.response = newResponse(&e.conn, firstLine, e.request.Method, &e.errors)
 	if refusal, ok := err.(*Refusal); ok {
-		e.response.hint = e.seeIt(refusal)
+		e.response.seeIt = e.seeIt(refusal)
 		e.response.refuse(refusal)
 	} else {
 		e.answer(application)
@@ -305,9 +305,9 @@ func (e *exchange) end() {
 
 // hangUp closes only the sending half, and reads until the client has read the answer and
 // closes. If it closed both halves while bytes from the client are unread, the operating
-// system would send a reset, which can destroy the answer on its way. When the
-// application has read the whole body, a moment is enough. An answer that broke off but
-// would seem whole ends with a reset. (RFC 9112 §9.6)
+// system would send a reset, which can destroy the answer on its way. When an application
+// was called and has read the whole body, a moment is enough. An answer that broke off
+// but would seem whole ends with a reset. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
 	if e.response.seemsWhole() {
 		e.conn.cut(true)
@@ -318,7 +318,8 @@ func (e *exchange) hangUp() {
 		return // it is closed, or has no halves
 	}
 	limit := e.server.Timeout
-	if e.conn.eachRead && e.input.read == e.input.length {
+	called := e.conn.eachRead // else the length of its input is not known
+	if called && e.input.read == e.input.length {
 		limit = moment
 	}
 	e.server.setState(&e.conn, false, limit)      // the time to close begins
@@ -381,10 +382,10 @@ func (c *conn) ReadFrom(source io.Reader) (int64, error) {
 	return io.Copy(c.Conn, source)
 }
 
-// cut closes the connection: with a reset if it is answering, so that the client cannot
-// take the beginning of an answer for all of it.
-func (c *conn) cut(answering bool) {
-	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok && answering {
+// cut closes the connection: with a reset in an answer, so that the client cannot take
+// the beginning of it for all of it.
+func (c *conn) cut(reset bool) {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok && reset {
 		tcp.SetLinger(0) // fails if it is closed already
 	}
 	c.Close() // fails if it is closed already
@@ -417,11 +418,11 @@ func (s *Server) Shutdown(wait time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)
 	go func() { s.running.Wait(); close(ended) }()
-	if comes(ended, wait) {
+	if endsWithin(ended, wait) {
 		return
 	}
 	s.giveUp()
-	if comes(ended, lull) {
+	if endsWithin(ended, lull) {
 		return
 	}
 	s.mu.Lock()
@@ -432,11 +433,11 @@ func (s *Server) Shutdown(wait time.Duration) {
 	if s.OnStop != nil {
 		s.OnStop()
 	}
-	comes(ended, time.Second) // or not, e.g. if an application does not end
+	endsWithin(ended, time.Second) // or not, e.g. if an application does not end
 }
 
-// comes waits for the end of a channel, and reports false if it does not come in time.
-func comes(end <-chan bool, limit time.Duration) bool {
+// endsWithin waits until a channel is closed, and reports false if that takes too long.
+func endsWithin(end <-chan bool, limit time.Duration) bool {
 	select {
 	case <-end:
 		return true

@@ -26,7 +26,8 @@ async function diagram([source, name, themeVariables]) {
 		},
 	});
 	const { svg } = await mermaid.render(name, source), width = Math.ceil(/viewBox="\S+ \S+ (\S+)/.exec(svg)[1]);
-	return svg.replace(/ role="[^"]*"/, " role=img aria-label=diagram")
+	return svg.replace(/-?\d+\.\d{5,}(?![\d.])/g, number => String(Math.round(number * 10) / 10)) // of 14 digits
+		.replace(/ role="[^"]*"/, " role=img aria-label=diagram")
 		.replace(/ style="max-width[^"]*"/, ` style="max-width:${width}px;min-width:min(${width}px,30rem)"`);
 }
 

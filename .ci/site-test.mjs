@@ -12,7 +12,9 @@ import { chromium, firefox } from "playwright-core";
 const [site, pictures] = process.argv.slice(2);
 const types = { ".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml",
 	".webp": "image/webp", ".png": "image/png", ".wasm": "application/wasm", ".json": "application/json" };
+let down = false; // as if there were no network
 const server = createServer((request, response) => {
+	if (down) return request.socket.destroy();
 	const path = new URL(request.url, "http://x").pathname.replace(/^\/book\//, "").replace(/(^|\/)$/, "$1index.html");
 	try {
 		const content = readFileSync(join(site, decodeURIComponent(path)));
@@ -38,9 +40,10 @@ const browsers = {
 const troubles = [];
 let browser, page;
 
-// open returns a page of the browser, on which faults and requests to elsewhere are noted.
+// open returns a page of the browser, on which faults and requests to elsewhere are noted. No service
+// worker stores the whole site meanwhile.
 async function open(options = {}) {
-	const opened = await browser.newPage({ viewport: { width: 1280, height: 800 }, ...options });
+	const opened = await browser.newPage({ viewport: { width: 1280, height: 800 }, serviceWorkers: "block", ...options });
 	opened.setDefaultTimeout(10_000);
 	opened.on("pageerror", error => troubles.push(`${opened.url()}: ${error}`));
 	opened.on("console", line => { if (line.type() === "error") troubles.push(`${opened.url()}: ${line.text()}`); });
@@ -59,6 +62,12 @@ async function find(words) {
 	return page.locator(".found a").evaluateAll(links => links.map(link => link.href));
 }
 
+// headingInTheMiddle is where a search engine might lead.
+function headingInTheMiddle(name) {
+	const ids = [...text[name].matchAll(/<h2 id="([^"]+)"/g)].map(([, id]) => id);
+	return ids[ids.length >> 1];
+}
+
 // What needs no browser.
 const byHand = {
 	"links and anchors lead somewhere"() {
@@ -66,7 +75,7 @@ const byHand = {
 		for (const name of pages) ids[name] = new Set([...text[name].matchAll(/ id="?([^"\s>]+)/g)].map(([, id]) => id));
 		for (const name of pages) {
 			const base = name === "404.html" ? "" : posix.dirname(name);
-			for (const [, link] of text[name].replace(/<pre class=file>[^]*/, "").matchAll(/ (?:href|src)="?([^"\s>]+)/g)) {
+			for (const [, link] of text[name].replace(/<pre class=file[^]*/, "").matchAll(/ (?:href|src)="?([^"\s>]+)/g)) {
 				if (/^(\w+:|\/$)/.test(link)) continue;
 				const [path, anchor] = link.replace(/&#38;/g, "&").split("#"), target = path ? posix.join(base, path.split("?")[0]) : name;
 				if (!files.includes(target)) wrong.push(`${name}: ${link}`);
@@ -77,6 +86,11 @@ const byHand = {
 	},
 	"nothing leads to the reader's own machine, or to Markdown"() {
 		for (const name of prose) assert.doesNotMatch(text[name], /href="[^"]*(127\.0\.0\.1|\.md["#])/, name);
+	},
+	"the first chapter leads to the program"() {
+		assert.match(text[chapters[0]], /href="index\.html#get"/);
+		assert.match(text["index.html"], /<p id="get">[^]*?href="rawsgi\.zip"/);
+		assert.equal(readFileSync(join(site, "rawsgi.zip")).toString("latin1", 0, 2), "PK");
 	},
 	"a page has a title, a description and one first heading"() {
 		for (const name of pages) {
@@ -99,16 +113,18 @@ const byHand = {
 // What both browsers are tried with.
 const both = {
 	async "every page loads without an error or a request to elsewhere, and fits a phone"() {
+		const widths = [320, 390];
 		for (const name of pages) {
 			await visit(name);
-			for (const width of [320, 390]) {
+			for (const width of widths) {
 				await page.setViewportSize({ width, height: 800 });
 				const culprit = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth &&
 					[...document.querySelectorAll("body *")].find(e => e.getBoundingClientRect().right > innerWidth && !e.closest("pre, .table, .diagram")).outerHTML);
 				assert.ok(!culprit, `${name} is wider than ${width}: ${String(culprit).slice(0, 150)}`);
 			}
-			await page.setViewportSize({ width: 1280, height: 800 });
+			widths.reverse(); // the next page begins at this width
 		}
+		await page.setViewportSize({ width: 1280, height: 800 });
 	},
 	async "search finds start_response, and the keyboard goes there"() {
 		await visit("index.html");
@@ -155,6 +171,36 @@ const both = {
 		await page.locator("#why a").last().click(); // from the step to the heading that explains it
 		await page.waitForFunction(() => document.querySelector("article :target"));
 	},
+	async "a search that cannot be loaded says so"() {
+		const input = page.locator("input[type=search]");
+		try {
+			await visit(chapter);
+			down = true;
+			await input.fill("deadline");
+			await page.locator(".found p", { hasText: "no network" }).waitFor();
+		} finally {
+			down = false;
+		}
+		await page.reload(); // browsers may remember that a module could not be loaded
+		await input.fill("deadline");
+		await page.locator(".found a").first().waitFor();
+		await input.press("Escape");
+		troubles.length = 0; // the module that could not be loaded
+	},
+	async "who comes to the middle of a page on a phone sees which page, and comes to its top"() {
+		await page.setViewportSize({ width: 390, height: 844 });
+		const heading = headingInTheMiddle(chapter);
+		await visit(`${chapter}#${heading}`);
+		const where = page.locator("header .where"), title = await page.locator("h1").innerText();
+		assert.equal(await where.innerText(), title);
+		const [bar, box] = await Promise.all([page.locator("header").boundingBox(), page.locator(`[id="${heading}"]`).boundingBox()]);
+		assert.ok(box.y >= bar.height && box.y < bar.height + 60, `the heading is at ${box.y}, the header ends at ${bar.height}`);
+		await where.click();
+		await page.waitForFunction(() => document.querySelector("h1").getBoundingClientRect().top > 0);
+		await page.setViewportSize({ width: 1280, height: 800 });
+		await visit("code/server.go.html#L100");
+		assert.equal(await where.innerText(), "server.go");
+	},
 	async "a small lab shows its first picture within a second"() {
 		await visit(chapter);
 		const frame = page.locator("figure.lab iframe").first();
@@ -167,10 +213,35 @@ const both = {
 
 // What one browser can show.
 const once_ = {
+	// Only in Chromium: it needs a context with nothing stored, and Firefox's driver, which knows a new
+	// page before it is ready ("argument is not a global object"), at times never goes on after that.
+	async "without a network, one reads on"() {
+		const context = await browser.newContext(), offline = await context.newPage(); // with nothing stored yet
+		offline.setDefaultTimeout(20_000);
+		try {
+			await visit(chapters[3], offline);
+			await offline.waitForFunction(() => navigator.serviceWorker.controller);
+			down = true;
+			await offline.click(".turn [rel=next]"); // a page that has not been opened
+			await offline.waitForURL(book + chapters[4]);
+			const lab = offline.locator("figure.lab iframe").first();
+			await lab.scrollIntoViewIfNeeded();
+			await (await lab.contentFrame()).locator("svg .step").first().waitFor();
+			await offline.fill("input[type=search]", "deadline");
+			await offline.locator(".found a").first().waitFor();
+			await visit("code/docs/check.go.html", offline);
+			assert.equal(await offline.locator("h1").innerText(), "No network");
+			await offline.click("article a[href='contents.html']");
+			await offline.locator("h1", { hasText: "contents" }).waitFor();
+		} finally {
+			down = false;
+			await context.close();
+		}
+	},
 	async "axe-core finds nothing serious, in the light and in the dark"() {
 		const dark = await open({ colorScheme: "dark" });
-		const shown = [...prose, ...pages.filter(name => name.startsWith("code/")).slice(0, 2), "lab/index.html?embed"];
-		for (const name of shown) for (const on of name === chapter || !/\d/.test(name) ? [page, dark] : [page]) {
+		const kinds = ["index.html", chapter, "glossary.html", "code/response.go.html", "lab/index.html?embed"]; // one style is for all
+		for (const name of new Set([...prose, ...kinds])) for (const on of kinds.includes(name) ? [page, dark] : [page]) {
 			await visit(name, on);
 			await on.evaluate(axe);
 			const found = await on.evaluate(() => window.axe.run({ exclude: ["figure ~ figure pre"] }, // are as the first
@@ -240,30 +311,43 @@ const once_ = {
 	},
 };
 
+// Calls of a browser's driver wait for ever if it loses a page: a test has four minutes, and all of
+// them ten. What takes longer ends the run, and with it the browser.
+let failed = 0, doing;
+function guard(seconds) {
+	return setTimeout(() => {
+		console.log(`FAIL ${doing}: not done after ${seconds} s`);
+		process.exit(1);
+	}, seconds * 1000);
+}
+
 // all runs tests, and says which fail.
-let failed = 0;
 async function all(where, tests) {
 	for (const [name, test] of Object.entries(tests)) {
-		const began = Date.now();
+		const began = Date.now(), timer = guard(240);
+		doing = `${where}: ${name}`;
 		try {
 			await test();
 			assert.deepEqual(troubles.splice(0), []);
-			console.log(`ok   ${where}: ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+			console.log(`ok   ${doing} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
 		} catch (error) {
 			failed++;
 			troubles.length = 0;
-			console.log(`FAIL ${where}: ${name}\n     ${String(error.message).slice(0, 1500)}`);
+			console.log(`FAIL ${doing}\n     ${String(error.message).slice(0, 1500)}`);
 		}
+		clearTimeout(timer);
 	}
 }
 const axe = readFileSync(join(import.meta.dirname, "node_modules/axe-core/axe.min.js"), "utf8");
+guard(600);
 await all("the files", byHand);
 for (const [name, launch] of Object.entries(browsers)) {
+	doing = `${name}: its start`;
 	browser = await launch();
 	page = await open();
 	await all(name, both);
 	if (name === "Chromium") await all(name, once_);
+	doing = `${name}: its end`;
 	await browser.close();
 }
-server.close();
-process.exitCode = failed ? 1 : 0;
+process.exit(failed ? 1 : 0);

@@ -33,11 +33,11 @@ const plain = html => html.replace(/<span class="tip".*?<\/span>|<[^>]*>/gs, "")
 
 // ---- What there is
 
-// Wrong answers are for the checker, and the tests are longer than all the rest: they are no pages.
+// Wrong answers are for the checker: they are no pages.
 const sources = ["LICENSE", ...readdirSync(root).filter(name => /^\w+\.(go|md)$/.test(name)),
 	...readdirSync(join(root, "docs"), { recursive: true }).map(name => "docs/" + name.replaceAll("\\", "/"))]
 	.filter(name => !/\/wrong[^/]*$/.test(name)).sort();
-const programs = sources.filter(name => /^LICENSE$|\.(go|py|js|conf|html)$/.test(name) && !/_test\.go$|^docs\/lab\.html$/.test(name));
+const programs = sources.filter(name => /^LICENSE$|\.(go|py|js|conf|html)$/.test(name) && name !== "docs/lab.html");
 const languages = [...new Set(sources.map(name => /^docs\/([a-z]{2})\//.exec(name)?.[1]).filter(Boolean))];
 
 // codePath is the page of a program.
@@ -123,9 +123,9 @@ function linesOf(source, shown) {
 	return [];
 }
 
-// numbered is code with line numbers that link to its file.
-const numbered = (lines, numbers, href) => lines.map((line, i) => !numbers[i] ? line :
-	`<a href="${href}#L${numbers[i]}" data-n=${numbers[i]} tabindex=-1 aria-hidden=true></a>${line}`).join("\n");
+// numbered is code with line numbers; site.js makes them links to the file, as each with its own
+// address would be a third of a chapter.
+const numbered = (lines, numbers) => lines.map((line, i) => numbers[i] ? `<i data-n=${numbers[i]}></i>${line}` : line).join("\n");
 
 // transcript is what happens in a terminal: commands, what they print, bytes sent and received.
 function transcript(text) {
@@ -157,6 +157,7 @@ function target(env, href) {
 	if (!file) return href;
 	const source = posix.join(posix.dirname(env.page.source), file).replace(/\/$/, ""), hash = anchor ? "#" + anchor : "";
 	const translated = source.replace("docs/", `docs/${env.page.lang}/`);
+	if (source === "README.md" && !hash) return relative(env, "index.html") + "#get"; // the program
 	const page = pageOf[translated] || pageOf[source] || pageOf[source + "/README.md"];
 	if (page) return relative(env, page.path) + hash;
 	if (source.endsWith("/hints.md")) return relative(env, pageOf[source.replace("hints.md", "README.md")].path) + "#hints";
@@ -198,7 +199,7 @@ md.renderer.rules.fence = (tokens, i, _, env) => {
 	if (!programs.includes(file)) return `<pre class=code>${highlight(text, lang).join("\n")}</pre>\n`;
 	const lines = highlight(text, lang), href = relative(env, codePath(file)), numbers = linesOf(file, text.split("\n"));
 	return `<figure class=code><figcaption>${linked(env, file + "#" + name, `<code>${file}</code> ${name}`)}</figcaption>` +
-		`<pre>${numbered(lines, numbers, href)}</pre></figure>\n`;
+		`<pre data-file="${href}">${numbered(lines, numbers)}</pre></figure>\n`;
 };
 md.renderer.rules.code_block = (tokens, i) => `<pre class=code>${escape(tokens[i].content.replace(/\n$/, ""))}</pre>\n`;
 md.renderer.rules.table_open = () => "<div class=table><table>\n";
@@ -307,12 +308,13 @@ function frame(env, content) {
 	return fill(template("page.html"), {
 		...w, lang: page.lang, kind: page.kind, content, root: relative(env, "x").slice(0, -1) || "./",
 		title: escape(page.title === "rawsgi" ? page.title : `${page.title} — rawsgi`), description: escape(describe(content)),
-		base: page.base ? `<base href="${page.base}">` : "", picture: url + "card.png", index: page.noindex ? "" : "data-pagefind-body",
+		base: page.base ? `<base href="${page.base}">` : "", picture: url + "card.png", index: page.noindex ? "" : `data-pagefind-body data-pagefind-weight=${page.kind === "chapter" ? 3 : 1}`,
+		where: page.path === "index.html" ? "" : `<a class=where href="#text">${escape(page.title)}</a>`,
 		alternate: versions("link rel=alternate", () => ">"), switch: versions("a", other => ` lang=${other.lang}>${words[other.lang].name}</a>`),
 		chapters: list(chapters), exercises: list(exercises), others: list(others), open: page.kind === "exercise" ? "open" : "",
 		toc: env.toc.length < 2 ? "" :
 			`<details class=toc><summary>${w.onThisPage}</summary><nav aria-label="${w.onThisPage}"><ol>${toc}</ol></nav></details>`,
-		done: page.kind === "other" ? "" : `<p class=done hidden>${box}</p>`,
+		done: w[page.kind] ? `<p class=done hidden>${box}</p>` : "",
 		turn: turn(env, page.kind === "exercise" ? exercises : chapters),
 	});
 }
@@ -361,11 +363,12 @@ add("index.html", "rawsgi", env => fill(template("landing.html"), {
 	lab: smallLab(env, `#request=${encodeURIComponent(example)}&app=environ`),
 }), { noindex: false });
 add("404.html", "No such page", template("404.html"), { base: url ? new URL(url).pathname : "/" });
+add("offline.html", "No network", template("offline.html"));
 
 for (const source of programs) {
 	const lines = highlight(read(source).replace(/\n$/, ""), source.split(".").at(-1));
-	const anchored = lines.map((line, i) => `<a id=L${i + 1} href=#L${i + 1} data-n=${i + 1} tabindex=-1 aria-hidden=true></a>${line}`);
-	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file>${anchored.join("\n")}</pre>`);
+	const anchored = lines.map((line, i) => `<i id=L${i + 1}></i>${line}`);
+	add(codePath(source), source, `<h1>${source}</h1>\n<pre class=file data-file="">${anchored.join("\n")}</pre>`, { kind: "code" });
 }
 add("code/index.html", "The source", env => "<h1>The source</h1>\n" + [...new Set(programs.map(posix.dirname))].map(directory =>
 	`<h2 id="${directory}">${directory === "." ? "The program" : directory}</h2>\n<ul>${list(env, directory)}</ul>\n`).join(""));
@@ -386,7 +389,7 @@ write("lab/experiments.json", JSON.stringify(experiments));
 // The lab, with the code that it shows; its links lead to the pages.
 write("lab/index.html", read("docs/lab.html").replaceAll('+ ".md"', '+ ".html"').replaceAll('"files/" : ""', '"files/" : "../"')
 	.replaceAll('["Documents", "README.md"]', '["The course", "../contents.html"]'));
-for (const name of programs.filter(name => !name.includes("/"))) copyFileSync(join(root, name), join(site, "lab", name));
+for (const name of programs.filter(name => !/\/|_test/.test(name))) copyFileSync(join(root, name), join(site, "lab", name));
 
 // ---- Search
 

@@ -17,12 +17,14 @@
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
 //	go run docs/check.go author 07              hold an exercise to its wrong answers
 //
-// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage.
+// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage. Beginning an exercise,
+// hints, lists and a class are no tests: their status is 0.
 //
 // Nothing here knows what an exercise is about. The tables in docs/exercises/*/README.md
-// and docs/conformance.md are the checks, and this program interprets them. It is in the
-// order of a check: bytes, a program, a client, a verdict, the tables. Then come the
-// commands: grading servers, exercises, hunts, a class.
+// and docs/conformance.md are the checks, and this program interprets them. Each check is a
+// row of a table: a script for a client, and what must hold afterwards. A client plays the
+// script to a target and returns an exchange. judge compares it with what must hold, and
+// returns a fault, or nil. A check with its fault is a result, and commands report results.
 package main
 
 import (
@@ -73,24 +75,18 @@ var (
 	times     = flag.Int("times", 1, "author: how often the solution must pass")
 )
 
-// Exit statuses.
 const (
-	solved     = 0
-	notYet     = 1
-	wrongUsage = 2
+	self       = "go run docs/check.go" // as messages show it
+	wrongUsage = 2                      // an exit status
 )
 
-func exitStatus(ok bool) int {
-	if ok {
-		return solved
-	}
-	return notYet
-}
-
-const self = "go run docs/check.go" // as messages show it
-
 func main() {
-	flag.Usage = usage
+	go func() {
+		<-interrupted.Done()
+		alive.Wait()
+		os.Exit(exitStatus[false])
+	}()
+	flag.Usage = func() { fmt.Fprint(os.Stderr, "usage:\n", usage()) }
 	var args []string
 	for rest := os.Args[1:]; ; rest = flag.Args()[1:] { // flags may be anywhere
 		flag.CommandLine.Parse(rest) // exits with 2 if a flag is wrong
@@ -112,57 +108,52 @@ func main() {
 
 // command does what the arguments ask for, and returns the exit status.
 func command(verb, object string, rest []string) int {
-	x := exerciseNamed(verb)
+	commands := map[string]func() int{
+		"gateway":      func() int { return newTarget(object).grade("Gateways") },
+		"applications": func() int { return newTarget(object).grade("Applications") },
+		"server":       func() int { return gradeServer(object, strings.Join(rest, "")) },
+		"host":         func() int { return gradeHost(object, strings.Join(rest, " ")) },
+		"proxy":        func() int { return gradeProxy(object, strings.Join(rest, " ")) },
+		"class":        func() int { return checkClass(object, rest) },
+		"author":       func() int { return author(object, rest) },
+	}
+	x, problem := exerciseNamed(verb), "there is no exercise %q, and no such command\n"
+	isWhole := object != "" && (len(rest) > 0 || verb != "host" && verb != "proxy")
 	switch {
 	case verb == "":
-		progress(true)
-		return solved
+		return progress(true)
 	case verb == "rows":
 		return printJSON(chosenRows(""))
-	case verb == "server" && object != "":
-		return gradeServer(object, strings.Join(rest, ""))
-	case (verb == "gateway" || verb == "applications") && object != "":
-		section := map[string]string{"gateway": "Gateways"}[verb]
-		g := newGrading(object, edgePatience)
-		return g.report(g.try(chosenRows(cmp.Or(section, "Applications"))), false)
-	case verb == "host" && len(rest) > 0:
-		return gradeHost(object, strings.Join(rest, " "))
-	case verb == "proxy" && len(rest) == 1:
-		return gradeProxy(object, rest[0])
 	case verb == "hunt":
 		return hunt(object)
-	case verb == "class" && object != "":
-		return checkClass(object, rest)
-	case verb == "author" && object == "hunts":
-		return authorHunts()
-	case verb == "author" && exerciseNamed(object) != nil:
-		return exerciseNamed(object).author(rest)
+	case commands[verb] != nil && isWhole:
+		return commands[verb]()
+	case commands[verb] != nil:
+		problem = "%q needs more arguments\n"
 	case x != nil:
 		return x.work(object)
 	}
-	fmt.Fprintf(os.Stderr, "there is no exercise %q, and no such command\n", verb)
-	usage()
+	fmt.Fprintf(os.Stderr, problem+"usage:\n%s", verb, usage())
 	return wrongUsage
 }
 
-// usage prints the commands that the comment of this file lists.
-func usage() {
+// exitStatus says whether all is solved.
+var exitStatus = map[bool]int{true: 0, false: 1}
+
+// usage returns the commands that the comment of this file lists.
+func usage() string {
 	text := between(page("docs/check.go"), "return.\n//\n", "//\n//")
-	fmt.Fprint(os.Stderr, "usage:\n", strings.ReplaceAll(text, "//\t", "  "))
+	return strings.ReplaceAll(text, "//\t", "  ")
 }
 
 // findRoot changes to the root of the repository, upwards from the working directory.
 func findRoot() {
-	begin := must(os.Getwd())
-	for dir := begin; ; dir = filepath.Dir(dir) {
-		_, module := os.Stat(filepath.Join(dir, "go.mod"))
-		_, table := os.Stat(filepath.Join(dir, "docs", "conformance.md"))
-		if module == nil && table == nil {
+	for dir := must(os.Getwd()); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "docs", "conformance.md")); err == nil {
 			die(os.Chdir(dir))
 			return
 		} else if dir == filepath.Dir(dir) {
-			die(fmt.Errorf("%s is not in the course: expected a directory, here or above, "+
-				"with go.mod and docs/conformance.md", begin))
+			die(errors.New("this directory is not in the course: type cd and its path first"))
 		}
 	}
 }
@@ -170,7 +161,8 @@ func findRoot() {
 // die ends the program if there is an error that is not the student's.
 func die(err error) {
 	if err != nil {
-		stopAll()
+		endAll()
+		alive.Wait()
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(wrongUsage)
 	}
@@ -194,7 +186,7 @@ func write(path, content string) {
 
 func printJSON(value any) int {
 	die(json.NewEncoder(os.Stdout).Encode(value))
-	return solved
+	return 0
 }
 
 // between returns the text that follows one text and ends before another.
@@ -203,6 +195,9 @@ func between(text, from, to string) string {
 	text, _, _ = strings.Cut(text, to)
 	return text
 }
+
+// sections returns the sections of a page, each with its heading first.
+func sections(text string) []string { return strings.Split(text, "\n## ")[1:] }
 
 // several calls do(0) to do(n-1), so many at a time.
 func several(atATime, n int, do func(i int)) {
@@ -216,12 +211,193 @@ func several(atATime, n int, do func(i int)) {
 	}
 }
 
+// ---------------------------------------------------------------- The tables
+
+// A check is a row of a table: a script, and what must hold afterwards. Those of
+// docs/conformance.md are rules, shown by bytes alone.
+type check struct {
+	Chapter  int    // 0 for an exercise, and for rows about hosts and proxies
+	Name     string // "R05 an absolute target"
+	Level    string // M, S or P; with a star if others may differ
+	Source   string // "RFC 1945 5.1"
+	Send     []byte // the bytes of a row
+	How      string // "then end" our half, "byte by byte"; "+": more is sent than read
+	Want     string // a status code; "body" for a body without a head; "nothing"
+	section  string // "Chapter 3", "CGI hosts"
+	script   string
+	expected []expectation
+	hint     string // about mistakes that many make
+}
+
+// An expectation is a word and a text, as in: header `Allow: GET`.
+type expectation struct{ word, text string }
+
+// A result is a check and how it went.
+type result struct {
+	check
+	Outcome string // "passes", or one of outcomes
+	Fault   string // in a line
+	*fault         // nil if it passes
+}
+
+// having returns the results that have an outcome; nil if there are none.
+func having(outcome string, results []result) (some []result) {
+	for _, r := range results {
+		if r.Outcome == outcome {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+// groups divides a list by a key. The order stays.
+func groups[T any](list []T, key func(T) string) (divided [][]T) {
+	places := map[string]int{}
+	for _, item := range list {
+		i, isKnown := places[key(item)]
+		if !isKnown {
+			i = len(divided)
+			places[key(item)] = i
+			divided = append(divided, nil)
+		}
+		divided[i] = append(divided[i], item)
+	}
+	return divided
+}
+
+// cellsOf returns the cells of a line of a table, or the line.
+func cellsOf(line string) []string {
+	return strings.Split(strings.Trim(line, "| \n"), " | ")
+}
+
+// conformance has the rows of docs/conformance.md, in the order of the page. Its section
+// "How to read a row" specifies them.
+var conformance = sync.OnceValue(func() (rows []check) {
+	text, section := page("docs/conformance.md"), ""
+	hints := between(text, "\n## Hints\n", "\n## ")
+	for line := range strings.Lines(text) {
+		cells := cellsOf(line)
+		if strings.HasPrefix(line, "#") {
+			section = strings.Trim(line, "# \n")
+		} else if len(cells) == 6 && rowID.MatchString(cells[0]) {
+			r := newRow(section, cells)
+			hint := func(about string) string { return between(hints, "\n| "+about+" | ", " |") }
+			r.hint = cmp.Or(hint(r.Name), hint(r.id()))
+			rows = append(rows, r)
+		}
+	}
+	return rows
+})
+
+// A name begins with one id or several: "E04 E06 E08 a path ..." has three.
+var rowID = regexp.MustCompile(`^([A-Z]\d\d( |$))+`)
+
+func (c check) ids() []string { return strings.Fields(rowID.FindString(c.Name)) }
+func (c check) id() string    { return c.Name[:3] }
+
+// rule is a row's name without its own case.
+func (c check) rule() string {
+	rule, _, _ := strings.Cut(c.Name, ": ")
+	return rule
+}
+
+// newRow reads one line of a table: id, level, rule, source, sent, expected.
+func newRow(section string, cells []string) check {
+	scripts := map[string]string{"": "%s", "then end": "%s end", "byte by byte": "slowly %s",
+		"+": "%s more"}
+	r := check{Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3],
+		Want: strings.Trim(strings.Fields(cells[5])[0], "`"), section: section,
+		How: regexp.MustCompile(`(then end|byte by byte|\+)?$`).FindString(cells[4])}
+	span := regexp.MustCompile("`[^`]*`").FindString(cells[4]) // or nothing
+	r.Send = []byte(drawn{}.expand(strings.Trim(span, "`")))
+	r.script = fmt.Sprintf(scripts[r.How], span)
+	if _, err := fmt.Sscanf(section, "Chapter %d:", &r.Chapter); err != nil {
+		r.expected = expectations(cells[5], "begins", "field")
+		return r
+	}
+	r.section = fmt.Sprintf("chapter %d", r.Chapter)
+	first, others, _ := strings.Cut(cells[5], "`") // "body" or nothing, and a span
+	if first == "body " {
+		cells[5] = "headless `` line `" + others
+	} else if r.Want != "nothing" {
+		status, lines, _ := strings.Cut(others, "`")
+		cells[5] = "status `" + status + "` " + framing(lines, span) + lines
+	}
+	r.expected = expectations(cells[5], "", "line")
+	return r
+}
+
+// framing is what a client relies on in each head, RFC 1945 §6, and with -strict also
+// what our server promises.
+func framing(lines, sent string) string {
+	cell := "lines `HTTP/1.0 ` no header `Transfer-Encoding` "
+	if *strict {
+		cell += "one `Date` one `Server` one `Content-Type` no header `Connection` "
+	}
+	if strings.Contains(lines, "no body") {
+		return cell + "body `` "
+	} else if strings.HasPrefix(sent, "`HEAD ") {
+		return cell
+	} else if *strict {
+		cell += "one `Content-Length` "
+	}
+	return cell + "length `` "
+}
+
+var spans = regexp.MustCompile("([a-z ]*)`([^`]*)`")
+
+// expectations reads a cell: spans of text, each after its word. A table may leave out the
+// word before the first span, and one before others, to which "not" belongs as well.
+func expectations(cell, first, other string) (list []expectation) {
+	if cell == "nothing" {
+		return []expectation{{"nothing", ""}}
+	}
+	for _, span := range spans.FindAllStringSubmatch(cell, -1) {
+		word := cmp.Or(strings.TrimSpace(span[1]), first, other)
+		if word == "not" && other != "" {
+			word = "no " + other
+		}
+		list, first = append(list, expectation{word, span[2]}), other
+	}
+	return list
+}
+
+// without leaves some expectations out.
+func (c check) without(words ...string) check {
+	c.expected = slices.DeleteFunc(slices.Clone(c.expected), func(x expectation) bool {
+		return slices.Contains(words, x.word)
+	})
+	return c
+}
+
+// chosenRows returns the rows of a chapter, 3, of several, 3-5, of a rule, R04, of a
+// section, Proxies, or of all chapters.
+func chosenRows(which string) []check {
+	low, high, _ := strings.Cut(which, "-")
+	return slices.DeleteFunc(slices.Clone(conformance()), func(r check) bool {
+		if r.Chapter == 0 {
+			return which == "" || !strings.HasPrefix(r.section, which)
+		}
+		chapter := strconv.Itoa(r.Chapter)
+		return (chapter < low || chapter > cmp.Or(high, low, "9")) &&
+			!slices.Contains(r.ids(), which)
+	})
+}
+
+// chapterPage is the page to read, "docs/03-request-line.md".
+func chapterPage(chapter int) string {
+	if chapter == 0 {
+		return "docs/conformance.md"
+	}
+	return filepath.ToSlash(glob(fmt.Sprintf("docs/%02d-*.md", chapter))[0])
+}
+
 // ---------------------------------------------------------------- Bytes
 //
 // A cell of a table has bytes as in a Go string, \r\n and \x00, and between << and >>
 // text that is repeated or drawn at random: docs/exercises/README.md has the list.
 
-// Drawn has the random values of one check by their names.
+// drawn has the random values of one check by their names.
 type drawn map[string]string
 
 // special is a value <<?a:kind>>, a sum <<=a+13>>, a size <<#a>> or <<x#a>>, or a
@@ -261,8 +437,8 @@ func draw(kind string) string {
 	if low, high, ok := strings.Cut(kind, "-"); ok {
 		return strconv.Itoa(number(low) + rand.IntN(number(high)-number(low)+1))
 	} else if kind == "date" {
-		seconds := time.Duration(rand.IntN(25*365*24*3600)) * time.Second
-		return time.Date(1995, 1, 1, 0, 0, 0, 0, time.UTC).Add(seconds).Format(http.TimeFormat)
+		second := time.Date(1995, 1, rand.IntN(9000), 0, 0, rand.IntN(86400), 0, time.UTC)
+		return second.Format(http.TimeFormat)
 	} else if kind == "hex" {
 		letters, n = "0123456789abcdef", 20+rand.IntN(41)
 	}
@@ -286,20 +462,6 @@ func visible[T ~string | ~[]byte](text T) string {
 	return b.String()
 }
 
-// window shows 72 bytes of a text around byte at, and returns the column of that byte.
-func window(text string, at int) (shown string, column int) {
-	from := min(max(0, at-48), len(text))
-	to := min(len(text), from+72)
-	shown, column = visible(text[from:to]), len(visible(text[from:min(max(at, from), to)]))
-	if from > 0 {
-		shown, column = "... "+shown, column+4
-	}
-	if to < len(text) {
-		shown += " ..."
-	}
-	return cmp.Or(shown, "(nothing)"), column
-}
-
 // ---------------------------------------------------------------- A program
 //
 // A program under test runs in an empty directory and a process group of its own. It is
@@ -317,12 +479,11 @@ func (p program) remove() { os.RemoveAll(p.dir) } // what Windows keeps is tempo
 // A child is a program while it runs.
 type child struct {
 	program
-	stdin   io.WriteCloser
-	stdout  transcript // of a program that reads standard input
-	printed transcript
-	secret  string        // marks the lines of our probes, and the processes
-	ended   chan struct{} // closed when it has ended
-	process *os.Process
+	*exec.Cmd
+	stdin           io.WriteCloser
+	stdout, printed transcript    // all is printed, if there is no stdin
+	secret          string        // marks the lines of our probes, and the processes
+	ended           chan struct{} // closed when it has ended
 }
 
 // A transcript keeps the first 64 KiB of what a program prints, which may be endless.
@@ -344,65 +505,54 @@ func (t *transcript) String() string {
 	return string(t.text)
 }
 
-// start runs a program.
-func (p program) start() (*child, error) {
-	dir := must(os.MkdirTemp("", "check-empty-"))
+// Ctrl-C must be passed on to children, because they are in other groups.
+var (
+	interrupted, _ = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	living, endAll = context.WithCancel(interrupted)
+	alive          sync.WaitGroup // children
+)
+
+// start runs a program. One that cannot be run has ended, and its log says why.
+func (p program) start() *child {
 	c := &child{program: p, ended: make(chan struct{}),
 		secret: fmt.Sprintf("#%08x", rand.Uint32())}
-	run := exec.Command(p.command[0], p.command[1:]...)
-	run.Dir, run.Stdout, run.Stderr = dir, &c.printed, &c.printed
-	run.WaitDelay, run.SysProcAttr = time.Second, ownGroup()
-	run.Env = append(os.Environ(), "PROBE_SECRET="+c.secret, "GORACE=atexit_sleep_ms=0",
+	c.Cmd = exec.CommandContext(living, p.command[0], p.command[1:]...)
+	c.Dir, c.Stdout, c.Stderr = must(os.MkdirTemp("", "check-empty-")), &c.printed, &c.printed
+	c.Cancel, c.WaitDelay, c.SysProcAttr = c.kill, time.Second, &syscall.SysProcAttr{}
+	// By its name, because Windows' SysProcAttr has no such field.
+	if own := reflect.ValueOf(c.SysProcAttr).Elem().FieldByName("Setpgid"); own.IsValid() {
+		own.SetBool(true)
+	}
+	c.Env = append(os.Environ(), "PROBE_SECRET="+c.secret, "GORACE=atexit_sleep_ms=0",
 		"PYTHONDONTWRITEBYTECODE=1")
 	if p.addr == "" {
-		run.Stdout, c.stdin = &c.stdout, must(run.StdinPipe())
+		c.Stdout, c.stdin = &c.stdout, must(c.StdinPipe())
 	}
-	if err := run.Start(); err != nil {
-		os.RemoveAll(dir)
-		return nil, err
+	if err := c.Start(); err != nil {
+		fmt.Fprintln(&c.printed, err)
 	}
-	c.process = run.Process
-	running.Store(c, true)
+	alive.Add(1)
 	go func() {
-		run.Wait() // that it was killed is no error
-		running.Delete(c)
-		os.RemoveAll(dir)
+		c.Wait() // that it was killed, or has not started, is no error
+		os.RemoveAll(c.Dir)
 		close(c.ended)
+		alive.Done()
 	}()
-	return c, nil
+	return c
 }
 
-// ownGroup asks for a process group, where there are any. The field is looked up by name
-// because Windows' SysProcAttr has none.
-func ownGroup() *syscall.SysProcAttr {
-	attributes := &syscall.SysProcAttr{}
-	if field := reflect.ValueOf(attributes).Elem().FieldByName("Setpgid"); field.IsValid() {
-		field.SetBool(true)
-	}
-	return attributes
-}
-
-// running has the programs that Ctrl-C must end: in other groups, they do not get it.
-var running sync.Map
-
-func stopAll() {
-	running.Range(func(c, _ any) bool { c.(*child).stop(); return true })
-}
-
-func init() {
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-interrupted
-		stopAll()
-		os.Exit(notYet)
-	}()
-}
-
-// stop kills the program with its children. A child that has left the group is found by
-// the secret in its environment, on Linux.
+// stop kills the program with all that it has started.
 func (c *child) stop() {
-	pids := []int{c.process.Pid, -c.process.Pid} // the latter is the group
+	c.kill() // fails if it has ended, as it should
+	<-c.ended
+}
+
+// kill finds a child that has left the group by the secret in its environment, on Linux.
+func (c *child) kill() error {
+	if c.Process == nil {
+		return nil
+	}
+	pids := []int{c.Process.Pid, -c.Process.Pid} // the latter is the group
 	if runtime.GOOS == "windows" {
 		exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(pids[0])).Run()
 	}
@@ -414,10 +564,10 @@ func (c *child) stop() {
 	}
 	for _, pid := range pids {
 		if process, err := os.FindProcess(pid); err == nil {
-			process.Kill() // fails if it has ended, as it should
+			process.Kill() // fails if it has ended
 		}
 	}
-	<-c.ended
+	return nil
 }
 
 // endsWithin gives the program time to end by itself, and reports whether it did.
@@ -437,19 +587,19 @@ func (c *child) dial() (net.Conn, error) {
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		if connection, err := net.Dial("tcp", c.addr); err == nil {
 			return connection, nil
-		}
-		if c.endsWithin(5 * time.Millisecond) {
+		} else if c.endsWithin(5 * time.Millisecond) {
 			return nil, errors.New("the program has ended")
 		}
 	}
 	return nil, errDeaf
 }
 
-// log returns what the program has printed. Lines of our probes lose their secret; a line
-// that only looks like one of them is left out.
+// An imitation looks like a line of our probes, but has no secret.
+var imitation = regexp.MustCompile(`(?m)^(called|closed|in|out|seen) \S+\n`)
+
+// log returns what the program has printed, without imitations and secrets.
 func (c *child) log() string {
-	imitations := regexp.MustCompile(`(?m)^(called|closed|in|out|seen) \S+\n`)
-	genuine := imitations.ReplaceAllString(c.printed.String(), "")
+	genuine := imitation.ReplaceAllString(c.printed.String(), "")
 	return strings.ReplaceAll(genuine, c.secret+" ", "")
 }
 
@@ -458,19 +608,20 @@ var lastPort atomic.Int64
 // freeAddr returns an address for a program that will listen soon. Its port is below
 // those that systems give to clients, so that no client of another program takes it first.
 func freeAddr() string {
-	for {
-		port := 12000 + (int64(os.Getpid())*97+lastPort.Add(1))%18000
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
+	port := 12000 + (int64(os.Getpid())*97+lastPort.Add(1))%18000
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return freeAddr() // the next one
 	}
+	l.Close()
+	return addr
 }
 
 // ---------------------------------------------------------------- A client
 //
-// What a client does is a script: bytes, with words between them.
+// What a client does is a script: bytes, with words between them, which
+// docs/exercises/README.md explains.
 
 const (
 	soon   = time.Second     // need not wait: shorter than any timeout of 2 s
@@ -480,81 +631,77 @@ const (
 
 // An exchange is the last answer to a script, and how it ended.
 type exchange struct {
-	reply           string
+	reply, log      string
 	err             error         // why it did not end well
 	refused, silent bool          // nobody listens; or the end was awaited in vain
-	after, limit    time.Duration // from the last byte sent to the end; 0 is no limit
+	after           time.Duration // from the last byte sent to the end
 }
 
 // A client talks to a server.
 type client struct {
 	dial     func() (net.Conn, error)
 	patience time.Duration // for an answer
-	timed    bool          // answers must come soon, or late
-	row      *check        // of docs/conformance.md, see finish
+	mayStay  bool          // the connection may, in HTTP/1.1: a silence ends the answer
 
+	more, slowly bool   // see docs/exercises/README.md
 	*net.TCPConn        // nil before the first byte and after the last
 	exchange            // on the connection before
 	got          []byte // on this connection
-	last         string // the bytes sent last
-	more, slowly bool   // see docs/exercises/README.md
 }
 
 var scriptWords = regexp.MustCompile("`[^`]*`|[a-z]+")
 
-// talk plays a script.
-func (c *client) talk(script string, d drawn) exchange {
-	words := scriptWords.FindAllString(script, -1)
-	has := func(word string) bool { return slices.Contains(words, word) }
-	if c.more = has("more") || has("close"); c.timed {
-		c.limit = soon
-	}
-	if c.timed && has("late") {
-		c.limit = late
-	}
-	for _, word := range words {
-		switch word {
-		case "again", "later":
-			if c.finish(); word == "later" {
-				time.Sleep(2500 * time.Millisecond)
+// says reports whether a check's script has a word.
+func (c check) says(word string) bool {
+	return slices.Contains(scriptWords.FindAllString(c.script, -1), word)
+}
+
+// talk plays a check's script.
+func (c *client) talk(row check, d drawn) exchange {
+	c.more, c.slowly = row.says("more"), row.says("slowly")
+	for _, word := range scriptWords.FindAllString(row.script, -1) {
+		if c.TCPConn == nil {
+			connection, err := c.dial()
+			if err != nil {
+				return exchange{err: err, refused: true}
 			}
-		case "late", "more", "fresh": // are about the whole script
-		default:
-			if c.TCPConn == nil {
-				connection, err := c.dial()
-				if err != nil {
-					return exchange{err: err, refused: true}
-				}
-				defer connection.Close() // those that stay; the others are closed already
-				c.TCPConn = connection.(*net.TCPConn)
-				c.SetDeadline(time.Now().Add(c.patience))
-			}
-			c.do(word, d)
+			defer connection.Close() // those that stay; the others are closed already
+			c.TCPConn = connection.(*net.TCPConn)
+			c.SetDeadline(time.Now().Add(c.patience))
 		}
+		c.do(word, d)
 	}
 	c.finish()
 	return c.exchange
 }
 
-// do is for one word of a script; docs/exercises/README.md says what they mean.
+// do is for one word of a script, or for its bytes. Calls that fail because the server has
+// closed are no fault by themselves: finish sees it.
 func (c *client) do(word string, d drawn) {
 	switch word {
+	case "again":
+		c.finish()
+	case "later":
+		c.finish()
+		time.Sleep(2500 * time.Millisecond)
 	case "pause": // a server that answers early ends it
-		c.readByte(100 * time.Millisecond) // an error comes again in finish
-	case "slowly":
-		c.slowly = true
-	case "answered", "close":
+		c.readByte(100 * time.Millisecond)
+	case "late", "more", "slowly", "fresh": // are about all of the script
+	case "answered":
 		if c.readByte(c.patience); len(c.got) == 0 {
 			c.err = errors.New("no answer had begun when the client wanted to go on")
-		} else if word == "close" {
-			c.Write([]byte(c.last)) // fails if the server has closed, as it should
 		}
-	case "drip", "linger":
-		c.drip(word == "linger")
+	case "drip":
+		for range 30 {
+			c.send("x")
+			c.do("pause", d)
+		}
+	case "linger":
+		c.linger()
 	case "end":
-		c.CloseWrite() // fails if the server has closed, which the reply shows
+		c.CloseWrite()
 	case "leave":
-		c.CloseWrite() // as for end
+		c.CloseWrite()
 		c.finish()
 		c.err = nil
 	case "vanish":
@@ -569,72 +716,59 @@ func (c *client) do(word string, d drawn) {
 }
 
 // readByte reads a byte of an answer, if it comes in time.
-func (c *client) readByte(patience time.Duration) error {
+func (c *client) readByte(patience time.Duration) {
 	c.SetReadDeadline(time.Now().Add(patience))
 	first := make([]byte, 1)
-	n, err := c.Read(first)
+	n, _ := c.Read(first)
 	c.got = append(c.got, first[:n]...)
-	return err
 }
 
-// drip sends bytes until the server answers or, after its answer, until it closes.
-func (c *client) drip(answered bool) {
-	if answered {
-		rest, _ := io.ReadAll(io.LimitReader(c, 1<<20)) // an error comes again in finish
-		c.got = append(c.got, rest...)
-	}
+// linger reads an answer and goes on sending, until the server has closed.
+func (c *client) linger() {
+	answer, _ := io.ReadAll(io.LimitReader(c, 1<<20))
+	c.got = append(c.got, answer...)
 	for end := time.Now().Add(late); time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
-		_, err := c.Write([]byte("x"))
-		if err == nil && !answered {
-			err = c.readByte(100 * time.Millisecond)
-		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := c.Write([]byte("x")); err != nil {
 			return
 		}
 	}
 	c.err = fmt.Errorf("after %v the server still reads what a client sends", late)
 }
 
+// send sends bytes at once, or one at a time.
 func (c *client) send(text string) {
-	size := 1 << 20
-	if c.slowly || c.row != nil && *bytewise && len(text) < 10000 {
+	size := len(text) + 1
+	if c.slowly || *bytewise && len(text) < 10000 {
 		size = 1
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
-		_, err := c.Write(piece)
-		mayEnd := c.more || c.slowly && c.row != nil // a row may be answered early
-		if err != nil && !mayEnd {
+		if _, err := c.Write(piece); err != nil && !c.more {
 			c.err = broken(err)
-			break
-		}
-		if c.slowly {
+			return
+		} else if c.slowly {
 			time.Sleep(time.Millisecond) // or the system would put the bytes together
 		}
 	}
-	c.last, c.slowly = text, false
 }
 
-// finish reads the answer to its end. As a connection may stay open in HTTP/1.1, a
-// silence ends the answer to a row. Only R01 asks for the close: one fault is told once.
+// finish reads the answer to its end, and closes the connection.
 func (c *client) finish() {
 	if c.TCPConn == nil {
 		return
 	}
 	const endless = 4 << 20 // bytes
-	begin, mayStay := time.Now(), c.row != nil && !*strict && c.row.id() != "R01"
+	begin, n, err := time.Now(), 0, error(nil)
 	c.SetDeadline(begin.Add(c.patience))
-	var n int
-	var err error
 	for block := make([]byte, 65536); err == nil && len(c.got) < endless; {
 		n, err = c.Read(block)
-		if c.got = append(c.got, block[:n]...); mayStay && n > 0 {
+		if c.got = append(c.got, block[:n]...); c.mayStay && n > 0 {
 			c.SetReadDeadline(time.Now().Add(600 * time.Millisecond))
 		}
 	}
 	c.after, c.reply = time.Since(begin), string(c.got)
 	timeout := errors.Is(err, os.ErrDeadlineExceeded)
-	isOver := err == io.EOF || timeout && mayStay && c.reply != ""
+	isOver := err == io.EOF || timeout && c.mayStay && c.reply != ""
 	switch c.silent = timeout && !isOver; {
 	case isOver:
 	case err == nil:
@@ -657,24 +791,9 @@ func broken(err error) error {
 	return errors.New("the connection broke: " + why)
 }
 
-// inHTTP10 returns an answer in HTTP/1.1 as a server of HTTP/1.0 would send it.
-func inHTTP10(reply string) string {
-	reply = regexp.MustCompile(`^HTTP/1\.1 100 (.*\r\n)*?\r\n`).ReplaceAllString(reply, "")
-	head, content, _ := strings.Cut(reply, "\r\n\r\n")
-	head, isNew := strings.CutPrefix(head, "HTTP/1.1 ")
-	if !isNew {
-		return reply
-	}
-	if headerLine(head, "Transfer-Encoding") != "" {
-		content = decoded("chunks", content)
-		head = regexp.MustCompile(`(?i)\r\ntransfer-encoding:[^\r]*`).ReplaceAllString(head, "")
-	}
-	return "HTTP/1.0 " + head + "\r\n\r\n" + content
-}
-
 // feed plays a script for a program that reads standard input.
-func (c *child) feed(script string, d drawn) (e exchange) {
-	for _, word := range scriptWords.FindAllString(script, -1) {
+func (c *child) feed(row check, d drawn) (e exchange) {
+	for _, word := range scriptWords.FindAllString(row.script, -1) {
 		io.WriteString(c.stdin, d.expand(strings.Trim(word, "`"))) // it may have read enough
 	}
 	c.stdin.Close()
@@ -687,8 +806,8 @@ func (c *child) feed(script string, d drawn) (e exchange) {
 
 // ---------------------------------------------------------------- A verdict
 
-// A mismatch says in what a check fails.
-type mismatch struct {
+// A fault says in what a check fails.
+type fault struct {
 	expected, came string
 	at             int      // offset in both of the first wrong byte
 	notes          []string // causes, and what else is known
@@ -697,131 +816,126 @@ type mismatch struct {
 	inLog          bool     // the log may not be complete yet
 }
 
-// differ is a mismatch at the first byte in which two texts differ.
-func differ(expected, came string, notes ...string) *mismatch {
-	m := &mismatch{expected: expected, came: came, notes: notes}
-	for m.at < min(len(expected), len(came)) && expected[m.at] == came[m.at] {
-		m.at++
+// differ is a fault at the first byte in which two texts differ.
+func differ(expected, came string, notes ...string) *fault {
+	f := &fault{expected: expected, came: came, notes: notes}
+	for f.at < min(len(expected), len(came)) && expected[f.at] == came[f.at] {
+		f.at++
 	}
-	return m
+	return f
 }
 
-// An expectation is a word and a text, as in: header `Allow: GET`.
-type expectation struct{ word, text string }
-
-// judge compares an exchange and a log with what is expected; nil if all is well.
-func (c check) judge(d drawn, e exchange, log string) *mismatch {
+// judge compares an exchange with what is expected, and its time with a limit if that is
+// not 0. It returns nil if all is well. The first note is the usual cause.
+func (c check) judge(d drawn, e exchange, limit time.Duration) *fault {
 	for _, x := range c.expected {
-		m := match(x.word, d.expand(x.text), e.reply, log)
-		if m != nil && e.err != nil {
-			m.notes = append(m.notes, e.err.Error())
-		}
-		if m != nil {
-			return m
+		if f := match(x.word, d.expand(x.text), e); f != nil {
+			f.notes = append([]string{c.hint}, f.notes...)
+			if e.err != nil {
+				f.notes = append(f.notes, e.err.Error())
+			}
+			return f
 		}
 	}
+	f := &fault{notes: []string{c.hint}}
+	if shown, _ := window(e.reply, 0); e.reply != "" {
+		f.notes = append(f.notes, "before that came "+shown)
+	}
 	if e.err != nil {
-		m := &mismatch{expected: "an answer, then the end of the connection"}
-		m.came = e.err.Error()
-		if shown, _ := window(e.reply, 0); e.reply != "" {
-			m.notes = []string{"before that came " + shown}
-		}
-		return m
-	} else if e.limit > 0 && e.after > e.limit {
-		return &mismatch{expected: fmt.Sprintf("the end of the connection within %v", e.limit),
-			came: fmt.Sprintf("it after %.1f s", e.after.Seconds()), late: true}
+		f.expected, f.came = "an answer, then the end of the connection", e.err.Error()
+		return f
+	} else if f.late = limit > 0 && e.after > limit; f.late {
+		f.expected = fmt.Sprintf("the end of the connection within %v", limit)
+		f.came = fmt.Sprintf("it after %.1f s", e.after.Seconds())
+		return f
 	}
 	return nil
 }
 
-// match compares a reply, or a log, with one expectation. It is as long as the list of
-// words, which docs/exercises/README.md and docs/conformance.md explain. After "no",
-// nothing like the text must be there.
-func match(word, text, reply, log string) *mismatch {
+// match compares an exchange with one expectation. It is as long as the list of words,
+// which docs/exercises/README.md and docs/conformance.md explain. After "no", nothing like
+// the text may come.
+func match(word, text string, e exchange) *fault {
 	about, isCGI := strings.CutPrefix(word, "cgi ")
 	if isCGI {
-		reply = fromCGI(reply)
+		e.reply = fromCGI(e.reply)
 	}
 	about, negated := strings.CutPrefix(about, "no ")
 	if about == "not" {
 		about, negated = "has", true
 	}
-	head, content, whole := strings.Cut(reply, "\r\n\r\n")
-	came, expected, ok := content, text, false
+	head, content, whole := strings.Cut(e.reply, "\r\n\r\n")
+	came, expected, ok := headerLine(head, text), text, false
 	switch about {
-	case "nothing":
-		came, ok = reply, reply == ""
-	case "status":
-		came, expected = head, "HTTP/1.0 "+text
-		ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text + `([ \r]|$)`).MatchString(head)
 	case "header", "member", "field":
-		came = headerLine(head, text)
 		ok = sameHeader(about, text, came)
+	case "one":
+		came, expected = cmp.Or(came, "none"), "one "+text
+		ok = came != "none" && !strings.Contains(came, "\r\n")
 	case "date": // so many seconds old
 		came = headerLine(head, "Date")
 		expected = time.Now().UTC().Format("Date: " + http.TimeFormat)
 		date, err := time.Parse("Date: "+http.TimeFormat, came)
 		ok = err == nil && time.Since(date).Abs() <= time.Duration(number(text))*time.Second
-	case "one":
-		came, expected = cmp.Or(headerLine(head, text), "none"), "one "+text
-		ok = came != "none" && !strings.Contains(came, "\r\n")
+	case "length": // if it is announced
+		came = headerLine(head, "Content-Length")
+		expected = fmt.Sprint("Content-Length: ", len(content))
+		ok = came == ""
+	case "status":
+		came, expected = head, "HTTP/1.0 "+text
+		ok = regexp.MustCompile(`^HTTP/1\.[01] ` + text + `([ \r]|$)`).MatchString(head)
+	case "begins": // but for the version of an answer
+		came = regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, "")
+		ok = strings.HasPrefix(came, text)
 	case "lines":
 		came, expected = head, "HTTP/1.0 200 ..., lines that end in CR LF, an empty line"
 		ok = whole && strings.HasPrefix(head, text) &&
 			!strings.ContainsAny(strings.ReplaceAll(head, "\r\n", ""), "\r\n\x00")
-	case "length":
-		came = headerLine(head, "Content-Length")
-		expected = fmt.Sprint("Content-Length: ", len(content))
-		ok = came == "" || came == expected
+	case "headless": // HTTP/0.9
+		came, expected = e.reply, "a body without a head"
+		ok = came != "" && !strings.HasPrefix(came, "HTTP/")
+	case "nothing":
+		came = e.reply
 	case "body":
-		expected, ok = cmp.Or(text, "no body"), content == text
+		came, expected, ok = content, cmp.Or(text, "no body"), content == text
 	case "chunks", "unzipped":
 		came = decoded(about, content)
-		ok = came == text
 	case "prints":
-		came, expected = trimLines(reply), trimLines(text)
-		ok = came == expected
-	case "some":
-		came, ok = reply, reply != ""
-	case "headless": // HTTP/0.9
-		came, expected = reply, "a body without a head"
-		ok = reply != "" && !strings.HasPrefix(reply, "HTTP/")
+		came, expected = trimLines(e.reply), trimLines(text)
 	case "line":
-		came = lineLike(text, cmp.Or(content, reply))
-		ok = came == text
-	case "begins": // but for the version of an answer
-		came = regexp.MustCompile(`^HTTP/1\.\d `).ReplaceAllString(head, "")
-		ok = strings.HasPrefix(came, text)
+		came = lineLike(text, cmp.Or(content, e.reply))
 	case "has", "page", "log":
-		came = map[string]string{"has": reply, "page": content, "log": log}[about]
-		ok, expected = strings.Contains(came, text), about+" "+text
+		came = map[string]string{"has": e.reply, "page": content, "log": e.log}[about]
+		expected = about + " " + cmp.Or(text, "any answer")
+		ok = came != "" && strings.Contains(came, text)
 	default:
 		panic("a table of checks has an unknown expectation: " + word)
 	}
-	switch at := strings.Index(came, text); {
+	at := strings.Index(came, text)
+	switch {
 	case negated && at >= 0:
-		return &mismatch{expected: word + " " + text, came: came, at: at}
-	case negated, ok:
+		return &fault{expected: word + " " + text, came: came, at: at}
+	case negated, ok, came == expected:
 		return nil
 	case about == "has" || about == "page" || about == "log":
-		m := likeliest(expected, text, came)
-		m.inLog = about == "log"
-		return m
-	case !whole && strings.HasPrefix(reply, "HTTP/"):
+		f := likeliest(expected, text, came)
+		f.inLog = about == "log"
+		return f
+	case !whole && strings.HasPrefix(e.reply, "HTTP/"):
 		return differ(expected, came, "the head has no end: an empty line is missing")
 	}
 	return differ(expected, came)
 }
 
 // likeliest shows a text from the place where it is most like one that is missing in it.
-func likeliest(expected, missing, text string) *mismatch {
+func likeliest(expected, missing, text string) *fault {
 	const few = 4 // equal bytes: less is chance
 	for n := len(missing) - 1; n >= few; n-- {
 		if i := strings.Index(text, missing[:n]); i >= 0 {
 			return differ(missing, text[i:])
 		}
 	}
-	return &mismatch{expected: expected, came: text}
+	return &fault{expected: expected, came: text}
 }
 
 // headerLine returns the fields of a head with a header's name, each on its line.
@@ -853,8 +967,11 @@ func sameHeader(about, want, came string) bool {
 	return came != "" && slices.Equal(members(came), members(want))
 }
 
-var caseless = regexp.MustCompile(
-	`(?i)^(Content-Type|Content-Encoding|Transfer-Encoding|Connection|Vary|Accept-Ranges): `)
+var (
+	caseless = regexp.MustCompile(`(?i)^(Content-Type|Content-Encoding|Transfer-Encoding|` +
+		`Connection|Vary|Accept-Ranges): `)
+	semicolon = regexp.MustCompile(`\s*;\s*`)
+)
 
 // members takes a list apart; their order and the white space around them mean nothing.
 func members(field string) (list []string) {
@@ -864,7 +981,7 @@ func members(field string) (list []string) {
 	}
 	for member := range strings.SplitSeq(value, ",") {
 		if member = strings.TrimSpace(member); member != "" {
-			list = append(list, regexp.MustCompile(`\s*;\s*`).ReplaceAllString(member, "; "))
+			list = append(list, semicolon.ReplaceAllString(member, "; "))
 		}
 	}
 	slices.Sort(list)
@@ -884,14 +1001,12 @@ func lineLike(text, page string) string {
 	return ""
 }
 
-// decoded returns what was sent in chunks or zipped, or what is wrong with it.
+// decoded returns what was sent in chunks or zipped, and what is wrong with it.
 func decoded(how, content string) string {
 	const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-	var plain io.Reader
-	answer, err := http.ReadResponse(bufio.NewReader(strings.NewReader(head+content)), nil)
-	if how == "chunks" && err == nil {
-		plain = answer.Body
-	} else if how == "unzipped" {
+	answer := must(http.ReadResponse(bufio.NewReader(strings.NewReader(head+content)), nil))
+	plain, err := io.Reader(answer.Body), error(nil)
+	if how == "unzipped" {
 		plain, err = gzip.NewReader(strings.NewReader(content))
 	}
 	if err != nil {
@@ -933,199 +1048,68 @@ func fromCGI(reply string) string {
 	return "HTTP/1.0 " + strings.TrimPrefix(status, "Status: ") + head + "\r\n\r\n" + body
 }
 
-// brief is a mismatch in a line.
-func (m *mismatch) brief() string {
-	line, _, _ := strings.Cut(m.came, "\n")
-	came := cmp.Or(visible(strings.TrimSpace(line)), "nothing")
-	expected := cmp.Or(visible(m.expected), "nothing")
-	return fmt.Sprintf("expected %.60s, got %.90s", expected, came)
+// inHTTP10 returns an answer in HTTP/1.1 as a server of HTTP/1.0 would send it.
+func inHTTP10(reply string) string {
+	reply = regexp.MustCompile(`^HTTP/1\.1 100 (.*\r\n)*?\r\n`).ReplaceAllString(reply, "")
+	head, content, _ := strings.Cut(reply, "\r\n\r\n")
+	head, isNew := strings.CutPrefix(head, "HTTP/1.1 ")
+	if !isNew {
+		return reply
+	}
+	if headerLine(head, "Transfer-Encoding") != "" {
+		content = decoded("chunks", content)
+		head = regexp.MustCompile(`(?i)\r\ntransfer-encoding:[^\r]*`).ReplaceAllString(head, "")
+	}
+	return "HTTP/1.0 " + head + "\r\n\r\n" + content
 }
 
-// explain prints a mismatch in ASCII, so that any terminal can show it: expected and came
+// brief is a fault in a line.
+func (f *fault) brief() string {
+	line, _, _ := strings.Cut(f.came, "\n")
+	expected, came := visible(f.expected), visible(strings.TrimSpace(line))
+	return fmt.Sprintf("expected %.60s, got %.90s", cmp.Or(expected, "nothing"),
+		cmp.Or(came, "nothing"))
+}
+
+// explain prints a fault in ASCII, so that any terminal can show it: expected and came
 // are cut in the same window, and the caret is under the first wrong byte.
-func (m *mismatch) explain(w io.Writer, sent, rule string) {
-	expected, _ := window(m.expected, m.at)
-	came, column := window(m.came, m.at)
-	notes := append(slices.Clone(m.notes), "")
-	line := func(name, text string) {
-		if text != "" {
-			fmt.Fprintf(w, "       %-9s %s\n", name, text)
+func (f *fault) explain(w io.Writer, sent, rule string) {
+	expected, _ := window(f.expected, f.at)
+	came, column := window(f.came, f.at)
+	causes := strings.Join(f.notes, "\n                 ")
+	for _, line := range [][2]string{{"sent", fmt.Sprintf("%.120s", sent)},
+		{"expected", expected}, {"came", came},
+		{"", strings.Repeat(" ", column) + "^ " + causes},
+		{"printed", visible(mainLine(f.printed))}, {"rule", rule}} {
+		if line[1] != "" {
+			fmt.Fprintf(w, "       %-9s %s\n", line[0], line[1])
 		}
 	}
-	line("sent", fmt.Sprintf("%.120s", sent))
-	line("expected", expected)
-	line("came", came)
-	line("", strings.Repeat(" ", column)+"^ "+notes[0])
-	for _, note := range notes[1:] {
-		line("", note)
-	}
-	line("printed", visible(mainLine(m.printed)))
-	line("rule", rule)
 }
+
+// window shows 72 bytes of a text around byte at, and returns the column of that byte.
+func window(text string, at int) (shown string, column int) {
+	from := min(max(0, at-48), len(text))
+	to := min(len(text), from+72)
+	shown, column = visible(text[from:to]), len(visible(text[from:min(max(at, from), to)]))
+	if from > 0 {
+		shown, column = "... "+shown, column+4
+	}
+	if to < len(text) {
+		shown += " ..."
+	}
+	return cmp.Or(shown, "(nothing)"), column
+}
+
+var failure = regexp.MustCompile(`(?m)^(panic: |fatal error: |\w*(Error|Exception)\b|` +
+	`.*the application failed: ).*`)
 
 // mainLine returns the line of a program's output that says most: the error with which it
 // has ended, a failure in its log, or else the first line that is not the starter's own.
 func mainLine(printed string) string {
-	failure := regexp.MustCompile(`(?m)^(panic: |fatal error: |\w*(Error|Exception)\b|` +
-		`.*the application failed: ).*`)
-	if found := failure.FindString(printed); found != "" {
-		return found
-	}
-	for line := range strings.Lines(printed) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "Serving ") {
-			return line
-		}
-	}
-	return ""
-}
-
-// ---------------------------------------------------------------- The tables
-
-// A check is a row of a table: a script, and what must hold afterwards. Those of
-// docs/conformance.md are rules, shown by bytes alone.
-type check struct {
-	Chapter  int    // 0 for an exercise, and for rows about hosts and proxies
-	Name     string // "R05 an absolute target"
-	Level    string // M, S or P; with a star if others may differ
-	Source   string // "RFC 1945 5.1"
-	Send     []byte // the bytes of a row
-	How      string // "then end" our half, "byte by byte"; "+": more is sent than read
-	Want     string // a status code; "body" for a body without a head; "nothing"
-	section  string // "Chapter 3", "CGI hosts"
-	script   string
-	expected []expectation
-	hint     string // about mistakes that many make
-}
-
-// cellsOf returns the cells of a line of a table, or the line.
-func cellsOf(line string) []string {
-	return strings.Split(strings.Trim(line, "| \n"), " | ")
-}
-
-// conformance has the rows of docs/conformance.md, in the order of the page. Its section
-// "How to read a row" specifies them.
-var conformance = sync.OnceValue(func() (rows []check) {
-	text, section := page("docs/conformance.md"), ""
-	hints := between(text, "\n## Hints\n", "\n## ")
-	for line := range strings.Lines(text) {
-		cells := cellsOf(line)
-		if strings.HasPrefix(line, "#") {
-			section = strings.Trim(line, "# \n")
-		} else if len(cells) == 6 && regexp.MustCompile(`^[A-Z]\d\d`).MatchString(cells[0]) {
-			r := newRow(section, cells)
-			hint := func(about string) string { return between(hints, "\n| "+about+" | ", " |") }
-			r.hint = cmp.Or(hint(r.Name), hint(r.id()))
-			rows = append(rows, r)
-		}
-	}
-	return rows
-})
-
-// newRow reads one line of a table: id, level, rule, source, sent, expected.
-func newRow(section string, cells []string) check {
-	scripts := map[string]string{"": "%s", "then end": "%s end", "byte by byte": "slowly %s",
-		"+": "%s more"}
-	r := check{Name: cells[0] + " " + cells[2], Level: cells[1], Source: cells[3],
-		Want: strings.Trim(strings.Fields(cells[5])[0], "`"), section: section,
-		How: regexp.MustCompile(`(then end|byte by byte|\+)?$`).FindString(cells[4])}
-	span := regexp.MustCompile("`[^`]*`").FindString(cells[4]) // or nothing
-	r.Send = []byte(drawn{}.expand(strings.Trim(span, "`")))
-	r.script = fmt.Sprintf(scripts[r.How], span)
-	if _, err := fmt.Sscanf(section, "Chapter %d:", &r.Chapter); err != nil {
-		r.expected = expectations(cells[5], "begins", "field")
-		return r
-	}
-	r.section = fmt.Sprintf("chapter %d", r.Chapter)
-	r.expected = expectations(cells[5], "status", "line")
-	if r.Want == "body" {
-		r.expected[0].word = "line"
-		r.expected = slices.Insert(r.expected, 0, expectation{"headless", ""})
-	} else if r.Want != "nothing" {
-		isHead := strings.HasPrefix(span, "`HEAD ")
-		framing := framing(strings.Contains(cells[5], "no body"), isHead)
-		r.expected = slices.Insert(r.expected, 1, framing...)
-	}
-	return r
-}
-
-// framing is what a client relies on in each head, RFC 1945 §6, and with -strict also
-// what our server promises.
-func framing(isEmpty, isHead bool) []expectation {
-	cell := "lines `HTTP/1.0 ` no header `Transfer-Encoding`"
-	if *strict {
-		cell += " one `Date` one `Server` one `Content-Type` no header `Connection`"
-	}
-	if isEmpty {
-		cell += " body ``"
-	} else if !isHead {
-		cell += " length ``"
-	}
-	if *strict && !isEmpty && !isHead {
-		cell += " one `Content-Length`"
-	}
-	return expectations(cell, "", "")
-}
-
-// expectations reads a cell: spans of text, each after its word. Rows of
-// docs/conformance.md leave out the words that most of them need.
-func expectations(cell, first, other string) (list []expectation) {
-	if cell == "nothing" {
-		return []expectation{{"nothing", ""}}
-	}
-	spans := regexp.MustCompile("([a-z ]*)`([^`]*)`").FindAllStringSubmatch(cell, -1)
-	for i, span := range spans {
-		word := cmp.Or(strings.TrimSpace(span[1]), other)
-		if i == 0 && strings.TrimSpace(span[1]) == "" {
-			word = first
-		} else if word == "not" && other != "" {
-			word = "no " + other
-		}
-		list = append(list, expectation{word, span[2]})
-	}
-	return list
-}
-
-// without leaves some expectations out.
-func (c check) without(words ...string) check {
-	c.expected = slices.DeleteFunc(slices.Clone(c.expected), func(x expectation) bool {
-		return slices.Contains(words, x.word)
-	})
-	return c
-}
-
-// id is the first of a row's ids; "E04 E06 E08 a path ..." has three.
-func (c check) id() string { return c.Name[:3] }
-
-func (c check) ids() []string {
-	return strings.Fields(regexp.MustCompile(`^([A-Z]\d\d )*`).FindString(c.Name))
-}
-
-// rule is a row's name without its own case.
-func (c check) rule() string {
-	rule, _, _ := strings.Cut(c.Name, ": ")
-	return rule
-}
-
-// chosenRows returns the rows of a chapter, 3, of several, 3-5, of a rule, R04, of a
-// section, Proxies, or of all chapters.
-func chosenRows(which string) []check {
-	low, high, _ := strings.Cut(which, "-")
-	return slices.DeleteFunc(slices.Clone(conformance()), func(r check) bool {
-		if r.Chapter == 0 {
-			return which == "" || !strings.HasPrefix(r.section, which)
-		}
-		chapter := strconv.Itoa(r.Chapter)
-		return (chapter < low || chapter > cmp.Or(high, low, "9")) &&
-			!slices.Contains(r.ids(), which)
-	})
-}
-
-// chapterPage is the page to read, "docs/03-request-line.md".
-func chapterPage(chapter int) string {
-	if chapter == 0 {
-		return "docs/conformance.md"
-	}
-	return filepath.ToSlash(glob(fmt.Sprintf("docs/%02d-*.md", chapter))[0])
+	own := regexp.MustCompile(`(?m)^\s*(Serving .*)?\n|\s+$`)
+	first, _, _ := strings.Cut(own.ReplaceAllString(printed, ""), "\n")
+	return strings.TrimSpace(cmp.Or(failure.FindString(printed), first))
 }
 
 // ---------------------------------------------------------------- Any server
@@ -1143,16 +1127,8 @@ var outcomes = []struct{ name, text string }{
 	{"untried", "not tried"},                  // as the server answers no more
 }
 
-// A result is how one row went.
-type result struct {
-	check
-	Outcome string
-	Fault   string // in a line
-	m       *mismatch
-}
-
-// A grading is a server under test.
-type grading struct {
+// A target is a server under test.
+type target struct {
 	addr     string
 	dial     func() (net.Conn, error)
 	patience time.Duration
@@ -1162,21 +1138,22 @@ type grading struct {
 	gone     atomic.Bool            // it answers no more
 }
 
-// newGrading is of a server that should listen on addr.
-func newGrading(addr string, patience time.Duration) *grading {
-	g := &grading{addr: addr, patience: patience}
-	g.dial = func() (net.Conn, error) { return net.DialTimeout("tcp", addr, patience) }
-	g.ask = g.play
-	return g
+// newTarget is a server that should listen on addr. It may have to start a program first.
+func newTarget(addr string) *target {
+	t := &target{addr: addr, patience: 10 * time.Second}
+	t.dial = func() (net.Conn, error) { return net.DialTimeout("tcp", addr, t.patience) }
+	t.ask = t.play
+	return t
 }
 
-// play sends a row. After five rows without an answer it waits less long for one.
-func (g *grading) play(r check) exchange {
-	c := client{dial: g.dial, patience: g.patience, row: &r}
-	if g.silent.Load() >= 5 {
+// play sends a row. After five rows without an answer it waits less long for one. Only R01
+// asks that the connection ends: one fault is told once.
+func (t *target) play(r check) exchange {
+	c := client{dial: t.dial, patience: t.patience, mayStay: !*strict && r.id() != "R01"}
+	if t.silent.Load() >= 5 {
 		c.patience = min(c.patience, 500*time.Millisecond)
 	}
-	e := c.talk(r.script, drawn{})
+	e := c.talk(r, drawn{})
 	if !*strict && r.Chapter > 0 {
 		e.reply = inHTTP10(e.reply)
 	} else if !*strict {
@@ -1189,91 +1166,97 @@ func (g *grading) play(r check) exchange {
 var plainRow = check{Name: "plain", script: "`GET / HTTP/1.0\\r\\n\\r\\n`",
 	Send: []byte("GET / HTTP/1.0\r\n\r\n")}
 
-// gradeServer sends rows to a server, and reports how it did.
+// gradeServer grades a server that answers at all, or says what may be wrong with it.
 func gradeServer(addr, which string) int {
-	rows := chosenRows(which)
-	if len(rows) == 0 {
+	t := newTarget(addr)
+	if t.patience = 3 * time.Second; *strict {
+		t.patience = 20 * time.Second
+	}
+	e := t.play(plainRow)
+	t.gone.Store(e.reply == "")
+	t.environ = strings.Contains(e.reply, "REQUEST_METHOD: GET")
+	_, _, malformed := net.SplitHostPort(addr)
+	const next = "%s %v\nnext: %s (%s)\n"
+	switch {
+	case len(chosenRows(which)) == 0:
 		fmt.Fprintf(os.Stderr, "no row of docs/conformance.md is %q: chapters 3 to 7 have "+
 			"rows; type 3, 3-5 or R04\n", which)
 		return wrongUsage
+	case e.reply != "" || *asJSON:
+		return t.grade(which)
+	case malformed != nil:
+		fmt.Printf(next, fmt.Sprintf("expected host:port, not %q:", addr), malformed,
+			self+" server 127.0.0.1:8000", chapterPage(1))
+	case e.refused:
+		fmt.Printf(next, "Nobody listens on "+addr+":", e.err,
+			"start your server, and look at the address that it prints", chapterPage(1))
+	case e.silent:
+		fmt.Printf(next, addr+" does not answer GET / HTTP/1.0:", e.err,
+			"answer when the empty line has come; do not wait for more", chapterPage(2))
+	default:
+		fmt.Printf(next, addr, "closes the connection without an answer to GET / HTTP/1.0.\n"+
+			"That is chapter 1. No row can pass before there is an answer.", "give it one",
+			chapterPage(2))
 	}
-	g := newGrading(addr, 3*time.Second)
-	if *strict {
-		g.patience = 20 * time.Second
-	}
-	e := g.play(plainRow)
-	if g.gone.Store(e.reply == ""); e.reply == "" && !*asJSON {
-		fmt.Println(noAnswer(addr, e))
-		return notYet
-	}
-	g.environ = strings.Contains(e.reply, "REQUEST_METHOD: GET")
-	return g.report(g.try(rows), slices.Contains(rows[0].ids(), which))
+	return exitStatus[false]
 }
 
-// noAnswer explains what may be wrong with a server that answers nothing at all.
-func noAnswer(addr string, e exchange) string {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return fmt.Sprintf("expected host:port, not %q: %v\nnext: %s server 127.0.0.1:8000",
-			addr, err, self)
-	} else if e.refused {
-		return fmt.Sprintf("Nobody listens on %s: %v\nnext: start your server, and look at "+
-			"the address that it prints (%s)", addr, e.err, chapterPage(1))
-	} else if e.silent {
-		return fmt.Sprintf("%s does not answer GET / HTTP/1.0: %v\nnext: answer when the "+
-			"empty line has come; do not wait for more (%s)", addr, e.err, chapterPage(2))
+// grade sends rows, in any order if there are several -jobs, and reports how they went.
+func (t *target) grade(which string) int {
+	rows := chosenRows(which)
+	results := t.try(rows)
+	if *asJSON {
+		return printJSON(results)
 	}
-	return fmt.Sprintf("%s closes the connection without an answer to GET / HTTP/1.0.\n"+
-		"That is chapter 1. No row can pass before there is an answer.\n"+
-		"next: give it one (%s)", addr, chapterPage(2))
+	return t.report(results, slices.Contains(rows[0].ids(), which))
 }
 
-// try sends rows, in any order if there are several -jobs.
-func (g *grading) try(rows []check) []result {
+func (t *target) try(rows []check) []result {
 	results := make([]result, len(rows))
-	several(max(1, *jobs), len(rows), func(i int) { results[i] = g.tryRow(rows[i]) })
+	several(max(1, *jobs), len(rows), func(i int) { results[i] = t.tryRow(rows[i]) })
 	return results
 }
 
 // tryRow sends a row. A server that does not answer a plain request afterwards has not
 // survived the row.
-func (g *grading) tryRow(r check) result {
-	if g.gone.Load() {
+func (t *target) tryRow(r check) result {
+	if t.gone.Load() {
 		return result{check: r, Outcome: "untried"}
 	}
 	seen := r
-	if !g.environ && r.Chapter > 0 {
+	if !t.environ && r.Chapter > 0 {
 		seen = r.without("line", "no line")
 	}
-	e := g.ask(r)
-	m := seen.judge(drawn{}, e, "")
+	e := t.ask(r)
 	if e.silent {
-		g.silent.Add(1)
+		t.silent.Add(1)
 	}
+	f := seen.judge(drawn{}, e, 0)
 	switch {
-	case m == nil && len(seen.expected) < len(r.expected):
+	case f == nil && len(seen.expected) < len(r.expected):
 		return result{check: r, Outcome: "unseen"}
-	case m == nil:
+	case f == nil:
 		return result{check: r, Outcome: "passes"}
 	}
-	fault := m.brief()
+	told := f.brief()
 	if e.reply == "" && r.Chapter > 0 && !*strict {
-		plain := g.play(plainRow)
-		if plain.reply == "" && !g.gone.Swap(true) {
-			fault = "since this row the server answers nothing, not even GET / HTTP/1.0: " +
+		plain := t.play(plainRow)
+		if plain.reply == "" && !t.gone.Swap(true) {
+			told = "since this row the server answers nothing, not even GET / HTTP/1.0: " +
 				"is it in a loop?"
 			if plain.refused {
-				fault = "the server has ended here: its terminal says why"
+				told = "the server has ended here: its terminal says why"
 			}
-			m.notes = []string{fault}
+			f.notes = []string{r.hint, told}
 		}
 	}
-	m.notes = append([]string{r.hint}, m.notes...)
-	return result{r, r.outcome(e), fault, m}
+	return result{r, r.outcome(e), told, f}
 }
+
+var refusal = regexp.MustCompile(`^(HTTP/1.[01] )?[45]\d\d`)
 
 // outcome says what it means that an answer is not the one expected.
 func (c check) outcome(e exchange) string {
-	refusal := regexp.MustCompile(`^(HTTP/1.[01] )?[45]\d\d`)
 	wanted := refusal.MatchString(c.Want)
 	switch {
 	case *strict:
@@ -1289,83 +1272,64 @@ func (c check) outcome(e exchange) string {
 
 // report has a line for each rule that is broken, explains the first row that fails, or
 // three of the one rule that was asked for, counts by section, and says what is next.
-func (g *grading) report(results []result, one bool) int {
-	if *asJSON {
-		return printJSON(results)
-	}
-	n := map[string]int{} // of each rule and section, and of each outcome there
-	var failed *result
-	for i, r := range results {
-		for _, part := range []string{r.rule(), r.section} {
-			n[part]++
-			n[part+r.Outcome]++
-		}
-		if r.Outcome == "fails" {
-			failed = cmp.Or(failed, &results[i])
+func (t *target) report(results []result, one bool) int {
+	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n", t.addr, len(results))
+	for _, rows := range groups(results, func(r result) string { return r.rule() }) {
+		if bad := having("fails", rows); len(bad) > 0 {
+			fmt.Printf("NO  %s  %s (%d of %d rows): %s\n", rows[0].section, rows[0].rule(),
+				len(bad), len(rows), bad[0].Fault)
 		}
 	}
-	fmt.Printf("\n%s, %d rows of docs/conformance.md:\n\n", g.addr, len(results))
-	for _, r := range results {
-		if rule := r.rule(); r.Outcome == "fails" && n[rule+"told"] == 0 {
-			n[rule+"told"]++
-			fmt.Printf("NO  %s  %s (%d of %d rows): %s\n", r.section, rule, n[rule+"fails"],
-				n[rule], r.Fault)
-		}
+	failed := having("fails", results)
+	explained := failed[:min(len(failed), 1)]
+	if one {
+		isRight := func(r result) bool { return r.fault == nil }
+		explained = slices.DeleteFunc(slices.Clone(results), isRight)
 	}
-	for i, explained := 0, 0; i < len(results); i++ {
-		if r := &results[i]; r == failed || one && r.m != nil && explained < 3 {
-			fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
-			rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
-			r.m.explain(os.Stdout, visible(r.Send), rule)
-			explained++
-		}
+	for _, r := range explained[:min(len(explained), 3)] {
+		fmt.Printf("\n%s: %s\n", r.Outcome, r.Name)
+		rule := r.Source + "; level " + r.Level + "; " + chapterPage(r.Chapter)
+		r.explain(os.Stdout, visible(r.Send), rule)
 	}
 	fmt.Println()
-	unseen := total(results, n)
-	if failed != nil {
-		fmt.Printf("the first row that fails: %s\n", failed.Name)
-	}
-	if last := results[len(results)-1].Chapter; last > 0 {
-		fmt.Println("next:", g.next(failed, last, one, unseen))
-	}
-	return exitStatus(failed == nil)
-}
-
-// total prints the counts of each section, and reports whether a row could not be judged.
-func total(results []result, n map[string]int) (unseen bool) {
-	for i, r := range results {
-		if i == 0 || r.section != results[i-1].section {
-			fmt.Printf("%s  %3d of %3d rows pass", r.section, n[r.section+"passes"], n[r.section])
-			for _, o := range outcomes {
-				if count := n[r.section+o.name]; count > 0 {
-					fmt.Printf(", %d %s", count, o.text)
-				}
+	for _, rows := range groups(results, func(r result) string { return r.section }) {
+		fmt.Printf("%s  %3d of %3d rows pass", rows[0].section, len(having("passes", rows)),
+			len(rows))
+		for _, o := range outcomes {
+			if n := len(having(o.name, rows)); n > 0 {
+				fmt.Printf(", %d %s", n, o.text)
 			}
-			fmt.Printf("  (%s)\n", chapterPage(r.Chapter))
 		}
-		unseen = unseen || r.Outcome == "unseen"
+		fmt.Printf("  (%s)\n", chapterPage(rows[0].Chapter))
 	}
+	unseen := len(having("unseen", results)) > 0
 	if unseen {
 		fmt.Println("What cannot be judged has the right status, but does not show environ.")
 	}
-	return unseen
+	if failed != nil {
+		fmt.Printf("the first row that fails: %s\n", failed[0].Name)
+	}
+	if last := results[len(results)-1].Chapter; last > 0 {
+		fmt.Println("next:", t.next(failed, last, one, unseen))
+	}
+	return exitStatus[failed == nil]
 }
 
 // next says what to do after the rows of a chapter, the last of those that were sent.
-func (g *grading) next(failed *result, last int, one, unseen bool) string {
-	again := fmt.Sprintf("%s server %s ", self, g.addr)
+func (t *target) next(failed []result, last int, one, unseen bool) string {
+	again := fmt.Sprintf("%s server %s ", self, t.addr)
 	switch {
-	case failed != nil && g.gone.Load():
-		return "start it again, then " + again + failed.id()
+	case failed != nil && t.gone.Load():
+		return "start it again, then " + again + failed[0].id()
 	case failed != nil:
-		return again + failed.id()
+		return again + failed[0].id()
 	case one:
 		return again + strconv.Itoa(last)
 	case last == 7 && unseen:
 		return "answer with environ, a line like REQUEST_METHOD: GET for each key " +
 			"(docs/conformance.md)"
 	case last == 7:
-		return chapterPage(8)
+		return fmt.Sprintf("%s, then %s gateway %s", chapterPage(8), self, t.addr)
 	}
 	return fmt.Sprintf("%s, then %s3-%d", chapterPage(last+1), again, last+1)
 }
@@ -1375,21 +1339,18 @@ func (g *grading) next(failed *result, last int, one, unseen bool) string {
 // These rows come from the last tables of docs/conformance.md. They have two sides: bytes
 // are given on one, and a message is looked at on the other.
 
-const edgePatience = 10 * time.Second // for a program to start, or for an upstream
-
 // gradeHost asks a CGI host for programs that it writes into a directory which the host
 // serves under an address like http://127.0.0.1:8000/cgi-bin/. Each is for a Unix shell,
 // and prints the bytes of its row, in octal.
 func gradeHost(address, dir string) int {
-	target, err := url.Parse(strings.TrimSuffix(address, "/") + "/")
-	if err == nil && (target.Scheme != "http" || target.Port() == "") {
+	under, err := url.Parse(strings.TrimSuffix(address, "/") + "/")
+	if err == nil && (under.Scheme != "http" || under.Port() == "") {
 		err = fmt.Errorf("expected an address like http://127.0.0.1:8000/cgi-bin/, not %q",
 			address)
 	}
 	die(err)
-	g := newGrading(target.Host, edgePatience)
-	n := 0
-	g.ask = func(r check) exchange {
+	t, n := newTarget(under.Host), 0
+	t.ask = func(r check) exchange {
 		n++
 		file, octal := fmt.Sprintf("row%02d.cgi", n), ""
 		for _, b := range r.Send {
@@ -1397,12 +1358,11 @@ func gradeHost(address, dir string) int {
 		}
 		text := "#!/bin/sh\nprintf %b '" + octal + "'\n"
 		die(os.WriteFile(filepath.Join(dir, file), []byte(text), 0o755))
-		r.script = fmt.Sprintf("`GET %s%s HTTP/1.0\\r\\nHost: %s\\r\\n\\r\\n`", target.Path,
-			file, target.Host)
-		r.Send = plainRow.Send // GET, too
-		return g.play(r)
+		r.script = fmt.Sprintf("`GET %s%s HTTP/1.0\\r\\nHost: %s\\r\\n\\r\\n`", under.Path,
+			file, under.Host)
+		return t.play(r)
 	}
-	return g.report(g.try(chosenRows("CGI hosts")), false)
+	return t.grade("CGI hosts")
 }
 
 // An upstream is the server to which a proxy forwards, for one row.
@@ -1413,8 +1373,7 @@ type upstream struct {
 
 // gradeProxy is both the client and the upstream of a proxy.
 func gradeProxy(addr, upstreamAddr string) int {
-	l, err := net.Listen("tcp", upstreamAddr)
-	die(err)
+	l := must(net.Listen("tcp", upstreamAddr))
 	defer l.Close()
 	var now atomic.Pointer[upstream]
 	go func() {
@@ -1422,24 +1381,25 @@ func gradeProxy(addr, upstreamAddr string) int {
 			go now.Load().serve(c)
 		}
 	}()
-	g := newGrading(addr, edgePatience)
-	g.ask = func(r check) exchange {
+	t := newTarget(addr)
+	t.ask = func(r check) exchange {
 		if r.section == "Proxies: what is answered" {
 			now.Store(&upstream{answer: r.Send})
-			return g.play(plainRow)
+			return t.play(plainRow)
 		}
 		u := &upstream{answer: []byte("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")}
 		now.Store(u)
-		e := g.play(r)
-		return exchange{reply: u.got.String(), err: e.err, silent: e.silent, refused: e.refused}
+		e := t.play(r)
+		e.reply = u.got.String()
+		return e
 	}
-	return g.report(g.try(chosenRows("Proxies")), false)
+	return t.grade("Proxies")
 }
 
 // serve answers a connection once.
 func (u *upstream) serve(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(edgePatience))
+	c.SetDeadline(time.Now().Add(10 * time.Second))
 	request, err := http.ReadRequest(bufio.NewReader(io.TeeReader(c, &u.got)))
 	if err == nil {
 		io.Copy(io.Discard, request.Body) // an error leaves it short, as the row shows
@@ -1465,42 +1425,33 @@ type exercise struct {
 // onceMore is the check after all others: the table again, in one process.
 const onceMore = "once more"
 
-// exercises reads docs/exercises.
+// exercises reads docs/exercises: of each README the heading, the kind, the table of checks
+// and the usual causes.
 var exercises = sync.OnceValue(func() (all []*exercise) {
+	kinds := regexp.MustCompile("(?m)^Kind:.*?(standard input.*|served as `(.*)`.*)?$")
 	for _, dir := range glob("docs/exercises/[0-9][0-9]*-*") {
-		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir)}
+		text, hints := page(filepath.Join(dir, "README.md")), page(filepath.Join(dir, "hints.md"))
+		kind := kinds.FindStringSubmatch(text)
+		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir),
+			title: between(text, ". ", "\n"), served: kind[2], hints: sections(hints),
+			stdin: strings.HasPrefix(kind[1], "standard input")}
 		x.number, _, _ = strings.Cut(x.name, "-")
-		x.read(page(filepath.Join(dir, "README.md")))
-		for _, hint := range strings.Split(page(filepath.Join(dir, "hints.md")), "\n## ")[1:] {
-			_, text, _ := strings.Cut(hint, "\n")
-			x.hints = append(x.hints, strings.TrimSpace(text))
+		for line := range strings.Lines(text) {
+			if cells := cellsOf(line); len(cells) == 4 && cells[0] != "check" {
+				x.checks = append(x.checks, check{Name: cells[0], script: cells[1],
+					expected: expectations(cells[2], "status", ""), Source: cells[3],
+					hint: between(text, "\n- `"+cells[0]+"`: ", "\n")})
+				x.staged = x.staged || strings.HasPrefix(cells[1], "rows ")
+			}
+		}
+		if !x.stdin && !x.staged {
+			x.checks = append(x.checks, check{Name: onceMore, Source: "docs/09-many-at-once.md",
+				script: "all of the table, four rows at a time, to one process"})
 		}
 		all = append(all, x)
 	}
 	return all
 })
-
-// read reads a README: its heading, its kind, the table of checks, and the usual causes.
-func (x *exercise) read(text string) {
-	x.title = between(text, ". ", "\n")
-	kind := regexp.MustCompile("(?m)^Kind:.*?(standard input.*|served as `(.*)`.*)?$").
-		FindStringSubmatch(text)
-	x.served, x.stdin = kind[2], strings.HasPrefix(kind[1], "standard input")
-	for line := range strings.Lines(text) {
-		cells := cellsOf(line)
-		if len(cells) != 4 || cells[0] == "check" {
-			continue
-		}
-		x.checks = append(x.checks, check{Name: cells[0], script: cells[1], Source: cells[3],
-			expected: expectations(cells[2], "status", ""),
-			hint:     between(text, "\n- `"+cells[0]+"`: ", "\n")})
-		x.staged = x.staged || strings.HasPrefix(cells[1], "rows ")
-	}
-	if !x.stdin && !x.staged {
-		x.checks = append(x.checks, check{Name: onceMore, Source: "docs/09-many-at-once.md",
-			script: "all of the table, four rows at a time, to one process"})
-	}
-}
 
 // exerciseNamed finds an exercise: 7, 07, 00a, teapot.
 func exerciseNamed(which string) *exercise {
@@ -1515,16 +1466,18 @@ func exerciseNamed(which string) *exercise {
 	return nil
 }
 
-// progress prints how many exercises pass, and which is the next, perhaps after a list.
-func progress(list bool) {
-	done, next := 0, ""
-	for _, x := range exercises() {
+// progress prints how many exercises pass, and which is the next: the last that was begun,
+// or one after it. With a list it shows each exercise.
+func progress(list bool) int {
+	all, done, last, next := exercises(), map[*exercise]bool{}, 0, ""
+	for i, x := range all {
 		mark := ""
-		if file, content := x.find("mine"); x.passed(content) {
-			mark = "ok"
-			done++
-		} else if next = cmp.Or(next, x.number); file != "" {
-			mark = "..."
+		file, content := x.find("mine")
+		if file != "" {
+			mark, last = "...", i
+		}
+		if strings.Contains(passedFiles(), x.stamp(content)) {
+			mark, done[x] = "ok", true
 		}
 		if list {
 			fmt.Printf("  %-3s  %-3s  %s\n", mark, x.number, x.title)
@@ -1533,18 +1486,35 @@ func progress(list bool) {
 	if list {
 		fmt.Printf("also      %d hunts: %s hunt 1\n", len(hunts()), self)
 	}
+	for _, x := range slices.Concat(all[last:], all[:last]) {
+		if !done[x] {
+			next = cmp.Or(next, x.number)
+		}
+	}
 	if strings.HasPrefix(next, "00") {
 		next += "   (00a to 00e are optional; the chapters begin with 01)"
 	}
 	if next != "" {
 		fmt.Printf("next      %s %s\n", self, next)
 	}
-	n := len(exercises())
-	bar := strings.Repeat("#", done) + strings.Repeat(".", n-done)
-	fmt.Printf("progress  [%s] %d of %d\n", bar, done, n)
+	bar := strings.Repeat("#", len(done)) + strings.Repeat(".", len(all)-len(done))
+	fmt.Printf("progress  [%s] %d of %d\n", bar, len(done), len(all))
+	return 0
 }
 
-// work begins an exercise, shows a hint, serves it, or checks it.
+// passedFiles has a stamp, a line, for each file that has passed.
+func passedFiles() string {
+	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
+	return string(list)
+}
+
+// stamp is of a file and its content: a change makes it untrue that the file passes.
+func (x *exercise) stamp(content []byte) string {
+	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
+}
+
+// work puts the starters of an exercise into mine/, which git ignores; or it shows a hint,
+// serves the student's file, or checks it.
 func (x *exercise) work(file string) int {
 	own := file == ""
 	if own {
@@ -1553,68 +1523,44 @@ func (x *exercise) work(file string) int {
 	switch {
 	case *hintAsked > 0:
 		n := min(*hintAsked, len(x.hints))
-		fmt.Printf("Hint %d of %d for %s\n\n%s\n", n, len(x.hints), x.name, x.hints[n-1])
-		return solved
+		_, hint, _ := strings.Cut(x.hints[n-1], "\n")
+		fmt.Printf("Hint %d of %d for %s\n%s", n, len(x.hints), x.name, hint)
+		return 0
 	case file == "":
 		fmt.Printf("\nExercise %s  %s\n", x.number, x.title)
-		fmt.Printf("  start here: %s\n", strings.Join(x.begin(), " or "))
+		for _, starter := range glob(x.dir + "/starter.*") {
+			file := "mine/" + x.name + filepath.Ext(starter)
+			write(file, page(starter))
+			fmt.Println("  start here:", file)
+		}
+		write("mine/go.mod", "module mine\n") // so that ./... does not include it
 		fmt.Printf("  read      %s/README.md\n  then      %s %s\n", x.dir, self, x.number)
-		return notYet
+		return 0
 	case *serving:
 		return serveByHand(x.build(file, "127.0.0.1:8000", false))
 	}
 	for {
 		content, _ := readSource(file) // attempt says what is wrong with it
-		a := x.attempt(os.Stdout, file, false)
-		if a.ok() {
-			others := strings.Join(glob(x.dir+"/solution.*"), ", ")
-			fmt.Printf("solved    another solution: %s\n", others)
+		isSolved := passesAll(x.attempt(os.Stdout, file, false))
+		passed := strings.ReplaceAll(passedFiles(), x.stamp(content), "")
+		if isSolved {
+			fmt.Println("solved    another solution:", strings.Join(glob(x.dir+"/solution.*"), ", "))
+			passed += x.stamp(content)
 		}
 		if own {
-			x.note(content, a.ok())
+			write("mine/passed.txt", passed)
+		}
+		if own && isSolved {
 			progress(false)
 		}
 		if !*watching {
-			return exitStatus(a.ok())
+			return exitStatus[isSolved]
 		}
 		fmt.Printf("watching %s; end it with Ctrl-C\n", file)
 		for now := content; bytes.Equal(now, content); now, _ = readSource(file) {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
-}
-
-// passedLine is the line of mine/passed.txt about a file that passes: a change of it
-// makes that untrue.
-func (x *exercise) passedLine(content []byte) string {
-	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
-}
-
-func (x *exercise) passed(content []byte) bool {
-	list, _ := os.ReadFile("mine/passed.txt") // not there before the first passes
-	return strings.Contains(string(list), x.passedLine(content))
-}
-
-// note writes down whether a file passes.
-func (x *exercise) note(content []byte, passes bool) {
-	list, _ := os.ReadFile("mine/passed.txt") // as in passed
-	text := strings.ReplaceAll(string(list), x.passedLine(content), "")
-	if passes {
-		text += x.passedLine(content)
-	}
-	write("mine/passed.txt", text)
-}
-
-// begin puts the starters of an exercise where students work: a module of its own, so
-// that neither git nor ./... sees what they do there.
-func (x *exercise) begin() (files []string) {
-	for _, starter := range glob(x.dir + "/starter.*") {
-		file := "mine/" + x.name + filepath.Ext(starter)
-		write(file, page(starter))
-		files = append(files, file)
-	}
-	write("mine/go.mod", "module mine\n")
-	return files
 }
 
 var languages = []string{".go", ".js", ".py"}
@@ -1649,66 +1595,60 @@ func readSource(file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// serveByHand runs a program on the terminal until Ctrl-C.
+// serveByHand runs a program on the terminal until Ctrl-C, which is for the program.
 func serveByHand(p program, err error) int {
 	defer p.remove()
 	die(err)
-	signal.Ignore(os.Interrupt) // it is for the program
+	signal.Ignore(os.Interrupt)
 	run := exec.Command(p.command[0], p.command[1:]...)
 	run.Stdin, run.Stdout, run.Stderr = os.Stdin, os.Stdout, os.Stderr
 	fmt.Println("Serving on http://127.0.0.1:8000/; end it with Ctrl-C.")
 	run.Run() // that it was interrupted is no error
-	return solved
+	return 0
 }
 
 // ---------------------------------------------------------------- From file to program
+
+var interpreters = map[string]string{".py": "python3", ".js": "node"}
 
 // build makes a program of a student's file that serves on an address. A file for rawsgi
 // is compiled together with its sources and the probes. The caller removes the program.
 func (x *exercise) build(file, addr string, raced bool) (program, error) {
 	source, err := readSource(file)
+	port := strings.TrimPrefix(addr, "127.0.0.1:")
 	if err != nil {
 		return program{}, err
-	}
-	interpreters := map[string]string{".py": "python3", ".js": "node"}
-	if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
-		path := must(filepath.Abs(file))
-		return program{command: []string{interpreter, path, portOf(addr)}, addr: addr}, nil
+	} else if interpreter := interpreters[filepath.Ext(file)]; interpreter != "" {
+		return program{[]string{interpreter, must(filepath.Abs(file)), port}, addr, ""}, nil
 	}
 	text := strings.ReplaceAll(string(source), "127.0.0.1:8000", addr)
 	files := map[string]string{"student.go": positioned(file, text)}
 	if x.served != "" {
-		own := declares(text)
 		files["served.go"] = "package main\nfunc init() { serveExercise(" + x.served + ") }\n"
-		const probes = "docs/exercises/probes.go"
-		tools := setAside(page(probes), own)
-		files["probes.go"] = positioned(probes, tools)
-		maps.Copy(own, declares(tools))
+		taken := declared(text)
+		probes := setAside(page("docs/exercises/probes.go"), taken)
+		files["probes.go"] = positioned("docs/exercises/probes.go", probes)
+		maps.Copy(taken, declared(probes))
 		for _, name := range strings.Fields("main.go server.go request.go response.go app.go") {
-			files[name] = positioned(name, setAside(page(name), own))
+			files[name] = positioned(name, setAside(page(name), taken))
 		}
 	}
+	listens := addr
 	if x.stdin {
-		addr = ""
+		listens = ""
 	}
-	if raced { // fails where there is no C compiler, or with an error of the student's
-		p, err := compile(files, addr, "-race")
-		if err == nil {
-			return p, nil
-		}
-		p.remove()
+	p, err := compile(files, listens, "-race="+strconv.FormatBool(raced))
+	if p.command = append(p.command, port); raced && err != nil {
+		p.remove() // there is no C compiler, or the student made an error
+		return x.build(file, addr, false)
 	}
-	return compile(files, addr)
+	return p, err
 }
-
-func portOf(addr string) string { return strings.TrimPrefix(addr, "127.0.0.1:") }
 
 // compile builds student.go, or rawsgi if there are other files, which then are put in
 // the place of its own.
 func compile(files map[string]string, addr string, flags ...string) (program, error) {
 	dir, what := must(os.MkdirTemp("", "check-")), "."
-	p := program{dir: dir, addr: addr} // .exe is a name that runs everywhere
-	p.command = []string{filepath.Join(dir, "program.exe"), portOf(addr)}
 	if len(files) == 1 && files["student.go"] != "" {
 		what = filepath.Join(dir, "student.go")
 	}
@@ -1719,9 +1659,11 @@ func compile(files map[string]string, addr string, flags ...string) (program, er
 	}
 	overlay := filepath.Join(dir, "overlay.json")
 	write(overlay, string(must(json.Marshal(map[string]any{"Replace": replace}))))
-	args := append([]string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", // fast
-		"-overlay", overlay, "-o", p.command[0]}, append(flags, what)...)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	p := program{[]string{filepath.Join(dir, "program.exe")}, addr, dir} // on any system
+	args := []string{"build", "-gcflags", "-N -l", "-ldflags", "-s -w", "-overlay", overlay,
+		"-o", p.command[0]} // which is built fast
+	args = append(append(args, flags...), what)
+	ctx, cancel := context.WithTimeout(living, 3*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
 		return p, fmt.Errorf("%s%v", out, cmp.Or(ctx.Err(), err))
@@ -1736,8 +1678,8 @@ func positioned(file, source string) string {
 	return fmt.Sprintf("//line %s:1\n%s", must(filepath.Abs(file)), source)
 }
 
-// declares returns the names that a source declares for its package.
-func declares(source string) map[string]bool {
+// declared returns the names that a source declares for its package.
+func declared(source string) map[string]bool {
 	// The compiler says better what is wrong with it.
 	file, _ := parser.ParseFile(token.NewFileSet(), "", source, 0)
 	names := map[string]bool{}
@@ -1764,68 +1706,68 @@ func setAside(source string, names map[string]bool) string {
 
 // ---------------------------------------------------------------- Checks
 
-// An attempt is what came of one file.
-type attempt struct {
-	broken string // what the compiler says
-	passed int
-	failed []string // names of checks, in their order
-}
-
-func (a attempt) ok() bool { return a.broken == "" && a.failed == nil }
-
 // attempt builds a file, runs all checks or some, and reports them as they are done; the
 // first that fails is explained. When all pass, they run once more, with the race
 // detector. To build with that takes long; it is done at once if raced.
-func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) attempt {
-	a := attempt{}
+func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) []result {
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
 	p, err := x.build(file, freeAddr(), raced)
 	defer func() { p.remove() }()
 	if err != nil {
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
-		return attempt{broken: err.Error()}
+		return []result{{check: check{Name: notCompiled}, Outcome: "fails"}}
 	}
+	var results []result
+	over := false // as no other check can pass
 	for _, c := range x.checks {
-		wanted := only == nil || slices.Contains(only, c.Name)
-		if !wanted || c.Name == onceMore && a.failed != nil {
+		if only != nil && !slices.Contains(only, c.Name) {
 			continue
 		}
-		if c.Name == onceMore && !raced {
-			p.remove()
-			p = must(x.build(file, freeAddr(), true)) // it has compiled before
+		r, failed := result{check: c, Outcome: "passes"}, having("fails", results) != nil
+		if over || failed && c.Name == onceMore {
+			r.Outcome = "untried"
+		} else {
+			if c.Name == onceMore && !raced {
+				p.remove()
+				p = must(x.build(file, freeAddr(), true)) // it has compiled before
+			}
+			r.fault = x.try(&r.check, p)
+			if r.fault != nil && r.late { // the machine may be busy
+				r.fault = x.try(&r.check, p)
+			}
 		}
-		m := x.try(&c, p)
-		if m != nil && m.late { // being late is looked at twice: the machine may be busy
-			m = x.try(&c, p)
+		if r.fault != nil {
+			r.Outcome = "fails"
+			over = x.staged || slices.Contains(r.notes, errDeaf.Error())
 		}
-		if m == nil {
-			a.passed++
-			fmt.Fprintf(w, "  ok   %s\n", c.Name)
-			continue
+		fmt.Fprintf(w, marks[r.Outcome], c.Name)
+		if r.fault != nil && !failed {
+			r.explain(w, strings.ReplaceAll(r.script, "`", ""), r.Source)
 		}
-		fmt.Fprintf(w, "  NO   %s\n", c.Name)
-		if a.failed = append(a.failed, c.Name); len(a.failed) == 1 {
-			m.explain(w, strings.ReplaceAll(c.script, "`", ""), c.Source)
-			fmt.Fprintf(w, "       next      %s -hint 1 %s\n", self, x.number)
-		}
-		if x.staged || slices.Contains(m.notes, errDeaf.Error()) {
-			break // none of the others could pass
-		}
+		results = append(results, r)
 	}
-	fmt.Fprintf(w, "%d of %d pass\n", a.passed, len(x.checks))
-	return a
+	fmt.Fprintf(w, "%d of %d pass\n", len(having("passes", results)), len(x.checks))
+	if !passesAll(results) {
+		fmt.Fprintf(w, "next      %s -hint 1 %s\n", self, x.number)
+	}
+	return results
 }
 
+// marks are the lines of an attempt. After a failure, some checks cannot pass.
+var marks = map[string]string{"passes": "  ok   %s\n", "fails": "  NO   %s\n",
+	"untried": "  --   %s: not tried yet\n"}
+
+const notCompiled = "does not compile"
+
+func passesAll(results []result) bool { return len(having("passes", results)) == len(results) }
+
 // try starts a program for one check.
-func (x *exercise) try(c *check, p program) *mismatch {
+func (x *exercise) try(c *check, p program) *fault {
 	waiting := time.AfterFunc(3*time.Second, func() {
 		fmt.Fprintf(os.Stderr, "  ...  waiting: %s\n", c.Name)
 	})
 	defer waiting.Stop()
-	child, err := p.start()
-	if err != nil {
-		return &mismatch{expected: "a program that starts", came: err.Error()}
-	}
+	child := p.start()
 	defer child.stop()
 	kind, which, _ := strings.Cut(c.script, " ")
 	switch {
@@ -1836,23 +1778,27 @@ func (x *exercise) try(c *check, p program) *mismatch {
 	case kind == "with":
 		return child.askWith(which, *c)
 	}
-	m := child.hold(*c, true)
-	if m == nil && !x.stdin {
-		m = x.stillAnswers(child)
+	f := child.hold(*c, true)
+	if f == nil && !x.stdin {
+		f = x.stillAnswers(child)
 	}
-	return m
+	return f
 }
 
-// hold plays a check's script to a program and judges what comes. A mismatch is completed
-// by the usual cause, and by how the program has ended. Beside other clients, a check is
-// not timed.
-func (c *child) hold(row check, alone bool) *mismatch {
-	d := drawn{}
+// hold plays a check's script to a program and judges what comes. A fault is completed by
+// the usual cause, and by how the program has ended. Only if it is alone is it timed.
+func (c *child) hold(row check, alone bool) *fault {
+	d, limit := drawn{}, time.Duration(0)
+	if alone && row.says("late") {
+		limit = late
+	} else if alone {
+		limit = soon
+	}
 	var e exchange
 	if c.addr == "" {
-		e = c.feed(row.script, d)
+		e = c.feed(row, d)
 	} else {
-		e = (&client{dial: c.dial, patience: atMost, timed: alone}).talk(row.script, d)
+		e = (&client{dial: c.dial, patience: atMost}).talk(row, d)
 	}
 	if e.reply == "" {
 		c.endsWithin(200 * time.Millisecond) // it may be about to
@@ -1860,86 +1806,86 @@ func (c *child) hold(row check, alone bool) *mismatch {
 	if len(row.without("no log").expected) < len(row.expected) {
 		time.Sleep(50 * time.Millisecond) // a log may be later than the answer
 	}
-	m := row.judge(d, e, c.log())
-	for end := time.Now().Add(time.Second); m != nil && m.inLog && time.Now().Before(end); {
+	e.log = c.log()
+	f := row.judge(d, e, limit)
+	for end := time.Now().Add(time.Second); f != nil && f.inLog && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond) // what is missing in the log may come
-		m = row.judge(d, e, c.log())
+		e.log = c.log()
+		f = row.judge(d, e, limit)
 	}
-	if m == nil {
+	if f == nil {
 		return nil
-	}
-	m.notes = append([]string{row.hint}, m.notes...)
-	if m.came == "" && e.reply == "" && e.after > 0 {
-		m.came = fmt.Sprintf("(nothing: hung up after %.1f s)", e.after.Seconds())
+	} else if f.came == "" && e.reply == "" && e.after > 0 {
+		f.came = fmt.Sprintf("(nothing: hung up after %.1f s)", e.after.Seconds())
 	}
 	if c.addr != "" && c.endsWithin(time.Millisecond) {
-		m.notes = append(m.notes, "the program has ended")
+		f.notes = append(f.notes, "the program has ended")
 	}
-	m.printed = c.log()
-	return m
+	f.printed = c.log()
+	return f
 }
 
 // stillAnswers sends the bytes of the first check again. Any answer will do, but it must
 // not be the program's last, and there must have been no data race.
-func (x *exercise) stillAnswers(c *child) *mismatch {
+func (x *exercise) stillAnswers(c *child) *fault {
 	first := x.checks[0]
 	first.hint = "this check went well, but not what came after it"
 	if first.expected[0].word != "nothing" {
-		first.expected = []expectation{{"some", "an answer also to the next client"}}
+		first.expected = []expectation{{"has", ""}}
 	}
 	c.endsWithin(20 * time.Millisecond) // it may be about to
-	m := c.hold(first, false)
-	if m == nil && c.endsWithin(10*time.Millisecond) {
-		m = &mismatch{expected: "a program that goes on", came: "the end of it",
+	f := c.hold(first, false)
+	if f == nil && c.endsWithin(10*time.Millisecond) {
+		f = &fault{expected: "a program that goes on", came: "the end of it",
 			notes: []string{first.hint}, printed: c.log()}
 	}
-	if race := match("no log", "WARNING: DATA RACE", "", c.printed.String()); race != nil {
+	race := match("no log", "WARNING: DATA RACE", exchange{log: c.printed.String()})
+	if race != nil {
 		race.notes = []string{"two goroutines use the same data without a lock"}
 		return race
 	}
-	return m
+	return f
 }
 
 // again sends the table once more, to one process, four rows at a time: what one client
 // leaves behind must not reach another. The check becomes the row that fails.
-func (x *exercise) again(c *check, child *child) *mismatch {
+func (x *exercise) again(c *check, child *child) *fault {
 	rows := x.checks[:len(x.checks)-1]
-	mismatches := make([]*mismatch, len(rows)+1)
-	isFresh := func(row check) bool { return strings.HasSuffix(row.script, " fresh") }
+	faults := make([]*fault, len(rows))
 	several(4, len(rows), func(i int) {
 		row := rows[i].without("log", "no log")
 		row.hint = "by itself, this check passes: does one client meet another's data?"
-		if !isFresh(row) {
-			mismatches[i] = child.hold(row, false)
+		if !row.says("fresh") {
+			faults[i] = child.hold(row, false)
 		}
 	})
-	mismatches[len(rows)] = x.stillAnswers(child)
+	after := x.stillAnswers(child)
 	child.stop()
-	for i, row := range append(slices.Clone(rows), *c) {
-		if isFresh(row) { // it has a process of its own
-			mismatches[i] = x.try(&row, child.program)
+	for i, row := range rows {
+		if row.says("fresh") { // it has a process of its own
+			faults[i] = x.try(&row, child.program)
 		}
-		if mismatches[i] != nil {
+		if faults[i] != nil {
 			c.Source, c.script = row.Source, row.script+" (as in "+row.Name+")"
-			return mismatches[i]
+			return faults[i]
 		}
 	}
-	return nil
+	return after
 }
 
 // rows sends the rows of a chapter that a source demands of everyone, and returns the
-// first that fails.
-func (c *child) rows(chapter string) *mismatch {
-	g := newGrading(c.addr, atMost)
-	g.dial, g.environ = c.dial, true
+// first fault.
+func (c *child) rows(chapter string) *fault {
+	t := newTarget(c.addr)
+	t.dial, t.environ, t.patience = c.dial, true, atMost
 	for _, r := range chosenRows(strings.TrimPrefix(chapter, "ch0")) {
 		if r.Level != "M" {
 			continue
 		}
-		if m := g.tryRow(r).m; m != nil {
-			m.notes = append(m.notes, "row "+r.Name+", "+r.Source, "sent "+visible(r.Send))
-			m.printed = c.log()
-			return m
+		if f := t.tryRow(r).fault; f != nil {
+			f.notes = append(f.notes, "row "+r.Name+", "+r.Source, "sent "+visible(r.Send))
+			f.printed = c.log()
+			return f
 		}
 	}
 	return nil
@@ -1947,15 +1893,16 @@ func (c *child) rows(chapter string) *mismatch {
 
 // askWith has curl, chromium, or nginx in front of it, talk to a server. If that program
 // is not here, it counts as passed.
-func (c *child) askWith(name string, row check) *mismatch {
+func (c *child) askWith(name string, row check) *fault {
 	if _, err := exec.LookPath(name); err != nil {
 		fmt.Fprintf(os.Stderr, "  ...  not tried: there is no %s here\n", name)
 		return nil
 	}
-	args, front := []string{"curl", "-sSi", "--max-time", "5"}, c
-	if name == "chromium" {
-		args = []string{name, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"}
-	} else if name == "nginx" {
+	command, front := "curl -sSi --max-time 5", c
+	switch name {
+	case "chromium":
+		command = "chromium --headless --no-sandbox --disable-gpu --dump-dom"
+	case "nginx":
 		dir := must(os.MkdirTemp("", "check-nginx-"))
 		conf := filepath.Join(dir, "conf")
 		p := program{[]string{name, "-p", dir, "-c", conf}, freeAddr(), dir}
@@ -1963,7 +1910,7 @@ func (c *child) askWith(name string, row check) *mismatch {
 		write(conf, fmt.Sprintf("daemon off; error_log stderr; pid %s/pid; events {}\n"+
 			"http { access_log off; server { listen %s;\n"+
 			"location / { proxy_pass http://%s; } } }\n", dir, p.addr, c.addr))
-		front = must(p.start())
+		front = p.start()
 		defer front.stop()
 	}
 	for _, server := range []*child{c, front} { // until both listen
@@ -1971,21 +1918,21 @@ func (c *child) askWith(name string, row check) *mismatch {
 			connection.Close()
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(living, 20*time.Second)
 	defer cancel()
-	args = append(args, "http://"+front.addr+"/a%20b?x=1")
+	args := append(strings.Fields(command), "http://"+front.addr+"/a%20b?x=1")
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
-	m := row.judge(drawn{}, exchange{reply: string(out), err: err}, "")
-	if m != nil {
-		m.notes, m.printed = append([]string{row.hint}, m.notes...), front.log()
+	f := row.judge(drawn{}, exchange{reply: string(out), err: err}, 0)
+	if f != nil {
+		f.printed = front.log()
 	}
-	return m
+	return f
 }
 
 // ---------------------------------------------------------------- Mistakes
 //
 // A mistake is a change to a program that works: a wrong answer to an exercise, or a
-// hunt.
+// hunt, which is rawsgi with a mistake.
 
 type mistake struct {
 	name     string
@@ -1999,10 +1946,9 @@ type mistake struct {
 // and pairs of code blocks, "was" and "is".
 func mistakes(path string) (list []mistake) {
 	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
-	for _, section := range strings.Split(page(path), "\n## ")[1:] {
+	for _, section := range sections(page(path)) {
 		name, text, _ := strings.Cut(section, "\n")
-		m := mistake{name: strings.TrimSpace(name)}
-		m.caughtBy = between(text, "Refused by `", "`")
+		m := mistake{name: strings.TrimSpace(name), caughtBy: between(text, "Refused by `", "`")}
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
 			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
@@ -2020,9 +1966,6 @@ func mistakes(path string) (list []mistake) {
 
 // apply makes the mistake in a source.
 func (m mistake) apply(source string) string {
-	if m.program != "" {
-		return m.program
-	}
 	for _, change := range m.changes {
 		old, new := change[0], change[1]
 		if strings.Count(source, old) != 1 { // it may be a part of a line
@@ -2033,19 +1976,15 @@ func (m mistake) apply(source string) string {
 		}
 		source = strings.Replace(source, old, new, 1)
 	}
-	return source
+	return cmp.Or(m.program, source)
 }
 
-// hunts are rawsgi with one mistake each.
-var hunts = sync.OnceValue(func() []mistake {
-	return mistakes("docs/exercises/hunts.md")
-})
+var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hunts.md") })
 
-// build makes a program of rawsgi with the mistake.
+// build makes a hunt's program.
 func (m mistake) build(addr string) (program, error) {
 	p, err := compile(map[string]string{m.file: m.apply(page(m.file))}, addr)
-	p.command = append(p.command[:1], "-quiet", "-app", "environ", "-timeout", "2s",
-		"-addr", addr)
+	p.command = append(p.command, "-quiet", "-app", "environ", "-timeout", "2s", "-addr", addr)
 	return p, err
 }
 
@@ -2070,14 +2009,14 @@ func hunt(which string) int {
 	case *hintAsked > 0:
 		clues := []string{chapter, "The rule comes from " + rows[0].Source + ".", shown}
 		fmt.Println(clues[min(*hintAsked, 3)-1])
-		return solved
+		return 0
 	case slices.Contains(ids, given):
 		fmt.Printf("Right, it is %s. The mistake: %s.\nnext: %s hunt %d\n", given, m.name,
 			self, n%len(hunts())+1)
-		return solved
+		return 0
 	case given != "":
 		fmt.Printf("It is not %s. %s For more: %s -hint 2 hunt %d\n", given, chapter, self, n)
-		return notYet
+		return exitStatus[false]
 	}
 	fmt.Printf("Hunt %d: this program breaks a row of docs/conformance.md. Send it bytes,\n"+
 		"then  %s hunt %d -answer ID\n", n, self, n)
@@ -2085,8 +2024,14 @@ func hunt(which string) int {
 }
 
 // author holds an exercise to itself: a starter fails, a solution passes, and each wrong
-// answer is refused by its check.
-func (x *exercise) author(names []string) int {
+// answer, or those with some names, is refused by its check.
+func author(which string, names []string) int {
+	x := exerciseNamed(which)
+	if which == "hunts" {
+		return authorHunts()
+	} else if x == nil {
+		return command(which, "", nil) // says that there is none
+	}
 	solution := glob(x.dir + "/solution.*")[0]
 	trials := mistakes(x.dir + "/wrong.md")
 	for _, file := range append(glob(x.dir+"/starter.*"), solution) {
@@ -2101,11 +2046,11 @@ func (x *exercise) author(names []string) int {
 			write(file, m.apply(page(solution)))
 		}
 		var report strings.Builder
-		a := x.attempt(&report, file, m.caughtBy == onceMore, only...)
-		for n := 1; n < *times && a.ok() && file == solution; n++ {
-			a = x.attempt(&report, file, true)
+		results := x.attempt(&report, file, m.caughtBy == onceMore, only...)
+		for n := 1; n < *times && file == solution && passesAll(results); n++ {
+			results = x.attempt(&report, file, true)
 		}
-		if a.ok() != (file == solution) || only != nil && !slices.Equal(a.failed, only) {
+		if passesAll(results) != (file == solution) || only != nil && results[0].Name != only[0] {
 			fault = "expected " + cmp.Or(m.caughtBy, m.name) + "\n" + report.String()
 		}
 		return fault
@@ -2119,18 +2064,15 @@ func authorHunts() int {
 		return len(r.Send) > 1<<17 // they take long, and are about limits
 	})
 	return holdAll(hunts(), nil, func(m mistake) (fault string) {
-		p, err := m.build(freeAddr())
+		p := must(m.build(freeAddr()))
 		defer p.remove()
-		die(err)
-		c := must(p.start())
+		c := p.start()
 		defer c.stop()
-		g := newGrading(p.addr, 5*time.Second)
-		g.dial, g.environ = c.dial, true
+		t := newTarget(p.addr)
+		t.dial, t.environ, t.patience = c.dial, true, atMost
 		caught := map[string]bool{}
-		for _, r := range g.try(rows) {
-			if r.m != nil {
-				caught[r.id()] = true
-			}
+		for _, r := range having("fails", t.try(rows)) {
+			caught[r.id()] = true
 		}
 		if !caught[m.caughtBy] || len(caught) > 6 {
 			fault = fmt.Sprintf("expected %s and few others, got %v", m.caughtBy, caught)
@@ -2141,18 +2083,18 @@ func authorHunts() int {
 
 // holdAll reports the faults of trials, or of those with some names.
 func holdAll(trials []mistake, names []string, faultOf func(m mistake) string) int {
-	code := solved
+	good := true
 	for _, m := range trials {
 		if len(names) > 0 && !slices.Contains(names, m.name) {
 			continue
 		} else if fault := faultOf(m); fault != "" {
 			fmt.Printf("  NO   %s: %s\n", m.name, fault)
-			code = notYet
+			good = false
 		} else {
 			fmt.Printf("  ok   %s\n", m.name)
 		}
 	}
-	return code
+	return exitStatus[good]
 }
 
 // ---------------------------------------------------------------- A class
@@ -2160,24 +2102,24 @@ func holdAll(trials []mistake, names []string, faultOf func(m mistake) string) i
 // A paper is what a student has handed in for an exercise, and what came of it.
 type paper struct {
 	student, file string
-	key           string    // see fingerprint
 	x             *exercise // nil for a file that belongs to none
+	key           string    // see fingerprint
 	feedback      strings.Builder
-	cell          string // of the table that is printed
-	passed        int
-	first, remark string // the check that fails first, in class.csv
+	results       []result
+	cell, remark  string // in the table that is printed, and in class.csv
 }
 
-// checkClass checks the files of all students, some at a time. It prints a table, and
-// writes class.csv and a file of feedback for each student.
+// checkClass checks the files of all students, some at a time, and reports.
 func checkClass(dir string, which []string) int {
 	owners := map[string][]string{} // of each program: starter, solution, students
-	chosen := slices.DeleteFunc(slices.Clone(exercises()), func(x *exercise) bool {
+	var chosen []*exercise
+	for _, x := range exercises() {
 		isThis := func(w string) bool { return exerciseNamed(w) == x }
-		return len(which) > 0 && !slices.ContainsFunc(which, isThis)
-	})
-	for _, x := range chosen {
-		for _, file := range append(glob(x.dir+"/starter.*"), glob(x.dir+"/solution.*")...) {
+		if len(which) > 0 && !slices.ContainsFunc(which, isThis) {
+			continue
+		}
+		chosen = append(chosen, x)
+		for _, file := range glob(x.dir + "/s[to]*.*") { // both begin so
 			name, _, _ := strings.Cut(filepath.Base(file), ".")
 			key := x.fingerprint([]byte(page(file)))
 			owners[key] = append(owners[key], "the "+name)
@@ -2199,16 +2141,16 @@ func checkClass(dir string, which []string) int {
 	fmt.Println("This runs the programs of students. Do it where they can do no harm: in " +
 		"a container without network, or under an account of its own.")
 	report := cmp.Or(*output, filepath.Clean(dir)+"-report")
-	writeCSV(report, nil, "INCOMPLETE: the class is being checked, or was not to the end\n")
+	write(filepath.Join(report, "class.csv"), "INCOMPLETE: the class is being checked, or "+
+		"was not to the end\n")
 	several(cmp.Or(*jobs, 3*runtime.NumCPU()), len(papers), func(i int) {
 		if p := papers[i]; p.x != nil {
 			p.check(owners)
 			fmt.Fprintf(os.Stderr, "checked: %s %s\n", visible(p.student), p.x.number)
 		}
 	})
-	writeCSV(report, papers, "complete\n")
 	reportClass(report, papers, chosen)
-	return solved
+	return 0
 }
 
 // papersOf finds a student's files, in the directory or in its mine/. After those of the
@@ -2240,11 +2182,10 @@ func papersOf(student, dir string, chosen []*exercise) (papers []*paper) {
 
 // fingerprint is a program without its comments and white space.
 func (x *exercise) fingerprint(content []byte) string {
-	isComment := func(t string) bool {
-		return strings.HasPrefix(t, "//") || strings.HasPrefix(t, "/*")
-	}
 	tokens := goTokens.FindAllString(string(content), -1)
-	return x.number + " " + strings.Join(slices.DeleteFunc(tokens, isComment), " ")
+	return x.number + " " + strings.Join(slices.DeleteFunc(tokens, func(t string) bool {
+		return strings.HasPrefix(t, "//") || strings.HasPrefix(t, "/*")
+	}), " ")
 }
 
 // check checks a paper. An untouched starter needs no check.
@@ -2252,71 +2193,74 @@ func (p *paper) check(owners map[string][]string) {
 	others := slices.DeleteFunc(slices.Clone(owners[p.key]), func(owner string) bool {
 		return owner == p.student || p.key == p.x.fingerprint(nil) // it is no program
 	})
-	if p.cell, p.remark = "-", "not handed in"; p.file == "" {
+	if p.file == "" {
+		p.cell, p.remark = "-", "not handed in"
 		return
 	} else if slices.Contains(others, "the starter") {
 		p.cell, p.remark = "start", "the starter"
 		return
 	}
-	a := p.x.attempt(&p.feedback, p.file, true)
-	p.passed, p.remark = a.passed, ""
-	if p.cell = fmt.Sprintf("%d/%d", a.passed, len(p.x.checks)); a.ok() {
+	p.results = p.x.attempt(&p.feedback, p.file, true)
+	p.cell = fmt.Sprintf("%d/%d", len(having("passes", p.results)), len(p.x.checks))
+	if passesAll(p.results) {
 		p.cell = "ok"
-	} else if p.first = "does not compile"; a.broken == "" {
-		p.first = a.failed[0]
 	}
 	if len(others) > 0 {
 		p.cell, p.remark = p.cell+"=", "equal to "+strings.Join(others, ", ")
 	}
 }
 
-// writeCSV writes class.csv; its last line says whether that is all. A spreadsheet would
-// compute a text that begins with "=".
-func writeCSV(report string, papers []*paper, end string) {
-	text := "student,exercise,points,checks passed,first failing check,remark\n"
-	for _, p := range papers {
-		cells := []string{p.student, "", "", "", p.first, p.remark}
-		if p.x != nil {
-			cells[1], cells[3] = p.x.name, strconv.Itoa(p.passed)
-			cells[2] = strconv.Itoa(10 * p.passed / len(p.x.checks))
-		}
-		for i, cell := range cells {
-			cell = strings.ReplaceAll(visible(cell), `"`, `""`)
-			cells[i] = `"` + regexp.MustCompile(`^[=+@-]`).ReplaceAllString(cell, "'$0") + `"`
-		}
-		text += strings.Join(cells, ",") + "\n"
-	}
-	write(filepath.Join(report, "class.csv"), text+end)
-}
-
-// reportClass writes the feedback, prints the table, and the checks at which most fail
-// first, of those whose programs compile.
+// reportClass prints a table, and the checks at which most programs fail first, of those
+// that compile. It writes class.csv, and a file of feedback for each student.
 func reportClass(report string, papers []*paper, chosen []*exercise) {
+	csv := "student,exercise,points,checks passed,first failing check,remark\n"
+	failing := map[string]int{}
 	fmt.Printf("\n%-20s", "student")
 	for _, x := range chosen {
 		fmt.Printf(" %6s", x.number)
 	}
-	failing, feedback, students := map[string]int{}, "", 0
-	for i, p := range papers {
-		if i == 0 || p.student != papers[i-1].student {
-			students++
-			fmt.Printf("\n%-20.20s", visible(p.student))
-			feedback = "Feedback for " + visible(p.student) + "\n"
+	students := groups(papers, func(p *paper) string { return p.student })
+	for _, papers := range students {
+		student := papers[0].student
+		fmt.Printf("\n%-20.20s", visible(student))
+		feedback := "Feedback for " + visible(student) + "\n"
+		for _, p := range papers {
+			fmt.Printf(" %6s", cmp.Or(p.cell, " "+visible(p.remark)))
+			feedback += p.feedback.String()
+			first := ""
+			if failed := having("fails", p.results); failed != nil {
+				first = failed[0].Name
+			}
+			if first != "" && first != notCompiled {
+				failing[p.x.number+" "+first]++
+			}
+			name, points, passed := "", "", ""
+			if p.x != nil {
+				n := len(having("passes", p.results))
+				name, passed = p.x.name, strconv.Itoa(n)
+				points = strconv.Itoa(10 * n / len(p.x.checks))
+			}
+			csv += csvLine(student, name, points, passed, first, p.remark)
 		}
-		fmt.Printf(" %6s", cmp.Or(p.cell, " "+visible(p.remark)))
-		if p.first != "" && p.first != "does not compile" {
-			failing[p.x.number+" "+p.first]++
-		}
-		feedback += p.feedback.String()
-		name := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(p.student, "_")
-		write(filepath.Join(report, name+".txt"), feedback)
+		file := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(student, "_")
+		write(filepath.Join(report, file+".txt"), feedback)
 	}
+	write(filepath.Join(report, "class.csv"), csv+"complete\n")
 	fmt.Println("\n\n= is equal to the solution or to another's.\nChecks that fail first:")
 	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
 	})
 	for _, name := range most[:min(10, len(most))] {
-		fmt.Printf("  %d of %d students: %s\n", failing[name], students, name)
+		fmt.Printf("  %d of %d students: %s\n", failing[name], len(students), name)
 	}
 	fmt.Println("all of it:", report)
+}
+
+// csvLine quotes cells. A spreadsheet would compute a text that begins with "=".
+func csvLine(cells ...string) string {
+	for i, cell := range cells {
+		cell = strings.ReplaceAll(visible(cell), `"`, `""`)
+		cells[i] = `"` + regexp.MustCompile(`^[=+@-]`).ReplaceAllString(cell, "'$0") + `"`
+	}
+	return strings.Join(cells, ",") + "\n"
 }

@@ -35,8 +35,15 @@ form.hidden = false;
 async function search() {
 	const words = input.value.trim();
 	engine ||= import(new URL("pagefind/pagefind.js", root));
-	const { results } = await (await engine).search(words);
-	const pages = await Promise.all(results.slice(0, 8).map(result => result.data()));
+	let pages;
+	try {
+		const { results } = await (await engine).search(words);
+		pages = await Promise.all(results.slice(0, 8).map(result => result.data()));
+	} catch {
+		engine = undefined; // the next key tries again, if the browser lets it
+		found.replaceChildren(here("p", { textContent: input.dataset.fails }));
+		return;
+	}
 	if (words !== input.value.trim()) return; // something else has been typed
 	const links = pages.flatMap(page => (page.sub_results.length ? page.sub_results.slice(0, 3) : [page]).map(part => {
 		const link = here("a", { href: part.url }), text = here("small", { innerHTML: part.excerpt }); // escaped by pagefind
@@ -74,6 +81,10 @@ for (const pre of $(".console pre")) {
 	};
 	pre.previousElementSibling.append(button); // its label
 }
+for (const number of $("[data-file] i")) { // leads to the line in the file
+	const href = number.closest("pre").dataset.file + "#" + (number.id || "L" + number.dataset.n);
+	number.append(here("a", { href, tabIndex: -1, ariaHidden: true }));
+}
 const reachable = () => { for (const box of $("pre, .table, .diagram")) if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex"); };
 addEventListener("resize", reachable);
 reachable();
@@ -94,3 +105,7 @@ if (toc) {
 
 // On paper, nothing is folded away.
 addEventListener("beforeprint", () => { for (const box of $("article details:not(.diagram details)")) box.open = true; });
+
+// ---- Without a network, the pages are read from a copy (sw.js); where there can be none, from the network
+
+addEventListener("load", () => navigator.serviceWorker?.register(new URL("sw.js", root)).catch(() => { }));
