@@ -1461,6 +1461,8 @@ func TestScenes(t *testing.T) {
 		scene{"B14 not without that", greet, nil, expects + "abc; a until " + ok200 + "; a rest World!"},
 		scene{"B14 not after the head", "ok; write begun ; input", nil,
 			expects + "abc; a until " + ok200 + "; a rest \r\n\r\nbegun abc"},
+		scene{"B07 a body as large as it may be", input, func(s *Server) { s.MaxBody = 3 },
+			"a post 3 abc; a rest \r\n\r\nabc"},
 		scene{"E18 serial", "ok; flags", serial, "a get; a rest false false false"},
 		scene{"E18 concurrent", "ok; flags", nil, "a get; a rest true false false"},
 		scene{"T02 one slow", input, nil,
