@@ -2372,36 +2372,29 @@ func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 // without the words that the sign or the bracket replaces.
 func (e event) line() string {
 	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
-	outer := strings.TrimSuffix(bars, "│ ")
+	outer, data := strings.TrimSuffix(bars, "│ "), ": "+quote(string(e.Data))
 	_, does, _ := strings.Cut(e.Text, " calls ")
-	switch e.Kind {
-	case "key":
-		span := []string{"no byte", fmt.Sprint("byte ", e.From),
-			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-		return fmt.Sprintf("  %-16s %s (%s)", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "),
-			span)
-	case "dropped":
-		return "  (dropped)        " + e.Text
-	case "refused":
-		return fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From)
-	case "stored":
-		return "= " + e.Text
-	case "call":
-		return "  " + outer + "┌ " + e.Layer
-	case "start":
-		return "  " + bars + does
-	case "write":
-		return "  " + bars + does + ": " + quote(string(e.Data))
-	case "return":
-		return "  " + outer + "└ returns " + e.Value
-	case "panic":
-		return "! " + outer + "└ " + e.Text
-	case "block":
-		return fmt.Sprintf("  %sblock of %s: %s", dots, plural(e.Size, "byte"), quote(string(e.Data)))
-	case "enough", "closed":
-		return "  " + dots + e.Text
+	value := fmt.Sprintf("%-16s %s", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "))
+	span := []string{"no byte", fmt.Sprint("byte ", e.From),
+		fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
+	line, special := map[string]string{
+		"key":     "  " + value + " (" + span + ")",
+		"dropped": "  (dropped)        " + e.Text,
+		"refused": fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From),
+		"stored":  "= " + e.Text,
+		"call":    "  " + outer + "┌ " + e.Layer,
+		"start":   "  " + bars + does,
+		"write":   "  " + bars + does + data,
+		"return":  "  " + outer + "└ returns " + e.Value,
+		"panic":   "! " + outer + "└ " + e.Text,
+		"block":   "  " + dots + "block of " + plural(e.Size, "byte") + data,
+		"enough":  "  " + dots + e.Text,
+		"closed":  "  " + dots + e.Text,
+	}[e.Kind]
+	if !special {
+		return "  " + bars + e.Text
 	}
-	return "  " + bars + e.Text
+	return line
 }
 
 // print prints lines of an exchange. An empty line separates those of two exchanges.
@@ -2578,12 +2571,13 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 // prepare returns the application of an experiment, with its middleware, and the client.
 // The lab's page sends an experiment as JSON.
 func (l *lab) prepare(input io.Reader) (Application, *labConn, error) {
-	var x struct {
+	type experiment struct {
 		Request string // with the escapes of rawsgi send
 		App     string
 		Use     string // middleware
 		Arrival string // how its bytes reach the server
 	}
+	var x experiment
 	err := json.NewDecoder(io.LimitReader(input, 8*labRequest)).Decode(&x)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the experiment cannot be read: %w", err)

@@ -252,13 +252,10 @@ func having(outcome string, results []result) (some []result) {
 
 // groups divides a list by a key. The order stays.
 func groups[T any](list []T, key func(T) string) (divided [][]T) {
-	places := map[string]int{}
 	for _, item := range list {
-		i, isKnown := places[key(item)]
-		if !isKnown {
-			i = len(divided)
-			places[key(item)] = i
-			divided = append(divided, nil)
+		i := slices.IndexFunc(divided, func(g []T) bool { return key(g[0]) == key(item) })
+		if i < 0 {
+			i, divided = len(divided), append(divided, nil)
 		}
 		divided[i] = append(divided[i], item)
 	}
@@ -691,13 +688,8 @@ func (c *client) do(word string, d drawn) {
 		if c.readByte(c.patience); len(c.got) == 0 {
 			c.err = errors.New("no answer had begun when the client wanted to go on")
 		}
-	case "drip":
-		for range 30 {
-			c.send("x")
-			c.do("pause", d)
-		}
-	case "linger":
-		c.linger()
+	case "drip", "linger":
+		c.drip(word == "linger")
 	case "end":
 		c.CloseWrite()
 	case "leave":
@@ -716,20 +708,28 @@ func (c *client) do(word string, d drawn) {
 }
 
 // readByte reads a byte of an answer, if it comes in time.
-func (c *client) readByte(patience time.Duration) {
+func (c *client) readByte(patience time.Duration) error {
 	c.SetReadDeadline(time.Now().Add(patience))
 	first := make([]byte, 1)
-	n, _ := c.Read(first)
+	n, err := c.Read(first)
 	c.got = append(c.got, first[:n]...)
+	return err
 }
 
-// linger reads an answer and goes on sending, until the server has closed.
-func (c *client) linger() {
-	answer, _ := io.ReadAll(io.LimitReader(c, 1<<20))
-	c.got = append(c.got, answer...)
+// drip sends bytes until the server closes, which a client that reads sees sooner. One that
+// lingers has read the answer before.
+func (c *client) drip(lingers bool) {
+	if lingers {
+		answer, _ := io.ReadAll(io.LimitReader(c, 1<<20))
+		c.got = append(c.got, answer...)
+	}
 	for end := time.Now().Add(late); time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
-		if _, err := c.Write([]byte("x")); err != nil {
+		_, err := c.Write([]byte("x"))
+		if err == nil && !lingers {
+			err = c.readByte(100 * time.Millisecond)
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 	}
