@@ -1461,6 +1461,8 @@ func TestScenes(t *testing.T) {
 		scene{"B14 not without that", greet, nil, expects + "abc; a until " + ok200 + "; a rest World!"},
 		scene{"B14 not after the head", "ok; write begun ; input", nil,
 			expects + "abc; a until " + ok200 + "; a rest \r\n\r\nbegun abc"},
+		scene{"B07 a body as large as it may be", input, func(s *Server) { s.MaxBody = 3 },
+			"a post 3 abc; a rest \r\n\r\nabc"},
 		scene{"E18 serial", "ok; flags", serial, "a get; a rest false false false"},
 		scene{"E18 concurrent", "ok; flags", nil, "a get; a rest true false false"},
 		scene{"T02 one slow", input, nil,
@@ -1469,7 +1471,9 @@ func TestScenes(t *testing.T) {
 	play(t, 20, scene{"T01 one call at a time", hold, serial, // whether two overlap is a race
 		"a; b get; calls 1; c get; busy 2; now calls 1; go; b rest whole; c rest whole"})
 	t.Run("T03 one byte at a time", func(t *testing.T) {
-		c := dial(t, start(t, hello, short).addr)
+		t.Parallel()
+		second := func(s *Server) { s.Timeout = time.Second } // also for a busy machine to read the 408
+		c := dial(t, start(t, hello, second).addr)
 		sent := inBackground(func() {
 			for err := error(nil); err == nil; _, err = c.Write([]byte("G")) {
 				time.Sleep(10 * time.Millisecond) // each byte comes in time, the head does not
