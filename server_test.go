@@ -576,7 +576,8 @@ func TestConformance(t *testing.T) {
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
 		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
-		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "environ", "-quiet")
+		program, addr, _ := startCommand(t, rawsgi("-addr", "127.0.0.1:0", "-mode", "prefork",
+			"-app", "environ", "-quiet"))
 		modes["prefork"] = addr
 		t.Cleanup(func() { program.Process.Signal(syscall.SIGTERM); program.Wait() })
 	}
@@ -1662,13 +1663,6 @@ func TestShutdown(t *testing.T) { // T06
 			<-stopped
 		}
 	})
-	t.Run("before Serve", func(t *testing.T) {
-		s := newServer(hello)
-		s.Shutdown(0)
-		l := must(listen("127.0.0.1:0"))(t)
-		s.Serve(l) // returns
-		refuses(t, l.Addr().String())
-	})
 }
 
 // refuses waits until nobody listens at an address.
@@ -2445,13 +2439,8 @@ func tell(pid int, signal os.Signal) {
 	}
 }
 
-// startProgram runs the program as a user does, and returns the address that it prints.
-func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
-	t.Helper()
-	return startCommand(t, rawsgi(append([]string{"-addr", "127.0.0.1:0"}, args...)...))
-}
-
-// startCommand starts a command that runs our source, or nearly so, on a free port.
+// startCommand starts a command that runs our source, or nearly so, on a free port, as a user
+// does, and returns the address that it prints, and its log.
 func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -3410,6 +3399,7 @@ func TestStoppedEarly(t *testing.T) {
 	waiting := sendTo(t, l.Addr().String(), get())
 	s.Serve(l) // accepts what waits, and returns
 	holds(t, readRest(t, waiting), "^"+ok200)
+	refuses(t, l.Addr().String())
 }
 
 // A lateListener's first Accept sees only its deadline, although a connection waits.
