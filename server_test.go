@@ -576,7 +576,8 @@ func TestConformance(t *testing.T) {
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
 		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
-		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "environ", "-quiet")
+		program, addr, _ := startCommand(t, rawsgi("-addr", "127.0.0.1:0", "-mode", "prefork",
+			"-app", "environ", "-quiet"))
 		modes["prefork"] = addr
 		t.Cleanup(func() { program.Process.Signal(syscall.SIGTERM); program.Wait() })
 	}
@@ -1662,13 +1663,6 @@ func TestShutdown(t *testing.T) { // T06
 			<-stopped
 		}
 	})
-	t.Run("before Serve", func(t *testing.T) {
-		s := newServer(hello)
-		s.Shutdown(0)
-		l := must(listen("127.0.0.1:0"))(t)
-		s.Serve(l) // returns
-		refuses(t, l.Addr().String())
-	})
 }
 
 // refuses waits until nobody listens at an address.
@@ -2441,13 +2435,8 @@ func tell(pid int, signal os.Signal) {
 	}
 }
 
-// startProgram runs the program as a user does, and returns the address that it prints.
-func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
-	t.Helper()
-	return startCommand(t, rawsgi(append([]string{"-addr", "127.0.0.1:0"}, args...)...))
-}
-
-// startCommand starts a command that runs our source, or nearly so, on a free port.
+// startCommand starts a command that runs our source, or nearly so, on a free port, as a user
+// does, and returns the address that it prints, and its log.
 func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -3406,6 +3395,7 @@ func TestStoppedEarly(t *testing.T) {
 	waiting := sendTo(t, l.Addr().String(), get())
 	s.Serve(l) // accepts what waits, and returns
 	holds(t, readRest(t, waiting), "^"+ok200)
+	refuses(t, l.Addr().String())
 }
 
 // A lateListener's first Accept sees only its deadline, although a connection waits.
@@ -4101,8 +4091,8 @@ var servers = []struct {
 	version, command string // version prints it; command runs in docs, on ADDR or PORT
 	clients          int    // how many rows at once
 }{
-	{"rawsgi", "", "", "started by the test", 8},
-	{"net/http", "", "", "started by the test", 8},
+	{"rawsgi", "", "echo " + software, "started by the test", 8},
+	{"net/http", "", "echo " + runtime.Version(), "started by the test", 8},
 	{"wsgiref", "python3", debianPython + " --version", debianPython + " environ_app.py PORT", 1},
 	{"gunicorn", "gunicorn", "gunicorn --version", "gunicorn --threads 8 -b ADDR environ_app:app", 8},
 	{"waitress", "python3-waitress", debianPython +
@@ -4122,14 +4112,11 @@ func TestServers(t *testing.T) {
 	}
 	versions := "| server | version | command, in docs |\n|---|---|---|\n"
 	for _, server := range servers {
-		version := map[string]string{"rawsgi": software, "net/http": runtime.Version()}[server.name]
-		if server.version != "" {
-			out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
-			if err != nil {
-				skip(t, "needs "+server.name, strings.Fields(server.install)...)
-			}
-			version = strings.TrimSpace(string(out))
+		out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
+		if err != nil {
+			skip(t, "needs "+server.name, strings.Fields(server.install)...)
 		}
+		version := strings.TrimSpace(string(out))
 		command := strings.NewReplacer("ADDR", "127.0.0.1:9000", "PORT", "9000").Replace(server.command)
 		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, version, command)
 	}
@@ -4650,8 +4637,9 @@ func TestRecordTells(t *testing.T) {
 // one that can.
 func TestTraceSendfile(t *testing.T) {
 	c := &labConn{end: time.Now().Add(time.Minute)}
+	tcp := dial(t, accepts(t, func(_ net.Listener, c net.Conn) { stay(c) }))
 	for want, to := range map[string]*tap{
-		"5 bytes of the file leave by sendfile(2)": {&filingConn{}, nil, nil, nil},
+		"5 bytes of the file leave by sendfile(2)": {tcp, nil, nil, nil},
 		"the head leaves|!sendfile":                {c, c, c, nil},
 		"one write with 0 bytes|!sendfile":         {nil, nil, io.Discard, nil}, // as a CGI program
 	} {
@@ -4662,11 +4650,6 @@ func TestTraceSendfile(t *testing.T) {
 		holds(t, texts(seen.events), want)
 	}
 }
-
-// A filingConn is a connection that sends files by itself.
-type filingConn struct{ net.Conn }
-
-func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
 
 // volatile are the parts of a narration that differ from run to run.
 var volatile = regexp.MustCompile(
