@@ -4806,6 +4806,46 @@ func TestTraceChangesNothing(t *testing.T) {
 		"a get; a until H; a leave; closes 1; logged 1"})
 }
 
+// TestTraceAndLog compares what a client and the logs get with and without -trace, over all
+// applications.
+func TestTraceAndLog(t *testing.T) {
+	t.Parallel()
+	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
+		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
+	requests := []string{get("Host: h"), "GET /\r\n", getPath("/before"), getPath("/after"),
+		getPath("/excinfo"), "HEAD / HTTP/1.0\r\n\r\n", getPath("/a/x"), post("abc", "Content-Length: 9"),
+		post("abc", "Content-Length: 3"), get("Host : h"), "GET /" + strings.Repeat("x", 70_000), "",
+		"GET / HTTP/1.0\r\n"}
+	see := func(application Application, change func(*Server)) string {
+		s := start(t, application, change)
+		seen := ""
+		for _, request := range requests {
+			c := dial(t, s.addr)
+			io.WriteString(c, request) // it may be refused before all is sent
+			c.CloseWrite()
+			reply, err := io.ReadAll(c)
+			seen += fmt.Sprintf("%s%v", reply, err)
+			c.Close()
+		}
+		s.stop()
+		return variable.ReplaceAllString(seen+s.access.String()+s.errors.String(), "-")
+	}
+	for _, app := range applications(Config{Root: "docs"}) {
+		if slices.Contains([]string{"clock", "lab", "gallery"}, app.Name) {
+			continue // takes its time, or is another's
+		}
+		for _, use := range []string{"", "log,catch,upper"} {
+			application := must(withMiddleware(app.App, use))(t)
+			want := see(application, func(*Server) {})
+			for _, brief := range []bool{true, false} {
+				if got := see(application, narrated(brief)); got != want {
+					t.Errorf("%s: %s", app.Name, difference(want, got))
+				}
+			}
+		}
+	}
+}
+
 // TestTraceCGI shows that environ is complete once, also if a CGI program redirects; and that the
 // narration of one of ours goes to standard error, and nothing of it to the server.
 func TestTraceCGI(t *testing.T) {
