@@ -302,7 +302,7 @@ func failing(environ Environ, startResponse StartResponse) Body {
 	case "/excinfo": // the application makes its own error page, while it still can
 		startResponse("200 OK", textAtOnce)
 		err := errors.New("the database is on fire")
-		startResponse("503 Service Unavailable", textAtOnce, err)
+		startResponse(unavailable, textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "", "/":
 		return htmlPage(startResponse, "errors", mounted) // links to the three
@@ -568,9 +568,9 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 	file, stat, err := openFile(root, name)
 	if err == nil && strings.HasSuffix(info, "/") {
 		defer file.Close()
-		index, stat, err := openFile(root, path.Join(name, "index.html"))
-		if err == nil && stat.Mode().IsRegular() {
-			return serveFile(index, stat, environ, startResponse), nil
+		index, found, err := openFile(root, path.Join(name, "index.html"))
+		if err == nil && found.Mode().IsRegular() {
+			return serveFile(index, found, environ, startResponse), nil
 		} else if exhausted(err) || errors.Is(err, os.ErrPermission) {
 			return nil, err // there may be one: then nobody should see a list
 		}
@@ -619,7 +619,7 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 			"This server may not read it, or it is not a program: see chmod.")
 	case exhausted(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
-		return plainly(startResponse, "503 Service Unavailable",
+		return plainly(startResponse, unavailable,
 			"Too many files are open, or too many programs run: try again.", retryAfter)
 	}
 	return notFound(startResponse, "No file has this name.")
@@ -753,7 +753,7 @@ func newCGI(script string, timeout time.Duration, limit int) Application {
 		select {
 		case slots <- true: // until the program has ended
 		default:
-			return plainly(startResponse, "503 Service Unavailable",
+			return plainly(startResponse, unavailable,
 				"Too many CGI programs run at once: try again.", retryAfter)
 		}
 		p := &program{Cmd: exec.Command(file), slots: slots, timeout: timeout,
@@ -1158,12 +1158,14 @@ func gatewayStatus(err error) (status, source string) {
 // endToEnd returns the end-to-end fields, with spaces for tabs, which startResponse
 // refuses.
 func endToEnd(fields []Header) (kept []Header) {
-	joined := Environ{}
+	connection := "" // what all fields of this name list
 	for _, field := range fields {
-		joined.addHeader(field)
+		if field.is("Connection") {
+			connection += "," + field.Value
+		}
 	}
 	for _, field := range fields {
-		if isEndToEnd(joined.Get("HTTP_CONNECTION"), field.Name) {
+		if isEndToEnd(connection, field.Name) {
 			value := strings.ReplaceAll(field.Value, "\t", " ")
 			kept = append(kept, Header{field.Name, value})
 		}
@@ -1185,7 +1187,7 @@ func isEndToEnd(connection, name string) bool {
 
 // A proxy forwards each request to one of several servers, in turn, over HTTP/1.0,
 // written by hand like the rest: load balancing and remote processing are the third role
-// of middleware in PEP 333's list. RFC 9110 §3.7 calls it a gateway.
+// of middleware in PEP 3333's list. RFC 9110 §3.7 calls it a gateway.
 type proxy struct {
 	servers []string
 	timeout time.Duration
@@ -1361,7 +1363,7 @@ var statusLine = regexp.MustCompile(`(?s)^HTTP/1\.[0-9](?: (.*))?$`)
 // asked. (RFC 9110 §15.2)
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
-func readAnswer(h *headReader) (status string, fields []Header, err error) {
+func readAnswer(h *headReader) (string, []Header, error) {
 	for range maxFollowed + 1 {
 		line, err := h.line(headTooLarge)
 		if err != nil {
@@ -1371,9 +1373,9 @@ func readAnswer(h *headReader) (status string, fields []Header, err error) {
 		if match == nil {
 			return "", nil, fmt.Errorf("expected a status line, got %s", quote(line))
 		}
+		status := match[1]
 		fields, err := readHeader(h)
 		coding, codings := lookup(fields, "Transfer-Encoding")
-		status := match[1]
 		if err == nil && strings.HasPrefix(status, "1") && !strings.HasPrefix(status, "101") {
 			continue
 		} else if err == nil && codings > 0 {
@@ -1737,6 +1739,7 @@ type recorder struct {
 	method   string            // of the request
 	environ  map[string]string // as it was seen last
 	stored   event             // the call whose status and headers the gateway has stored
+	closed   atomic.Bool       // the connection
 	headSent bool
 	sent     int // bytes
 }
@@ -1750,8 +1753,8 @@ func (t *recorder) add(e event, sentence string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e.At = t.now().Sub(t.begin).Microseconds()
-	e.Value = cut(e.Value, longValue)
-	e.Text = cut(printable(fmt.Sprintf(sentence, args...)), longText)
+	e.Value = shorten(e.Value, longValue)
+	e.Text = shorten(printable(fmt.Sprintf(sentence, args...)), longText)
 	t.emit(e)
 }
 
@@ -1763,8 +1766,8 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// cut shortens a text to n characters, and shows that.
-func cut(text string, n int) string {
+// shorten cuts a text to n characters, and shows that.
+func shorten(text string, n int) string {
 	if utf8.RuneCountInString(text) <= n {
 		return text
 	}
@@ -1772,7 +1775,7 @@ func cut(text string, n int) string {
 }
 
 // inQuotes quotes a value for a sentence; visible has escaped it.
-func inQuotes(value string) string { return `"` + cut(value, 80) + `"` }
+func inQuotes(value string) string { return `"` + shorten(value, 80) + `"` }
 
 // watch is a Server's Watch.
 func (t *recorder) watch(c net.Conn, application Application) (
@@ -1867,7 +1870,9 @@ func (c *tap) SetLinger(seconds int) error {
 }
 
 func (c *tap) Close() error {
-	c.add(event{Kind: "close"}, "the gateway closes the connection")
+	if !c.closed.Swap(true) { // a second Close changes nothing
+		c.add(event{Kind: "close"}, "the gateway closes the connection")
+	}
 	return c.Conn.Close()
 }
 
@@ -2063,7 +2068,7 @@ func describe(environ Environ) map[string]string {
 		switch value.(type) {
 		case *layer:
 		case string, bool, int, [2]int:
-			all[key] = cut(visible(fmt.Sprint(value)), longValue)
+			all[key] = shorten(visible(fmt.Sprint(value)), longValue)
 		default:
 			all[key] = typeName(value)
 		}
@@ -2126,7 +2131,7 @@ func watched(name string, application Application) Application {
 		}
 		l.add(event{Kind: "call"}, "%s calls the %s %s", outer.name, role, name)
 		l.watchedCall("", func() { body = application(environ, l.watchedStart(startResponse)) })
-		return l.watchedBody(body)
+		return l.record(body)
 	}
 }
 
@@ -2220,9 +2225,9 @@ func (b watchedSized) Len() int { return b.Body.(interface{ Len() int }).Len() }
 
 func (b watchedBody) unwatched() Body { return b.made }
 
-// watchedBody returns a body that is recorded. A file is returned as it is: the gateway
+// record returns a body that is recorded. A file is returned as it is: the gateway
 // recognises it by its type.
-func (l *layer) watchedBody(body Body) Body {
+func (l *layer) record(body Body) Body {
 	b := watchedBody{body, body, l}
 	if inner, ok := body.(interface{ unwatched() Body }); ok {
 		b.made = inner.unwatched()
@@ -2358,7 +2363,7 @@ func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 		most = 1
 	}
 	for line := range strings.Lines(string(e.Data)) {
-		shown := sign + cut(visible(line[:min(len(line), longValue)]), 2*n.width)
+		shown := sign + shorten(visible(line[:min(len(line), longValue)]), 2*n.width)
 		left -= len(line)
 		if most--; most == 0 && left > 0 {
 			return append(lines, shown+" … and "+plural(left, "byte")+" more")
@@ -2372,36 +2377,29 @@ func (n *narrator) lines(e event, pause time.Duration) (lines []string) {
 // without the words that the sign or the bracket replaces.
 func (e event) line() string {
 	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
-	outer := strings.TrimSuffix(bars, "│ ")
+	outer, data := strings.TrimSuffix(bars, "│ "), ": "+quote(string(e.Data))
 	_, does, _ := strings.Cut(e.Text, " calls ")
-	switch e.Kind {
-	case "key":
-		span := []string{"no byte", fmt.Sprint("byte ", e.From),
-			fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-		return fmt.Sprintf("  %-16s %s (%s)", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "),
-			span)
-	case "dropped":
-		return "  (dropped)        " + e.Text
-	case "refused":
-		return fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From)
-	case "stored":
-		return "= " + e.Text
-	case "call":
-		return "  " + outer + "┌ " + e.Layer
-	case "start":
-		return "  " + bars + does
-	case "write":
-		return "  " + bars + does + ": " + quote(string(e.Data))
-	case "return":
-		return "  " + outer + "└ returns " + e.Value
-	case "panic":
-		return "! " + outer + "└ " + e.Text
-	case "block":
-		return fmt.Sprintf("  %sblock of %s: %s", dots, plural(e.Size, "byte"), quote(string(e.Data)))
-	case "enough", "closed":
-		return "  " + dots + e.Text
+	value := fmt.Sprintf("%-16s %s", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "))
+	span := []string{"no byte", fmt.Sprint("byte ", e.From),
+		fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
+	line, special := map[string]string{
+		"key":     "  " + value + " (" + span + ")",
+		"dropped": "  (dropped)        " + e.Text,
+		"refused": fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From),
+		"stored":  "= " + e.Text,
+		"call":    "  " + outer + "┌ " + e.Layer,
+		"start":   "  " + bars + does,
+		"write":   "  " + bars + does + data,
+		"return":  "  " + outer + "└ returns " + e.Value,
+		"panic":   "! " + outer + "└ " + e.Text,
+		"block":   "  " + dots + "block of " + plural(e.Size, "byte") + data,
+		"enough":  "  " + dots + e.Text,
+		"closed":  "  " + dots + e.Text,
+	}[e.Kind]
+	if !special {
+		return "  " + bars + e.Text
 	}
-	return "  " + bars + e.Text
+	return line
 }
 
 // print prints lines of an exchange. An empty line separates those of two exchanges.
@@ -2552,8 +2550,8 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	select {
 	case l.running <- true: // until the experiment ends
 	case <-time.After(l.patience):
-		return plainly(startResponse, "503 Service Unavailable",
-			"Too many experiments at once: try again.")
+		return plainly(startResponse, unavailable,
+			"Too many experiments at once: try again.", retryAfter)
 	}
 	var seen eventLog
 	ended := make(chan bool)
@@ -2563,7 +2561,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 		seen.watch(application, client)
 	}()
 	if !endsWithin(ended, l.patience) {
-		return plainly(startResponse, "503 Service Unavailable", "The application has not "+
+		return plainly(startResponse, unavailable, "The application has not "+
 			"ended: does it wait for ever, or loop? Only the end of this server can stop it.")
 	}
 	content, err := json.Marshal(seen.events)
@@ -2578,12 +2576,13 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 // prepare returns the application of an experiment, with its middleware, and the client.
 // The lab's page sends an experiment as JSON.
 func (l *lab) prepare(input io.Reader) (Application, *labConn, error) {
-	var x struct {
+	type experiment struct {
 		Request string // with the escapes of rawsgi send
 		App     string
 		Use     string // middleware
 		Arrival string // how its bytes reach the server
 	}
+	var x experiment
 	err := json.NewDecoder(io.LimitReader(input, 8*labRequest)).Decode(&x)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the experiment cannot be read: %w", err)
@@ -2657,8 +2656,8 @@ func (l *eventLog) watch(application Application, client *labConn) {
 func (l *eventLog) add(e event) {
 	l.size += len(e.Data) + len(e.Value+e.Text) + len(fmt.Sprint(e.Headers))
 	if l.size > labData {
-		e.Data, e.Value, e.Headers = nil, cut(e.Value, 40), nil
-		e.Text = cut(e.Text, 80) + " (not shown: there was too much before)"
+		e.Data, e.Value, e.Headers = nil, shorten(e.Value, 40), nil
+		e.Text = shorten(e.Text, 80) + " (not shown: there was too much before)"
 	}
 	if len(l.events) == labEvents {
 		e = event{At: e.At, Kind: "limit", Text: "the rest is not shown"}

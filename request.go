@@ -43,7 +43,7 @@ const (
 	maxSection = 256 * 1024 // bytes in one header section
 )
 
-// The statuses of requests that this file refuses.
+// The statuses of refusals.
 const (
 	badRequest     = "400 Bad Request"
 	requestTimeout = "408 Request Timeout"
@@ -51,6 +51,7 @@ const (
 	targetTooLong  = "414 URI Too Long"
 	headTooLarge   = "431 Request Header Fields Too Large"
 	notImplemented = "501 Not Implemented"
+	unavailable    = "503 Service Unavailable"
 	badVersion     = "505 HTTP Version Not Supported"
 )
 

@@ -526,8 +526,9 @@ func failure(reason any) string {
 	return fmt.Sprintf("%v (set RAWSGI_STACK=1 to see the whole stack)\n%s", reason, frames())
 }
 
-// frame matches a function of this program in debug.Stack, with its file and line.
-var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.(\S+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
+// frame matches a function of this program in debug.Stack, with its file and line. One
+// with [...] in its name is generic, and of another package.
+var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.([^\s[]+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
 
 // frames lists the functions on the stack of a panic, without those of the gateway.
 func frames() (lines string) {

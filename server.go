@@ -222,7 +222,7 @@ func (s *Server) reconsider(q *Request, err error) error {
 			len(q.Method)+1, "expected http://: this request came without TLS")
 	}
 	if late, ok := err.(*Refusal); ok && late.Status == requestTimeout && s.stopping.Load() {
-		return refuse("503 Service Unavailable", "RFC 9110 §15.6.4", late.Line, late.Offset,
+		return refuse(unavailable, "RFC 9110 §15.6.4", late.Line, late.Offset,
 			"expected an empty line to end the head before this server stopped")
 	}
 	return err
@@ -244,7 +244,7 @@ func (e *exchange) answer(application Application) {
 		case s.turn <- true:
 			defer func() { <-s.turn }()
 		case <-s.givenUp.Done():
-			e.response.refuse(refuse("503 Service Unavailable", "RFC 9110 §15.6.4", "", 0,
+			e.response.refuse(refuse(unavailable, "RFC 9110 §15.6.4", "", 0,
 				"this server stopped before it was this request's turn"))
 			return
 		}

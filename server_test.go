@@ -6,8 +6,8 @@
 //	Bytes in, no sockets          request.go by itself
 //	The application's side        response.go: startResponse, blocks, close, files
 //	The server's troubles         server.go: clients that leave or wait, deadlines, shutdown, logs
-//	Applications and command      app.go and main.go
-//	Gateways and hosts            CGI on both sides, pre-fork, the proxy, other servers, mutants
+//	Applications and command      app.go and main.go: what is printed, signals, lost logs
+//	Gateways and hosts            main.go: pre-fork; app.go: CGI, proxy, forms, files, middleware
 //	Docs                          the pages: transcripts, excerpts, form, links, servers.md
 //	Steps                         the programs of the course in docs/steps
 //	The trace and the lab         the recorder, -trace, the lab
@@ -576,7 +576,8 @@ func TestConformance(t *testing.T) {
 	if runtime.GOOS != "windows" {
 		script := asProgram(t, t.TempDir(), "self", "-app environ")
 		modes["CGI"] = start(t, newCGI(script, 20*time.Second, 0)).addr
-		program, addr, _ := startProgram(t, "-mode", "prefork", "-app", "environ", "-quiet")
+		program, addr, _ := startCommand(t, rawsgi("-addr", "127.0.0.1:0", "-mode", "prefork",
+			"-app", "environ", "-quiet"))
 		modes["prefork"] = addr
 		t.Cleanup(func() { program.Process.Signal(syscall.SIGTERM); program.Wait() })
 	}
@@ -1461,15 +1462,19 @@ func TestScenes(t *testing.T) {
 		scene{"B14 not without that", greet, nil, expects + "abc; a until " + ok200 + "; a rest World!"},
 		scene{"B14 not after the head", "ok; write begun ; input", nil,
 			expects + "abc; a until " + ok200 + "; a rest \r\n\r\nbegun abc"},
+		scene{"B07 a body as large as it may be", input, func(s *Server) { s.MaxBody = 3 },
+			"a post 3 abc; a rest \r\n\r\nabc"},
 		scene{"E18 serial", "ok; flags", serial, "a get; a rest false false false"},
 		scene{"E18 concurrent", "ok; flags", nil, "a get; a rest true false false"},
 		scene{"T02 one slow", input, nil,
 			"a post 3 a; calls 1; b post 3 abc; b rest abc; a send bc; a rest abc"},
 		scene{"T05 a third waits", greet, two, "a; b; open 2; c get; open 2; a leave; c rest World!"})
-	play(t, 10, scene{"T01 one call at a time", hold, serial, // whether two overlap is a race
+	play(t, 20, scene{"T01 one call at a time", hold, serial, // whether two overlap is a race
 		"a; b get; calls 1; c get; busy 2; now calls 1; go; b rest whole; c rest whole"})
 	t.Run("T03 one byte at a time", func(t *testing.T) {
-		c := dial(t, start(t, hello, short).addr)
+		t.Parallel()
+		second := func(s *Server) { s.Timeout = time.Second } // also for a busy machine to read the 408
+		c := dial(t, start(t, hello, second).addr)
 		sent := inBackground(func() {
 			for err := error(nil); err == nil; _, err = c.Write([]byte("G")) {
 				time.Sleep(10 * time.Millisecond) // each byte comes in time, the head does not
@@ -1636,20 +1641,16 @@ func TestShutdown(t *testing.T) { // T06
 	)
 	t.Run("while nobody reads the log of a watcher", func(t *testing.T) {
 		t.Parallel()
-		read := make(chan bool)
-		s := start(t, func(environ Environ, startResponse StartResponse) Body {
-			<-read
-			return hello(environ, startResponse)
-		}, func(s *Server) {
-			s.Watch = func(c net.Conn, application Application) (net.Conn, Application,
-				func(*Request, error)) {
-				return closeWaits{c, read}, application, func(*Request, error) {}
+		p := &probe{wait: make(chan bool)}
+		s := start(t, p.does(hold), func(s *Server) {
+			s.Watch = func(c net.Conn, a Application) (net.Conn, Application, func(*Request, error)) {
+				return closeWaits{c, p.wait}, a, func(*Request, error) {}
 			}
 		})
 		sendTo(t, s.addr, get())
 		eventually(t, "the call", func() bool { return s.busy() == 1 })
 		wait(t, "Shutdown", inBackground(func() { s.Shutdown(time.Millisecond) }))
-		close(read)
+		close(p.wait)
 	})
 	t.Run("while connections come, and somebody watches", func(t *testing.T) {
 		t.Parallel()
@@ -1661,13 +1662,6 @@ func TestShutdown(t *testing.T) { // T06
 			c.Close()
 			<-stopped
 		}
-	})
-	t.Run("before Serve", func(t *testing.T) {
-		s := newServer(hello)
-		s.Shutdown(0)
-		l := must(listen("127.0.0.1:0"))(t)
-		s.Serve(l) // returns
-		refuses(t, l.Addr().String())
 	})
 }
 
@@ -1730,18 +1724,14 @@ func TestAddresses(t *testing.T) {
 			"\nREMOTE_ADDR: \n|\nREMOTE_PORT: \n")
 		_, err := listen("unix:" + path)
 		same(t, "in use", isErrno(err, syscall.EADDRINUSE, 10048), true)
+		noError(t, os.Remove(path))
+		newer := startOn(t, "unix:"+path, hello)
 		s.stop()
 		has(t, s.access.String(), "- - - [")
+		has(t, ask(t, path, get()), ok200) // the socket of a newer server is left alone
+		newer.stop()
 		_, err = os.Lstat(path)
 		same(t, "the socket is removed", errors.Is(err, os.ErrNotExist), true)
-	})
-	t.Run("a Unix socket of a newer server", func(t *testing.T) {
-		path := socketPath(t)
-		old := startOn(t, "unix:"+path, hello)
-		same(t, "an error", os.Remove(path), nil)
-		startOn(t, "unix:"+path, showEnviron)
-		old.stop()
-		has(t, ask(t, path, get()), "SERVER_NAME: localhost")
 	})
 	t.Run("what is announced", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
@@ -1924,7 +1914,7 @@ func TestCommand(t *testing.T) {
 		{2, "-addr localhost", ` 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{2, "-addr 8000", "-addr is host:port, like"}, {2, "-addr 127.0.0.1:99999", "-addr is host:port"},
 		{2, "-addr unix:", socket}, {2, "-addr unix:@name", socket},
-		{2, "-addr unix:/" + strings.Repeat("x", 103), socket + " of a file, of at most 103 bytes"},
+		{2, "-addr unix:/none/" + strings.Repeat("x", 98), socket + " of a file, of at most 103 bytes"},
 		{1, "-addr unix:docs", "docs is there, and is not a socket"},
 		{1, "-addr " + busy.Addr().String(),
 			"\nStop the program that has this address, or let -addr :0 pick a free port"}, // T07
@@ -1981,13 +1971,14 @@ func halfEcho(t *testing.T, addr string) *net.TCPConn {
 
 // TestProgram runs the program as a user does, and stops it in the middle of an answer. After one
 // signal, the answer ends. A second one cuts it, and the client can tell; but a second SIGHUP is
-// none: when a terminal is closed, its shell and the system send one each.
+// none: when a terminal is closed, its shell and the system send one each. A terminal sends its
+// signals to all processes.
 func TestProgram(t *testing.T) { // T06
 	only(t, "signals are for Unix")
 	for _, c := range []struct{ mode, first, second string }{{"concurrent", "INT", ""},
-		{"concurrent", "TERM", ""}, {"prefork", "TERM", ""}, {"concurrent", "INT", "INT"},
-		{"serial", "TERM", "TERM"}, {"prefork", "TERM", "TERM"}, {"concurrent", "HUP", "HUP"},
-		{"prefork", "HUP", "HUP"}} {
+		{"concurrent", "TERM", ""}, {"prefork", "INT", ""}, {"prefork", "TERM", ""},
+		{"concurrent", "INT", "INT"}, {"serial", "TERM", "TERM"}, {"prefork", "TERM", "TERM"},
+		{"concurrent", "HUP", "HUP"}, {"prefork", "HUP", "HUP"}} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			t.Parallel()
 			if c.first == "HUP" && signal.Ignored(syscall.SIGHUP) {
@@ -1995,16 +1986,22 @@ func TestProgram(t *testing.T) { // T06
 			}
 			signals := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM,
 				"HUP": syscall.SIGHUP, "": syscall.Signal(0)}
-			program, addr, log := startProgram(t, "-app", "echo", "-quiet", "-timeout", "1h",
+			program := rawsgi("-addr", "127.0.0.1:0", "-app", "echo", "-quiet", "-timeout", "1h",
 				"-mode", c.mode)
-			busy, workers := halfEcho(t, addr), children(t, program.Process.Pid)
-			program.Process.Signal(signals[c.first])
+			program.SysProcAttr = ownGroup()
+			_, addr, log := startCommand(t, program)
+			pid := program.Process.Pid
+			busy, workers := halfEcho(t, addr), children(t, pid)
+			if c.first != "TERM" {
+				pid = -pid
+			}
+			tell(pid, signals[c.first])
 			eventually(t, "the message", func() bool {
 				return strings.Contains(log.String(),
 					"waiting up to 5s for 1 request to end; press Ctrl-C again")
 			})
 			begin := time.Now()
-			program.Process.Signal(signals[c.second])
+			tell(pid, signals[c.second])
 			cut := c.second == "INT" || c.second == "TERM"
 			if !cut {
 				refuses(t, addr)
@@ -2303,7 +2300,7 @@ func TestCGIHost(t *testing.T) {
 		addr := start(t, mounted(newCGI(dir, time.Minute, 0), hello)).addr
 		replies(t, addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
 			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
+			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
 			"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+
 			"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
@@ -2438,13 +2435,8 @@ func tell(pid int, signal os.Signal) {
 	}
 }
 
-// startProgram runs the program as a user does, and returns the address that it prints.
-func startProgram(t *testing.T, args ...string) (*exec.Cmd, string, *lockedBuffer) {
-	t.Helper()
-	return startCommand(t, rawsgi(append([]string{"-addr", "127.0.0.1:0"}, args...)...))
-}
-
-// startCommand starts a command that runs our source, or nearly so, on a free port.
+// startCommand starts a command that runs our source, or nearly so, on a free port, as a user
+// does, and returns the address that it prints, and its log.
 func startCommand(t *testing.T, program *exec.Cmd) (*exec.Cmd, string, *lockedBuffer) {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -3403,6 +3395,7 @@ func TestStoppedEarly(t *testing.T) {
 	waiting := sendTo(t, l.Addr().String(), get())
 	s.Serve(l) // accepts what waits, and returns
 	holds(t, readRest(t, waiting), "^"+ok200)
+	refuses(t, l.Addr().String())
 }
 
 // A lateListener's first Accept sees only its deadline, although a connection waits.
@@ -3965,27 +3958,30 @@ func TestDocsChapters(t *testing.T) {
 		var want []string
 		before := map[string]string{} // the texts of the declarations
 		for _, s := range steps {
+			ours := strings.HasPrefix(s.name, number[1])
 			here, lists := map[string]string{}, map[string][]string{}
 			for _, d := range declared(s.path(), "") {
 				here[d.name] = d.text
+				old, known := before[d.name]
 				title := "Changed:"
-				if old, known := before[d.name]; known && old == d.text {
+				switch {
+				case known && old == d.text:
 					continue
-				} else if strings.HasPrefix(d.name, `"`) {
+				case d.name[0] == '"':
 					title = "Import:"
-				} else if !known {
+				case !known:
 					title = "New:"
 				}
 				lists[title] = append(lists[title], "`"+d.name+"`")
-				if strings.HasPrefix(s.name, number[1]) && title != "Import:" && !shown[s.path()+d.excerpt] {
+				if ours && title != "Import:" && !shown[s.path()+d.excerpt] {
 					t.Errorf("%s#%s is not shown", s.path(), d.name)
 				}
 			}
 			for _, title := range []string{"Import:", "New:", "Changed:"} {
-				// The first step is shown whole, with its imports.
-				if names := lists[title]; names != nil && strings.HasPrefix(s.name, number[1]) &&
-					!(title == "Import:" && len(before) == 0) {
-					want = append(want, wrap.ReplaceAllString(title+" "+strings.Join(names, ", "), "$1\n"))
+				names := strings.Join(lists[title], ", ")
+				first := title == "Import:" && len(before) == 0 // which is shown whole
+				if ours && names != "" && !first {
+					want = append(want, wrap.ReplaceAllString(title+" "+names, "$1\n"))
 				}
 			}
 			before = here
@@ -4095,8 +4091,8 @@ var servers = []struct {
 	version, command string // version prints it; command runs in docs, on ADDR or PORT
 	clients          int    // how many rows at once
 }{
-	{"rawsgi", "", "", "started by the test", 8},
-	{"net/http", "", "", "started by the test", 8},
+	{"rawsgi", "", "echo " + software, "started by the test", 8},
+	{"net/http", "", "echo " + runtime.Version(), "started by the test", 8},
 	{"wsgiref", "python3", debianPython + " --version", debianPython + " environ_app.py PORT", 1},
 	{"gunicorn", "gunicorn", "gunicorn --version", "gunicorn --threads 8 -b ADDR environ_app:app", 8},
 	{"waitress", "python3-waitress", debianPython +
@@ -4116,14 +4112,11 @@ func TestServers(t *testing.T) {
 	}
 	versions := "| server | version | command, in docs |\n|---|---|---|\n"
 	for _, server := range servers {
-		version := map[string]string{"rawsgi": software, "net/http": runtime.Version()}[server.name]
-		if server.version != "" {
-			out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
-			if err != nil {
-				skip(t, "needs "+server.name, strings.Fields(server.install)...)
-			}
-			version = strings.TrimSpace(string(out))
+		out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
+		if err != nil {
+			skip(t, "needs "+server.name, strings.Fields(server.install)...)
 		}
+		version := strings.TrimSpace(string(out))
 		command := strings.NewReplacer("ADDR", "127.0.0.1:9000", "PORT", "9000").Replace(server.command)
 		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, version, command)
 	}
@@ -4644,8 +4637,9 @@ func TestRecordTells(t *testing.T) {
 // one that can.
 func TestTraceSendfile(t *testing.T) {
 	c := &labConn{end: time.Now().Add(time.Minute)}
+	tcp := dial(t, accepts(t, func(_ net.Listener, c net.Conn) { stay(c) }))
 	for want, to := range map[string]*tap{
-		"5 bytes of the file leave by sendfile(2)": {&filingConn{}, nil, nil, nil},
+		"5 bytes of the file leave by sendfile(2)": {tcp, nil, nil, nil},
 		"the head leaves|!sendfile":                {c, c, c, nil},
 		"one write with 0 bytes|!sendfile":         {nil, nil, io.Discard, nil}, // as a CGI program
 	} {
@@ -4656,11 +4650,6 @@ func TestTraceSendfile(t *testing.T) {
 		holds(t, texts(seen.events), want)
 	}
 }
-
-// A filingConn is a connection that sends files by itself.
-type filingConn struct{ net.Conn }
-
-func (c *filingConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
 
 // volatile are the parts of a narration that differ from run to run.
 var volatile = regexp.MustCompile(
@@ -4815,6 +4804,46 @@ func TestTraceChangesNothing(t *testing.T) {
 	}
 	play(t, 1, scene{"a client that leaves", "close; ok; flood", narrated(false),
 		"a get; a until H; a leave; closes 1; logged 1"})
+}
+
+// TestTraceAndLog compares what a client and the logs get with and without -trace, over all
+// applications.
+func TestTraceAndLog(t *testing.T) {
+	t.Parallel()
+	variable := regexp.MustCompile(`Date: [^\r]*|\[[^]]*:\d\d:\d\d\]|(REMOTE|SERVER)_PORT: \d+|` +
+		`127\.0\.0\.1:\d+|\d\d:\d\d:\d\d`)
+	requests := []string{get("Host: h"), "GET /\r\n", getPath("/before"), getPath("/after"),
+		getPath("/excinfo"), "HEAD / HTTP/1.0\r\n\r\n", getPath("/a/x"), post("abc", "Content-Length: 9"),
+		post("abc", "Content-Length: 3"), get("Host : h"), "GET /" + strings.Repeat("x", 70_000), "",
+		"GET / HTTP/1.0\r\n"}
+	see := func(application Application, change func(*Server)) string {
+		s := start(t, application, change)
+		seen := ""
+		for _, request := range requests {
+			c := dial(t, s.addr)
+			io.WriteString(c, request) // it may be refused before all is sent
+			c.CloseWrite()
+			reply, err := io.ReadAll(c)
+			seen += fmt.Sprintf("%s%v", reply, err)
+			c.Close()
+		}
+		s.stop()
+		return variable.ReplaceAllString(seen+s.access.String()+s.errors.String(), "-")
+	}
+	for _, app := range applications(Config{Root: "docs"}) {
+		if slices.Contains([]string{"clock", "lab", "gallery"}, app.Name) {
+			continue // takes its time, or is another's
+		}
+		for _, use := range []string{"", "log,catch,upper"} {
+			application := must(withMiddleware(app.App, use))(t)
+			want := see(application, func(*Server) {})
+			for _, brief := range []bool{true, false} {
+				if got := see(application, narrated(brief)); got != want {
+					t.Errorf("%s: %s", app.Name, difference(want, got))
+				}
+			}
+		}
+	}
 }
 
 // TestTraceCGI shows that environ is complete once, also if a CGI program redirects; and that the
@@ -5273,13 +5302,14 @@ func TestFaults(t *testing.T) {
 		for _, deed := range deeds {
 			t.Run(mode+"/"+deed.name, func(t *testing.T) {
 				goroutines, files := runtime.NumGoroutine(), openFiles()
-				for _, sent := range requests {
-					together(times, func() { misbehave(t, s.addr, sent, deed.do) })
-					(row{want: "200", has: body("abc")}).check(t, ask(t, s.addr, post("abc", "Content-Length: 3")))
-					eventually(t, fmt.Sprintf("goroutines and files to be back after %.50q", sent), func() bool {
-						return runtime.NumGoroutine() <= goroutines && openFiles() <= files
-					})
-				}
+				var next atomic.Int64
+				together(times*len(requests), func() {
+					misbehave(t, s.addr, requests[next.Add(1)%int64(len(requests))], deed.do)
+				})
+				(row{want: "200", has: body("abc")}).check(t, ask(t, s.addr, post("abc", "Content-Length: 3")))
+				eventually(t, "goroutines and files to be back", func() bool {
+					return runtime.NumGoroutine() <= goroutines && openFiles() <= files
+				})
 			})
 		}
 		s.stop()

@@ -34,7 +34,7 @@ async function diagram([source, name, themeVariables]) {
 // smaller runs in the browser, and returns a PNG as WebP of the width of the prose, both in base64.
 async function smaller(png) {
 	const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
-	const width = Math.min(image.width, 840), height = Math.round(image.height * width / image.width);
+	const width = Math.min(image.width, 760), height = Math.round(image.height * width / image.width);
 	const canvas = Object.assign(document.createElement("canvas"), { width, height }), brush = canvas.getContext("2d");
 	brush.imageSmoothingQuality = "high";
 	brush.drawImage(image, 0, 0, width, height);

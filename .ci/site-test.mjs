@@ -154,6 +154,13 @@ const both = {
 		await term.locator(".tip").waitFor({ state: "visible" });
 		assert.ok((await term.locator(".tip").innerText()).length > 10);
 	},
+	async "the number of a line leads to that line of its file"() {
+		await visit(chapter);
+		const number = page.locator("figure.code i a").first(), href = await number.evaluate(a => a.href);
+		await number.click();
+		await page.waitForURL(href);
+		await page.waitForFunction(() => document.querySelector("pre.file i:target"));
+	},
 	async "a link of a chapter opens its experiment, and the lab leads back"() {
 		await visit(chapter);
 		const link = page.locator("a.lab").first(), fragment = new URL(await link.evaluate(a => a.href)).hash;

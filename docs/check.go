@@ -17,14 +17,15 @@
 //	go run docs/check.go class DIR [07 ...]     check a directory of students
 //	go run docs/check.go author 07              hold an exercise to its wrong answers
 //
-// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage. Beginning an exercise,
-// hints, lists and a class are no tests: their status is 0.
+// The exit status is 0 for solved, 1 for not yet, 2 for wrong usage. Beginning an
+// exercise, hints, lists and a class are no tests: their status is 0.
 //
 // Nothing here knows what an exercise is about. The tables in docs/exercises/*/README.md
-// and docs/conformance.md are the checks, and this program interprets them. Each check is a
-// row of a table: a script for a client, and what must hold afterwards. A client plays the
-// script to a target and returns an exchange. judge compares it with what must hold, and
-// returns a fault, or nil. A check with its fault is a result, and commands report results.
+// and docs/conformance.md are the checks, and this program interprets them. Each check is
+// a row of a table: a script for a client, and what must hold afterwards. A client plays
+// the script to a target and returns an exchange. judge compares it with what must hold,
+// and returns a fault, or nil. A check with its fault is a result, and commands report
+// results.
 package main
 
 import (
@@ -252,13 +253,10 @@ func having(outcome string, results []result) (some []result) {
 
 // groups divides a list by a key. The order stays.
 func groups[T any](list []T, key func(T) string) (divided [][]T) {
-	places := map[string]int{}
 	for _, item := range list {
-		i, isKnown := places[key(item)]
-		if !isKnown {
-			i = len(divided)
-			places[key(item)] = i
-			divided = append(divided, nil)
+		i := slices.IndexFunc(divided, func(g []T) bool { return key(g[0]) == key(item) })
+		if i < 0 {
+			i, divided = len(divided), append(divided, nil)
 		}
 		divided[i] = append(divided[i], item)
 	}
@@ -346,8 +344,8 @@ func framing(lines, sent string) string {
 
 var spans = regexp.MustCompile("([a-z ]*)`([^`]*)`")
 
-// expectations reads a cell: spans of text, each after its word. A table may leave out the
-// word before the first span, and one before others, to which "not" belongs as well.
+// expectations reads a cell: spans of text, each after its word. A table may leave out
+// the word before the first span, and one before others, to which "not" belongs as well.
 func expectations(cell, first, other string) (list []expectation) {
 	if cell == "nothing" {
 		return []expectation{{"nothing", ""}}
@@ -507,7 +505,8 @@ func (t *transcript) String() string {
 
 // Ctrl-C must be passed on to children, because they are in other groups.
 var (
-	interrupted, _ = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	interrupted, _ = signal.NotifyContext(context.Background(), os.Interrupt,
+		syscall.SIGTERM)
 	living, endAll = context.WithCancel(interrupted)
 	alive          sync.WaitGroup // children
 )
@@ -517,7 +516,8 @@ func (p program) start() *child {
 	c := &child{program: p, ended: make(chan struct{}),
 		secret: fmt.Sprintf("#%08x", rand.Uint32())}
 	c.Cmd = exec.CommandContext(living, p.command[0], p.command[1:]...)
-	c.Dir, c.Stdout, c.Stderr = must(os.MkdirTemp("", "check-empty-")), &c.printed, &c.printed
+	c.Dir, c.Stdout, c.Stderr = must(os.MkdirTemp("", "check-empty-")), &c.printed,
+		&c.printed
 	c.Cancel, c.WaitDelay, c.SysProcAttr = c.kill, time.Second, &syscall.SysProcAttr{}
 	// By its name, because Windows' SysProcAttr has no such field.
 	if own := reflect.ValueOf(c.SysProcAttr).Elem().FieldByName("Setpgid"); own.IsValid() {
@@ -606,7 +606,8 @@ func (c *child) log() string {
 var lastPort atomic.Int64
 
 // freeAddr returns an address for a program that will listen soon. Its port is below
-// those that systems give to clients, so that no client of another program takes it first.
+// those that systems give to clients, so that no client of another program takes it
+// first.
 func freeAddr() string {
 	port := 12000 + (int64(os.Getpid())*97+lastPort.Add(1))%18000
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
@@ -675,8 +676,8 @@ func (c *client) talk(row check, d drawn) exchange {
 	return c.exchange
 }
 
-// do is for one word of a script, or for its bytes. Calls that fail because the server has
-// closed are no fault by themselves: finish sees it.
+// do is for one word of a script, or for its bytes. Calls that fail because the server
+// has closed are no fault by themselves: finish sees it.
 func (c *client) do(word string, d drawn) {
 	switch word {
 	case "again":
@@ -691,13 +692,8 @@ func (c *client) do(word string, d drawn) {
 		if c.readByte(c.patience); len(c.got) == 0 {
 			c.err = errors.New("no answer had begun when the client wanted to go on")
 		}
-	case "drip":
-		for range 30 {
-			c.send("x")
-			c.do("pause", d)
-		}
-	case "linger":
-		c.linger()
+	case "drip", "linger":
+		c.drip(word == "linger")
 	case "end":
 		c.CloseWrite()
 	case "leave":
@@ -716,20 +712,28 @@ func (c *client) do(word string, d drawn) {
 }
 
 // readByte reads a byte of an answer, if it comes in time.
-func (c *client) readByte(patience time.Duration) {
+func (c *client) readByte(patience time.Duration) error {
 	c.SetReadDeadline(time.Now().Add(patience))
 	first := make([]byte, 1)
-	n, _ := c.Read(first)
+	n, err := c.Read(first)
 	c.got = append(c.got, first[:n]...)
+	return err
 }
 
-// linger reads an answer and goes on sending, until the server has closed.
-func (c *client) linger() {
-	answer, _ := io.ReadAll(io.LimitReader(c, 1<<20))
-	c.got = append(c.got, answer...)
+// drip sends bytes until the server closes, which a client that reads sees sooner. One
+// that lingers has read the answer before.
+func (c *client) drip(lingers bool) {
+	if lingers {
+		answer, _ := io.ReadAll(io.LimitReader(c, 1<<20))
+		c.got = append(c.got, answer...)
+	}
 	for end := time.Now().Add(late); time.Now().Before(end); {
 		time.Sleep(100 * time.Millisecond)
-		if _, err := c.Write([]byte("x")); err != nil {
+		_, err := c.Write([]byte("x"))
+		if err == nil && !lingers {
+			err = c.readByte(100 * time.Millisecond)
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 	}
@@ -853,8 +857,8 @@ func (c check) judge(d drawn, e exchange, limit time.Duration) *fault {
 }
 
 // match compares an exchange with one expectation. It is as long as the list of words,
-// which docs/exercises/README.md and docs/conformance.md explain. After "no", nothing like
-// the text may come.
+// which docs/exercises/README.md and docs/conformance.md explain. After "no", nothing
+// like the text may come.
 func match(word, text string, e exchange) *fault {
 	about, isCGI := strings.CutPrefix(word, "cgi ")
 	if isCGI {
@@ -1146,8 +1150,8 @@ func newTarget(addr string) *target {
 	return t
 }
 
-// play sends a row. After five rows without an answer it waits less long for one. Only R01
-// asks that the connection ends: one fault is told once.
+// play sends a row. After five rows without an answer it waits less long for one. Only
+// R01 asks that the connection ends: one fault is told once.
 func (t *target) play(r check) exchange {
 	c := client{dial: t.dial, patience: t.patience, mayStay: !*strict && r.id() != "R01"}
 	if t.silent.Load() >= 5 {
@@ -1425,12 +1429,12 @@ type exercise struct {
 // onceMore is the check after all others: the table again, in one process.
 const onceMore = "once more"
 
-// exercises reads docs/exercises: of each README the heading, the kind, the table of checks
-// and the usual causes.
+// exercises reads docs/exercises: of each README the heading, the kind, the table of
+// checks and the usual causes.
 var exercises = sync.OnceValue(func() (all []*exercise) {
 	kinds := regexp.MustCompile("(?m)^Kind:.*?(standard input.*|served as `(.*)`.*)?$")
 	for _, dir := range glob("docs/exercises/[0-9][0-9]*-*") {
-		text, hints := page(filepath.Join(dir, "README.md")), page(filepath.Join(dir, "hints.md"))
+		text, hints := page(dir+"/README.md"), page(dir+"/hints.md")
 		kind := kinds.FindStringSubmatch(text)
 		x := &exercise{name: filepath.Base(dir), dir: filepath.ToSlash(dir),
 			title: between(text, ". ", "\n"), served: kind[2], hints: sections(hints),
@@ -1466,8 +1470,8 @@ func exerciseNamed(which string) *exercise {
 	return nil
 }
 
-// progress prints how many exercises pass, and which is the next: the last that was begun,
-// or one after it. With a list it shows each exercise.
+// progress prints how many exercises pass, and which is the next: the last that was
+// begun, or one after it. With a list it shows each exercise.
 func progress(list bool) int {
 	all, done, last, next := exercises(), map[*exercise]bool{}, 0, ""
 	for i, x := range all {
@@ -1513,8 +1517,8 @@ func (x *exercise) stamp(content []byte) string {
 	return fmt.Sprintf("%s %x\n", x.name, sha256.Sum256(content))
 }
 
-// work puts the starters of an exercise into mine/, which git ignores; or it shows a hint,
-// serves the student's file, or checks it.
+// work puts the starters of an exercise into mine/, which git ignores; or it shows a
+// hint, serves the student's file, or checks it.
 func (x *exercise) work(file string) int {
 	own := file == ""
 	if own {
@@ -1544,7 +1548,8 @@ func (x *exercise) work(file string) int {
 		isSolved := passesAll(x.attempt(os.Stdout, file, false))
 		passed := strings.ReplaceAll(passedFiles(), x.stamp(content), "")
 		if isSolved {
-			fmt.Println("solved    another solution:", strings.Join(glob(x.dir+"/solution.*"), ", "))
+			others := strings.Join(glob(x.dir+"/solution.*"), ", ")
+			fmt.Println("solved    another solution:", others)
 			passed += x.stamp(content)
 		}
 		if own {
@@ -1709,7 +1714,8 @@ func setAside(source string, names map[string]bool) string {
 // attempt builds a file, runs all checks or some, and reports them as they are done; the
 // first that fails is explained. When all pass, they run once more, with the race
 // detector. To build with that takes long; it is done at once if raced.
-func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string) []result {
+func (x *exercise) attempt(w io.Writer, file string, raced bool,
+	only ...string) (results []result) {
 	fmt.Fprintf(w, "\nExercise %s  %s\n", x.number, x.title)
 	p, err := x.build(file, freeAddr(), raced)
 	defer func() { p.remove() }()
@@ -1717,7 +1723,6 @@ func (x *exercise) attempt(w io.Writer, file string, raced bool, only ...string)
 		fmt.Fprintf(w, "  it does not compile:\n%s\n", err)
 		return []result{{check: check{Name: notCompiled}, Outcome: "fails"}}
 	}
-	var results []result
 	over := false // as no other check can pass
 	for _, c := range x.checks {
 		if only != nil && !slices.Contains(only, c.Name) {
@@ -1759,7 +1764,9 @@ var marks = map[string]string{"passes": "  ok   %s\n", "fails": "  NO   %s\n",
 
 const notCompiled = "does not compile"
 
-func passesAll(results []result) bool { return len(having("passes", results)) == len(results) }
+func passesAll(results []result) bool {
+	return len(having("passes", results)) == len(results)
+}
 
 // try starts a program for one check.
 func (x *exercise) try(c *check, p program) *fault {
@@ -1948,7 +1955,8 @@ func mistakes(path string) (list []mistake) {
 	block := regexp.MustCompile("(?ms)^```\\w+ (?:(\\S+) )?(was|is|program)\n(.*?)^```$")
 	for _, section := range sections(page(path)) {
 		name, text, _ := strings.Cut(section, "\n")
-		m := mistake{name: strings.TrimSpace(name), caughtBy: between(text, "Refused by `", "`")}
+		caughtBy := between(text, "Refused by `", "`")
+		m := mistake{name: strings.TrimSpace(name), caughtBy: caughtBy}
 		for _, b := range block.FindAllStringSubmatch(text, -1) {
 			switch m.file = cmp.Or(m.file, b[1]); b[2] {
 			case "was":
@@ -1979,12 +1987,15 @@ func (m mistake) apply(source string) string {
 	return cmp.Or(m.program, source)
 }
 
-var hunts = sync.OnceValue(func() []mistake { return mistakes("docs/exercises/hunts.md") })
+var hunts = sync.OnceValue(func() []mistake {
+	return mistakes("docs/exercises/hunts.md")
+})
 
 // build makes a hunt's program.
 func (m mistake) build(addr string) (program, error) {
 	p, err := compile(map[string]string{m.file: m.apply(page(m.file))}, addr)
-	p.command = append(p.command, "-quiet", "-app", "environ", "-timeout", "2s", "-addr", addr)
+	p.command = append(p.command, "-quiet", "-app", "environ", "-timeout", "2s", "-addr",
+		addr)
 	return p, err
 }
 
@@ -2050,7 +2061,8 @@ func author(which string, names []string) int {
 		for n := 1; n < *times && file == solution && passesAll(results); n++ {
 			results = x.attempt(&report, file, true)
 		}
-		if passesAll(results) != (file == solution) || only != nil && results[0].Name != only[0] {
+		if passesAll(results) != (file == solution) ||
+			only != nil && results[0].Name != only[0] {
 			fault = "expected " + cmp.Or(m.caughtBy, m.name) + "\n" + report.String()
 		}
 		return fault
