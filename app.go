@@ -107,7 +107,7 @@ func applications(c Config) []entry {
 		{"echo", "PEP 3333", "05-body", "curl --data-binary @README.md URL", echo,
 			"Sends the body of the request back, block by block."},
 		{"errors", "PEP 3333", "08-start-response", "curl -i URL/before URL/after URL/excinfo",
-			failing, "Fails before its head is sent, or after it, or changes its mind in time."},
+			failing, "Fails before its head or after it, breaks a rule, changes its mind in time."},
 		{"form", "the cgi module", "11-middleware", "curl -F name=value -F file=@README.md URL",
 			form, "Takes a form and an upload apart and shows the fields."},
 		{"files", "RFC 1945", "11-middleware", "curl -i URL/", newFiles(c.Root),
@@ -287,7 +287,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 	return readBlocks(environ["wsgi.input"].(io.Reader), pieceSize)
 }
 
-// failing fails in three ways. (PEP 3333, "Error Handling")
+// failing fails in five ways. (PEP 3333, "Error Handling", "Other HTTP Features")
 func failing(environ Environ, startResponse StartResponse) Body {
 	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
@@ -304,10 +304,16 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		err := errors.New("the database is on fire")
 		startResponse(unavailable, textAtOnce, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
+	case "/twice": // without an error, a second call is a mistake: startResponse panics
+		startResponse("200 OK", textAtOnce)
+		return plainly(startResponse, "503 Service Unavailable", "Sorry")
+	case "/hop": // a field of the connection is the gateway's: startResponse panics
+		return plainly(startResponse, "200 OK", "Bye", Header{"Connection", "close"})
 	case "", "/":
-		return htmlPage(startResponse, "errors", mounted) // links to the three
+		return htmlPage(startResponse, "errors", mounted) // links to the five
 	}
-	return notFound(startResponse, "Try before, after or excinfo under "+mounted+"/")
+	return notFound(startResponse,
+		"Try before, after, excinfo, twice or hop under "+mounted+"/")
 }
 
 // plainly answers with a line of text.

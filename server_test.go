@@ -1782,7 +1782,7 @@ func TestApplications(t *testing.T) {
 		"/environ/a/b": "\nPATH_INFO: /a/b\n|\nSCRIPT_NAME: /environ\n",
 		"/echo":        "<h1>Echo</h1>|curl --data-binary @README.md http://127.0.0.1/echo<",
 		"/errors":      `<a href="/errors/before">|<a href="/errors/after">|<a href="/errors/excinfo">`,
-		"/errors/x":    "^404 Not Found|Try before, after or excinfo under /errors/\n$",
+		"/errors/x":    "^404 Not Found|Try before, after, excinfo, twice or hop under /errors/\n$",
 		"/proxy":       "go run . -upstream 127", "/cgi": "go run . -script path", "/lab": "^200 ",
 		"/form": "^200 ", "/mount": "^200 |SCRIPT_NAME: /mount\n", "/files": "^301 ",
 		"/helloo": "^404 Not Found|The index is at /\n$", "": "^200 OK|<h1>The gallery</h1>",
@@ -2814,7 +2814,7 @@ func TestProxy(t *testing.T) {
 // docs/conformance.md, through the checker.
 func TestApplicationRows(t *testing.T) {
 	addr := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", ""))(t)).addr
-	checkEdges(t, 7, "gateway", addr)
+	checkEdges(t, 9, "gateway", addr)
 	checkEdges(t, 61, "applications", addr)
 }
 
@@ -3934,10 +3934,10 @@ func TestDocsExcerpts(t *testing.T) {
 }
 
 // TestDocsChapters holds each chapter to 1,500 words, and its paragraphs that begin with
-// "Import:", "New:" and "Changed:" to its steps: -update writes these anew. What is new or
-// changed has to be shown.
+// "Import:", "New:", "Changed:" and "Removed:" to its steps: -update writes these anew. What is
+// new or changed has to be shown.
 func TestDocsChapters(t *testing.T) {
-	paragraph := regexp.MustCompile("(?m)^(Import|New|Changed):( `.*\n| *$\n?)(`.*\n)*")
+	paragraph := regexp.MustCompile("(?m)^(Import|New|Changed|Removed):( `.*\n| *$\n?)(`.*\n)*")
 	wrap := regexp.MustCompile(`(.{1,90})(?: |$)`)
 	eachPage(t, func(t *testing.T, page, text string) string {
 		number := regexp.MustCompile(`^docs/(\d\d)-`).FindStringSubmatch(page)
@@ -3977,7 +3977,12 @@ func TestDocsChapters(t *testing.T) {
 					t.Errorf("%s#%s is not shown", s.path(), d.name)
 				}
 			}
-			for _, title := range []string{"Import:", "New:", "Changed:"} {
+			for _, name := range slices.Sorted(maps.Keys(before)) {
+				if _, still := here[name]; !still {
+					lists["Removed:"] = append(lists["Removed:"], "`"+name+"`")
+				}
+			}
+			for _, title := range []string{"Import:", "New:", "Changed:", "Removed:"} {
 				names := strings.Join(lists[title], ", ")
 				first := title == "Import:" && len(before) == 0 // which is shown whole
 				if ours && names != "" && !first {
@@ -4346,7 +4351,7 @@ func (s step) answers(t *testing.T, addr string) {
 		c.Close() // the step sees that its client has left, and answers the next
 	}
 	if s.name >= "08d" { // and while one client is silent, the next waits, as chapter 9 shows
-		checkEdges(t, 7, "gateway", addr)
+		checkEdges(t, 9, "gateway", addr)
 		first := dial(t, addr)
 		replies(t, addr, get(), "^"+ok200)
 		first.SetReadDeadline(time.Now().Add(time.Second)) // a server of both keeps it longer

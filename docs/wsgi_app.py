@@ -58,8 +58,20 @@ def excinfo(environ, start_response):
         return [f"Sorry: {err}\n".encode()]
 
 
+def twice(environ, start_response):
+    start_response("200 OK", text())
+    start_response("200 OK", text())  # without exc_info: an AssertionError
+    return []
+
+
+def hop(environ, start_response):
+    start_response("200 OK", [("Connection", "close")])  # the gateway's: an AssertionError
+    return []
+
+
 routes = {"/hello": hello, "/clock": clock, "/write": write, "/errors/before": before,
-          "/errors/after": after, "/errors/excinfo": excinfo}
+          "/errors/after": after, "/errors/excinfo": excinfo, "/errors/twice": twice,
+          "/errors/hop": hop}
 
 
 def application(environ, start_response):

@@ -851,7 +851,7 @@ func (r *Response) fail(reason any) {
 	if !r.headSent {
 		r.refuse(refusal)
 	}
-	r.cut = r.length < 0
+	r.cut = r.length < 0 // not after refuse, which has set a length
 }
 
 // refuse answers with the page of a refusal.
@@ -873,7 +873,8 @@ func gallery(environ Environ, startResponse StartResponse) Body {
 		return clock(environ, startResponse)
 	case "/write":
 		return write(environ, startResponse)
-	case "/errors/before", "/errors/after", "/errors/excinfo":
+	case "/errors/before", "/errors/after", "/errors/excinfo", "/errors/twice",
+		"/errors/hop":
 		return failing(environ, startResponse)
 	}
 	return showEnviron(environ, startResponse)
@@ -909,13 +910,20 @@ func clock(environ Environ, startResponse StartResponse) Body {
 	})
 }
 
-// failing fails before its head is sent, or after it, or makes an error page in time.
+// failing fails in five ways, each at its own path. (PEP 3333, "Error Handling")
 func failing(environ Environ, startResponse StartResponse) Body {
-	if environ.Get("PATH_INFO") == "/errors/before" {
+	headers := textPlain
+	switch environ.Get("PATH_INFO") {
+	case "/errors/before":
 		panic(errors.New("the application failed before its head was sent"))
+	case "/errors/hop":
+		headers = []Header{{"Connection", "close"}} // startResponse panics
 	}
-	startResponse("200 OK", textPlain)
-	if environ.Get("PATH_INFO") == "/errors/excinfo" {
+	startResponse("200 OK", headers)
+	switch environ.Get("PATH_INFO") {
+	case "/errors/twice":
+		startResponse("200 OK", textPlain) // panics: there is no excInfo
+	case "/errors/excinfo":
 		err := errors.New("the database is on fire")
 		startResponse("503 Service Unavailable", textPlain, err)
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
