@@ -2278,7 +2278,8 @@ func TestCGIHost(t *testing.T) {
 		addr := start(t, mounted(newCGI(dir, time.Minute, 0), hello)).addr
 		replies(t, addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
 			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
+			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|"+
+			"\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
 			"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+
 			"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
@@ -2970,7 +2971,8 @@ func TestSystemErrors(t *testing.T) {
 		want  string
 	}{
 		{cannotServe, syscall.EACCES, forbidden}, {cannotServe, syscall.EPERM, forbidden},
-		{cannotServe, full("open"), busy + "open: "}, {badGateway, fork(syscall.EMFILE), busy + "fork a: "},
+		{cannotServe, full("open"), busy + "open: "},
+		{badGateway, fork(syscall.EMFILE), busy + "fork a: "},
 		{badGateway, fork(syscall.EAGAIN), busy + "fork a: "},
 		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), busy + "no x: "},
 	} {
@@ -3071,8 +3073,10 @@ func TestValidate(t *testing.T) {
 	const html, no = "start 200 OK|Content-Type: text/html; ", "start 204 No Content"
 	for steps, want := range map[string]string{ // "" where nothing is wrong
 		html + "return x": "", html + "yield ; yield x": "", "start 205 Reset Content; none": "",
-		no + "; yield ; yield ":                            "",
-		html + "write a; yield ; write b":                  "write() is called before the body is iterated", // M05
+		no + "; yield ; yield ": "",
+		// M05
+		html + "write a; yield ; write b": "write() is called before the body is " +
+			"iterated",
 		no + "; write x":                                   "204 No Content has no body",
 		html + html + "return x":                           "a second call needs excInfo",
 		"start 200|Content-Type: a/b; return x":            "expected a status",
@@ -3624,7 +3628,8 @@ go() {
 	case "$1 $2" in
 	"run .") RAWSGI_AS_PROGRAM=1 ours "$RAWSGI" "${@:3}" ;;
 	"run -overlay") command go build -ldflags=-w -overlay "$3" -o $built . && ours $built "${@:5}" ;;
-	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go && report $built "${@:3}" ;;
+	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go &&
+		report $built "${@:3}" ;;
 	*) command go "$@" ;;
 	esac
 }
@@ -3692,7 +3697,8 @@ func (x *terminal) do(turn turn) string {
 		tell(-x.shell.Process.Pid, os.Interrupt)
 	default:
 		if !x.until(30*time.Second, func(_ string, ended bool) bool { return ended }) {
-			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal", turn.line)
+			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal",
+				turn.line)
 		}
 		x.shown = len(x.screen.String())
 		x.run(turn.command[len("$ "):])
@@ -4006,7 +4012,8 @@ func TestDocsLinks(t *testing.T) {
 func anchors(text string) (list []string) {
 	text = fenced.ReplaceAllString(text, "")
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
-		heading := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		heading := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).
+			ReplaceAllString(strings.ToLower(heading[1]), "")
 		list = append(list, strings.ReplaceAll(heading, " ", "-"))
 	}
 	for _, own := range regexp.MustCompile(`<a id="(.*?)"></a>`).FindAllStringSubmatch(text, -1) {
@@ -4167,7 +4174,8 @@ func table(title string, outcomes [][]graded, key func(graded) string) string {
 				}
 			}
 			line += fmt.Sprint(" ", n["passes"])
-			for _, sign := range [][2]string{{"differs", " ~%d"}, {"hung up", " ⌿%d"}, {"fails", " **✗%d**"}} {
+			for _, sign := range [][2]string{{"differs", " ~%d"}, {"hung up", " ⌿%d"},
+				{"fails", " **✗%d**"}} {
 				if n := n[sign[0]]; n > 0 {
 					line += fmt.Sprintf(sign[1], n)
 					differs = true
@@ -4368,7 +4376,7 @@ func ofKind(events []event, kinds ...string) (some []event) {
 	return some
 }
 
-// texts are the sentences of events, a line each, with the place of a panic and the layer that logs.
+// texts are the sentences of events, a line each, with a panic's place and the layer that logs.
 func texts(events []event) (all string) {
 	for _, e := range events {
 		all += e.Text + map[string]string{"panic": " @" + e.Place, "log": " by " + e.Layer}[e.Kind] + "\n"
@@ -4546,7 +4554,8 @@ func TestRecordTells(t *testing.T) {
 			`target|"/": an empty path is the root|Host is dropped: the target says a`},
 		getPath("/README.md"): {newFiles("docs"), "the body of app is a file: the gateway " +
 			"reads, sends and closes it|the head leaves|bytes of the body leave"},
-		"HEAD / HTTP/1.0\r\n\r\n": {clock, "a block of 9 bytes|the answer has no Content-Length: nobody " +
+		"HEAD / HTTP/1.0\r\n\r\n": {clock, "a block of 9 bytes|the answer has no Content-Length: " +
+			"nobody " +
 			"knows how long the body of GET would be\n|is asked for no more blocks"},
 		getPath("/write"): {write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
 			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
@@ -4561,7 +4570,8 @@ func TestRecordTells(t *testing.T) {
 				"a Content-Length of|the head leaves"},
 		getPath("/a/x"): {watched("outer", mount(map[string]Application{"/a": mid}, nil)), "app calls " +
 			`the application outer|outer sets PATH_INFO to "/x"; it was "/a/x"|outer sets SCRIPT_NAME to ` +
-			`"/a"; it was ""|outer calls the application mid|mid sets PATH_INFO to ""; it was "/x"|mid calls`},
+			`"/a"; it was ""|outer calls the application mid|` +
+			`mid sets PATH_INFO to ""; it was "/x"|mid calls`},
 		getPath("/both"): {both, "app calls the application outer|outer calls the application first|" +
 			"one by first\n|two by outer\n|outer calls the application inner|the head leaves"},
 		getPath("/excinfo"): {failing, `app calls startResponse("503 Service Unavailable") with 2 ` +
@@ -4690,7 +4700,8 @@ func TestNarration(t *testing.T) {
 	got = narration(t, 80, false, "echo", "", post("<a>", "Content-Length: 3"))
 	holds(t, got, `block of 3 bytes: "<a>"`) // on a terminal, < is <
 	got = narration(t, 80, true, "hello", "", get("Host: h"))
-	holds(t, got, "^#1 > GET / HTTP/1.0\\r\\n … and 11 bytes more\n#1   environ is complete: 22 keys\n|"+
+	holds(t, got, "^#1 > GET / HTTP/1.0\\r\\n … and 11 bytes more\n"+
+		"#1   environ is complete: 22 keys\n|"+
 		"\"Hello, World!\\n\"\n#1 < HTTP/1.0 200 OK\\r\\n … and 134 bytes more\n127.0.0.1 - - ")
 	same(t, "lines of a brief trace", strings.Count(got, "\n"), 10)
 	got = narration(t, 80, true, "gallery", "", getPath("/errors/before"))
@@ -4718,8 +4729,10 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("COLUMNS=%s: a line has %d columns: %.2000s", columns, widest, got)
 		}
 	}
-	for line, want := range map[string]string{"  │ one two three four": "  │ one two|  │   three|  │   four",
-		"! one two three": "! one two|    three", "  abcdefghijklmnopq": "  abcdefghij|    klmnopq"} {
+	for line, want := range map[string]string{
+		"  │ one two three four": "  │ one two|  │   three|  │   four",
+		"! one two three":        "! one two|    three",
+		"  abcdefghijklmnopq":    "  abcdefghij|    klmnopq"} {
 		same(t, line, strings.Join(wrapWords(line, 12), "|"), want)
 	}
 }
@@ -4858,8 +4871,9 @@ func experimented(t *testing.T, lab Application, change ...string) (events []eve
 }
 
 func labExperiment(change ...string) string {
-	return strings.NewReplacer(change...).Replace(`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
-		`"app": "hello", "use": "upper", "arrival": "at once"}`)
+	return strings.NewReplacer(change...).Replace(
+		`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
+			`"app": "hello", "use": "upper", "arrival": "at once"}`)
 }
 
 // TestLab shows who may use the lab, and for what.
@@ -4876,7 +4890,8 @@ func TestLab(t *testing.T) {
 	for why, changes := range map[string]string{
 		here: "REMOTE_ADDR=192.0.2.1|REMOTE_ADDR=|HTTP_X_FORWARDED_FOR=192.0.2.1|HTTP_VIA=1.0 x|" +
 			"HTTP_FORWARDED=for=192.0.2.1|HTTP_HOST=192.0.2.1|HTTP_HOST=evil.example:8000",
-		"own page": "HTTP_ORIGIN=http://evil.example|HTTP_ORIGIN=http://localhost:9000|HTTP_ORIGIN=null|" +
+		"own page": "HTTP_ORIGIN=http://evil.example|HTTP_ORIGIN=http://localhost:9000|" +
+			"HTTP_ORIGIN=null|" +
 			"HTTP_SEC_FETCH_SITE=cross-site|CONTENT_TYPE=text/plain|REQUEST_METHOD=GET",
 		"The lab is at /lab": "PATH_INFO=/x|PATH_INFO=/go.mod|PATH_INFO=/.|PATH_INFO=/docs/lab.html|" +
 			"PATH_INFO=/../go.mod",
@@ -4958,11 +4973,12 @@ func TestLabArrival(t *testing.T) {
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
-	busy := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
+	block := func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
-	}}, {Name: "echo", App: echo}}, false)
+	}
+	busy := newLab([]entry{{Name: "block", App: block}, {Name: "echo", App: echo}}, false)
 	blocked := labExperiment("hello", "block")
 	class := inBackground(func() {
 		together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") })
@@ -5078,7 +5094,7 @@ func TestExercise(t *testing.T) {
 	longer(t)
 	dir := t.TempDir()
 	noError(t, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))
-	for _, name := range []string{"go.mod", "main.go", "server.go", "request.go", "response.go", "app.go"} {
+	for name := range strings.FieldsSeq("go.mod main.go server.go request.go response.go app.go") {
 		writeFile(t, filepath.Join(dir, name), string(must(os.ReadFile(name))(t)))
 	}
 	mine := filepath.Join("mine", "09-teapot.go")
@@ -5167,7 +5183,8 @@ func TestChildren(t *testing.T) {
 	only(t, "needs setsid", "linux")
 	alive, file := filepath.Join(t.TempDir(), "alive"), filepath.Join(t.TempDir(), "server.py")
 	must(exec.Command("mkfifo", alive).CombinedOutput())(t)
-	writeFile(t, file, "import subprocess\nsubprocess.Popen(['setsid', 'sh', '-c', 'sleep 60 > "+alive+"'])\n"+
+	writeFile(t, file, "import subprocess\n"+
+		"subprocess.Popen(['setsid', 'sh', '-c', 'sleep 60 > "+alive+"'])\n"+
 		"raise ValueError('no')\n")
 	checks := exec.Command(checker(), "23", file)
 	noError(t, checks.Start())
@@ -5182,7 +5199,8 @@ func TestChildren(t *testing.T) {
 
 // troubled goes wrong in every way that a server must survive.
 var troubled = mount(map[string]Application{"/panic": alone("must fail without a head"),
-	"/after": alone("ok; yield abc; panic"), "/goexit": alone("exit"), "/endless": endless}, showEnviron)
+	"/after": alone("ok; yield abc; panic"), "/goexit": alone("exit"),
+	"/endless": endless}, showEnviron)
 
 // endless holds a goroutine and two files until its body is closed.
 func endless(environ Environ, startResponse StartResponse) Body {
@@ -5252,7 +5270,8 @@ func TestFaults(t *testing.T) {
 		noError(t, os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700))
 		routes["/f"], routes["/c"] = newFiles(dir), newCGI(dir, 100*time.Millisecond, 0)
 		routes["/form"], routes["/p"] = form, newProxy(up.addr, time.Second)
-		for path := range strings.FieldsSeq("/f/ /f/hi /f/nothing /c/hi /c/bad /c/hang /c/broken /c/none /p/") {
+		for path := range strings.FieldsSeq("/f/ /f/hi /f/nothing " +
+			"/c/hi /c/bad /c/hang /c/broken /c/none /p/") {
 			requests = append(requests, getPath(path))
 		}
 		const part = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
@@ -5337,7 +5356,7 @@ func TestSoak(t *testing.T) {
 		*soak = 2 * time.Second
 	}
 	s := start(t, troubled, func(s *Server) {
-		s.Timeout, s.AccessLog = 5*time.Second, nil // bad clients keep it waiting, a busy machine does too
+		s.Timeout, s.AccessLog = 5*time.Second, nil // bad clients and a busy machine make it wait
 	})
 	var cut, workers atomic.Int64
 	end := time.Now().Add(*soak)
@@ -5411,7 +5430,8 @@ func FuzzReadRequest(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q is refused: %v", text, err)
 		}
-		if second := newEnviron(again, memoryAddr, memoryAddr); fmt.Sprint(environ) != fmt.Sprint(second) {
+		second := newEnviron(again, memoryAddr, memoryAddr)
+		if fmt.Sprint(environ) != fmt.Sprint(second) {
 			t.Errorf("%v\nbecame %v", environ, second)
 		}
 	})
@@ -5422,14 +5442,14 @@ func FuzzReadRequest(f *testing.F) {
 // Each of these differences is decided; any other is a fault in one of the two.
 var (
 	stricter = map[string]string{
-		"501 RFC 9112 §6.1":                  "Transfer-Encoding: they decode chunked and ignore the rest in HTTP/1.0",
+		"501 RFC 9112 §6.1":                  "Transfer-Encoding: they decode chunked only",
 		"501 RFC 9112 §3.2":                  "OPTIONS *: they leave it to a handler",
 		"505 RFC 9110 §15.6.6":               "HTTP/2.0, HTTP/0.9: they leave it to their server",
 		"400 RFC 9112 §3.2":                  "Host is checked, targets begin with / or http://host",
 		"400 RFC 9112 §5.2":                  "folded lines: they join them",
 		"400 RFC 9112 §5.1":                  "a space before the colon: they leave it to their server",
-		"400 RFC 9110 §5.5":                  "control characters in values: they leave it to their server",
-		"400 RFC 9110 §5.3":                  "two equal Content-Lengths, two Content-Types: they take the first",
+		"400 RFC 9110 §5.5":                  "control characters: they leave it to their server",
+		"400 RFC 9110 §5.3":                  "two equal lengths, two types: they take the first",
 		"400 RFC 9112 §2.2":                  "mixed line ends, CR within a line",
 		"400 RFC 3986 §2.1, RFC 3875 §4.1.5": "escaped control characters in a path",
 		"413 RFC 9110 §15.5.14":              "a limit", "414 RFC 9110 §15.5.15": "a limit",
