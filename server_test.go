@@ -3189,18 +3189,26 @@ server.modules = ("mod_cgi")
 cgi.assign = (".cgi" => "")
 `
 
+// What the environ application must show of a request to another server, without a proxy and with.
+const (
+	shown     = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
+	forwarded = shown + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
+)
+
+// postTo makes that request.
+func postTo(target string) string {
+	return "POST " + target + " HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n" +
+		"Content-Length: 3\r\n\r\nabc"
+}
+
 // TestOtherServers has us behind and in front of servers that are not ours, over each interface.
 func TestOtherServers(t *testing.T) {
 	long(t)
 	const here, self = "/a%20b?q=1", "/cgi-bin/self.cgi/a%20b?q=1"
 	const version = debianPython + " -V"
 	const cgiHost = "exec " + debianPython + " -m http.server --cgi --bind 127.0.0.1 PORT"
-	const gunicorn = "ln conf app.py; exec " + debianPython + " -m gunicorn -b ADDR app:app"
-	const environ = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
-	const forwarded = environ + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
-	environApp := string(must(os.ReadFile("docs/environ_app.py"))(t))
 	underCGI := "#!" + debianPython + "\nfrom wsgiref.handlers import CGIHandler\n" +
-		strings.Replace(environApp, "if __name__ ==", "CGIHandler().run(app)\nif not", 1)
+		strings.Replace(string(must(os.ReadFile("docs/environ_app.py"))(t)), "if __name__ ==", "CGIHandler().run(app)\nif not", 1)
 	nginxConf := strings.NewReplacer("127.0.0.1:8080", "ADDR", "http://127.0.0.1:8000", "OURS").
 		Replace(string(must(os.ReadFile("docs/nginx.conf"))(t)))
 	nginx := "exec nginx -p . -c conf -g 'daemon off;'"
@@ -3211,18 +3219,14 @@ func TestOtherServers(t *testing.T) {
 		return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
 	}
 	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
-		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, environ},
-		{"http.server", "python3", version, "", cgiHost, self, environ},
+		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, shown},
+		{"http.server", "python3", version, "", cgiHost, self, shown},
 		{"http.server, arguments", "python3", version, "", cgiHost, "/cgi-bin/self.cgi?x+-app+hello",
 			"400 Bad Request\n"},
 		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
-		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT",
-			here, forwarded + "\n"},
-		{"gunicorn, our proxy", "gunicorn", debianPython + " -c 'import gunicorn'", environApp, gunicorn,
-			here, forwarded},
-		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
+		{"wsgiref under our host", "python3", version, underCGI, "", here, shown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if shell(c.needs).Run() != nil {
@@ -3253,8 +3257,7 @@ func TestOtherServers(t *testing.T) {
 			if strings.HasSuffix(c.name, "our proxy") {
 				addr = start(t, newProxy(addr, 10*time.Second)).addr
 			}
-			replies(t, addr, "POST "+c.target+" HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n"+
-				"Content-Length: 3\r\n\r\nabc", c.want)
+			replies(t, addr, postTo(c.target), c.want)
 		})
 	}
 }
@@ -4073,50 +4076,51 @@ var servers = []struct {
 		"--plugin python3 --wsgi-file environ_app.py --callable app --threads 8", 8},
 }
 
-// TestServers holds docs/servers.md to what the servers do, and writes its tables anew with
-// -update. It is about the versions that the page names: with others, the page has to be
-// written anew.
+// TestServers puts our proxy before each server, holds docs/servers.md to what the servers do by
+// themselves, and writes its tables anew with -update. The page is about the versions that it names:
+// with others, it has to be written anew.
 func TestServers(t *testing.T) {
 	if !*update {
 		t.Parallel()
 		long(t)
 	}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer l.Close()
+	go netHTTP(environHandler)(l)
+	addrs := map[string]string{"rawsgi": start(t, showEnviron).addr, "net/http": l.Addr().String()}
 	versions := "| server | version | command, in docs |\n|---|---|---|\n"
 	for _, server := range servers {
-		out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
+		version, err := exec.Command("sh", "-c", server.version).CombinedOutput()
 		if err != nil {
 			skip(t, "needs "+server.name, strings.Fields(server.install)...)
 		}
-		version := strings.TrimSpace(string(out))
-		command := strings.NewReplacer("ADDR", "127.0.0.1:9000", "PORT", "9000").Replace(server.command)
-		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, version, command)
+		command := func(addr string) string {
+			return strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace(server.command)
+		}
+		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, bytes.TrimSpace(version),
+			command("127.0.0.1:9000"))
+		if addrs[server.name] == "" {
+			addr := freeAddr(t)
+			args := strings.Fields(command(addr))
+			program := exec.Command(args[0], args[1:]...)
+			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+			background(t, addr, program)
+			addrs[server.name] = addr
+		}
+		proxy := start(t, newProxy(addrs[server.name], 10*time.Second))
+		replies(t, proxy.addr, postTo("/a%20b?q=1"), forwarded)
+		proxy.stop()
 	}
 	page := string(must(os.ReadFile("docs/servers.md"))(t))
 	if !*update && !strings.Contains(page, versions) {
 		skip(t, "docs/servers.md is about other versions (go test -run Servers -update)")
 	}
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	defer l.Close()
-	go netHTTP(environHandler)(l)
-	ours := map[string]string{"rawsgi": start(t, showEnviron).addr, "net/http": l.Addr().String()}
 	outcomes := make([][]graded, len(servers))
-	var all sync.WaitGroup
-	for i, server := range servers {
-		addr := cmp.Or(ours[server.name], freeAddr(t))
-		if ours[server.name] == "" {
-			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace
-			args := strings.Fields(fill(server.command))
-			program := exec.Command(args[0], args[1:]...)
-			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-			background(t, addr, program)
-		}
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			outcomes[i] = grade(t, "server", addr, "-jobs", strconv.Itoa(server.clients))
-		}()
-	}
-	all.Wait()
+	var next atomic.Int64
+	together(len(servers), func() {
+		i := next.Add(1) - 1
+		outcomes[i] = grade(t, "server", addrs[servers[i].name], "-jobs", strconv.Itoa(servers[i].clients))
+	})
 	chapter := func(row graded) string { return strconv.Itoa(row.Chapter) }
 	tables := versions + table("chapter", outcomes, chapter) + table("rule", outcomes, graded.rule)
 	marks := regexp.MustCompile(`(?s)(<!-- tables -->\n)(.*)(<!-- end of tables -->\n)`)
