@@ -171,7 +171,7 @@ const questions = {
 	async "which byte is wrong, by which rule?"() {
 		await preset("refused: a space before the colon");
 		assert.equal(await page.locator("#marks .bad").textContent(), " ");
-		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, RFC 9112 §5\.1, chapter 4/);
+		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, counted from 0, RFC 9112 §5\.1, chapter 4/);
 		assert.deepEqual(await page.locator("#fault a").evaluateAll(list => list.map(a => a.getAttribute("href").replace(/.*\/|\.(md|html)$/g, ""))), ["rfc9112#section-5.1", "04-header-fields"]);
 		assert.match(await text("#onion"), /^Not called/);
 		assert.ok(await visible("#marks .bad") && await visible("#fault") && await visible("#onion .none"));
@@ -837,7 +837,7 @@ const once_ = {
 		await preset("HTTP/0.9");
 		assert.match(await text("#h-out"), /^Answer: 14 bytes sent so far$/);
 		await preset("a failure after the head");
-		assert.match(await text("#h-out"), /200 OK, 178 bytes: head 150, body 28: it has left, and the client sees a short body; a reset ends it$/);
+		assert.match(await text("#h-out"), /200 OK, 178 bytes: head 150, body 28, then it breaks off: the client sees that by the reset$/);
 	},
 	async "every step lights something"() {
 		await fresh();
