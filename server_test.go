@@ -478,38 +478,10 @@ func check(t testing.TB, args ...string) (printed string, status int) {
 	return string(out), command.ProcessState.ExitCode()
 }
 
-// A row is one rule of HTTP/1.0 or CGI, shown by bytes alone: what is sent to a server
-// that runs the environ application, and what must come back.
-type row struct {
-	chapter string   // "ch03"
-	name    string   // "R05 an absolute target"
-	send    string   // the exact bytes
-	how     string   // "then end" our half, "byte by byte", or "+": more is sent than is read
-	want    string   // status code; "body" for a body alone; "nothing"
-	has     []string // lines that the answer's body must have
-	not     []string // beginnings of lines that it must not have
-}
-
-// id is the first of the row's ids.
-func (row row) id() string { return row.name[:3] }
-
-// check fails the test if a reply is not what a row wants. It is for rows that are not on the page.
-func (row row) check(t *testing.T, reply string) {
-	t.Helper()
-	status, _, content := splitReply(t, reply)
-	same(t, row.name, status[:3], row.want)
-	for _, line := range row.has {
-		has(t, "\n"+content, "\n"+line+"\n")
-	}
-	for _, prefix := range row.not {
-		same(t, prefix, strings.Contains("\n"+content, "\n"+prefix), false)
-	}
-}
-
-// A graded is a row, and how a server did on it: see docs/check.go.
+// A graded is a row of docs/conformance.md, and how a server did on it: see docs/check.go.
 type graded struct {
 	Chapter         int
-	Name, Want, How string
+	Name, Want, How string // How: "then end" our half, or "+": more is sent than is read
 	Send            []byte
 	Outcome, Fault  string
 }
@@ -520,28 +492,38 @@ func (g graded) rule() string {
 	return rule
 }
 
-// allRows has the rows of docs/conformance.md.
-var allRows = sync.OnceValue(func() (rows []row) {
+// allRows has the rows of docs/conformance.md that are bytes alone.
+var allRows = sync.OnceValue(func() (rows []graded) {
 	out, err := exec.Command(checker(), "rows").Output()
-	var list []graded
-	if err := cmp.Or(err, json.Unmarshal(out, &list)); err != nil {
+	if err := cmp.Or(err, json.Unmarshal(out, &rows)); err != nil {
 		panic(err)
-	}
-	for _, r := range list {
-		rows = append(rows, row{chapter: fmt.Sprintf("ch%02d", r.Chapter), name: r.Name,
-			send: string(r.Send), how: r.How, want: r.Want})
 	}
 	return rows
 })
 
-// gradeRows has the checker grade a server. Arguments choose rows, and how: 3-5, -strict, -jobs 8.
-func gradeRows(t testing.TB, addr string, args ...string) (rows []graded) {
+// grade has the checker grade. Arguments say what, which rows and how: server ADDR 3-5 -jobs 8.
+func grade(t testing.TB, args ...string) (rows []graded) {
 	t.Helper()
-	out, _ := check(t, append([]string{"server", "-json", addr}, args...)...)
+	out, _ := check(t, append(args, "-json")...)
 	if err := json.Unmarshal([]byte(out), &rows); err != nil {
 		t.Fatalf("%v: %.2000s", err, out)
 	}
 	return rows
+}
+
+// passes fails the test for each row that ours does not pass, but for the exceptions of its mode.
+// There must be at least so many rows.
+func passes(t *testing.T, mode string, least int, args ...string) {
+	t.Helper()
+	rows := grade(t, append(args, "-strict")...)
+	for _, row := range rows {
+		if row.Outcome != "passes" && exceptions()[mode+" "+row.Name] == "" {
+			t.Errorf("%s: %s %s; given %q", row.Name, row.Outcome, row.Fault, row.Send)
+		}
+	}
+	if len(rows) < least {
+		t.Errorf("%d rows, expected %d", len(rows), least)
+	}
 }
 
 // exceptions are the rows that a mode cannot keep, with the reason: what is between the
@@ -584,25 +566,11 @@ func TestConformance(t *testing.T) {
 	for mode, addr := range modes {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			holdToRows(t, mode, addr)
+			passes(t, mode, 200, "server", addr, "-jobs", "8")
 			if mode != "CGI" {
-				holdToRows(t, mode, addr, "-bytewise")
+				passes(t, mode, 200, "server", addr, "-jobs", "8", "-bytewise")
 			}
 		})
-	}
-}
-
-// holdToRows fails the test for each row that a server of ours does not pass, but for exceptions.
-func holdToRows(t *testing.T, mode, addr string, args ...string) {
-	t.Helper()
-	rows := gradeRows(t, addr, append(args, "-strict", "-jobs", "8")...)
-	for _, row := range rows {
-		if row.Outcome != "passes" && exceptions()[mode+" "+row.Name] == "" {
-			t.Errorf("%s: %s %s", row.Name, row.Outcome, row.Fault)
-		}
-	}
-	if len(rows) < 200 {
-		t.Errorf("%d rows", len(rows))
 	}
 }
 
@@ -626,11 +594,11 @@ func TestReadRequest(t *testing.T) {
 	longLines := map[string]string{"414": "RFC 9110 §15.5.15", "431": "RFC 6585 §5"}
 	var points []string
 	for _, row := range allRows() {
-		whole, content, err := parse(strings.NewReader(row.send))
-		slow, slowContent, slowErr := parse(iotest.OneByteReader(strings.NewReader(row.send)))
+		whole, content, err := parse(bytes.NewReader(row.Send))
+		slow, slowContent, slowErr := parse(iotest.OneByteReader(bytes.NewReader(row.Send)))
 		if !reflect.DeepEqual(whole, slow) || !bytes.Equal(content, slowContent) ||
 			fmt.Sprint(err) != fmt.Sprint(slowErr) {
-			t.Errorf("%s: whole: %+v %q %v\nslow:  %+v %q %v", row.name, whole, content, err, slow,
+			t.Errorf("%s: whole: %+v %q %v\nslow:  %+v %q %v", row.Name, whole, content, err, slow,
 				slowContent, slowErr)
 		}
 		var refusal *Refusal
@@ -640,8 +608,8 @@ func TestReadRequest(t *testing.T) {
 		} else if errors.As(err, &refusal) {
 			status = refusal.Status[:3]
 		}
-		if status != row.want && !(row.want == "body" && (status == "200" || status == "400")) {
-			t.Errorf("%s: expected %s, got %s: %v", row.name, row.want, status, err)
+		if status != row.Want && !(row.Want == "body" && (status == "200" || status == "400")) {
+			t.Errorf("%s: expected %s, got %s: %v", row.Name, row.Want, status, err)
 		}
 		if refusal == nil {
 			continue
@@ -652,7 +620,7 @@ func TestReadRequest(t *testing.T) {
 		if refusal.Reason == "" || !strings.Contains(refusal.Source, cmp.Or(longLines[status], "§")) ||
 			strings.Contains(page, "<") || strings.Contains(refusal.Error(), "\n") || refusal.Line != "" &&
 			(lines[2] != before+after || strings.IndexByte(lines[3], '^') != len(before)) {
-			t.Errorf("%s: not fit for a client or a log: %q, %q", row.name, page, refusal)
+			t.Errorf("%s: not fit for a client or a log: %q, %q", row.Name, page, refusal)
 		}
 		if refusal.Line == "" {
 			continue
@@ -740,7 +708,8 @@ func TestURLScheme(t *testing.T) { // E17
 		same(t, "HTTPS="+https, urlScheme(https), want)
 	}
 	misdirected := "GET https://h/ HTTP/1.0\r\n\r\n"
-	answers(t, showEnviron, misdirected, "HTTP/1.0 421 |GET https://h/ HTTP/1.0\n    ^ expected http://",
+	answers(t, showEnviron, misdirected,
+		"HTTP/1.0 421 |GET https://h/ HTTP/1.0\n    ^ expected http://",
 		"421 Misdirected")
 	t.Setenv("HTTPS", "on")
 	answers(t, showEnviron, misdirected, "\nHTTP_HOST: h\n|\nwsgi.url_scheme: https\n", "^$")
@@ -1577,40 +1546,42 @@ func TestManyClients(t *testing.T) {
 	same(t, "more than two connections", most.Load() > 2, false)
 }
 
-// A crowdedListener has so many descriptors free for connections.
-type crowdedListener struct {
+// A fickleListener accepts through a function.
+type fickleListener struct {
 	*net.TCPListener
-	free *atomic.Int32
+	accept func(*net.TCPListener) (net.Conn, error)
 }
 
-func (l crowdedListener) Accept() (net.Conn, error) {
-	if l.free.Load() == 0 {
-		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
-	}
-	c, err := l.TCPListener.Accept()
-	if err == nil {
-		l.free.Add(-1)
-	}
-	return c, err
-}
+func (l fickleListener) Accept() (net.Conn, error) { return l.accept(l.TCPListener) }
 
 // TestCrowded: running out of descriptors passes, with one line in the log. A server that stops
 // meanwhile answers its backlog all the same.
 func TestCrowded(t *testing.T) {
-	l := crowdedListener{must(listen("127.0.0.1:0"))(t).(*net.TCPListener), &atomic.Int32{}}
+	var free atomic.Int32 // descriptors for connections
+	l := fickleListener{must(listen("127.0.0.1:0"))(t).(*net.TCPListener),
+		func(l *net.TCPListener) (net.Conn, error) {
+			if free.Load() == 0 {
+				return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+			}
+			c, err := l.Accept()
+			if err == nil {
+				free.Add(-1)
+			}
+			return c, err
+		}}
 	var clients []net.Conn
 	for range 3 {
 		clients = append(clients, sendTo(t, l.Addr().String(), get()))
 	}
 	s := startWith(t, l, func(environ Environ, startResponse StartResponse) Body {
-		l.free.Store(9) // for the others when the first is served
+		free.Store(9) // for the others when the first is served
 		return hello(environ, startResponse)
 	})
 	complaints := func() int { return strings.Count(s.errors.String(), "cannot accept a connection") }
 	eventually(t, "a line in the log", func() bool { return complaints() > 0 })
 	stopped := inBackground(s.stop)
 	eventually(t, "the stop", s.stopping.Load)
-	l.free.Store(1)
+	free.Store(1)
 	for _, c := range clients {
 		has(t, readRest(t, c), ok200)
 		c.Close()
@@ -1878,7 +1849,8 @@ func TestMiddleware(t *testing.T) { // M01, M03
 		"log": "log: GET /x?y=1\nthe application\nlog: startResponse \"200 OK\", 1 headers\n" +
 			"log: a block of 3 bytes: \"a\\r\\n\"\nlog: a block of 0 bytes: \"\"\nClose: Close's error\n",
 	} {
-		story{use, getPath("/x?y=1") + " → close; log the application\n; start 200 OK|X: y; yield a\r\n; " +
+		story{use, getPath("/x?y=1") +
+			" → close; log the application\n; start 200 OK|X: y; yield a\r\n; " +
 			"yield ", ok200 + "X: y\r\n\r\na\r\n", log}.run(t, wrap(use))
 	}
 }
@@ -1910,7 +1882,8 @@ func TestCommand(t *testing.T) {
 		{2, "hello", "an application is chosen with -app"},
 		{2, "-upstream http://h:1", upstream + ", like 127.0.0.1:9000, or several"},
 		{2, "-upstream 'h:1, h:2'", `commas and no spaces between, not "h:1, h:2"`},
-		{2, "-upstream h:1,h", upstream}, {2, "-upstream h:65536", upstream}, {2, "-upstream h:1,", upstream},
+		{2, "-upstream h:1,h", upstream},
+		{2, "-upstream h:65536", upstream}, {2, "-upstream h:1,", upstream},
 		{2, "-addr localhost", ` 127.0.0.1:8000 or :8000, or unix:/path, not "localhost"`},
 		{2, "-addr 8000", "-addr is host:port, like"}, {2, "-addr 127.0.0.1:99999", "-addr is host:port"},
 		{2, "-addr unix:", socket}, {2, "-addr unix:@name", socket},
@@ -2234,11 +2207,15 @@ func TestCGIHost(t *testing.T) {
 			"hint for |then an empty line"},
 		{"X08 output before the head", `echo hi`, "", " 502 ", "hint for |print a head, like "},
 		{"X08 an HTTP status line", `printf 'HTTP/1.0 200 OK\n\nhi'`, "", " 502 ", "print Status: 200"},
-		{"X08 a line end of Windows", "#!/bin/sh\r\necho hi\r\n", "", " 502 ", "hint for |in \\r\\n: save it"},
+		{"X08 a line end of Windows", "#!/bin/sh\r\necho hi\r\n", "", " 502 ",
+			"hint for |in \\r\\n: save it"},
 		{"X08 the same, with env", "#!/usr/bin/env sh\r\n", "", " 502 ", "hint for |in \\r\\n: save it"},
-		{"X08 no first line", "#!", "", " 502 ", "hint for |does not name an interpreter, like #!/bin/sh"},
-		{"X08 a head without end", `yes A: b`, "", " 502 ", "is the empty line after it missing?|!print a head"},
-		{"X08 a wrong first line", "#!/bin/nosuch\n", "", " 502 ", `hint for |not exist: "#!/bin/nosuch"`},
+		{"X08 no first line", "#!", "", " 502 ",
+			"hint for |does not name an interpreter, like #!/bin/sh"},
+		{"X08 a head without end", `yes A: b`, "", " 502 ",
+			"is the empty line after it missing?|!print a head"},
+		{"X08 a wrong first line", "#!/bin/nosuch\n", "", " 502 ",
+			`hint for |not exist: "#!/bin/nosuch"`},
 		{"X08 all output is read, after a length", `printf 'Content-Length: 2\n'; hi; sleep 0.2
 			echo more; echo x >&2`, "", "\r\n\r\nhi$", "x\n|!signal"},
 		{"X08 all output is read, for HEAD", `hi; head -c 200000 /dev/zero; sleep 0.2; echo x >&2`,
@@ -2252,7 +2229,8 @@ func TestCGIHost(t *testing.T) {
 		{"X12 timeout: its child hangs", `sleep 1000 & echo $! > $0.pid; wait`, "", " 504 ", "waited 1s"},
 		{"X12 timeout: a child has left the group", `setsid sh -c 'echo $$ > $0.pid
 			while sleep 0.1; do echo x; done' $0 2>/dev/null & ` + waits + "hi", "", "\r\n\r\nhi", brokeOff},
-		{"X12 timeout: it leaves its group", `exec perl -e 'setpgrp(0, getpgrp(getppid)); sleep 1000'`, "",
+		{"X12 timeout: it leaves its group",
+			`exec perl -e 'setpgrp(0, getpgrp(getppid)); sleep 1000'`, "",
 			" 504 ", "waited 1s"},
 		{"X12 it leaves a child", `sleep 1000 & echo $! > $0.pid; hi`, "", hi, ""},
 		{"X12 it is killed", `hi; kill -9 $$`, "", hi, brokeOff},
@@ -2300,7 +2278,8 @@ func TestCGIHost(t *testing.T) {
 		addr := start(t, mounted(newCGI(dir, time.Minute, 0), hello)).addr
 		replies(t, addr, "POST /cgi/p/a%20b?q HTTP/1.0\r\nContent-Length: 3\r\nAuthorization: x\r\n"+
 			"Proxy-Authorization: y\r\nProxy: z\r\nX_Y: u\r\nX-A: 1\r\n\r\nabcd", "\nSCRIPT_NAME=/cgi/p\n|"+
-			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
+			"\nSERVER_SOFTWARE="+software+"\n|\nPATH_INFO=/a b\n|\nREQUEST_URI=/cgi/p/a%20b?q\n|"+
+			"\nREMOTE_HOST=127.0.0.1\n|\nHTTP_X_A=1\n|"+
 			"\nPATH_TRANSLATED="+dir+"/a b\n|\ncwd "+dir+
 			"\n|\nabc$|!AUTHORIZATION|!hidden|!HTTP_PROXY|!X_Y=u|!CONTENT_TYPE")
 		replies(t, addr, getPath("/cgi/p/../../../etc/passwd"), "TRANSLATED="+dir+"/etc/passwd\n")
@@ -2814,34 +2793,19 @@ func TestProxy(t *testing.T) {
 // docs/conformance.md, through the checker.
 func TestApplicationRows(t *testing.T) {
 	addr := start(t, must(choose(applications(Config{Root: "docs"}), "gallery", ""))(t)).addr
-	checkEdges(t, 9, "gateway", addr)
-	checkEdges(t, 61, "applications", addr)
+	passes(t, "", 9, "gateway", addr)
+	passes(t, "", 61, "applications", addr)
 }
 
 func TestHostRows(t *testing.T) {
 	only(t, "the programs are for a Unix shell")
 	dir := t.TempDir()
-	checkEdges(t, 38, "host", "http://"+start(t, newCGI(dir, 10*time.Second, 0)).addr+"/", dir)
+	passes(t, "", 38, "host", "http://"+start(t, newCGI(dir, 10*time.Second, 0)).addr+"/", dir)
 }
 
 func TestProxyRows(t *testing.T) {
 	upstream := freeAddr(t) // the checker listens there
-	checkEdges(t, 43, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
-}
-
-// checkEdges has the checker grade one of ours, and wants all rows to pass, so many at least.
-func checkEdges(t *testing.T, least int, args ...string) {
-	t.Helper()
-	out, _ := check(t, append([]string{"-strict", "-json"}, args...)...)
-	var rows []graded
-	if err := json.Unmarshal([]byte(out), &rows); err != nil || len(rows) < least {
-		t.Fatalf("expected %d rows, got %d: %v\n%.2000s", least, len(rows), err, out)
-	}
-	for _, r := range rows {
-		if r.Outcome != "passes" {
-			t.Errorf("%s %s: %s; given %q", r.Name, r.Outcome, r.Fault, r.Send)
-		}
-	}
+	passes(t, "", 43, "proxy", start(t, newProxy(upstream, 10*time.Second)).addr, upstream)
 }
 
 // TestForm shows what a form costs, and one that does not arrive whole. The rest is rows.
@@ -3007,7 +2971,8 @@ func TestSystemErrors(t *testing.T) {
 		want  string
 	}{
 		{cannotServe, syscall.EACCES, forbidden}, {cannotServe, syscall.EPERM, forbidden},
-		{cannotServe, full("open"), busy + "open: "}, {badGateway, fork(syscall.EMFILE), busy + "fork a: "},
+		{cannotServe, full("open"), busy + "open: "},
+		{badGateway, fork(syscall.EMFILE), busy + "fork a: "},
 		{badGateway, fork(syscall.EAGAIN), busy + "fork a: "},
 		{badGateway, fmt.Errorf("no x: %w", &net.OpError{Err: full("socket")}), busy + "no x: "},
 	} {
@@ -3108,8 +3073,10 @@ func TestValidate(t *testing.T) {
 	const html, no = "start 200 OK|Content-Type: text/html; ", "start 204 No Content"
 	for steps, want := range map[string]string{ // "" where nothing is wrong
 		html + "return x": "", html + "yield ; yield x": "", "start 205 Reset Content; none": "",
-		no + "; yield ; yield ":                            "",
-		html + "write a; yield ; write b":                  "write() is called before the body is iterated", // M05
+		no + "; yield ; yield ": "",
+		// M05
+		html + "write a; yield ; write b": "write() is called before the body is " +
+			"iterated",
 		no + "; write x":                                   "204 No Content has no body",
 		html + html + "return x":                           "a second call needs excInfo",
 		"start 200|Content-Type: a/b; return x":            "expected a status",
@@ -3169,13 +3136,16 @@ func TestValidateEverything(t *testing.T) {
 		startResponse(r.status, r.headers)
 		return page
 	}))
-	holdToRows(t, "validate", s.addr)
+	passes(t, "validate", 200, "server", s.addr, "-jobs", "8")
 	s.stop()
 	holds(t, s.errors.String(), "!validate:")
-	requests := []row{{send: post("a=b", "Content-Length: 3")}, {send: "HEAD / HTTP/1.0\r\n\r\n"},
-		{send: getPath("/excinfo")}, {send: getPath("/README.md")}}
+	var requests []graded
+	for _, request := range []string{post("a=b", "Content-Length: 3"), "HEAD / HTTP/1.0\r\n\r\n",
+		getPath("/excinfo"), getPath("/README.md")} {
+		requests = append(requests, graded{Send: []byte(request)})
+	}
 	for _, row := range allRows() {
-		if len(row.send) < 70000 {
+		if len(row.Send) < 70000 {
 			requests = append(requests, row)
 		}
 	}
@@ -3187,8 +3157,8 @@ func TestValidateEverything(t *testing.T) {
 			}
 			s := start(t, validate(entry.App))
 			for _, row := range requests { // the answer is the application's own matter
-				_, err := askUntil(t, s.addr, row.send, row.how == "then end")
-				same(t, fmt.Sprint("an error: ", err), err != nil && row.how != "+", false)
+				_, err := askUntil(t, s.addr, string(row.Send), row.How == "then end")
+				same(t, fmt.Sprint("an error: ", err), err != nil && row.How != "+", false)
 			}
 			s.stop()
 			holds(t, s.errors.String(), "!validate:")
@@ -3219,18 +3189,26 @@ server.modules = ("mod_cgi")
 cgi.assign = (".cgi" => "")
 `
 
+// What the environ application must show of a request to another server, without a proxy and with.
+const (
+	shown     = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
+	forwarded = shown + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
+)
+
+// postTo makes that request.
+func postTo(target string) string {
+	return "POST " + target + " HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n" +
+		"Content-Length: 3\r\n\r\nabc"
+}
+
 // TestOtherServers has us behind and in front of servers that are not ours, over each interface.
 func TestOtherServers(t *testing.T) {
 	long(t)
 	const here, self = "/a%20b?q=1", "/cgi-bin/self.cgi/a%20b?q=1"
 	const version = debianPython + " -V"
 	const cgiHost = "exec " + debianPython + " -m http.server --cgi --bind 127.0.0.1 PORT"
-	const gunicorn = "ln conf app.py; exec " + debianPython + " -m gunicorn -b ADDR app:app"
-	const environ = "PATH_INFO: /a b\n|QUERY_STRING: q=1\n|CONTENT_TYPE: text/x\n|BODY-LENGTH: 3\n"
-	const forwarded = environ + "|HTTP_HOST: h\n|HTTP_X_FORWARDED_FOR: 127.0.0.1"
-	environApp := string(must(os.ReadFile("docs/environ_app.py"))(t))
 	underCGI := "#!" + debianPython + "\nfrom wsgiref.handlers import CGIHandler\n" +
-		strings.Replace(environApp, "if __name__ ==", "CGIHandler().run(app)\nif not", 1)
+		strings.Replace(string(must(os.ReadFile("docs/environ_app.py"))(t)), "if __name__ ==", "CGIHandler().run(app)\nif not", 1)
 	nginxConf := strings.NewReplacer("127.0.0.1:8080", "ADDR", "http://127.0.0.1:8000", "OURS").
 		Replace(string(must(os.ReadFile("docs/nginx.conf"))(t)))
 	nginx := "exec nginx -p . -c conf -g 'daemon off;'"
@@ -3241,18 +3219,14 @@ func TestOtherServers(t *testing.T) {
 		return exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin; "+command)
 	}
 	for _, c := range []struct{ name, install, needs, conf, command, target, want string }{
-		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, environ},
-		{"http.server", "python3", version, "", cgiHost, self, environ},
+		{"lighttpd", "lighttpd", "lighttpd -v", lighttpdConf, "exec lighttpd -D -f conf", self, shown},
+		{"http.server", "python3", version, "", cgiHost, self, shown},
 		{"http.server, arguments", "python3", version, "", cgiHost, "/cgi-bin/self.cgi?x+-app+hello",
 			"400 Bad Request\n"},
 		{"nginx", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, Unix socket", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + "\n"},
 		{"nginx, our proxy", "nginx-light", "nginx -v", nginxConf, nginx, here, forwarded + ", 127."},
-		{"wsgiref, our proxy", "python3", version, environApp, "exec " + debianPython + " conf PORT",
-			here, forwarded + "\n"},
-		{"gunicorn, our proxy", "gunicorn", debianPython + " -c 'import gunicorn'", environApp, gunicorn,
-			here, forwarded},
-		{"wsgiref under our host", "python3", version, underCGI, "", here, environ},
+		{"wsgiref under our host", "python3", version, underCGI, "", here, shown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if shell(c.needs).Run() != nil {
@@ -3283,8 +3257,7 @@ func TestOtherServers(t *testing.T) {
 			if strings.HasSuffix(c.name, "our proxy") {
 				addr = start(t, newProxy(addr, 10*time.Second)).addr
 			}
-			replies(t, addr, "POST "+c.target+" HTTP/1.0\r\nHost: h\r\nContent-Type: text/x\r\n"+
-				"Content-Length: 3\r\n\r\nabc", c.want)
+			replies(t, addr, postTo(c.target), c.want)
 		})
 	}
 }
@@ -3398,31 +3371,24 @@ func TestStoppedEarly(t *testing.T) {
 	refuses(t, l.Addr().String())
 }
 
-// A lateListener's first Accept sees only its deadline, although a connection waits.
-type lateListener struct {
-	*net.TCPListener
-	server  *Server
-	accepts *atomic.Int32
-}
-
-func (l lateListener) Accept() (net.Conn, error) {
-	if l.accepts.Add(1) > 1 {
-		return l.TCPListener.Accept()
-	}
-	for !l.server.stopping.Load() {
-		time.Sleep(time.Millisecond)
-	}
-	return nil, os.ErrDeadlineExceeded
-}
-
 // TestLateAccept: a stop answers a connection that waits, on a machine that is too slow to accept
 // it before the first deadline.
 func TestLateAccept(t *testing.T) {
 	s := newServer(hello)
-	l := lateListener{must(listen("127.0.0.1:0"))(t).(*net.TCPListener), s, &atomic.Int32{}}
+	var accepts atomic.Int32
+	l := fickleListener{must(listen("127.0.0.1:0"))(t).(*net.TCPListener),
+		func(l *net.TCPListener) (net.Conn, error) {
+			if accepts.Add(1) > 1 {
+				return l.Accept()
+			}
+			for !s.stopping.Load() { // the first sees only its deadline
+				time.Sleep(time.Millisecond)
+			}
+			return nil, os.ErrDeadlineExceeded
+		}}
 	waiting := sendTo(t, l.Addr().String(), get())
 	go s.Serve(l)
-	eventually(t, "Accept", func() bool { return l.accepts.Load() == 1 })
+	eventually(t, "Accept", func() bool { return accepts.Load() == 1 })
 	s.Shutdown(5 * time.Second)
 	holds(t, readRest(t, waiting), "^"+ok200)
 }
@@ -3665,7 +3631,8 @@ go() {
 	case "$1 $2" in
 	"run .") RAWSGI_AS_PROGRAM=1 ours "$RAWSGI" "${@:3}" ;;
 	"run -overlay") command go build -ldflags=-w -overlay "$3" -o $built . && ours $built "${@:5}" ;;
-	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go && report $built "${@:3}" ;;
+	"run "*) sed "$PORTS" "$2" > $built.go && command go build -o $built $built.go &&
+		report $built "${@:3}" ;;
 	*) command go "$@" ;;
 	esac
 }
@@ -3733,7 +3700,8 @@ func (x *terminal) do(turn turn) string {
 		tell(-x.shell.Process.Pid, os.Interrupt)
 	default:
 		if !x.until(30*time.Second, func(_ string, ended bool) bool { return ended }) {
-			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal", turn.line)
+			x.Fatalf("line %d: a program still runs here: end it with ^C, or use another terminal",
+				turn.line)
 		}
 		x.shown = len(x.screen.String())
 		x.run(turn.command[len("$ "):])
@@ -4047,7 +4015,8 @@ func TestDocsLinks(t *testing.T) {
 func anchors(text string) (list []string) {
 	text = fenced.ReplaceAllString(text, "")
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
-		heading := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		heading := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).
+			ReplaceAllString(strings.ToLower(heading[1]), "")
 		list = append(list, strings.ReplaceAll(heading, " ", "-"))
 	}
 	for _, own := range regexp.MustCompile(`<a id="(.*?)"></a>`).FindAllStringSubmatch(text, -1) {
@@ -4081,8 +4050,8 @@ func TestDocsApplication(t *testing.T) {
 func TestDocsRules(t *testing.T) {
 	names := map[string]bool{"row": true} // the head of the table of exceptions
 	for _, row := range allRows() {
-		same(t, "another row is called "+row.name, names[row.name], false)
-		names[row.name] = true
+		same(t, "another row is called "+row.Name, names[row.Name], false)
+		names[row.Name] = true
 	}
 	for exception := range exceptions() {
 		_, name, _ := strings.Cut(exception, " ")
@@ -4107,50 +4076,51 @@ var servers = []struct {
 		"--plugin python3 --wsgi-file environ_app.py --callable app --threads 8", 8},
 }
 
-// TestServers holds docs/servers.md to what the servers do, and writes its tables anew with
-// -update. It is about the versions that the page names: with others, the page has to be
-// written anew.
+// TestServers puts our proxy before each server, holds docs/servers.md to what the servers do by
+// themselves, and writes its tables anew with -update. The page is about the versions that it names:
+// with others, it has to be written anew.
 func TestServers(t *testing.T) {
 	if !*update {
 		t.Parallel()
 		long(t)
 	}
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer l.Close()
+	go netHTTP(environHandler)(l)
+	addrs := map[string]string{"rawsgi": start(t, showEnviron).addr, "net/http": l.Addr().String()}
 	versions := "| server | version | command, in docs |\n|---|---|---|\n"
 	for _, server := range servers {
-		out, err := exec.Command("sh", "-c", server.version).CombinedOutput()
+		version, err := exec.Command("sh", "-c", server.version).CombinedOutput()
 		if err != nil {
 			skip(t, "needs "+server.name, strings.Fields(server.install)...)
 		}
-		version := strings.TrimSpace(string(out))
-		command := strings.NewReplacer("ADDR", "127.0.0.1:9000", "PORT", "9000").Replace(server.command)
-		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, version, command)
+		command := func(addr string) string {
+			return strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace(server.command)
+		}
+		versions += fmt.Sprintf("| %s | %s | `%s` |\n", server.name, bytes.TrimSpace(version),
+			command("127.0.0.1:9000"))
+		if addrs[server.name] == "" {
+			addr := freeAddr(t)
+			args := strings.Fields(command(addr))
+			program := exec.Command(args[0], args[1:]...)
+			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+			background(t, addr, program)
+			addrs[server.name] = addr
+		}
+		proxy := start(t, newProxy(addrs[server.name], 10*time.Second))
+		replies(t, proxy.addr, postTo("/a%20b?q=1"), forwarded)
+		proxy.stop()
 	}
 	page := string(must(os.ReadFile("docs/servers.md"))(t))
 	if !*update && !strings.Contains(page, versions) {
 		skip(t, "docs/servers.md is about other versions (go test -run Servers -update)")
 	}
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	defer l.Close()
-	go netHTTP(environHandler)(l)
-	ours := map[string]string{"rawsgi": start(t, showEnviron).addr, "net/http": l.Addr().String()}
 	outcomes := make([][]graded, len(servers))
-	var all sync.WaitGroup
-	for i, server := range servers {
-		addr := cmp.Or(ours[server.name], freeAddr(t))
-		if ours[server.name] == "" {
-			fill := strings.NewReplacer("ADDR", addr, "PORT", portOf(addr)).Replace
-			args := strings.Fields(fill(server.command))
-			program := exec.Command(args[0], args[1:]...)
-			program.Dir, program.Env = "docs", append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-			background(t, addr, program)
-		}
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			outcomes[i] = gradeRows(t, addr, "-jobs", strconv.Itoa(server.clients))
-		}()
-	}
-	all.Wait()
+	var next atomic.Int64
+	together(len(servers), func() {
+		i := next.Add(1) - 1
+		outcomes[i] = grade(t, "server", addrs[servers[i].name], "-jobs", strconv.Itoa(servers[i].clients))
+	})
 	chapter := func(row graded) string { return strconv.Itoa(row.Chapter) }
 	tables := versions + table("chapter", outcomes, chapter) + table("rule", outcomes, graded.rule)
 	marks := regexp.MustCompile(`(?s)(<!-- tables -->\n)(.*)(<!-- end of tables -->\n)`)
@@ -4208,7 +4178,8 @@ func table(title string, outcomes [][]graded, key func(graded) string) string {
 				}
 			}
 			line += fmt.Sprint(" ", n["passes"])
-			for _, sign := range [][2]string{{"differs", " ~%d"}, {"hung up", " ⌿%d"}, {"fails", " **✗%d**"}} {
+			for _, sign := range [][2]string{{"differs", " ~%d"}, {"hung up", " ⌿%d"},
+				{"fails", " **✗%d**"}} {
 				if n := n[sign[0]]; n > 0 {
 					line += fmt.Sprintf(sign[1], n)
 					differs = true
@@ -4294,12 +4265,12 @@ func (s step) build(t *testing.T) (path string) {
 // grade sends the table's rows to a step: it has to pass those of its chapters, and to fail one
 // of others. What it need not show yet is unseen.
 func (s step) grade(t *testing.T, addr string) {
-	args := []string{}
+	args := []string{"server", addr}
 	if s.name >= "06" { // the head is whole from here on
 		args = append(args, "-strict")
 	}
 	failed := s.fails == ""
-	for _, row := range gradeRows(t, addr, args...) {
+	for _, row := range grade(t, args...) {
 		place := fmt.Sprintf("ch%02d/%s", row.Chapter, row.Name[:3])
 		right := row.Outcome == "passes" || row.Outcome == "unseen"
 		switch {
@@ -4351,7 +4322,7 @@ func (s step) answers(t *testing.T, addr string) {
 		c.Close() // the step sees that its client has left, and answers the next
 	}
 	if s.name >= "08d" { // and while one client is silent, the next waits, as chapter 9 shows
-		checkEdges(t, 9, "gateway", addr)
+		passes(t, "", 9, "gateway", addr)
 		first := dial(t, addr)
 		replies(t, addr, get(), "^"+ok200)
 		first.SetReadDeadline(time.Now().Add(time.Second)) // a server of both keeps it longer
@@ -4409,7 +4380,7 @@ func ofKind(events []event, kinds ...string) (some []event) {
 	return some
 }
 
-// texts are the sentences of events, a line each, with the place of a panic and the layer that logs.
+// texts are the sentences of events, a line each, with a panic's place and the layer that logs.
 func texts(events []event) (all string) {
 	for _, e := range events {
 		all += e.Text + map[string]string{"panic": " @" + e.Place, "log": " by " + e.Layer}[e.Kind] + "\n"
@@ -4507,24 +4478,25 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	for _, row := range allRows() {
-		if len(row.send) > labData {
+		if len(row.Send) > labData {
 			continue // more than is told
 		}
-		t.Run(row.name, func(t *testing.T) {
-			events := told(showEnviron, row.send, row.how == "then end")
-			checkEvents(t, row.send, events)
+		t.Run(row.Name, func(t *testing.T) {
+			events := told(showEnviron, string(row.Send), row.How == "then end")
+			checkEvents(t, string(row.Send), events)
 			checkPlaces(t, events)
 			refused, out := ofKind(events, "refused"), ofKind(events, "head", "out")
 			var refusal *Refusal
-			_, _, err := parse(strings.NewReader(row.send))
-			wanted := errors.As(err, &refusal) || row.want[0] == '4' // 421 is not the parser's
-			if (len(refused) == 1) != wanted || row.id() == "B08" && refused[0].From != len(row.send) {
+			_, _, err := parse(bytes.NewReader(row.Send))
+			wanted := errors.As(err, &refusal) || row.Want[0] == '4' // 421 is not the parser's
+			atEnd := row.Name[:3] == "B08"                           // the request is cut
+			if (len(refused) == 1) != wanted || atEnd && refused[0].From != len(row.Send) {
 				t.Errorf("refused: %+v", refused)
 			} else if refusal != nil && refusal.Line != "" {
-				holds(t, row.send[refused[0].From:], "^"+refusal.Line[refusal.Offset:])
+				holds(t, string(row.Send[refused[0].From:]), "^"+refusal.Line[refusal.Offset:])
 			}
-			if row.want != "nothing" && row.want != "body" {
-				holds(t, string(out[0].Data), "^HTTP/1.0 "+row.want)
+			if row.Want != "nothing" && row.Want != "body" {
+				holds(t, string(out[0].Data), "^HTTP/1.0 "+row.Want)
 			}
 			same(t, "the last event", events[len(events)-1].Kind, "close")
 		})
@@ -4586,7 +4558,8 @@ func TestRecordTells(t *testing.T) {
 			`target|"/": an empty path is the root|Host is dropped: the target says a`},
 		getPath("/README.md"): {newFiles("docs"), "the body of app is a file: the gateway " +
 			"reads, sends and closes it|the head leaves|bytes of the body leave"},
-		"HEAD / HTTP/1.0\r\n\r\n": {clock, "a block of 9 bytes|the answer has no Content-Length: nobody " +
+		"HEAD / HTTP/1.0\r\n\r\n": {clock, "a block of 9 bytes|the answer has no Content-Length: " +
+			"nobody " +
 			"knows how long the body of GET would be\n|is asked for no more blocks"},
 		getPath("/write"): {write, "app calls write() with 5 bytes|the answer has no Content-Length: " +
 			"nobody knows|the head leaves|app calls write() with 5 bytes|app returns a body, Blocks"},
@@ -4601,7 +4574,8 @@ func TestRecordTells(t *testing.T) {
 				"a Content-Length of|the head leaves"},
 		getPath("/a/x"): {watched("outer", mount(map[string]Application{"/a": mid}, nil)), "app calls " +
 			`the application outer|outer sets PATH_INFO to "/x"; it was "/a/x"|outer sets SCRIPT_NAME to ` +
-			`"/a"; it was ""|outer calls the application mid|mid sets PATH_INFO to ""; it was "/x"|mid calls`},
+			`"/a"; it was ""|outer calls the application mid|` +
+			`mid sets PATH_INFO to ""; it was "/x"|mid calls`},
 		getPath("/both"): {both, "app calls the application outer|outer calls the application first|" +
 			"one by first\n|two by outer\n|outer calls the application inner|the head leaves"},
 		getPath("/excinfo"): {failing, `app calls startResponse("503 Service Unavailable") with 2 ` +
@@ -4730,7 +4704,8 @@ func TestNarration(t *testing.T) {
 	got = narration(t, 80, false, "echo", "", post("<a>", "Content-Length: 3"))
 	holds(t, got, `block of 3 bytes: "<a>"`) // on a terminal, < is <
 	got = narration(t, 80, true, "hello", "", get("Host: h"))
-	holds(t, got, "^#1 > GET / HTTP/1.0\\r\\n … and 11 bytes more\n#1   environ is complete: 22 keys\n|"+
+	holds(t, got, "^#1 > GET / HTTP/1.0\\r\\n … and 11 bytes more\n"+
+		"#1   environ is complete: 22 keys\n|"+
 		"\"Hello, World!\\n\"\n#1 < HTTP/1.0 200 OK\\r\\n … and 134 bytes more\n127.0.0.1 - - ")
 	same(t, "lines of a brief trace", strings.Count(got, "\n"), 10)
 	got = narration(t, 80, true, "gallery", "", getPath("/errors/before"))
@@ -4758,8 +4733,10 @@ func TestNarrationWidth(t *testing.T) {
 			t.Errorf("COLUMNS=%s: a line has %d columns: %.2000s", columns, widest, got)
 		}
 	}
-	for line, want := range map[string]string{"  │ one two three four": "  │ one two|  │   three|  │   four",
-		"! one two three": "! one two|    three", "  abcdefghijklmnopq": "  abcdefghij|    klmnopq"} {
+	for line, want := range map[string]string{
+		"  │ one two three four": "  │ one two|  │   three|  │   four",
+		"! one two three":        "! one two|    three",
+		"  abcdefghijklmnopq":    "  abcdefghij|    klmnopq"} {
 		same(t, line, strings.Join(wrapWords(line, 12), "|"), want)
 	}
 }
@@ -4898,8 +4875,9 @@ func experimented(t *testing.T, lab Application, change ...string) (events []eve
 }
 
 func labExperiment(change ...string) string {
-	return strings.NewReplacer(change...).Replace(`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
-		`"app": "hello", "use": "upper", "arrival": "at once"}`)
+	return strings.NewReplacer(change...).Replace(
+		`{"request": "GET / HTTP/1.0\\r\\nA: b\\r\\n\\r\\n", ` +
+			`"app": "hello", "use": "upper", "arrival": "at once"}`)
 }
 
 // TestLab shows who may use the lab, and for what.
@@ -4916,7 +4894,8 @@ func TestLab(t *testing.T) {
 	for why, changes := range map[string]string{
 		here: "REMOTE_ADDR=192.0.2.1|REMOTE_ADDR=|HTTP_X_FORWARDED_FOR=192.0.2.1|HTTP_VIA=1.0 x|" +
 			"HTTP_FORWARDED=for=192.0.2.1|HTTP_HOST=192.0.2.1|HTTP_HOST=evil.example:8000",
-		"own page": "HTTP_ORIGIN=http://evil.example|HTTP_ORIGIN=http://localhost:9000|HTTP_ORIGIN=null|" +
+		"own page": "HTTP_ORIGIN=http://evil.example|HTTP_ORIGIN=http://localhost:9000|" +
+			"HTTP_ORIGIN=null|" +
 			"HTTP_SEC_FETCH_SITE=cross-site|CONTENT_TYPE=text/plain|REQUEST_METHOD=GET",
 		"The lab is at /lab": "PATH_INFO=/x|PATH_INFO=/go.mod|PATH_INFO=/.|PATH_INFO=/docs/lab.html|" +
 			"PATH_INFO=/../go.mod",
@@ -4998,11 +4977,12 @@ func TestLabArrival(t *testing.T) {
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
 	begun, release := make(chan bool), make(chan bool)
-	busy := newLab([]entry{{Name: "block", App: func(environ Environ, startResponse StartResponse) Body {
+	block := func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
 		<-release
 		return hello(environ, startResponse)
-	}}, {Name: "echo", App: echo}}, false)
+	}
+	busy := newLab([]entry{{Name: "block", App: block}, {Name: "echo", App: echo}}, false)
 	blocked := labExperiment("hello", "block")
 	class := inBackground(func() {
 		together(30, func() { holds(t, runLab(busy, blocked), "^200 OK") })
@@ -5118,7 +5098,7 @@ func TestExercise(t *testing.T) {
 	longer(t)
 	dir := t.TempDir()
 	noError(t, os.CopyFS(filepath.Join(dir, "docs"), os.DirFS("docs")))
-	for _, name := range []string{"go.mod", "main.go", "server.go", "request.go", "response.go", "app.go"} {
+	for name := range strings.FieldsSeq("go.mod main.go server.go request.go response.go app.go") {
 		writeFile(t, filepath.Join(dir, name), string(must(os.ReadFile(name))(t)))
 	}
 	mine := filepath.Join("mine", "09-teapot.go")
@@ -5207,7 +5187,8 @@ func TestChildren(t *testing.T) {
 	only(t, "needs setsid", "linux")
 	alive, file := filepath.Join(t.TempDir(), "alive"), filepath.Join(t.TempDir(), "server.py")
 	must(exec.Command("mkfifo", alive).CombinedOutput())(t)
-	writeFile(t, file, "import subprocess\nsubprocess.Popen(['setsid', 'sh', '-c', 'sleep 60 > "+alive+"'])\n"+
+	writeFile(t, file, "import subprocess\n"+
+		"subprocess.Popen(['setsid', 'sh', '-c', 'sleep 60 > "+alive+"'])\n"+
 		"raise ValueError('no')\n")
 	checks := exec.Command(checker(), "23", file)
 	noError(t, checks.Start())
@@ -5222,7 +5203,8 @@ func TestChildren(t *testing.T) {
 
 // troubled goes wrong in every way that a server must survive.
 var troubled = mount(map[string]Application{"/panic": alone("must fail without a head"),
-	"/after": alone("ok; yield abc; panic"), "/goexit": alone("exit"), "/endless": endless}, showEnviron)
+	"/after": alone("ok; yield abc; panic"), "/goexit": alone("exit"),
+	"/endless": endless}, showEnviron)
 
 // endless holds a goroutine and two files until its body is closed.
 func endless(environ Environ, startResponse StartResponse) Body {
@@ -5292,7 +5274,8 @@ func TestFaults(t *testing.T) {
 		noError(t, os.WriteFile(filepath.Join(dir, "broken"), []byte("#!/nowhere\n"), 0o700))
 		routes["/f"], routes["/c"] = newFiles(dir), newCGI(dir, 100*time.Millisecond, 0)
 		routes["/form"], routes["/p"] = form, newProxy(up.addr, time.Second)
-		for path := range strings.FieldsSeq("/f/ /f/hi /f/nothing /c/hi /c/bad /c/hang /c/broken /c/none /p/") {
+		for path := range strings.FieldsSeq("/f/ /f/hi /f/nothing " +
+			"/c/hi /c/bad /c/hang /c/broken /c/none /p/") {
 			requests = append(requests, getPath(path))
 		}
 		const part = "--B\r\nContent-Disposition: form-data; name=f; filename=x\r\n\r\nabc\r\n--B--\r\n"
@@ -5311,7 +5294,7 @@ func TestFaults(t *testing.T) {
 				together(times*len(requests), func() {
 					misbehave(t, s.addr, requests[next.Add(1)%int64(len(requests))], deed.do)
 				})
-				(row{want: "200", has: body("abc")}).check(t, ask(t, s.addr, post("abc", "Content-Length: 3")))
+				has(t, ask(t, s.addr, post("abc", "Content-Length: 3")), body("abc")...)
 				eventually(t, "goroutines and files to be back", func() bool {
 					return runtime.NumGoroutine() <= goroutines && openFiles() <= files
 				})
@@ -5377,7 +5360,7 @@ func TestSoak(t *testing.T) {
 		*soak = 2 * time.Second
 	}
 	s := start(t, troubled, func(s *Server) {
-		s.Timeout, s.AccessLog = 5*time.Second, nil // bad clients keep it waiting, a busy machine does too
+		s.Timeout, s.AccessLog = 5*time.Second, nil // bad clients and a busy machine make it wait
 	})
 	var cut, workers atomic.Int64
 	end := time.Now().Add(*soak)
@@ -5394,7 +5377,7 @@ func TestSoak(t *testing.T) {
 			default:
 				content := strings.Repeat("x", random.IntN(1000)*random.IntN(20))
 				reply := ask(t, s.addr, post(content, "Content-Length: "+strconv.Itoa(len(content))))
-				(row{want: "200", has: body(content)}).check(t, reply)
+				has(t, reply, body(content)...)
 			}
 		}
 	})
@@ -5410,8 +5393,8 @@ func TestSoak(t *testing.T) {
 // addRows begins a fuzzer's corpus with what the rows send.
 func addRows(f *testing.F) {
 	for _, row := range allRows() {
-		if len(row.send) < 5000 {
-			f.Add([]byte(row.send))
+		if len(row.Send) < 5000 {
+			f.Add(row.Send)
 		}
 	}
 }
@@ -5451,7 +5434,8 @@ func FuzzReadRequest(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q is refused: %v", text, err)
 		}
-		if second := newEnviron(again, memoryAddr, memoryAddr); fmt.Sprint(environ) != fmt.Sprint(second) {
+		second := newEnviron(again, memoryAddr, memoryAddr)
+		if fmt.Sprint(environ) != fmt.Sprint(second) {
 			t.Errorf("%v\nbecame %v", environ, second)
 		}
 	})
@@ -5462,14 +5446,14 @@ func FuzzReadRequest(f *testing.F) {
 // Each of these differences is decided; any other is a fault in one of the two.
 var (
 	stricter = map[string]string{
-		"501 RFC 9112 §6.1":                  "Transfer-Encoding: they decode chunked and ignore the rest in HTTP/1.0",
+		"501 RFC 9112 §6.1":                  "Transfer-Encoding: they decode chunked only",
 		"501 RFC 9112 §3.2":                  "OPTIONS *: they leave it to a handler",
 		"505 RFC 9110 §15.6.6":               "HTTP/2.0, HTTP/0.9: they leave it to their server",
 		"400 RFC 9112 §3.2":                  "Host is checked, targets begin with / or http://host",
 		"400 RFC 9112 §5.2":                  "folded lines: they join them",
 		"400 RFC 9112 §5.1":                  "a space before the colon: they leave it to their server",
-		"400 RFC 9110 §5.5":                  "control characters in values: they leave it to their server",
-		"400 RFC 9110 §5.3":                  "two equal Content-Lengths, two Content-Types: they take the first",
+		"400 RFC 9110 §5.5":                  "control characters: they leave it to their server",
+		"400 RFC 9110 §5.3":                  "two equal lengths, two types: they take the first",
 		"400 RFC 9112 §2.2":                  "mixed line ends, CR within a line",
 		"400 RFC 3986 §2.1, RFC 3875 §4.1.5": "escaped control characters in a path",
 		"413 RFC 9110 §15.5.14":              "a limit", "414 RFC 9110 §15.5.15": "a limit",
