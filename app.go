@@ -1835,8 +1835,11 @@ func (c *tap) Write(p []byte) (int, error) {
 		c.add(e, "%s leave: the client may send the body", plural(n, "byte"))
 	default:
 		e.Kind, e.Head, c.headSent = "head", min(len(head)+len("\r\n\r\n"), n), true
-		c.add(event{Kind: "length"}, "the answer %s", c.lengthReason(head))
-		c.add(e, "the head leaves, in one write with %s of the body", plural(n-e.Head, "byte"))
+		line, fields, _ := strings.Cut(head, "\r\n")
+		_, status, _ := strings.Cut(line, " ")
+		c.add(event{Kind: "length"}, "the answer %s", c.lengthReason(status, fields))
+		c.add(e, "the head leaves: %s, in one write with %s of the body", status,
+			plural(n-e.Head, "byte"))
 	}
 	c.onError("writing", err)
 	return n, err
@@ -1889,16 +1892,14 @@ func (t *recorder) onError(what string, err error) {
 	case err == io.EOF:
 		t.add(event{Kind: "eof"}, "the client has ended its half of the connection")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		t.add(event{Kind: "timeout"}, "%s ends: %v", what, err)
+		t.add(event{Kind: "timeout"}, "%s ends: its deadline has passed", what)
 	default:
 		t.add(event{Kind: "broken"}, "%s ends: %v", what, err)
 	}
 }
 
 // lengthReason says why a head has a Content-Length, or has none.
-func (t *recorder) lengthReason(head string) string {
-	first, fields, _ := strings.Cut(head, "\r\n")
-	_, status, _ := strings.Cut(first, " ")
+func (t *recorder) lengthReason(status, fields string) string {
 	_, after, found := strings.Cut("\r\n"+fields, "\r\nContent-Length: ")
 	length, _, _ := strings.Cut("a Content-Length of "+after, "\r\n")
 	if !found {
@@ -1946,8 +1947,8 @@ func (t *recorder) onHead(q *Request, err error) {
 	length, n := lookup(q.Header, "Content-Length")
 	switch {
 	case refused:
-		from := badByte(q, refusal, head, lines)
-		t.refuse(refusal, from, from+max(0, len(refusal.Line)-refusal.Offset))
+		from, to := badByte(q, refusal, head, lines)
+		t.refuse(refusal, from, to)
 	case err != nil:
 		t.add(event{Kind: "silent"}, "nothing was asked: there will be no answer")
 	case q.Length > 0:
@@ -2027,21 +2028,22 @@ func (t *recorder) drop(e event, text, why string) {
 	t.add(e, "%s is %s", e.Value, why)
 }
 
-// badByte returns the offset of a refusal's byte in head, or its end if bytes are
-// missing.
-func badByte(q *Request, r *Refusal, head string, lines [][]int) int {
+// badByte returns where the byte of a refusal begins and ends in head: both are the same
+// if bytes are missing there.
+func badByte(q *Request, r *Refusal, head string, lines [][]int) (from, to int) {
 	n := 0 // lines without a mistake
 	if q.Header != nil {
 		n = 1 + len(q.Header)
 	}
 	rest := head[lines[n][0]:]
 	if rest == "" || r.Line == "" {
-		return len(head)
+		return len(head), len(head)
 	}
 	if rest[0] == '\n' || strings.HasPrefix(rest, "\r\n") {
 		n = 0 // no field has a mistake: one is missing, or the target is not for us
 	}
-	return lines[n][0] + r.Offset
+	from = lines[n][0] + r.Offset
+	return from, from + min(1, len(r.Line)-r.Offset)
 }
 
 // refuse records a refusal, once.
@@ -2391,7 +2393,7 @@ func (e event) line() string {
 	line, special := map[string]string{
 		"key":     "  " + value + " (" + span + ")",
 		"dropped": "  (dropped)        " + e.Text,
-		"refused": fmt.Sprintf("! %s (%s, byte %d)", e.Text, e.Rule, e.From),
+		"refused": fmt.Sprintf("! %s (%s, byte %d, counted from 0)", e.Text, e.Rule, e.From),
 		"stored":  "= " + e.Text,
 		"call":    "  " + outer + "┌ " + e.Layer,
 		"start":   "  " + bars + does,

@@ -4525,7 +4525,7 @@ func TestBadByte(t *testing.T) {
 	} {
 		before, after, _ := strings.Cut(request, "‸")
 		refused := ofKind(told(showEnviron, before+after, true), "refused")
-		if len(refused) != 1 || refused[0].From != len(before) {
+		if len(refused) != 1 || refused[0].From != len(before) || refused[0].To > len(before)+1 {
 			t.Errorf("%.80q: expected byte %d, got %+v", request, len(before), refused)
 		}
 	}
@@ -4549,7 +4549,7 @@ func TestRecordTells(t *testing.T) {
 		"": {hello, "a connection from 127.0.0.1:49152 is accepted|" +
 			"the client has ended its half|nothing was asked: there will be no answer"},
 		get(): {hello, "the request has no Content-Length: no body|app gives a block of 14 " +
-			"bytes|a Content-Length of 14|the head leaves, in one write with 14 bytes of the body"},
+			"bytes|a Content-Length of 14|the head leaves: 200 OK, in one write with 14 bytes of the body"},
 		post("", "Content-Length: 0"): {showEnviron,
 			"the request has a Content-Length of 0: no body|calls the application app"},
 		post("abc", "Content-Length: 10"): {showEnviron, "app panics @|\n400 Bad Request: " +
@@ -4587,7 +4587,7 @@ func TestRecordTells(t *testing.T) {
 		getPath("/two"): {alone("log one, ; log two\n; ok"), "wsgi.errors: one, two by app\n|" +
 			"app calls startResponse"},
 		getPath("/before"): {failing, "\napp panics @app.go:|\nthe gateway logs: the application " +
-			"failed: |\nthe gateway logs: \tapp.go:|the head leaves"},
+			"failed: |\nthe gateway logs: \tapp.go:|the head leaves: 500 Internal Server Error, in one"},
 		getPath("/after"): {failing, "the head leaves|the body of app panics @app.go:|" +
 			"the gateway logs: the application failed: |closes"},
 		getPath("/200"): {alone("start 200"), "the call of startResponse by app panics|\napp panics"},
@@ -4598,7 +4598,7 @@ func TestRecordTells(t *testing.T) {
 	}
 	var seen eventLog
 	seen.watch(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
-	holds(t, texts(ofKind(seen.events, "timeout", "head")), "^writing ends: i/o timeout\n")
+	holds(t, texts(ofKind(seen.events, "timeout", "head")), "^writing ends: its deadline has passed\n")
 	seen = eventLog{}
 	half := &tap{out: io.Discard, recorder: newRecorder(time.Now, seen.add)}
 	half.Write([]byte("HTTP/1.0 2")) // a part of a head
@@ -4763,7 +4763,7 @@ func TestNarrator(t *testing.T) {
 	one.now = func() time.Time { return later }
 	one.onError("reading", io.EOF)
 	inOrder(t, out.String(), "[7] #2 \x1b[36m> a\\n\x1b[0m\n|> a\\n … and 16 bytes more\x1b[0m\n\n"+
-		"[7] #1 \x1b[31m! no:  (RFC, byte 3)\x1b[0m\n[7] #1   (1s later)\n"+
+		"[7] #1 \x1b[31m! no:  (RFC, byte 3, counted from 0)\x1b[0m\n[7] #1   (1s later)\n"+
 		"[7] #1   the client has ended its half of the connection\n")
 	holds(t, fmt.Sprint((&options{}).setTrace("short")), "-trace=brief")
 }

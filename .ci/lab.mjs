@@ -171,7 +171,7 @@ const questions = {
 	async "which byte is wrong, by which rule?"() {
 		await preset("refused: a space before the colon");
 		assert.equal(await page.locator("#marks .bad").textContent(), " ");
-		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, RFC 9112 §5\.1, chapter 4/);
+		assert.match(await text("#fault"), /400 Bad Request: .*byte 20, counted from 0, RFC 9112 §5\.1, chapter 4/);
 		assert.deepEqual(await page.locator("#fault a").evaluateAll(list => list.map(a => a.getAttribute("href").replace(/.*\/|\.(md|html)$/g, ""))), ["rfc9112#section-5.1", "04-header-fields"]);
 		assert.match(await text("#onion"), /^Not called/);
 		assert.ok(await visible("#marks .bad") && await visible("#fault") && await visible("#onion .none"));
@@ -342,6 +342,69 @@ const once_ = {
 		await preset("HEAD");
 		await page.click("#back"); // who steps has not predicted
 		assert.match(await text("#question"), /leaves it out\? ★ step \d+$/);
+		for (const width of [1280, 390]) {
+			await page.setViewportSize({ width, height: 844 });
+			for (const [name, bytes, said] of [["a path and a query", "#marks [data-n='2']", /As you predicted: ★ step 4$/], ["a path and a query", "#marks [data-n='1']", /You predicted step 3\./],
+				["refused: a broken escape", "#marks .bad", /As you predicted/], ["a generator", "svg .phase >> nth=1", /You predicted step 3\./],
+				...(width > 390 ? [["all of environ", "#environ tr:has-text('REMOTE_PORT')", /As you predicted/], ["a mounted application", "#environ tr:has-text('PATH_INFO')", /As you predicted/]] : [])]) {
+				await fresh();
+				await preset(name);
+				await page.locator(bytes).first().scrollIntoViewIfNeeded();
+				const box = await page.locator(bytes).first().boundingBox();
+				await page.mouse.click(box.x + Math.min(4, box.width / 2), box.y + box.height / 2); // the text area is over the bytes
+				await page.hover("h1");
+				assert.match(await text("#question"), said, `${name} at ${width}`);
+				assert.doesNotMatch(await text("#sentence"), /Predict/);
+			}
+		}
+		await page.setViewportSize({ width: 1280, height: 720 });
+	},
+	async "one byte is marked as wrong, and it says how it is numbered"() {
+		await fresh();
+		for (const [name, bad] of [["refused: a broken escape", ["%"]], ["refused: two spaces", [" "]], ["refused: the client leaves in the body", []]]) {
+			await preset(name);
+			await page.evaluate(() => go(steps.findIndex(answered) + 1));
+			assert.deepEqual(await page.locator("#marks .range.current").allTextContents(), bad, name);
+			assert.match(await text("#fault"), /byte \d+, counted from 0/);
+		}
+	},
+	async "the step with the answer has the status"() {
+		await fresh();
+		await preset("a failure before the head");
+		await page.click("#back");
+		await page.click("#question button");
+		assert.match(await text("#sentence"), /^the head leaves: 500 Internal Server Error, in one write/);
+		assert.match(await text("#why"), /^No byte of another answer has been sent, so the gateway can give its own/);
+	},
+	async "a box shows where more of it is hidden, and a question finds the chart at its beginning"() {
+		for (const width of [1280, 390]) {
+			await page.setViewportSize({ width, height: 720 });
+			await fresh("#" + new URLSearchParams({ request: "GET / HTTP/1.0\\r\\n" + "X: 1\\r\\n".repeat(30) + "\\r\\n" }));
+			await preset("a generator");
+			const [left, hidden, shade] = await page.evaluate(() => { const e = $("timeline"); return [e.scrollLeft, e.scrollWidth > e.clientWidth + 1, e.classList.contains("more-right")]; });
+			assert.deepEqual([left, shade], [0, hidden], `at ${width}`);
+			await page.click("#last");
+			assert.deepEqual(await page.evaluate(() => [...document.querySelectorAll("#timeline, #environ, #app-source, #out")].filter(e => e.checkVisibility()).filter(e =>
+				e.classList.contains("more-below") !== e.scrollTop + e.clientHeight < e.scrollHeight - 1 || e.classList.contains("more-right") !== e.scrollLeft + e.clientWidth < e.scrollWidth - 1).map(e => e.id)), [], `at ${width}`);
+		}
+		assert.ok(await page.locator("#timeline").evaluate(e => e.classList.contains("more-left") && !e.classList.contains("more-right")));
+		await page.setViewportSize({ width: 1280, height: 720 });
+	},
+	async "all that is said is inside its box"() {
+		await page.setViewportSize({ width: 1280, height: 800 });
+		await fresh();
+		await preset("POST, with a body");
+		await page.click("summary");
+		await page.click("#back");
+		assert.ok(await page.evaluate(() => $("why").getBoundingClientRect().bottom <= $("now").getBoundingClientRect().bottom));
+		await page.click("summary");
+		await page.setViewportSize({ width: 390, height: 844 });
+		await preset("refused: a broken escape");
+		await page.click("#back");
+		assert.ok(await page.evaluate(() => $("wire").scrollHeight <= $("wire").clientHeight || getComputedStyle($("wire")).overflowY === "auto"));
+		const {width, height} = await page.locator("#question button").boundingBox();
+		assert.ok(width >= 24 && height >= 24, `a ★ is ${width} by ${height}`);
+		await page.setViewportSize({ width: 1280, height: 720 });
 	},
 	async "a space that is the bad byte is seen, and moves nothing"() {
 		for (const name of ["refused: a space before the colon", "refused: two spaces"]) {
@@ -642,7 +705,7 @@ const once_ = {
 			for (const name of await page.locator("#example option").evaluateAll(list => list.map(o => o.value).filter(Boolean))) {
 				await preset(name);
 				const touching = await page.evaluate(() => {
-					const all = [...document.querySelectorAll("#chart .pill, #chart .burstname")].map(e => [e.textContent, e.getBoundingClientRect()]);
+					const all = [...document.querySelectorAll("#chart .pill, #chart .burstname, #chart .heldname")].map(e => [e.textContent, e.getBoundingClientRect()]);
 					return all.flatMap(([a, r], i) => all.slice(i + 1).filter(([, s]) => r.left < s.right - 1 && s.left < r.right - 1 && r.top < s.bottom - 2 && s.top < r.bottom - 2).map(([b]) => a + " and " + b));
 				});
 				assert.deepEqual(touching, [], width + ": " + name);
@@ -748,7 +811,12 @@ const once_ = {
 		assert.equal(await page.inputValue("#example"), "a path and a query");
 		await page.click("#signs");
 		assert.ok(await visible("#legend"));
-		await page.keyboard.press("Escape");
+		const explained = await page.locator("#legend dt").allTextContents();
+		for (const sign of ["★", "?", "dashed arrow", "lost", "half", "end"]) assert.ok(explained.includes(sign), sign);
+		await page.mouse.click(600, 400); // inside
+		assert.ok(await page.isVisible("#legend"));
+		await page.mouse.click(5, 5);
+		assert.ok(await page.isHidden("#legend"));
 	},
 	async "a large request is drawn once, and a step changes only what it is about"() {
 		await experiment({ request: "POST / HTTP/1.0\\r\\nContent-Length: 30000\\r\\n\\r\\n" + ("x".repeat(58) + "\\r\\n").repeat(500), app: "echo" });
@@ -796,12 +864,18 @@ const once_ = {
 		const unknown = new Set();
 		for (const name of await page.locator("#example option").evaluateAll(list => list.map(o => o.value).filter(Boolean))) {
 			await preset(name);
-			for (const kind of await page.evaluate(() => events.flatMap((e, n) => spots[n].number ? [] : [e.kind + " " + (e.key || "")]))) unknown.add(kind);
+			for (const kind of await page.evaluate(() => events.flatMap((e, n) => spots[n].number || e.kind === "log" || e.kind === "length" && !/a Content-Length of/.test(e.text) ? [] : [e.kind + " " + (e.key || "")]))) unknown.add(kind);
 		}
 		assert.deepEqual([...unknown], []);
 		await preset("refused: both kinds of line end"); // one of two refusals by the same rule
 		await step(/^400/);
 		assert.match(await page.locator("#gateway-source .current").textContent(), /refuse\(.*len\(line\), "expected %s/);
+		for (const [name, sentence, lit] of [["an inferred Content-Length", /^the answer/, /append\(r\.headers/], ["an unknown length", /^the answer/, /^$/],
+			["HEAD", /no body/, /length: e\.request\.Length/], ["a failure before the head", /the gateway logs/, /^$/]]) {
+			await preset(name);
+			await step(sentence);
+			assert.match((await page.locator("#gateway-source .current").allTextContents()).join(), lit, name); // no line is lit that did not run
+		}
 	},
 	async "environ is in three groups"() {
 		await fresh();
@@ -837,7 +911,7 @@ const once_ = {
 		await preset("HTTP/0.9");
 		assert.match(await text("#h-out"), /^Answer: 14 bytes sent so far$/);
 		await preset("a failure after the head");
-		assert.match(await text("#h-out"), /200 OK, 178 bytes: head 150, body 28: it has left, and the client sees a short body; a reset ends it$/);
+		assert.match(await text("#h-out"), /200 OK, 178 bytes: head 150, body 28, then it breaks off: the client sees that by the reset$/);
 	},
 	async "every step lights something"() {
 		await fresh();
