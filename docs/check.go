@@ -1849,10 +1849,16 @@ func (x *exercise) stillAnswers(c *child) *fault {
 	race := match("no log", "WARNING: DATA RACE", exchange{log: c.printed.String()})
 	if race != nil {
 		race.notes = []string{"two goroutines use the same data without a lock"}
+		if at := raceAt.FindString(c.printed.String()); at != "" {
+			race.notes = append(race.notes, "one of them is at "+at)
+		}
 		return race
 	}
 	return f
 }
+
+// raceAt is the first line of a student's file in a report of the race detector.
+var raceAt = regexp.MustCompile(`mine/\S+\.go:\d+`)
 
 // again sends the table once more, to one process, four rows at a time: what one client
 // leaves behind must not reach another. The check becomes the row that fails.
@@ -1861,7 +1867,7 @@ func (x *exercise) again(c *check, child *child) *fault {
 	faults := make([]*fault, len(rows))
 	several(4, len(rows), func(i int) {
 		row := rows[i].without("log", "no log")
-		row.hint = "by itself, this check passes: does one client meet another's data?"
+		row.hint = "alone, this check passes: do clients share data, a deadline or a turn?"
 		if !row.says("fresh") {
 			faults[i] = child.hold(row, false)
 		}
@@ -1873,7 +1879,7 @@ func (x *exercise) again(c *check, child *child) *fault {
 			faults[i] = x.try(&row, child.program)
 		}
 		if faults[i] != nil {
-			c.Source, c.script = row.Source, row.script+" (as in "+row.Name+")"
+			c.Source, c.script = row.Source, row.script+" (row \""+row.Name+"\")"
 			return faults[i]
 		}
 	}

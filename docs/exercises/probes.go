@@ -510,12 +510,12 @@ func probeRoutes(route func(map[string]Application, Application) Application) Ap
 	}
 }
 
-// named is a probe that says which it is.
+// named is a probe that says which it is. It reads environ as late as in its body.
 func named(name string) Application {
 	return func(environ Environ, startResponse StartResponse) Body {
 		environ["probe.name"] = name
 		startResponse("200 OK", []Header{{"Content-Type", "text/plain"}})
-		return one(listing(environ))
+		return streamed(func(yield func([]byte) bool) { yield([]byte(listing(environ))) })
 	}
 }
 

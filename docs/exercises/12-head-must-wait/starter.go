@@ -97,7 +97,7 @@ func application(path string, input io.Reader, start startResponse) iter.Seq[[]b
 		case "/late-fail":
 			start("200 OK", plain)
 			send("")
-			panic(onFire)
+			panic("the page is on fire") // any value can be one
 		case "/blank":
 			start("200 OK", plain)
 			send("")
