@@ -1071,8 +1071,10 @@ func localRedirect(location string, environ Environ,
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
-	if followed == maxFollowed || !ok {
-		err = errors.New("too many redirects, or the gateway does not name its application")
+	if followed == maxFollowed {
+		err = fmt.Errorf("more than %d of them in a row", maxFollowed)
+	} else if !ok {
+		err = errors.New("this gateway cannot: it does not put its application into environ")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
@@ -1583,10 +1585,10 @@ const (
 	writeSide   = "The write() Callable"
 )
 
-// expect panics if a rule does not hold.
+// expect panics if a rule does not hold. rule continues the sentence.
 func expect(side, section string, holds bool, rule string) {
 	if !holds {
-		panic(fmt.Errorf("validate: the %s breaks a rule: %s (PEP 3333, %q)",
+		panic(fmt.Errorf("validate: the %s breaks the rule that %s (PEP 3333, %q)",
 			side, rule, section))
 	}
 }
@@ -1649,7 +1651,7 @@ func (v *validator) checkedStart(startResponse StartResponse) StartResponse {
 		application(v.status == "" || changes, "a second call needs excInfo")
 		application(len(excInfo) < 2, "there is one excInfo at most")
 		_, err := checkHead(status, headers)
-		application(err == nil, fmt.Sprint(err))
+		application(err == nil, fmt.Sprint("status and headers are well-formed: ", err))
 		for _, header := range headers {
 			application(!strings.Contains(header.Name, "_"),
 				"a header name with _ is a mistake for -: "+header.Name)

@@ -164,11 +164,16 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 		flags.PrintDefaults()
 		return cmp.Or(failed, err)
 	}
-	if err != nil {
-		err = usageError{errors.New(strings.Replace(err.Error(), "parse error", "expected a "+
-			"time with its unit, like 5s or 500ms, or a number in digits, like 1000000", 1))}
+	if err == nil {
+		return nil
 	}
-	return err
+	text, expected := err.Error(), "expected digits, like 1000000"
+	if strings.Contains(text, "-timeout") || strings.Contains(text, "-delay") {
+		expected = "expected a time with its unit, like 5s or 500ms"
+	} else if strings.Contains(text, "boolean") {
+		expected = "expected the flag alone"
+	}
+	return usageError{errors.New(strings.Replace(text, "parse error", expected, 1))}
 }
 
 // check returns an error for a flag with a wrong value, and finds the application.
@@ -416,10 +421,9 @@ func announce(addr net.Addr, stdout, stderr io.Writer) {
 	}
 }
 
-// catchSignals returns a channel for signals, which have no other effect from then on.
-// The first asks a server to stop, and the second not to wait for running requests. Without
-// arguments it catches those that ask a program to end: not SIGHUP, if nohup(1) has
-// started it, or on WASI, which has no signals.
+// catchSignals returns a channel for signals, which have no other effect from then on: a
+// caller that drops the channel ignores them. Without arguments it catches those that ask
+// a program to end: not SIGHUP, if nohup(1) has started it, or on WASI, which has none.
 func catchSignals(signals ...os.Signal) chan os.Signal {
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -435,7 +439,8 @@ func catchSignals(signals ...os.Signal) chan os.Signal {
 const grace = 5 * time.Second // in which running requests may end after a signal
 
 // serveUntil serves until a signal asks it to stop, and then lets running requests
-// finish. A signal on now cuts their connections; stop and now may be one channel.
+// finish. A signal on now cuts their connections; stop and now may be one channel, whose
+// second signal that is.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
@@ -451,7 +456,7 @@ func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listene
 		os.Exit(0)
 	}()
 	server.Serve(listener)
-	server.Shutdown(grace) // begun above or not, it waits for what Serve has accepted
+	server.Shutdown(grace) // Serve returns before its connections have ended
 	endScripts()           // of applications that have outlived the exchange, too
 }
 

@@ -142,8 +142,9 @@ func visible(s string) string { return bare(strconv.Quote(s)) }
 // bare undoes what strconv.Quote does for quotes: `"say \"hi\""` → `say "hi"`.
 func bare(s string) string { return strings.ReplaceAll(s[1:len(s)-1], `\"`, `"`) }
 
-// errSilent reports a client that left without sending a byte, as browsers do when they
-// open connections in advance. Nothing is answered or logged.
+// errSilent reports a client that has sent nothing, or only an empty line, before it left
+// or its time was over: browsers open connections in advance. Nothing is answered or
+// logged.
 var errSilent = errors.New("nothing was asked")
 
 // A Request is the head of a request, taken apart.
@@ -258,7 +259,7 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 		}
 		err = refuse(tooLong, source, line, maxLine,
 			"expected at most %d bytes in a line, with its line end", maxLine)
-	case err != nil && h.size == 0:
+	case err != nil && h.size == 0: // a client gets no answer; a program's host says it
 		err = incomplete(err, "", "expected a head, got nothing")
 	case err != nil:
 		err = incomplete(err, line, "expected an empty line to end the head")

@@ -452,9 +452,9 @@ func (r *Response) finish() {
 	}
 }
 
-// seemsWhole reports whether the client would not notice that the answer broke off:
+// needsReset reports whether the answer broke off and the client would not notice:
 // without a Content-Length, the end of the connection is the end of the body.
-func (r *Response) seemsWhole() bool {
+func (r *Response) needsReset() bool {
 	return (r.brokeOff || r.err != nil) && (r.length < 0 || r.firstLine == noHead)
 }
 
@@ -514,7 +514,7 @@ func (r *Response) sendPage(refusal *Refusal) {
 //	the application failed before its head was sent (set RAWSGI_STACK=1 to see the …)
 //		app.go:LINE failing
 //
-// It must be called while the deferred function that recovers runs: afterwards the stack
+// It ends with a line end. It must be called while the deferred function that recovers runs: afterwards the stack
 // of the panic is gone.
 func failure(reason any) string {
 	if reason == nil {
@@ -526,8 +526,8 @@ func failure(reason any) string {
 	return fmt.Sprintf("%v (set RAWSGI_STACK=1 to see the whole stack)\n%s", reason, frames())
 }
 
-// frame matches a function of this program in debug.Stack, with its file and line. One
-// with [...] in its name is generic, and of another package.
+// frame matches a function of this program, or of its tests (rawsgi), in debug.Stack, with
+// its file and line. One with [...] in its name is generic, and of another package.
 var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.([^\s[]+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
 
 // frames lists the functions on the stack of a panic, without those of the gateway.

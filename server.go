@@ -129,7 +129,8 @@ func (s *Server) Serve(l net.Listener) {
 
 // accept waits for the next connection. It fails when the listener has been closed, or
 // when the server is stopping and no connection has come from the backlog for a lull. The
-// stop ends a running Accept, which may have missed one: accept looks once more.
+// stop ends an Accept that runs, perhaps as a connection comes: only one that began after
+// the stop counts.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; {
 		stopping := s.stopping.Load()
@@ -297,7 +298,7 @@ func (e *exchange) end() {
 	e.server.mu.Lock()
 	delete(e.server.conns, &e.conn)
 	e.server.mu.Unlock()
-	if e.input.length == 0 { // an application may have kept a wsgi.input that has bytes
+	if e.input.length == 0 { // else an application may have kept wsgi.input, which reads it
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
 	}
@@ -309,7 +310,7 @@ func (e *exchange) end() {
 // was called and has read the whole body, a moment is enough. An answer that broke off
 // but would seem whole ends with a reset. (RFC 9112 §9.6)
 func (e *exchange) hangUp() {
-	if e.response.seemsWhole() {
+	if e.response.needsReset() {
 		e.conn.cut(true)
 		return
 	}
@@ -411,7 +412,7 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	}
 }
 
-// Shutdown stops the server in three parts. It accepts the connections in the backlog and
+// Shutdown stops the server in three parts. Several calls may wait, each for its own time. It accepts the connections in the backlog and
 // no more, and gives silent clients a moment. It waits up to wait for the answers to end.
 // Then it gives up: a request that waits for its turn gets 503, and the rest is cut.
 func (s *Server) Shutdown(wait time.Duration) {

@@ -429,7 +429,7 @@ const once_ = {
 		assert.equal((await page.locator("svg .pill").allTextContents()).filter(text => text === "reset").length, 1);
 		await step(/closes the connection/);
 		assert.match(await text("#why"), /^A reset ends this answer/);
-		await page.waitForFunction(() => /seemsWhole/.test(document.querySelector("#gateway-source .current")?.textContent));
+		await page.waitForFunction(() => /needsReset/.test(document.querySelector("#gateway-source .current")?.textContent));
 		await preset("a failure before the head");
 		assert.ok(!(await page.locator("svg .pill").allTextContents()).includes("reset"));
 	},
