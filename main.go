@@ -7,9 +7,10 @@
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
 //	app.go       the other side of the interface: applications, middleware, tools to watch
 //
-// Read them in this order to follow a request from the first byte to the last. Two parts
-// can wait, because they are not about the interface: signals and processes, from
-// catchSignals on in this file, and Watching, with which app.go ends.
+// Read them in this order to follow a request from the first byte to the last. The
+// interface itself, an afternoon's reading, is server.go, request.go, response.go and the
+// applications with which app.go begins. The rest can wait: flags, signals and processes
+// in this file, and in app.go the CGI host, the proxy, the form and Watching.
 package main
 
 import (
