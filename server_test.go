@@ -2594,12 +2594,10 @@ func TestOutputErrors(t *testing.T) {
 // signal. Whoever could connect gets a whole answer, unless its worker was killed. (T06)
 func TestNothingLost(t *testing.T) {
 	only(t, "Windows has no SIGTERM")
-	t.Parallel()
 	for name, mode := range map[string]string{"the server": "concurrent", "the parent": "prefork",
 		"all processes at once": "prefork", // as systemd stops a service
 		"one worker":            "prefork", "a killed worker": "prefork"} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			command := rawsgi("-addr", "127.0.0.1:0", "-mode", mode, "-app", "hello", "-quiet")
 			command.SysProcAttr = ownGroup()
 			program, addr, log := startCommand(t, command)
@@ -4979,7 +4977,6 @@ func TestLabArrival(t *testing.T) {
 
 // TestLabLimits: an experiment is bounded in number, time and size.
 func TestLabLimits(t *testing.T) {
-	t.Parallel()
 	begun, release := make(chan bool), make(chan bool)
 	block := func(environ Environ, startResponse StartResponse) Body {
 		begun <- true
