@@ -161,7 +161,7 @@ func answer(c net.Conn, q *request) (stays bool) {
 	return stays
 }
 
-// hasMember reports whether a list like "close, TE" has a member, in any case.
+// hasMember reports whether a list like "close, TE" has a member, in upper or lower case.
 func hasMember(list, member string) bool {
 	for _, m := range strings.Split(list, ",") {
 		if strings.EqualFold(strings.Trim(m, " \t"), member) {
