@@ -306,7 +306,7 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		return Blocks{[]byte("Sorry: " + err.Error() + "\n")}
 	case "/twice": // without an error, a second call is a mistake: startResponse panics
 		startResponse("200 OK", textAtOnce)
-		return plainly(startResponse, "503 Service Unavailable", "Sorry")
+		return plainly(startResponse, unavailable, "Sorry")
 	case "/hop": // a field of the connection is the gateway's: startResponse panics
 		return plainly(startResponse, "200 OK", "Bye", Header{"Connection", "close"})
 	case "", "/":
@@ -1042,10 +1042,12 @@ func logHint(environ Environ, file string, err error) {
 	first, _, _ := strings.Cut(string(start), "\n")
 	script := strings.HasPrefix(first, "#!")
 	hint := "print a head, like Content-Type: text/plain, then an empty line, then the body"
-	var refusal *Refusal     // of its output
-	var failed *os.PathError // about the program, or e.g. about the file for its input
+	var refusal *Refusal
+	var failed *os.PathError
+	badHead := errors.As(err, &refusal)
+	badStart := errors.As(err, &failed) && failed.Path == file // not e.g. that of its input
 	switch {
-	case !errors.As(err, &refusal) && !(errors.As(err, &failed) && failed.Path == file):
+	case !badHead && !badStart:
 		return
 	case script && strings.HasSuffix(first, "\r"):
 		hint = `its first line ends in \r\n: save it with the line ends of Unix, \n`
@@ -1053,7 +1055,7 @@ func logHint(environ Environ, file string, err error) {
 		hint = "the interpreter in its first line does not exist: " + quote(first)
 	case errors.Is(err, syscall.ENOEXEC):
 		hint = "its first line does not name an interpreter, like #!/bin/sh"
-	case refusal == nil || refusal.Line == "":
+	case !badHead || refusal.Line == "":
 		return
 	case refusal.Status == headTooLarge:
 		hint = "its head is too large: is the empty line after it missing?"
@@ -1071,10 +1073,12 @@ func localRedirect(location string, environ Environ,
 	application, ok := environ["rawsgi.application"].(Application)
 	q := &Request{Method: "GET", Target: strings.ReplaceAll(location, " ", "%20")}
 	err := q.parseTarget()
-	if followed == maxFollowed {
-		err = fmt.Errorf("more than %d of them in a row", maxFollowed)
-	} else if !ok {
-		err = errors.New("this gateway cannot: it does not put its application into environ")
+	switch {
+	case err != nil:
+	case followed == maxFollowed:
+		err = fmt.Errorf("there are more than %d in a row", maxFollowed)
+	case !ok:
+		err = errors.New("environ has no rawsgi.application, as in rawsgi call")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot follow the local redirect to %s: %w",
@@ -1958,9 +1962,10 @@ func (t *recorder) onHead(q *Request, err error) {
 		t.add(event{Kind: "body", From: from, To: from + int(q.Length), Key: "wsgi.input",
 			Value: length + " bytes"},
 			"the body of the request begins: %s bytes, says Content-Length", length)
+	case n > 0:
+		t.add(event{Kind: "no body"}, "the request has a Content-Length of 0: no body")
 	default:
-		has := []string{"no Content-Length", "a Content-Length of 0"}[n]
-		t.add(event{Kind: "no body"}, "the request has %s: no body", has)
+		t.add(event{Kind: "no body"}, "the request has no Content-Length: no body")
 	}
 }
 
@@ -2182,9 +2187,9 @@ func (l *layer) watchedCall(what string, do func()) {
 func (l *layer) watchedStart(startResponse StartResponse) StartResponse {
 	return func(status string, headers []Header, excInfo ...error) io.Writer {
 		e := event{Kind: "start", Value: visible(status), Headers: slices.Clone(headers)}
-		size, given := plural(len(headers), "header"), ""
-		for i, header := range headers {
-			given += []string{": ", ", "}[min(i, 1)] + header.Name
+		size, given, separator := plural(len(headers), "header"), "", ": "
+		for _, header := range headers {
+			given, separator = given+separator+header.Name, ", "
 		}
 		if len(excInfo) > 0 && excInfo[0] != nil {
 			given += fmt.Sprint(", because of an error: ", excInfo[0]) // or a panic of its Error
@@ -2389,27 +2394,43 @@ func (e event) line() string {
 	dots, bars := strings.Repeat("· ", e.Depth), strings.Repeat("│ ", e.Depth)
 	outer, data := strings.TrimSuffix(bars, "│ "), ": "+quote(string(e.Data))
 	_, does, _ := strings.Cut(e.Text, " calls ")
-	value := fmt.Sprintf("%-16s %s", e.Key, strings.TrimPrefix(e.Text, e.Key+" is "))
-	span := []string{"no byte", fmt.Sprint("byte ", e.From),
-		fmt.Sprintf("bytes %d to %d", e.From, e.To-1)}[max(0, min(e.To-e.From, 2))]
-	line, special := map[string]string{
-		"key":     "  " + value + " (" + span + ")",
-		"dropped": "  (dropped)        " + e.Text,
-		"refused": fmt.Sprintf("! %s (%s, byte %d, counted from 0)", e.Text, e.Rule, e.From),
-		"stored":  "= " + e.Text,
-		"call":    "  " + outer + "┌ " + e.Layer,
-		"start":   "  " + bars + does,
-		"write":   "  " + bars + does + data,
-		"return":  "  " + outer + "└ returns " + e.Value,
-		"panic":   "! " + outer + "└ " + e.Text,
-		"block":   "  " + dots + "block of " + plural(e.Size, "byte") + data,
-		"enough":  "  " + dots + e.Text,
-		"closed":  "  " + dots + e.Text,
-	}[e.Kind]
-	if !special {
-		return "  " + bars + e.Text
+	switch e.Kind {
+	case "key":
+		value := strings.TrimPrefix(e.Text, e.Key+" is ")
+		return fmt.Sprintf("  %-16s %s (%s)", e.Key, value, e.span())
+	case "dropped":
+		return "  (dropped)        " + e.Text
+	case "refused":
+		return fmt.Sprintf("! %s (%s, byte %d, counted from 0)", e.Text, e.Rule, e.From)
+	case "stored":
+		return "= " + e.Text
+	case "call":
+		return "  " + outer + "┌ " + e.Layer
+	case "start":
+		return "  " + bars + does
+	case "write":
+		return "  " + bars + does + data
+	case "return":
+		return "  " + outer + "└ returns " + e.Value
+	case "panic":
+		return "! " + outer + "└ " + e.Text
+	case "block":
+		return "  " + dots + "block of " + plural(e.Size, "byte") + data
+	case "enough", "closed":
+		return "  " + dots + e.Text
 	}
-	return line
+	return "  " + bars + e.Text
+}
+
+// span names the bytes of an event.
+func (e event) span() string {
+	switch e.To - e.From {
+	case 0:
+		return "no byte"
+	case 1:
+		return fmt.Sprint("byte ", e.From)
+	}
+	return fmt.Sprintf("bytes %d to %d", e.From, e.To-1)
 }
 
 // print prints lines of an exchange. An empty line separates those of two exchanges.

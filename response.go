@@ -514,8 +514,8 @@ func (r *Response) sendPage(refusal *Refusal) {
 //	the application failed before its head was sent (set RAWSGI_STACK=1 to see the …)
 //		app.go:LINE failing
 //
-// It ends with a line end. It must be called while the deferred function that recovers runs: afterwards the stack
-// of the panic is gone.
+// It ends with a line end. It must be called while the deferred function that recovers
+// runs: afterwards the stack of the panic is gone.
 func failure(reason any) string {
 	if reason == nil {
 		reason = "runtime.Goexit was called"
@@ -528,7 +528,8 @@ func failure(reason any) string {
 
 // frame matches a function of this program, or of its tests (rawsgi), in debug.Stack, with
 // its file and line. One with [...] in its name is generic, and of another package.
-var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.([^\s[]+)\(.*\)\n\t.*?([^/]+\.go)(:\d+)`)
+var frame = regexp.MustCompile(`(?m)^(?:main|rawsgi)\.([^\s[]+)\(.*\)\n` +
+	`\t.*?([^/]+\.go)(:\d+)`)
 
 // frames lists the functions on the stack of a panic, without those of the gateway.
 func frames() (lines string) {

@@ -319,7 +319,7 @@ func (e *exchange) hangUp() {
 		return // it is closed, or has no halves
 	}
 	limit := e.server.Timeout
-	called := e.conn.eachRead // else the length of its input is not known
+	called := e.conn.eachRead // set for the application; before that, input has no length
 	if called && e.input.read == e.input.length {
 		limit = moment
 	}
@@ -412,9 +412,10 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	}
 }
 
-// Shutdown stops the server in three parts. Several calls may wait, each for its own time. It accepts the connections in the backlog and
+// Shutdown stops the server in three parts. It accepts the connections in the backlog and
 // no more, and gives silent clients a moment. It waits up to wait for the answers to end.
 // Then it gives up: a request that waits for its turn gets 503, and the rest is cut.
+// Several calls may wait, each for its own time.
 func (s *Server) Shutdown(wait time.Duration) {
 	s.stopAccepting()
 	ended := make(chan bool)

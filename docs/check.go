@@ -955,7 +955,8 @@ func headerLine(head, header string) string {
 }
 
 // sameHeader compares fields by their meaning: as lists, on one line or several. A member
-// is one of the list. A field is a beginning, in any case: a proxy keeps the order.
+// is one of the list. A field is a beginning, in upper or lower case: a proxy keeps the
+// order.
 func sameHeader(about, want, came string) bool {
 	name, _, _ := strings.Cut(want, ": ")
 	if strings.EqualFold(name, "Set-Cookie") {
@@ -1849,16 +1850,14 @@ func (x *exercise) stillAnswers(c *child) *fault {
 	race := match("no log", "WARNING: DATA RACE", exchange{log: c.printed.String()})
 	if race != nil {
 		race.notes = []string{"two goroutines use the same data without a lock"}
-		if at := raceAt.FindString(c.printed.String()); at != "" {
+		line := regexp.MustCompile(regexp.QuoteMeta(x.name) + `\.go:\d+`)
+		if at := line.FindString(c.printed.String()); at != "" {
 			race.notes = append(race.notes, "one of them is at "+at)
 		}
 		return race
 	}
 	return f
 }
-
-// raceAt is the first line of a student's file in a report of the race detector.
-var raceAt = regexp.MustCompile(`mine/\S+\.go:\d+`)
 
 // again sends the table once more, to one process, four rows at a time: what one client
 // leaves behind must not reach another. The check becomes the row that fails.
