@@ -90,6 +90,7 @@ type Config struct {
 }
 
 // applications returns the table of applications, in the order in which to read them.
+// watched, in this file's part Watching, returns an application that does the same.
 func applications(c Config) []entry {
 	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
 		"/b": watched("hello", hello)}, showEnviron)
@@ -158,7 +159,7 @@ func withMiddleware(application Application, use string) (Application, error) {
 		if err != nil {
 			return nil, err
 		}
-		application = watched(name, middleware(application)) // for -trace and the lab
+		application = watched(name, middleware(application))
 	}
 	return application, nil
 }
@@ -439,7 +440,9 @@ func form(environ Environ, startResponse StartResponse) Body {
 // allow panics with a *Refusal unless a rule for forms holds.
 func allow(holds bool, status, source, format string, args ...any) {
 	if !holds {
-		panic(refuse(status, source, "", 0, format, args...))
+		refusal := refuse(status, source, "", 0, format, args...)
+		refusal.Place = caller() // which knows the rule
+		panic(refusal)
 	}
 }
 
@@ -477,7 +480,7 @@ func readQuery(from, text string) (fields []formField) {
 		value, badValue := url.QueryUnescape(value)
 		err := errors.Join(badName, badValue)
 		allow(err == nil, badRequest, "HTML 4.01 §17.13.4", "expected name=value&name=value, "+
-			"escaped as in a URL: %s", quote(fmt.Sprint(err)))
+			"escaped as in a URL: %v", err)
 		fields = append(fields, formField{From: from, Name: name, Value: value})
 	}
 	return fields
@@ -572,25 +575,25 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 	info := environ.Get("PATH_INFO")
 	name := cmp.Or(strings.Trim(info, "/"), ".")
 	file, stat, err := openFile(root, name)
-	if err == nil && strings.HasSuffix(info, "/") {
-		defer file.Close()
-		index, found, err := openFile(root, path.Join(name, "index.html"))
-		if err == nil && found.Mode().IsRegular() {
-			return serveFile(index, found, environ, startResponse), nil
-		} else if exhausted(err) || errors.Is(err, os.ErrPermission) {
-			return nil, err // there may be one: then nobody should see a list
-		}
-		index.Close() // fails if there is none
-		return listDirectory(root, name, file, environ, startResponse)
-	}
+	isDirectory := strings.HasSuffix(info, "/")
 	switch {
 	case err != nil:
 		return nil, err
-	case stat.IsDir():
+	case !isDirectory && stat.IsDir():
 		file.Close()
 		return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+info+"/"), nil
+	case !isDirectory:
+		return serveFile(file, stat, environ, startResponse), nil
 	}
-	return serveFile(file, stat, environ, startResponse), nil
+	defer file.Close()
+	index, found, err := openFile(root, path.Join(name, "index.html"))
+	if err == nil && found.Mode().IsRegular() {
+		return serveFile(index, found, environ, startResponse), nil
+	} else if exhausted(err) || errors.Is(err, os.ErrPermission) {
+		return nil, err // there may be one: then nobody should see a list
+	}
+	index.Close() // fails if there is none
+	return listDirectory(root, name, file, environ, startResponse)
 }
 
 // nonblock is O_NONBLOCK, which package syscall does not have for every system.
@@ -622,7 +625,8 @@ func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return plainly(startResponse, "403 Forbidden",
-			"This server may not read it, or it is not a program: see chmod.")
+			"This server may not read it, or it is not a program: a file, and no link, that "+
+				"may be executed (see chmod).")
 	case exhausted(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
 		return plainly(startResponse, unavailable,
@@ -689,10 +693,7 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 	return newFileWrapper(file) // a gateway need not have one
 }
 
-// httpDate is the form of dates that HTTP prefers.
-const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
-
-// parseDate reads a date in this form or in one of the two that HTTP had before. The
+// parseDate reads a date in the form that HTTP prefers or in one of the two that HTTP had before. The
 // second has a year of two digits: not more than 50 years ahead. (RFC 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
 	for _, layout := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
@@ -738,9 +739,10 @@ func listDirectory(root *os.Root, name string, directory *os.File, environ Envir
 
 // Limits of the CGI host and of the proxy, beside Config.Timeout.
 const (
-	maxPrograms = 64                     // that run at once, unless -programs is set
-	maxFollowed = 10                     // local redirects, or interim answers, in a row
-	killAfter   = 100 * time.Millisecond // until a program with an unused answer is killed
+	maxPrograms  = 64                     // that run at once, unless -programs is set
+	maxRedirects = 10                     // local ones in a row
+	maxInterim   = 10                     // interim answers of an upstream in a row
+	killAfter    = 100 * time.Millisecond // until a program with an unused answer is killed
 )
 
 // newCGI makes the host's side of CGI: an application that starts a program for each
@@ -1075,8 +1077,8 @@ func localRedirect(location string, environ Environ,
 	err := q.parseTarget()
 	switch {
 	case err != nil:
-	case followed == maxFollowed:
-		err = fmt.Errorf("there are more than %d in a row", maxFollowed)
+	case followed == maxRedirects:
+		err = fmt.Errorf("there are more than %d in a row", maxRedirects)
 	case !ok:
 		err = errors.New("environ has no rawsgi.application, as in rawsgi call")
 	}
@@ -1239,7 +1241,7 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	case strings.Contains(environ.Get("HTTP_VIA"), p.name):
 		return plainly(startResponse, "508 Loop Detected",
 			"This proxy forwards to itself: see -upstream.")
-	case !mayForward(environ):
+	case !takeForward(environ):
 		return plainly(startResponse, "501 Not Implemented",
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
@@ -1254,12 +1256,12 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 	return body
 }
 
-// mayForward counts the Max-Forwards of TRACE and OPTIONS down, and reports false if it
-// is 0. It ignores one that is not a number, or for another method. (RFC 9110 §7.6.2)
-func mayForward(environ Environ) bool {
+// takeForward takes one from the Max-Forwards of TRACE and OPTIONS, and reports false if
+// none is left. It ignores what is not a number, and other methods. (RFC 9110 §7.6.2)
+func takeForward(environ Environ) bool {
 	n, err := strconv.ParseUint(environ.Get("HTTP_MAX_FORWARDS"), 10, 63)
-	counts := listed("TRACE,OPTIONS", environ.Get("REQUEST_METHOD"))
-	if !counts || errors.Is(err, strconv.ErrSyntax) {
+	method := environ.Get("REQUEST_METHOD")
+	if method != "TRACE" && method != "OPTIONS" || errors.Is(err, strconv.ErrSyntax) {
 		return true
 	}
 	environ["HTTP_MAX_FORWARDS"] = fmt.Sprint(max(n, 1) - 1)
@@ -1376,7 +1378,7 @@ var statusLine = regexp.MustCompile(`(?s)^HTTP/1\.[0-9](?: (.*))?$`)
 //
 //	"HTTP/1.1 404 Not Found\r\n" → "404 Not Found"
 func readAnswer(h *headReader) (string, []Header, error) {
-	for range maxFollowed + 1 {
+	for range maxInterim + 1 {
 		line, err := h.line(headTooLarge)
 		if err != nil {
 			return "", nil, err
@@ -1396,7 +1398,7 @@ func readAnswer(h *headReader) (string, []Header, error) {
 		}
 		return status, fields, err
 	}
-	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxFollowed)
+	return "", nil, fmt.Errorf("upstream sends more than %d interim answers", maxInterim)
 }
 
 // ---------------------------------------------------------------- Middleware
@@ -2499,7 +2501,8 @@ const (
 
 // A lab answers with a page, and runs the experiments of that page: it sends the bytes of
 // a request to another Server, over a connection in memory, and the events back to the
-// page. Without a server, the page starts this program as a CGI program.
+// page. A page without a server runs this program in the browser, compiled to WebAssembly,
+// with -cgi.
 type lab struct {
 	apps     map[string]Application
 	running  chan bool     // holds a value for each experiment that runs
@@ -2589,7 +2592,7 @@ func (l *lab) run(environ Environ, startResponse StartResponse) Body {
 	go func() {
 		defer func() { <-l.running; close(ended) }() // also after runtime.Goexit
 		client.end = time.Now().Add(labTime)
-		seen.watch(application, client)
+		seen.serve(application, client)
 	}()
 	if !endsWithin(ended, l.patience) {
 		return plainly(startResponse, unavailable, "The application has not "+
@@ -2675,8 +2678,8 @@ type eventLog struct {
 	size   int
 }
 
-// watch serves one connection and collects what happens.
-func (l *eventLog) watch(application Application, client *labConn) {
+// serve serves one connection and collects what happens.
+func (l *eventLog) serve(application Application, client *labConn) {
 	server := newServer(application)
 	t := newRecorder(client.now, l.add)
 	t.logs = true

@@ -181,6 +181,8 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 func (o *options) check() error {
 	c := o.config
 	modes := []string{"concurrent", "serial", "prefork"}
+	_, noRoot := os.Stat(c.Root)
+	_, noScript := os.Stat(cmp.Or(c.Script, "."))
 	for _, check := range []struct {
 		wrong bool
 		text  string
@@ -192,6 +194,8 @@ func (o *options) check() error {
 		{c.Programs < 1 || c.Programs > 1<<16, "-programs must be from 1 to 65536"},
 		{c.Timeout < time.Millisecond, "-timeout must be a time of 1ms at least"},
 		{o.maxBody < 0, "-max-body must be at least 0"},
+		{c.Root != "docs" && noRoot != nil, fmt.Sprint("-root: ", noRoot)},
+		{noScript != nil, fmt.Sprint("-script: ", noScript)},
 	} {
 		if check.wrong {
 			return usageError{errors.New(check.text)}

@@ -316,17 +316,16 @@ func (q *Request) parseLine(line string) error {
 	return q.parseTarget()
 }
 
-// checkVersion accepts "HTTP/1.0" to "HTTP/1.9", another digit for each digit of a model.
-// Another major version is another protocol. (RFC 9112 §2.3)
+// versionForm matches a version, or as much of it as begins one.
+var versionForm = regexp.MustCompile(`^(?:HTTP/[0-9]\.[0-9]|HTTP/[0-9]\.?|HTTP/?|HTT?|H?)`)
+
+// checkVersion accepts "HTTP/1.0" to "HTTP/1.9". Another major version is another
+// protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
-	const model = "HTTP/1.0"
-	start := len(q.Line) - len(version)
-	for i := range max(len(model), len(version)) {
-		if i >= min(len(model), len(version)) ||
-			version[i] != model[i] && !(isDigit(version[i]) && isDigit(model[i])) {
-			return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+i,
-				"expected a version like HTTP/1.0 at the end of the line")
-		}
+	start, good := len(q.Line)-len(version), len(versionForm.FindString(version))
+	if good < max(len("HTTP/1.0"), len(version)) {
+		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
+			"expected a version like HTTP/1.0 at the end of the line")
 	}
 	if major := len("HTTP/"); version[major] != '1' {
 		return refuse(badVersion, "RFC 9110 §15.6.6", q.Line, start+major,
@@ -542,8 +541,6 @@ func indexNonToken(s string) int {
 	}
 	return good
 }
-
-func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // indexControl returns the offset of the first ASCII control character in s, 0 to 31 or
 // 127, or -1.

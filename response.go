@@ -153,6 +153,9 @@ func newResponse(out io.Writer, firstLine, method string, errorLog io.Writer) Re
 		errors: errorLog, now: time.Now, length: -1}
 }
 
+// httpDate is the form of dates that HTTP prefers. (RFC 9110 §5.6.7)
+const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
 // The panics for an application that calls startResponse too often, or not in time.
 var (
 	errStartedTwice = errors.New("startResponse was called before: a second call needs excInfo")
@@ -369,7 +372,7 @@ func (r *Response) head() string {
 	var b strings.Builder
 	b.WriteString(r.firstLine + r.status + "\r\n")
 	if _, n := lookup(r.headers, "Date"); n == 0 && r.firstLine == httpLine {
-		b.WriteString(r.now().UTC().Format("Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n"))
+		b.WriteString(r.now().UTC().Format("Date: " + httpDate + "\r\n"))
 	}
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b.WriteString("Server: " + software + "\r\n")

@@ -1895,6 +1895,7 @@ func TestCommand(t *testing.T) {
 		{1, "-addr " + busy.Addr().String(),
 			"\nStop the program that has this address, or let -addr :0 pick a free port"}, // T07
 		{2, "-programs 65537", "-programs must be from 1 to 65536"},
+		{2, "-script nosuch", "-script: "}, {2, "-root nosuch", "-root: "},
 		{0, "send -h", "-half-close"},
 		{0, "send -half-close " + addr + ` 'GET / HTTP/1.0\r\n\r\n'`,
 			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n"},
@@ -2822,7 +2823,7 @@ func TestForm(t *testing.T) {
 	replies(t, s.addr, cut, " 408 ")
 	empty := post("", "Content-Type: "+multipart, "Content-Length: 0")
 	replies(t, s.addr, empty, " 400 |expected one part or more|!EOF")
-	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape \"%\x3cb\"|!<`)
+	replies(t, s.addr, getPath("/?a=%<b"), ` 400 |invalid URL escape "%\x3cb"|!<`)
 	holds(t, must(askUntil(t, s.addr, cut, true))(t), " 400 |expected 1000")
 	read := func(body io.Reader) (page []byte, refusal *Refusal) {
 		defer func() { refusal, _ = recover().(*Refusal) }()
@@ -2836,6 +2837,8 @@ func TestForm(t *testing.T) {
 			t.Errorf("cut at %d, after %q: %v", n, whole[max(0, n-20):n], refusal)
 		}
 	}
+	_, refusal := read(strings.NewReader("--B\r\n\r\n--B--"))
+	same(t, "the function that knows the rule", refusal.Place, "app.go#disposition")
 	before := totalAlloc()
 	page, _ := read(io.MultiReader(strings.NewReader("--B\r\n"+file), io.LimitReader(zeros{}, 256<<20),
 		strings.NewReader("\r\n--B--\r\n")))
@@ -3993,9 +3996,24 @@ func TestDocsNames(t *testing.T) {
 	list := regexp.MustCompile("(?s)Where the rest[^:]*:\n\n```text\n(.*?)```|" +
 		"New in the full program: (.*?)\n\n")
 	name := regexp.MustCompile(`^(?:\w+\.)?(\w+)$|\b([a-z]+[A-Z]\w*)`)
+	inProse := regexp.MustCompile("`([a-z]+[A-Z]\\w*)`")
+	sources := "" // those and others that pages name
+	for _, file := range slices.Concat(must(filepath.Glob("docs/*.[gh]*"))(t),
+		must(filepath.Glob("docs/steps/*"))(t), must(filepath.Glob("docs/exercises/*/*.*"))(t),
+		must(filepath.Glob("*.go"))(t)) {
+		if filepath.Ext(file) != ".md" && file != "server_test.go" {
+			sources += string(must(os.ReadFile(file))(t))
+		}
+	}
 	lists := map[string]int{} // pages with lists, and how many names those have
 	for _, page := range must(filepath.Glob("docs/*.md"))(t) {
-		for _, found := range list.FindAllStringSubmatch(string(must(os.ReadFile(page))(t)), -1) {
+		text := string(must(os.ReadFile(page))(t))
+		for _, found := range inProse.FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(sources, found[1]) && !strings.Contains(text, found[1]+"(") {
+				t.Errorf("%s: no source has %s", page, found[0])
+			}
+		}
+		for _, found := range list.FindAllStringSubmatch(text, -1) {
 			items := regexp.MustCompile(`(?m)^(?:\S.*?)? {2,}`).ReplaceAllString(found[1], ",") + found[2]
 			for _, item := range regexp.MustCompile("[,;:`\n ]*[,;:`\n] *").Split(items, -1) {
 				for _, word := range name.FindAllStringSubmatch(item, -1) {
@@ -4396,7 +4414,7 @@ func TestStepSizes(t *testing.T) {
 // connection.
 func told(application Application, request string, ends bool) []event {
 	var seen eventLog
-	seen.watch(watched("app", application), &labConn{port: 8000, pieces: []string{request},
+	seen.serve(watched("app", application), &labConn{port: 8000, pieces: []string{request},
 		ends: ends, end: time.Now().Add(time.Minute)})
 	return seen.events
 }
@@ -4634,7 +4652,7 @@ func TestRecordTells(t *testing.T) {
 		})
 	}
 	var seen eventLog
-	seen.watch(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
+	seen.serve(watched("app", hello), &labConn{pieces: []string{get()}}) // its time is over
 	holds(t, texts(ofKind(seen.events, "timeout", "head")), "^writing ends: its deadline has passed\n")
 	seen = eventLog{}
 	half := &tap{out: io.Discard, recorder: newRecorder(time.Now, seen.add)}

@@ -1,6 +1,6 @@
-// Keeps the course readable without a network. .ci/site writes two constants before this line: build,
-// a hash of the list, and files, which are stored at the first visit; all else is stored when it is
-// first asked for. The network comes first, so that nobody reads an old page while there is a new one.
+// Keeps the course readable without a network. .ci/site writes two constants before this line: files,
+// which are stored at the first visit, and build, a hash of their contents; all else is stored when it
+// is first asked for. The network comes first, so that nobody reads an old page while there is a new one.
 const ours = registration.scope + " ", store = ours + build, patience = 3000; // ms
 
 oninstall = event => event.waitUntil((async () => {
