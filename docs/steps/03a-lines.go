@@ -110,11 +110,10 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end. The lines of a head end all in
-// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+// CRLF or all in LF: what one reader takes for a line end, another may take for text. A
+// line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 //
 //	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.r.ReadSlice('\n')
 	switch {

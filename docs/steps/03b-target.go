@@ -121,11 +121,10 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end. The lines of a head end all in
-// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+// CRLF or all in LF: what one reader takes for a line end, another may take for text. A
+// line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 //
 //	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.r.ReadSlice('\n')
 	switch {
@@ -164,12 +163,10 @@ func incomplete(err error, expected string) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// each. A line with only GET and a path is HTTP/0.9. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
-//
-// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, full := strings.Cut(rest, " ")
@@ -201,11 +198,9 @@ var (
 )
 
 // parseTarget splits the target at its first "?". A fragment should not have been sent:
-// it is cut.
+// it is cut. (RFC 1945 §5.1.2, RFC 9112 §3.2)
 //
 //	/a%20b?x=1#f → Path "/a%20b", Query "x=1"
-//
-// (RFC 1945 §5.1.2, RFC 9112 §3.2)
 func (q *Request) parseTarget(target string) error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",

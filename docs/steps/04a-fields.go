@@ -132,11 +132,10 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end. The lines of a head end all in
-// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+// CRLF or all in LF: what one reader takes for a line end, another may take for text. A
+// line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 //
 //	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.r.ReadSlice('\n')
 	h.size += len(raw)
@@ -176,12 +175,10 @@ func incomplete(err error, expected string) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// each. A line with only GET and a path is HTTP/0.9. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
-//
-// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, full := strings.Cut(rest, " ")
@@ -213,11 +210,10 @@ var (
 )
 
 // parseTarget splits the target into Path and Query. The path is decoded exactly once:
-// %2541 is %41. A fragment should not have been sent: it is cut.
+// %2541 is %41. A fragment should not have been sent: it is cut. (RFC 1945 §5.1.2, RFC
+// 9112 §3.2, RFC 3875 §4.1.5)
 //
 //	/a%20b?x=%201#f → Path "/a b", Query "x=%201"
-//
-// (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget(target string) error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
@@ -238,11 +234,9 @@ func (q *Request) parseTarget(target string) error {
 	return nil
 }
 
-// readHeader reads a header section and the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it. (RFC 1945 §4.2)
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
-//
-// (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	var fields []Header
 	for start := h.size; ; {
@@ -262,13 +256,11 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart.
+// parseField takes one header line apart. A space before the colon, or before the name,
+// is refused: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 //
 //	"Name: \t value \t " → {"Name", "value"}
-//
-// A space before the colon is refused, and one before the name, where it would continue
-// the line above: proxies have read both in different ways, which is how requests are
-// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	name, value, found := strings.Cut(line, ":")
 	if !found || !token.MatchString(name) {

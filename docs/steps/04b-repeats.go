@@ -135,11 +135,10 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end. The lines of a head end all in
-// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+// CRLF or all in LF: what one reader takes for a line end, another may take for text. A
+// line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 //
 //	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.r.ReadSlice('\n')
 	h.size += len(raw)
@@ -179,12 +178,10 @@ func incomplete(err error, expected string) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// each. A line with only GET and a path is HTTP/0.9. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
-//
-// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, full := strings.Cut(rest, " ")
@@ -216,11 +213,10 @@ var (
 )
 
 // parseTarget splits the target into Path and Query. The path is decoded exactly once:
-// %2541 is %41. A fragment should not have been sent: it is cut.
+// %2541 is %41. A fragment should not have been sent: it is cut. (RFC 1945 §5.1.2, RFC
+// 9112 §3.2, RFC 3875 §4.1.5)
 //
 //	/a%20b?x=%201#f → Path "/a b", Query "x=%201"
-//
-// (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget(target string) error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
@@ -241,11 +237,9 @@ func (q *Request) parseTarget(target string) error {
 	return nil
 }
 
-// readHeader reads a header section and the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it. (RFC 1945 §4.2)
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
-//
-// (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	var fields []Header
 	for start := h.size; ; {
@@ -265,13 +259,11 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart.
+// parseField takes one header line apart. A space before the colon, or before the name,
+// is refused: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 //
 //	"Name: \t value \t " → {"Name", "value"}
-//
-// A space before the colon is refused, and one before the name, where it would continue
-// the line above: proxies have read both in different ways, which is how requests are
-// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	name, value, found := strings.Cut(line, ":")
 	if !found || !token.MatchString(name) {
@@ -285,8 +277,7 @@ func parseField(line string) (Header, error) {
 	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
 }
 
-// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
-// RFC 9110 §5.3)
+// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2)
 func (q *Request) checkHeader() error {
 	if _, n := lookup(q.Header, "Host"); n > 1 || n == 0 && q.Version == "HTTP/1.1" {
 		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
@@ -300,14 +291,12 @@ func (q *Request) checkHeader() error {
 	return nil
 }
 
-// lookup returns the value of the first field of that name, and how many there are. Upper
+// lookup returns the value of the last field of that name, and how many there are. Upper
 // and lower case are the same in a name. (RFC 9110 §5.1)
 func lookup(fields []Header, name string) (value string, count int) {
 	for _, field := range fields {
 		if strings.EqualFold(field.Name, name) {
-			if count++; count == 1 {
-				value = field.Value
-			}
+			value, count = field.Value, count+1
 		}
 	}
 	return value, count

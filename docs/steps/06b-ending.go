@@ -18,7 +18,6 @@ import (
 	"net/url"
 	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,7 +75,8 @@ func serveConn(socket net.Conn) {
 		c.eachRead = true
 		body, err = io.ReadAll(newInput(r, request, c.sendContinue))
 	}
-	response := newResponse(c, request)
+	response := &Response{out: c, withHead: request.Version != "HTTP/0.9",
+		withBody: request.Method != "HEAD"}
 	var refusal *Refusal
 	switch {
 	case errors.As(err, &refusal):
@@ -87,17 +87,13 @@ func serveConn(socket net.Conn) {
 	} // otherwise nothing was asked, or the client has left
 }
 
-// drainLimit is how many bytes hangUp discards so that the client can read the answer.
-const drainLimit = 64 << 20
-
-// hangUp closes the connection. Closing it while bytes from the client are unread makes
-// the operating system send a reset, which can destroy the answer on its way. So hangUp
-// first closes only the sending half, and reads until the client has read the answer and
-// closes, or the time is over. (RFC 9112 §9.6)
+// hangUp closes the connection when the client has read the answer. Closing it while
+// bytes from the client are unread makes the operating system send a reset, which can
+// destroy the answer on its way. (RFC 9112 §9.6)
 func hangUp(c *conn) {
 	c.Conn.(*net.TCPConn).CloseWrite() // fails if the client has left
 	c.SetReadDeadline(time.Now().Add(timeout))
-	io.CopyN(io.Discard, c.Conn, drainLimit) // any error ends the wait too
+	io.CopyN(io.Discard, c.Conn, 64<<20) // any error ends the wait too
 	c.Close()
 }
 
@@ -189,11 +185,10 @@ type headReader struct {
 }
 
 // line reads one line and returns it without its line end. The lines of a head end all in
-// CRLF or all in LF: what one reader takes for a line end, another may take for text.
+// CRLF or all in LF: what one reader takes for a line end, another may take for text. A
+// line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 //
 //	"Host: h\r\n" → "Host: h"
-//
-// A line over maxLine bytes is refused with the status tooLong. (RFC 9112 §2.2)
 func (h *headReader) line(tooLong string) (string, error) {
 	raw, err := h.r.ReadSlice('\n')
 	h.size += len(raw)
@@ -233,12 +228,10 @@ func incomplete(err error, expected string) error {
 }
 
 // parseLine takes the request line apart: method SP target SP version, with one space
-// each. A line with only GET and a path is HTTP/0.9.
+// each. A line with only GET and a path is HTTP/0.9. (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 //
 //	"GET /a?b HTTP/1.0" → Method "GET", Path "/a", Query "b", Version "HTTP/1.0"
 //	"GET /a"            → Method "GET", Path "/a", Version "HTTP/0.9"
-//
-// (RFC 1945 §5.1, §4.1; RFC 9112 §3)
 func (q *Request) parseLine(line string) error {
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, full := strings.Cut(rest, " ")
@@ -270,11 +263,10 @@ var (
 )
 
 // parseTarget splits the target into Path and Query. The path is decoded exactly once:
-// %2541 is %41. A fragment should not have been sent: it is cut.
+// %2541 is %41. A fragment should not have been sent: it is cut. (RFC 1945 §5.1.2, RFC
+// 9112 §3.2, RFC 3875 §4.1.5)
 //
 //	/a%20b?x=%201#f → Path "/a b", Query "x=%201"
-//
-// (RFC 1945 §5.1.2, RFC 9112 §3.2, RFC 3875 §4.1.5)
 func (q *Request) parseTarget(target string) error {
 	if q.Method == "CONNECT" || q.Method == "OPTIONS" && target == "*" {
 		return refuse(notImplemented, "RFC 9112 §3.2", "expected a path, got %s %.80q",
@@ -295,11 +287,9 @@ func (q *Request) parseTarget(target string) error {
 	return nil
 }
 
-// readHeader reads a header section and the empty line that ends it.
+// readHeader reads a header section and the empty line that ends it. (RFC 1945 §4.2)
 //
 //	"Host: h\r\nX-A:\t1 \r\n\r\n" → [{"Host", "h"}, {"X-A", "1"}]
-//
-// (RFC 1945 §4.2)
 func readHeader(h *headReader) ([]Header, error) {
 	var fields []Header
 	for start := h.size; ; {
@@ -319,13 +309,11 @@ func readHeader(h *headReader) ([]Header, error) {
 	}
 }
 
-// parseField takes one header line apart.
+// parseField takes one header line apart. A space before the colon, or before the name,
+// is refused: proxies have read both in different ways, which is how requests are
+// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 //
 //	"Name: \t value \t " → {"Name", "value"}
-//
-// A space before the colon is refused, and one before the name, where it would continue
-// the line above: proxies have read both in different ways, which is how requests are
-// smuggled past them. (RFC 9112 §5.1, §5.2; RFC 9110 §5.5)
 func parseField(line string) (Header, error) {
 	name, value, found := strings.Cut(line, ":")
 	if !found || !token.MatchString(name) {
@@ -339,8 +327,7 @@ func parseField(line string) (Header, error) {
 	return Header{name, strings.Trim(value, " \t")}, nil // TrimSpace would cut U+0085 too
 }
 
-// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2,
-// RFC 9110 §5.3)
+// checkHeader validates the fields that decide how to read the request. (RFC 9112 §3.2)
 func (q *Request) checkHeader() error {
 	if _, n := lookup(q.Header, "Transfer-Encoding"); n > 0 {
 		return refuse(notImplemented, "RFC 9112 §6.1", "expected a Content-Length instead of "+
@@ -350,43 +337,41 @@ func (q *Request) checkHeader() error {
 		return refuse(badRequest, "RFC 9112 §3.2", "expected one Host, got %d (HTTP/1.0 needs "+
 			"none)", n)
 	}
-	for _, name := range []string{"Content-Length", "Content-Type"} {
-		if _, n := lookup(q.Header, name); n > 1 {
-			return refuse(badRequest, "RFC 9110 §5.3", "expected one %s, got %d", name, n)
-		}
+	if _, n := lookup(q.Header, "Content-Type"); n > 1 {
+		return refuse(badRequest, "RFC 9110 §5.3", "expected one Content-Type, got %d", n)
 	}
-	if value, n := lookup(q.Header, "Content-Length"); n > 0 {
-		return q.setLength(value)
+	length, err := contentLength(q.Header)
+	if length > maxBody {
+		return refuse(tooLarge, "RFC 9110 §15.5.14", "expected at most %d bytes in a body, "+
+			"Content-Length is larger", maxBody)
 	}
-	return nil
+	q.Length = max(length, 0)
+	return err
+}
+
+// contentLength returns the Content-Length among fields, -1 if there is none. It is
+// digits and nothing else: "+5" and "5, 5" are refused. (RFC 9110 §8.6)
+func contentLength(fields []Header) (int64, error) {
+	value, count := lookup(fields, "Content-Length")
+	if count == 0 {
+		return -1, nil
+	}
+	if count > 1 || !digits.MatchString(value) {
+		return -1, refuse(badRequest, "RFC 9110 §8.6", "expected one Content-Length of digits "+
+			"only, got %.80q", value)
+	}
+	n, _ := strconv.ParseInt(value, 10, 64) // too large for 63 bits: the largest number
+	return n, nil
 }
 
 var digits = regexp.MustCompile(`^[0-9]+$`)
 
-// setLength reads a Content-Length: digits and nothing else, so "+5" and "5, 5" get 400;
-// more than maxBody gets 413. (RFC 9110 §8.6)
-func (q *Request) setLength(value string) error {
-	if !digits.MatchString(value) {
-		return refuse(badRequest, "RFC 9110 §8.6", "expected a Content-Length of digits only, "+
-			"got %.80q", value)
-	}
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n > maxBody { // the only error possible: more than 63 bits
-		return refuse(tooLarge, "RFC 9110 §15.5.14", "expected at most %d bytes in a body, "+
-			"Content-Length is %.80s", maxBody, value)
-	}
-	q.Length = n
-	return nil
-}
-
-// lookup returns the value of the first field of that name, and how many there are. Upper
+// lookup returns the value of the last field of that name, and how many there are. Upper
 // and lower case are the same in a name. (RFC 9110 §5.1)
 func lookup(fields []Header, name string) (value string, count int) {
 	for _, field := range fields {
 		if strings.EqualFold(field.Name, name) {
-			if count++; count == 1 {
-				value = field.Value
-			}
+			value, count = field.Value, count+1
 		}
 	}
 	return value, count
@@ -402,26 +387,19 @@ type Input struct {
 }
 
 // newInput makes the body of a request. A client that expects a 100 gets it when the body
-// is first read. (RFC 9110 §10.1.1)
+// is first read; a client of HTTP/1.0 does not know it. (RFC 9110 §10.1.1)
 func newInput(r *bufio.Reader, q *Request, sendContinue func()) *Input {
 	in := &Input{r: r, length: q.Length}
-	if expectsContinue(q) {
-		in.before = sendContinue
+	for _, field := range q.Header {
+		if q.Version != "HTTP/1.0" && continueForm.MatchString(field.Name+":"+field.Value) {
+			in.before = sendContinue
+		}
 	}
 	return in
 }
 
-// expectsContinue reports whether the client waits for a 100 before it sends the body. An
-// HTTP/1.0 client does not know it. The field is a list.
-func expectsContinue(q *Request) bool {
-	return q.Version != "HTTP/1.0" && slices.ContainsFunc(q.Header, func(field Header) bool {
-		return strings.EqualFold(field.Name, "Expect") && continueForm.MatchString(field.Value)
-	})
-}
+var continueForm = regexp.MustCompile(`(?i)^expect:(.*,)?[ \t]*100-continue[ \t]*(,|$)`)
 
-var continueForm = regexp.MustCompile(`(?i)(^|,)[ \t]*100-continue[ \t]*(,|$)`)
-
-// Read reads at most len(p) bytes of the body.
 func (in *Input) Read(p []byte) (int, error) {
 	if in.read == in.length {
 		return 0, io.EOF
@@ -442,11 +420,6 @@ type Response struct {
 	out      io.Writer // the connection
 	withHead bool      // false for HTTP/0.9
 	withBody bool      // false for HEAD
-}
-
-func newResponse(out io.Writer, q *Request) *Response {
-	return &Response{out: out, withHead: q.Version != "HTTP/0.9",
-		withBody: q.Method != "HEAD"}
 }
 
 // send sends the answer. HEAD has the head of GET, and no page. (RFC 1945 §8.2)
