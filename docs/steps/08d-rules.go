@@ -570,11 +570,10 @@ type Response struct {
 // startResponse implements StartResponse. It copies headers, which may be used again.
 func (r *Response) startResponse(status string, headers []Header,
 	excInfo ...error) io.Writer {
-	if len(excInfo) > 0 && excInfo[0] != nil {
-		if r.headSent {
-			panic(excInfo[0]) // too late: the application's own error ends the answer
-		}
-	} else if r.status != "" {
+	switch replaces := len(excInfo) > 0 && excInfo[0] != nil; {
+	case replaces && r.headSent:
+		panic(excInfo[0]) // too late: the application's own error ends the answer
+	case !replaces && r.status != "":
 		panic(errors.New("startResponse was called before: a second call needs excInfo"))
 	}
 	length, err := checkHead(status, headers)
@@ -737,8 +736,8 @@ func (r *Response) finish() {
 }
 
 // fail answers for an application that has panicked, if the head has not been sent. A
-// *Refusal keeps its status, such as a body cut short. After the head, a Content-Length
-// tells the client that bytes are missing, or only a reset. (PEP 3333, "Error Handling")
+// *Refusal keeps its status, such as a body cut short. A body without a Content-Length is
+// cut: only a reset says that bytes are missing. (PEP 3333, "Error Handling")
 func (r *Response) fail(reason any) {
 	var refusal *Refusal
 	if err, _ := reason.(error); !errors.As(err, &refusal) {
