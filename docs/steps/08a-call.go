@@ -455,37 +455,35 @@ func newEnviron(q *Request, input *Input, c net.Conn) Environ {
 // name: with a comma, and cookies with a semicolon, in which a comma would be part of the
 // value. (RFC 9110 §5.3, RFC 9113 §8.2.3)
 func (e Environ) addHeader(field Header) {
-	key, ok := environKey(field.Name)
-	if !ok {
-		return
+	key := environKey(field.Name)
+	earlier, again := e[key].(string)
+	switch {
+	case key == "": // the application does not see this field
+	case !again:
+		e[key] = field.Value
+	case key == "HTTP_COOKIE":
+		e[key] = earlier + "; " + field.Value
+	default:
+		e[key] = earlier + "," + field.Value
 	}
-	value := field.Value
-	if earlier, again := e[key].(string); again {
-		separator := ","
-		if key == "HTTP_COOKIE" {
-			separator = "; "
-		}
-		value = earlier + separator + value
-	}
-	e[key] = value
 }
 
-// environKey returns the key in environ for a header name, false if there is none. (RFC
-// 3875 §4.1.18; CVE-2016-5385 for Proxy)
+// environKey returns the key in environ for a header name, "" if there is none. (RFC 3875
+// §4.1.18; CVE-2016-5385 for Proxy)
 //
 //	"X-Forwarded-For" → "HTTP_X_FORWARDED_FOR"    "Content-Type" → "CONTENT_TYPE"
 //	"X_A" → none: "X-A" would have the same key, and a proxy in front that
 //	        sets X-A may have let X_A through
 //	"Proxy" → none: many programs take HTTP_PROXY for their own setting
-func environKey(name string) (key string, ok bool) {
+func environKey(name string) string {
 	if strings.Contains(name, "_") || strings.EqualFold(name, "Proxy") {
-		return "", false
+		return ""
 	}
-	key = strings.ReplaceAll(strings.ToUpper(name), "-", "_")
+	key := strings.ReplaceAll(strings.ToUpper(name), "-", "_")
 	if key == "CONTENT_TYPE" || key == "CONTENT_LENGTH" {
-		return key, true // these two describe the body and are CGI's own
+		return key // these two describe the body and are CGI's own
 	}
-	return "HTTP_" + key, true
+	return "HTTP_" + key
 }
 
 // Input is wsgi.input, the body of the request. It ends after Content-Length bytes, so
