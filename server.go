@@ -412,7 +412,7 @@ func (s *Server) setState(c *conn, answering bool, limit time.Duration) {
 	}
 }
 
-// Shutdown stops the server in three parts. It accepts the connections in the backlog and
+// Shutdown stops the server in three steps. It accepts the connections in the backlog and
 // no more, and gives silent clients a moment. It waits up to wait for the answers to end.
 // Then it gives up: a request that waits for its turn gets 503, and the rest is cut.
 // Several calls may wait, each for its own time.
