@@ -139,7 +139,7 @@ var middlewares = []struct {
 	name, about string
 	wrap        Middleware
 }{
-	{"log", "Prints the request URI, the status and each block of the answer.", logging},
+	{"log", "Prints the path, the status and each block of the answer.", logging},
 	{"onion", "Prints a line around the call: onion,onion shows who wraps whom.", onion},
 	{"upper", "Rewrites the answer: every letter of a plain text becomes a capital.", upper},
 	{"catch", "Turns a panic into an error page, with the stack for this machine.", catch},
@@ -288,7 +288,7 @@ func echo(environ Environ, startResponse StartResponse) Body {
 	return readBlocks(environ["wsgi.input"].(io.Reader), pieceSize)
 }
 
-// failing fails in five ways. (PEP 3333, "Error Handling", "Other HTTP Features")
+// failing shows five ways to fail, one of which is mended in time. (PEP 3333, "Error Handling", "Other HTTP Features")
 func failing(environ Environ, startResponse StartResponse) Body {
 	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
@@ -401,8 +401,10 @@ type formField struct {
 	Size              int64  // bytes in the part; Value has the beginning of them
 }
 
-// Limits of a form.
+// Limits of a form, and the rule for what is larger.
 const (
+	sizeRule = "RFC 9110 §15.5.14"
+
 	formBytes  = 1 << 20 // in an urlencoded body, which is held in memory
 	formFields = 10000   // in a query string or an urlencoded body
 	formParts  = 1000    // in a body of parts
@@ -427,8 +429,8 @@ func form(environ Environ, startResponse StartResponse) Body {
 		case "application/x-www-form-urlencoded":
 			body, err := io.ReadAll(io.LimitReader(input, formBytes+1))
 			allowPart(err)
-			allowSize(len(body) <= formBytes, "a form may have %d bytes; send files as "+
-				"multipart/form-data", formBytes)
+			allow(len(body) <= formBytes, tooLarge, sizeRule, "a form may have %d bytes; send "+
+				"files as multipart/form-data", formBytes)
 			fields = append(fields, readQuery("body", string(body))...)
 		case "multipart/form-data":
 			fields = append(fields, readParts(input, params["boundary"])...)
@@ -444,11 +446,6 @@ func allow(holds bool, status, source, format string, args ...any) {
 		refusal.Place = caller() // which knows the rule
 		panic(refusal)
 	}
-}
-
-// allowSize panics with a 413 unless a form is within a limit.
-func allowSize(holds bool, format string, limit int) {
-	allow(holds, tooLarge, "RFC 9110 §15.5.14", format, limit)
 }
 
 // allowPart panics if there is an error: with the *Refusal in it, because the body was
@@ -474,7 +471,8 @@ func readQuery(from, text string) (fields []formField) {
 		if pair == "" {
 			continue
 		}
-		allowSize(len(fields) < formFields, "a form may have %d fields", formFields)
+		allow(len(fields) < formFields, tooLarge, sizeRule, "a form may have %d fields",
+			formFields)
 		name, value, _ := strings.Cut(pair, "=")
 		name, badName := url.QueryUnescape(name)
 		value, badValue := url.QueryUnescape(value)
@@ -500,7 +498,8 @@ func readParts(input io.Reader, boundary string) (fields []formField) {
 			return fields
 		}
 		allowPart(err) // with io.EOF, a form without a part
-		allowSize(len(fields) < formParts, "a form may have %d parts", formParts)
+		allow(len(fields) < formParts, tooLarge, sizeRule, "a form may have %d parts",
+			formParts)
 		name, file := disposition(part.Header["Content-Disposition"])
 		limited.allowed = math.MaxInt
 		start, err := io.ReadAll(io.LimitReader(part, partBytes))
@@ -522,7 +521,7 @@ type headLimit struct {
 }
 
 func (h *headLimit) Read(p []byte) (int, error) {
-	allowSize(h.allowed > 0, "the head of a part may have %d bytes", partHead)
+	allow(h.allowed > 0, tooLarge, sizeRule, "the head of a part may have %d bytes", partHead)
 	n, err := h.Reader.Read(p[:min(len(p), h.allowed)])
 	h.allowed -= n
 	if err == io.EOF {
@@ -575,14 +574,14 @@ func servePath(top string, environ Environ, startResponse StartResponse) (Body, 
 	info := environ.Get("PATH_INFO")
 	name := cmp.Or(strings.Trim(info, "/"), ".")
 	file, stat, err := openFile(root, name)
-	isDirectory := strings.HasSuffix(info, "/")
+	slash := strings.HasSuffix(info, "/") // it asks for a directory
 	switch {
 	case err != nil:
 		return nil, err
-	case !isDirectory && stat.IsDir():
+	case !slash && stat.IsDir():
 		file.Close()
 		return redirect(environ, startResponse, environ.Get("SCRIPT_NAME")+info+"/"), nil
-	case !isDirectory:
+	case !slash:
 		return serveFile(file, stat, environ, startResponse), nil
 	}
 	defer file.Close()
@@ -624,9 +623,7 @@ func openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
 func cannotServe(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return plainly(startResponse, "403 Forbidden",
-			"This server may not read it, or it is not a program: a file, and no link, that "+
-				"may be executed (see chmod).")
+		return plainly(startResponse, "403 Forbidden", "This server may not read it: see chmod.")
 	case exhausted(err):
 		fmt.Fprintf(environ["wsgi.errors"].(io.Writer), "503: %v\n", err)
 		return plainly(startResponse, unavailable,
@@ -674,8 +671,8 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 	}
 	headers := []Header{{"Last-Modified", modified.Format(httpDate)}}
 	since, err := parseDate(environ.Get("HTTP_IF_MODIFIED_SINCE"))
-	// A date in the future is none, and If-None-Match, which this server does not know,
-	// takes its place. (RFC 1945 §10.9; RFC 9110 §13.1.3)
+	// A date in the future is none. If-None-Match, which this server does not know, overrides
+	// If-Modified-Since. (RFC 1945 §10.9; RFC 9110 §13.1.3)
 	if err == nil && environ["HTTP_IF_NONE_MATCH"] == nil &&
 		!modified.After(since) && !since.After(time.Now()) {
 		file.Close()
@@ -693,8 +690,9 @@ func serveFile(file *os.File, stat os.FileInfo, environ Environ,
 	return newFileWrapper(file) // a gateway need not have one
 }
 
-// parseDate reads a date in the form that HTTP prefers or in one of the two that HTTP had before. The
-// second has a year of two digits: not more than 50 years ahead. (RFC 9110 §5.6.7)
+// parseDate reads a date in the form that HTTP prefers or in one of the two that it had
+// before, of which the one with dashes has a year of two digits: not more than 50 years
+// ahead. (RFC 9110 §5.6.7)
 func parseDate(text string) (date time.Time, err error) {
 	for _, layout := range []string{httpDate, "Monday, 02-Jan-06 15:04:05 GMT", time.ANSIC} {
 		if date, err = time.Parse(layout, text); err == nil {
@@ -755,7 +753,9 @@ func newCGI(script string, timeout time.Duration, limit int) Application {
 			return htmlPage(startResponse, "cgi", nil) // says how to name one
 		}
 		file, err := findProgram(script, environ)
-		if err != nil {
+		if err == errNoProgram {
+			return plainly(startResponse, "403 Forbidden", err.Error())
+		} else if err != nil {
 			return cannotServe(environ, startResponse, err)
 		}
 		select {
@@ -775,6 +775,9 @@ func newCGI(script string, timeout time.Duration, limit int) Application {
 	}
 }
 
+var errNoProgram = errors.New("It is not a program: a file, and no link, that may be " +
+	"executed (see chmod).")
+
 // findProgram returns the path of the program. In a directory of them, the first segment
 // of PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
 func findProgram(script string, environ Environ) (file string, err error) {
@@ -783,7 +786,7 @@ func findProgram(script string, environ Environ) (file string, err error) {
 	if err == nil && stat.IsDir() {
 		info := environ.Get("PATH_INFO")
 		name, _, _ := strings.Cut(strings.TrimPrefix(info, "/"), "/")
-		if name == "" || !filepath.IsLocal(name) || strings.ContainsAny(name, `/\`) {
+		if !filepath.IsLocal(name) || strings.Contains(name, `\`) {
 			return "", os.ErrNotExist
 		}
 		environ["SCRIPT_NAME"] = environ.Get("SCRIPT_NAME") + "/" + name
@@ -793,7 +796,7 @@ func findProgram(script string, environ Environ) (file string, err error) {
 	}
 	if err == nil && (!stat.Mode().IsRegular() ||
 		runtime.GOOS != "windows" && stat.Mode()&0o111 == 0) {
-		err = os.ErrPermission // it is not a program
+		err = errNoProgram
 	}
 	return file, err
 }
@@ -805,7 +808,7 @@ type program struct {
 	timeout  time.Duration
 	output   *os.File
 	body     string        // the file of its standard input; "" if the request has no body
-	hasHead  bool          // the head of its answer has been read
+	used     bool          // its answer is passed on or followed
 	patience time.Duration // for the next Read
 	ended    chan bool     // closed when it and its child processes have ended
 }
@@ -916,7 +919,7 @@ func (p *program) kill() {
 // (Not on Windows, where pipes have no deadlines.) The output of a program that was
 // killed is not whole.
 func (p *program) Read(b []byte) (int, error) {
-	if _, runs := programs.Load(p); runs && p.hasHead {
+	if _, runs := programs.Load(p); runs && p.used {
 		p.patience = p.timeout
 	}
 	begin := time.Now()
@@ -938,7 +941,7 @@ func (p *program) Read(b []byte) (int, error) {
 // limit, for the client may have left. (RFC 3875 §6.4)
 func (p *program) Close() error {
 	limit := killAfter
-	if p.hasHead {
+	if p.used {
 		limit = p.timeout
 		p.output.SetReadDeadline(time.Now().Add(limit)) // for all of it
 		io.CopyN(io.Discard, p.output, drainLimit)      // an error ends it as well
@@ -964,15 +967,15 @@ func (p *program) answer(environ Environ, startResponse StartResponse) (
 	fields = slices.DeleteFunc(fields, func(field Header) bool { return field.Value == "" })
 	location, _ := lookup(fields, "Location")
 	if strings.HasPrefix(location, "/") && len(fields) == 1 {
-		p.hasHead = true // so that it may do its work to the end
-		p.Close()        // the other path may be a program of this host too, and need its slot
+		p.used = true // so that it may do its work to the end
+		p.Close()     // the other path may be a program of this host too, and need its slot
 		return localRedirect(location, environ, startResponse)
 	}
 	status, err := cgiStatus(fields)
 	if err != nil {
 		return nil, err
 	}
-	p.hasHead, p.patience = true, p.timeout
+	p.used, p.patience = true, p.timeout
 	return relay(environ, startResponse, p, h, status, fields)
 }
 
@@ -1068,7 +1071,7 @@ func logHint(environ Environ, file string, err error) {
 }
 
 // localRedirect answers with another path of this server, as if the client had asked for
-// it. It follows at most 10 redirects. (RFC 3875 §6.2.2)
+// it. (RFC 3875 §6.2.2)
 func localRedirect(location string, environ Environ,
 	startResponse StartResponse) (Body, error) {
 	followed, _ := environ["rawsgi.redirects"].(int)
@@ -1142,9 +1145,9 @@ func closeUnused(body *Body, origin io.Closer) {
 	}
 }
 
-// badGateway answers for a program or server that has failed. Its head replaces one that
-// startResponse has stored. If the program or connection could not be started because a
-// limit of this system is reached, the status says so.
+// badGateway answers for a program or server that has failed. If it could not be started
+// because a limit of this system is reached, the status says so. startResponse is given
+// err, for whoever watches.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case exhausted(err):
@@ -1242,7 +1245,7 @@ func (p *proxy) app(environ Environ, startResponse StartResponse) Body {
 		return plainly(startResponse, "508 Loop Detected",
 			"This proxy forwards to itself: see -upstream.")
 	case !takeForward(environ):
-		return plainly(startResponse, "501 Not Implemented",
+		return plainly(startResponse, notImplemented,
 			"Max-Forwards is 0, and this proxy has no answer of its own.")
 	}
 	var body Body
@@ -1270,15 +1273,16 @@ func takeForward(environ Environ) bool {
 
 // dial connects to the server whose turn it is, or to the first after it that answers.
 func (p *proxy) dial() (*conn, error) {
-	first, servers := p.turn.Add(1), uint64(len(p.servers))
-	for turn := first; ; turn++ {
-		c, err := net.DialTimeout("tcp", p.servers[turn%servers], p.timeout)
+	first := int(p.turn.Add(1) % uint64(len(p.servers)))
+	var failed error
+	for _, server := range slices.Concat(p.servers[first:], p.servers[:first]) {
+		c, err := net.DialTimeout("tcp", server, p.timeout)
 		if err == nil {
 			return &conn{Conn: c, timeout: p.timeout}, nil
-		} else if turn+1 == first+servers {
-			return nil, fmt.Errorf("no upstream answers: %w", err)
 		}
+		failed = fmt.Errorf("no upstream answers: %w", err)
 	}
+	return nil, failed
 }
 
 // forward sends the request to upstream and passes on its answer.
@@ -1503,25 +1507,28 @@ func upper(application Application) Application {
 // "Error Handling"; Python's cgitb)
 func catch(application Application) Application {
 	return func(environ Environ, startResponse StartResponse) (body Body) {
-		asked := true // the gateway waits for the application
-		recovered := func(use func(page []byte)) {
-			if !asked {
-				return
-			}
+		defer func() {
 			if reason := recover(); reason != nil {
-				use(failurePage(environ, startResponse, reason))
+				body = Blocks{failurePage(environ, startResponse, reason)}
 			}
-		}
-		defer recovered(func(page []byte) { body = Blocks{page} })
+		}()
 		inner := application(environ, startResponse)
 		return changedBody{func(yield func([]byte) bool) {
-			defer recovered(func(page []byte) { yield(page) })
+			sending := false // the gateway sends a block
+			defer func() {
+				if sending {
+					return
+				}
+				if reason := recover(); reason != nil {
+					yield(failurePage(environ, startResponse, reason))
+				}
+			}()
 			for block := range blocks(inner) {
-				asked = false
+				sending = true
 				if !yield(block) {
 					return
 				}
-				asked = true
+				sending = false
 			}
 		}, inner}
 	}
@@ -2251,15 +2258,14 @@ func (l *layer) record(body Body) Body {
 	}
 	e := event{Kind: "return", Value: typeName(b.made)}
 	l.add(e, "%s returns a body, %s", l.name, e.Value)
-	if _, isFile := body.(*fileBody); isFile {
-		l.add(event{Kind: "file"}, "the body of %s is a file: the gateway reads, sends and "+
-			"closes it", l.name)
-		return body
-	}
-	if body == nil {
+	switch body.(type) {
+	case nil:
 		return nil
-	}
-	if _, ok := body.(interface{ Len() int }); ok {
+	case *fileBody:
+		l.add(event{Kind: "file"}, "the gateway itself reads, sends and closes the body of %s",
+			l.name)
+		return body
+	case interface{ Len() int }:
 		return watchedSized{b}
 	}
 	return b
@@ -2551,7 +2557,7 @@ func (l *lab) app(environ Environ, startResponse StartResponse) Body {
 	case info == "/run":
 		return l.run(environ, startResponse)
 	case err == nil:
-		startResponse("200 OK", []Header{textPlain[0], nosniff})
+		startResponse("200 OK", textAtOnce)
 		return Blocks{code}
 	}
 	return notFound(startResponse, "The lab is at "+place)

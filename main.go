@@ -7,10 +7,10 @@
 //	response.go  bytes out: startResponse, blocks → status line, header fields, body
 //	app.go       the other side of the interface: applications, middleware, tools to watch
 //
-// Read them in this order to follow a request from the first byte to the last. The
-// interface itself, an afternoon's reading, is server.go, request.go, response.go and the
-// applications with which app.go begins. The rest can wait: flags, signals and processes
-// in this file, and in app.go the CGI host, the proxy, the form and Watching.
+// The interface itself is an afternoon's reading: begin with the applications of app.go,
+// from hello to mount, then follow a request from its first byte to the last in server.go,
+// request.go and response.go. The rest can wait: flags, signals and processes in this file,
+// and in app.go the form, the files, the CGI host, the proxy, Validate, Watching and Lab.
 package main
 
 import (
@@ -47,7 +47,11 @@ func command(args []string, stdout, stderr io.Writer) int {
 	if !errors.As(err, new(usageError)) {
 		return 1
 	}
-	fmt.Fprintln(stderr, "See -help for the flags, -list for the applications.")
+	hint := "See -help for the flags, -list for the applications."
+	if len(args) > 0 && (args[0] == "send" || args[0] == "call") {
+		hint = "See rawsgi " + args[0] + " -help."
+	}
+	fmt.Fprintln(stderr, hint)
 	return 2
 }
 
@@ -181,8 +185,11 @@ func readFlags(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 func (o *options) check() error {
 	c := o.config
 	modes := []string{"concurrent", "serial", "prefork"}
-	_, noRoot := os.Stat(c.Root)
-	_, noScript := os.Stat(cmp.Or(c.Script, "."))
+	info, rootErr := os.Stat(c.Root)
+	if rootErr == nil && !info.IsDir() {
+		rootErr = errors.New(c.Root + " is not a directory")
+	}
+	_, scriptErr := os.Stat(cmp.Or(c.Script, "."))
 	for _, check := range []struct {
 		wrong bool
 		text  string
@@ -194,8 +201,8 @@ func (o *options) check() error {
 		{c.Programs < 1 || c.Programs > 1<<16, "-programs must be from 1 to 65536"},
 		{c.Timeout < time.Millisecond, "-timeout must be a time of 1ms at least"},
 		{o.maxBody < 0, "-max-body must be at least 0"},
-		{c.Root != "docs" && noRoot != nil, fmt.Sprint("-root: ", noRoot)},
-		{noScript != nil, fmt.Sprint("-script: ", noScript)},
+		{c.Root != "docs" && rootErr != nil, fmt.Sprint("-root: ", rootErr)}, // docs may be missing
+		{scriptErr != nil, fmt.Sprint("-script: ", scriptErr)},
 	} {
 		if check.wrong {
 			return usageError{errors.New(check.text)}
@@ -444,12 +451,13 @@ func catchSignals(signals ...os.Signal) chan os.Signal {
 const grace = 5 * time.Second // in which running requests may end after a signal
 
 // serveUntil serves until a signal asks it to stop, and then lets running requests
-// finish. A signal on now cuts their connections; stop and now may be one channel, whose
-// second signal that is.
+// finish. A signal on now cuts their connections. With one channel for both, the second
+// signal does.
 func serveUntil(stop, now <-chan os.Signal, server *Server, listener net.Listener) {
 	go func() {
 		<-stop
-		if n := server.busy(); n > 0 { // a log that nobody reads may block for ever
+		if n := server.busy(); n > 0 {
+			// A log that nobody reads may block for ever.
 			go server.ErrorLog.Printf("stopping: waiting up to %v for %s to end; "+
 				"press Ctrl-C again to stop at once", grace, plural(n, "request"))
 		}

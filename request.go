@@ -32,6 +32,7 @@ import (
 	"path"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -76,7 +77,8 @@ func refuse(status, source, line string, offset int, format string, a ...any) *R
 // caller returns a Refusal's Place: the function that has called refuse or incomplete.
 func caller() string {
 	pc, file, _, _ := runtime.Caller(2)
-	function := runtime.FuncForPC(pc).Name() // "main.(*Request).parseTarget"
+	function := runtime.FuncForPC(pc).Name()         // "main.(*Request).parseTarget"
+	function, _, _ = strings.Cut(function, "-range") // of a loop over a function
 	return path.Base(file) + "#" + strings.TrimPrefix(path.Ext(function), ".")
 }
 
@@ -103,16 +105,16 @@ func (r *Refusal) Error() string {
 //	    ^ expected a name, a colon and a value
 //	RFC 9112 §5.1
 //
-// Some clients take any answer for HTML, so the page never has a "<".
+// Some clients take any answer for HTML, so the page never has a "<". With an escape in
+// its place, the caret must move: hence escapeTags comes first there.
 func (r *Refusal) page() []byte {
 	mark := ""
 	if r.Line != "" {
 		before, after := r.excerpt()
-		before, after = escapeTags(before), escapeTags(after)
+		before = escapeTags(before)
 		mark = before + after + "\n" + strings.Repeat(" ", len(before)) + "^ "
 	}
-	return fmt.Appendf(nil, "%s\n\n%s%s\n%s\n", r.Status, mark, escapeTags(r.Reason),
-		r.Source)
+	return []byte(escapeTags(r.Status + "\n\n" + mark + r.Reason + "\n" + r.Source + "\n"))
 }
 
 func escapeTags(s string) string { return strings.ReplaceAll(s, "<", `\x3c`) }
@@ -159,6 +161,7 @@ type Request struct {
 	Version   string   // "HTTP/1.0", "HTTP/1.1", "HTTP/0.9"; "" before it is read
 	Header    []Header // in the order of arrival, nothing joined
 	Length    int64    // Content-Length in bytes; 0 without one
+	lines     []string // of the head, as they came, each with its line end
 }
 
 // readRequest reads the head of one request, up to the first byte of the body. maxBody is
@@ -175,6 +178,7 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 		return q, err
 	}
 	h := &headReader{r: r}
+	defer func() { q.lines = h.lines }()
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // as old clients send after a body (RFC 9112 §2.2)
 		h = &headReader{r: r} // an empty line does not decide how the head ends its lines
@@ -191,7 +195,7 @@ func readRequest(r *bufio.Reader, maxBody int64) (*Request, error) {
 	if q.Header, err = readHeader(h); err != nil {
 		return q, err
 	}
-	return q, q.checkHeader(h.lines, maxBody)
+	return q, q.checkHeader(h.lines[1:], maxBody)
 }
 
 // refuseTLS refuses a client that uses https://. A TLS connection begins with a record of
@@ -210,7 +214,7 @@ type headReader struct {
 	r     *bufio.Reader
 	end   string   // "\r\n" or "\n", once a line has shown it
 	size  int      // bytes read, line ends included
-	lines []string // the header lines read, which a refusal may show
+	lines []string // read, with their line ends
 	mixed bool     // line ends may be mixed: a CGI program's
 }
 
@@ -239,8 +243,7 @@ func (h *headReader) line(tooLong string) (string, error) {
 	return line, nil
 }
 
-// rawLine reads one line, with its line end, in pieces of the reader's buffer. In a
-// request line without a space, it is not the target that is too long. (RFC 9112 §3)
+// rawLine reads one line, with its line end, in pieces of the reader's buffer.
 func (h *headReader) rawLine(tooLong string) (line string, err error) {
 	err = bufio.ErrBufferFull // as if a piece had been read that did not end the line
 	for err == bufio.ErrBufferFull && len(line) <= maxLine {
@@ -248,18 +251,17 @@ func (h *headReader) rawLine(tooLong string) (line string, err error) {
 		piece, err = h.r.ReadSlice('\n')
 		line += string(piece)
 	}
-	h.size += len(line)
+	h.size, h.lines = h.size+len(line), append(h.lines, line)
 	switch {
 	case len(line) > maxLine:
-		source := "RFC 6585 §5"
-		if tooLong == targetTooLong && strings.Contains(line[:maxLine], " ") {
-			source = "RFC 9110 §15.5.15"
-		} else if tooLong == targetTooLong {
-			tooLong, source = badRequest, "RFC 9112 §3"
+		if tooLong == targetTooLong && !strings.Contains(line[:maxLine], " ") {
+			tooLong = badRequest // the method is too long, not the target
 		}
+		source := map[string]string{targetTooLong: "RFC 9110 §15.5.15",
+			badRequest: "RFC 9112 §3", headTooLarge: "RFC 6585 §5"}[tooLong]
 		err = refuse(tooLong, source, line, maxLine,
 			"expected at most %d bytes in a line, with its line end", maxLine)
-	case err != nil && h.size == 0: // a client gets no answer; a program's host says it
+	case err != nil && h.size == 0: // a client gets no answer; badGateway logs it
 		err = incomplete(err, "", "expected a head, got nothing")
 	case err != nil:
 		err = incomplete(err, line, "expected an empty line to end the head")
@@ -323,7 +325,7 @@ var versionForm = regexp.MustCompile(`^(?:HTTP/[0-9]\.[0-9]|HTTP/[0-9]\.?|HTTP/?
 // protocol. (RFC 9112 §2.3)
 func (q *Request) checkVersion(version string) error {
 	start, good := len(q.Line)-len(version), len(versionForm.FindString(version))
-	if good < max(len("HTTP/1.0"), len(version)) {
+	if good < len("HTTP/1.0") || good < len(version) { // too short, or too long
 		return refuse(badRequest, "RFC 9112 §2.3", q.Line, start+good,
 			"expected a version like HTTP/1.0 at the end of the line")
 	}
@@ -422,7 +424,7 @@ func readHeader(h *headReader) ([]Header, error) {
 		if err != nil {
 			return fields, err
 		}
-		fields, h.lines = append(fields, field), append(h.lines, line)
+		fields = append(fields, field)
 	}
 }
 
@@ -452,13 +454,14 @@ func parseField(line string) (Header, error) {
 }
 
 // checkHeader validates the fields that decide how to read the request, and sets Length.
-// lines are the header lines, one for each field. (RFC 9110 §5.3, RFC 9112 §3.2)
+// lines are the header lines, one for each field. After a refusal, q.Header ends before
+// the field with the mistake. (RFC 9110 §5.3, RFC 9112 §3.2)
 func (q *Request) checkHeader(lines []string, maxBody int64) error {
 	fields := q.Header
 	for i, field := range fields {
-		line := lines[i]
+		line := strings.TrimRight(lines[i], "\r\n")
 		start := strings.LastIndex(line, field.Value) // of the value in the line
-		q.Header = fields[:i]                         // those without a mistake, for Watch
+		q.Header = fields[:i]
 		_, before := lookup(q.Header, field.Name)
 		switch {
 		case field.is("Transfer-Encoding"):
@@ -509,11 +512,9 @@ func (h Header) is(name string) bool { return strings.EqualFold(h.Name, name) }
 
 // lookup returns the value of the first field of that name, and how many there are.
 func lookup(fields []Header, name string) (value string, count int) {
-	for _, field := range fields {
+	for _, field := range slices.Backward(fields) { // the first comes last, and stays
 		if field.is(name) {
-			if count++; count == 1 {
-				value = field.Value
-			}
+			value, count = field.Value, count+1
 		}
 	}
 	return value, count

@@ -58,7 +58,7 @@ func blocks(body Body) iter.Seq[[]byte] {
 	return body.All()
 }
 
-// closeBody calls the Close of a body, or of its file, if there is one.
+// closeBody calls the Close of a body or a file, if it has one.
 func closeBody(body any) error {
 	if closer, ok := body.(io.Closer); ok {
 		return closer.Close()
@@ -123,7 +123,7 @@ func (b *fileBody) Close() error { return closeBody(b.file) }
 
 // A Response is the state of one answer.
 type Response struct {
-	out       io.Writer // the connection
+	out       io.Writer // the connection, or a CGI program's standard output
 	firstLine string    // how the head begins, see below
 	withBody  bool      // false for HEAD
 	errors    io.Writer // wsgi.errors
@@ -377,13 +377,13 @@ func (r *Response) head() string {
 	if _, n := lookup(r.headers, "Server"); n == 0 && r.firstLine == httpLine {
 		b.WriteString("Server: " + software + "\r\n")
 	}
-	empty := strings.HasPrefix(r.status, "204 ") || strings.HasPrefix(r.status, "205 ")
+	code, _, _ := strings.Cut(r.status, " ")
 	for _, header := range r.headers {
-		if !empty || !header.is("Content-Length") {
+		if code != "204" && code != "205" || !header.is("Content-Length") {
 			b.WriteString(header.Name + ": " + header.Value + "\r\n")
 		}
 	}
-	if strings.HasPrefix(r.status, "205 ") {
+	if code == "205" {
 		b.WriteString("Content-Length: 0\r\n")
 	}
 	return b.String() + "\r\n"

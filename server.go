@@ -6,6 +6,14 @@
 //
 //	Serve → serveConn → readRequest → answer → newEnviron → run → end → hangUp
 //
+// The interface, in four types whose rules are in the other files:
+//
+//	type Environ map[string]any                                           request.go
+//	type Application func(environ Environ, startResponse StartResponse) Body  app.go
+//	type StartResponse func(status string, headers []Header,
+//		excInfo ...error) io.Writer                                      response.go
+//	type Body interface { All() iter.Seq[[]byte] }                       response.go
+//
 // Clients may send nothing, send slowly, read slowly, come in large numbers or leave in
 // the middle. Two shorter gateways end this file: serveCGI, which answers the one request
 // in this process's environment, and callApplication, which has no client.
@@ -95,8 +103,9 @@ func urlScheme(https string) string {
 
 // Serve accepts connections until Shutdown, and serves each in a goroutine. In serial
 // mode only the calls of the application take turns: a slow client blocks no other. While
-// the server stops, connections from the backlog wait until it is empty: a client that
-// has its answer could connect again, and the backlog would never end.
+// the server stops, connections from the backlog wait longer than accept does for one
+// more, so until it is empty: a client that has its answer could connect again, and the
+// backlog would never end.
 func (s *Server) Serve(l net.Listener) {
 	s.mu.Lock()
 	s.listener = l
@@ -128,9 +137,9 @@ func (s *Server) Serve(l net.Listener) {
 }
 
 // accept waits for the next connection. It fails when the listener has been closed, or
-// when the server is stopping and no connection has come from the backlog for a lull. The
-// stop ends an Accept that runs, perhaps as a connection comes: only one that began after
-// the stop counts.
+// when the server is stopping and no connection has come from the backlog for a lull. A
+// deadline that passes counts only if the Accept began after the stop: the stop itself
+// ends one that runs, perhaps as a connection comes.
 func (s *Server) accept(l net.Listener) (net.Conn, error) {
 	for failed := false; ; {
 		stopping := s.stopping.Load()
@@ -202,14 +211,17 @@ func (s *Server) serveConn(c net.Conn) {
 }
 
 // seeIt returns the last line of a refusal's page, for a client on this machine: the URL
-// of the lab with these bytes.
+// of the lab with the head, unless that is too long for a URL.
 func (e *exchange) seeIt(refusal *Refusal) string {
 	client, ok := e.conn.RemoteAddr().(*net.TCPAddr)
-	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" {
+	head := strings.Join(e.request.lines, "")
+	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" || head == "" ||
+		len(head) > 2000 {
 		return ""
 	}
-	lines := slices.Compact([]string{e.request.Line, refusal.Line}) // often the same
-	head := strings.TrimLeft(strings.Join(lines, "\r\n"), "\r\n") + "\r\n\r\n"
+	if refusal.Err == nil { // the rest of the head has not been read
+		head = strings.TrimRight(head, "\r\n") + "\r\n\r\n"
+	}
 	return fmt.Sprintf("see it: http://%v%s#request=%s\n", e.conn.LocalAddr(), e.server.Lab,
 		url.QueryEscape(visible(head)))
 }
@@ -280,7 +292,7 @@ func expectsContinue(q *Request) bool {
 // the head has been sent. (PEP 3333, "HTTP 1.1 Expect/Continue")
 func (e *exchange) sendContinue() {
 	if !e.response.headSent {
-		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // the next read fails too
+		io.WriteString(&e.conn, "HTTP/1.1 100 Continue\r\n\r\n") // if it fails, so does Read
 	}
 }
 
@@ -298,7 +310,7 @@ func (e *exchange) end() {
 	e.server.mu.Lock()
 	delete(e.server.conns, &e.conn)
 	e.server.mu.Unlock()
-	if e.input.length == 0 { // else an application may have kept wsgi.input, which reads it
+	if e.input.length == 0 { // else an application may have kept wsgi.input, which uses it
 		e.reader.Reset(nil)
 		readers.Put(e.reader)
 	}
@@ -319,12 +331,13 @@ func (e *exchange) hangUp() {
 		return // it is closed, or has no halves
 	}
 	limit := e.server.Timeout
-	called := e.conn.eachRead // set for the application; before that, input has no length
+	called := e.input.r != nil
 	if called && e.input.read == e.input.length {
 		limit = moment
 	}
-	e.server.setState(&e.conn, false, limit)      // the time to close begins
-	io.CopyN(io.Discard, e.conn.Conn, drainLimit) // any error ends the wait too
+	e.server.setState(&e.conn, false, limit) // the time to close begins
+	// Not from e.conn, whose Read may begin a new time. Any error ends the wait too.
+	io.CopyN(io.Discard, e.conn.Conn, drainLimit)
 }
 
 // logAccess writes the access log line of an exchange, in wsgiref's form:
@@ -379,7 +392,7 @@ func (c *conn) Write(p []byte) (int, error) {
 // ReadFrom is what io.Copy calls if the destination has it. On a TCP connection, and from
 // a file, that is sendfile(2).
 func (c *conn) ReadFrom(source io.Reader) (int64, error) {
-	c.SetWriteDeadline(time.Now().Add(c.timeout)) // as in Write
+	c.SetWriteDeadline(time.Now().Add(c.timeout)) // for all of it: see pieceSize
 	return io.Copy(c.Conn, source)
 }
 
@@ -540,7 +553,7 @@ func serveCGI(application Application, variables []string, stdin io.Reader,
 	defer stream.Flush()
 	response := newResponse(stdout, cgiLine, environ.Get("REQUEST_METHOD"), stream)
 	q := &Request{}
-	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its server has checked it
+	if length := environ.Get("CONTENT_LENGTH"); length != "" { // its size is the server's concern
 		if err := q.setLength(length, 0, math.MaxInt64); err != nil {
 			response.refuse(err.(*Refusal))
 			return
@@ -585,7 +598,8 @@ func callApplication(application Application, environ Environ) (
 	status string, headers []Header, body []byte) {
 	setTestingDefaults(environ)
 	var out bytes.Buffer
-	r := newResponse(&out, noHead, environ.Get("REQUEST_METHOD"), io.Discard)
+	r := newResponse(&out, noHead, environ.Get("REQUEST_METHOD"),
+		environ["wsgi.errors"].(io.Writer))
 	result := application(environ, r.startResponse)
 	defer closeBody(result) // an error is for a server to log
 	r.sendBody(result)

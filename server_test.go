@@ -1896,6 +1896,7 @@ func TestCommand(t *testing.T) {
 			"\nStop the program that has this address, or let -addr :0 pick a free port"}, // T07
 		{2, "-programs 65537", "-programs must be from 1 to 65536"},
 		{2, "-script nosuch", "-script: "}, {2, "-root nosuch", "-root: "},
+		{2, "-root README.md", "-root: README.md is not a directory"},
 		{0, "send -h", "-half-close"},
 		{0, "send -half-close " + addr + ` 'GET / HTTP/1.0\r\n\r\n'`,
 			"> GET / HTTP/1.0\\r\\n\n> \\r\\n\n< HTTP/1.0 200 OK\\r\\n\n"},
@@ -1905,7 +1906,7 @@ func TestCommand(t *testing.T) {
 		{0, "send " + addr + " '\xff한\"\\\"\\\\ \\xff\\r\\n\r\n", `> \xff한""\\ \xff\r\n` + "\n"},
 		{2, "send " + addr + ` \q`, `expected escapes like \r \n \t \\ \x00, got "\q"`},
 		{2, "send " + addr + ` \`, "expected escapes"}, {2, "send " + addr + ` a\x0`, "expected escapes"},
-		{2, "send " + addr, misplaced},
+		{2, "send " + addr, misplaced}, {2, "send", "\nSee rawsgi send -help.\n"},
 		{2, "send " + addr + " x -split 3", misplaced},
 		{2, "send http://127.0.0.1:8000 x",
 			`ADDR is host:port, like 127.0.0.1:8000 or :8000, or unix:/path, not "http://127.0.0.1:8000"`},
@@ -2839,6 +2840,8 @@ func TestForm(t *testing.T) {
 	}
 	_, refusal := read(strings.NewReader("--B\r\n\r\n--B--"))
 	same(t, "the function that knows the rule", refusal.Place, "app.go#disposition")
+	_, refusal = read(strings.NewReader("--B\r\nA: " + strings.Repeat("x", partHead)))
+	same(t, "where a form is too large", refusal.Place, "app.go#Read")
 	before := totalAlloc()
 	page, _ := read(io.MultiReader(strings.NewReader("--B\r\n"+file), io.LimitReader(zeros{}, 256<<20),
 		strings.NewReader("\r\n--B--\r\n")))
@@ -4566,6 +4569,25 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestSeeIt holds the link on a refusal's page to the head that was refused.
+func TestSeeIt(t *testing.T) {
+	s := start(t, hello, func(s *Server) { s.Lab = "/lab" })
+	link := regexp.MustCompile(`see it: http://127\.0\.0\.1:\d+/lab#request=(.*)\n$`)
+	for _, head := range []string{get("Host: a", "Host: b"), "GET / HTTP/1.0\r\nHost: x",
+		"GET / HTTP/1.0\nHost: a\r\n", "\r\nGET /\x80 HTTP/9.9\r\n", "GET /%zz HTTP/1.0\r\n"} {
+		page := must(askUntil(t, s.addr, head, true))(t)
+		found := link.FindStringSubmatch(page)
+		if found == nil {
+			t.Errorf("%q: no link in %q", head, page)
+			continue
+		}
+		seen := must(unescape(must(url.QueryUnescape(found[1]))(t)))(t)
+		same(t, "the bytes of the link", strings.Trim(seen, "\r\n"), strings.Trim(head, "\r\n"))
+		same(t, "the link ends the head", strings.HasSuffix(seen, "\r\n\r\n"), head[len(head)-1] == '\n')
+	}
+	replies(t, s.addr, "GET / HTTP/1.0\r\nA : "+strings.Repeat("x", 2000)+"\r\n\r\n", " 400 |!see it")
+}
+
 // TestBadByte shows that a refusal points at the first byte that is wrong, also where the same
 // bytes come once more. TestReadRequest has those of the rows.
 func TestBadByte(t *testing.T) {
@@ -4611,8 +4633,8 @@ func TestRecordTells(t *testing.T) {
 			"expected 10 body bytes, got 3|the head leaves"},
 		"GET http://a HTTP/1.0\r\nHost: b\r\n\r\n": {hello, `HTTP_HOST is "a", from the absolute ` +
 			`target|"/": an empty path is the root|Host is dropped: the target says a`},
-		getPath("/README.md"): {newFiles("docs"), "the body of app is a file: the gateway " +
-			"reads, sends and closes it|the head leaves|bytes of the body leave"},
+		getPath("/README.md"): {newFiles("docs"), "the gateway itself reads, sends and " +
+			"closes the body of app|the head leaves|bytes of the body leave"},
 		"HEAD / HTTP/1.0\r\n\r\n": {clock, "a block of 9 bytes|the answer has no Content-Length: " +
 			"nobody " +
 			"knows how long the body of GET would be\n|is asked for no more blocks"},
