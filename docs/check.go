@@ -707,9 +707,9 @@ func (c *client) do(word string, d drawn) {
 	case "vanish":
 		c.SetLinger(0) // with a reset
 		c.Close()
-		c.TCPConn = nil
+		c.got, c.TCPConn = nil, nil
 	case "stay":
-		c.TCPConn = nil
+		c.got, c.TCPConn = nil, nil
 	default:
 		c.send(d.expand(strings.Trim(word, "`")))
 	}
