@@ -752,7 +752,7 @@ func (c *client) send(text string) {
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
 		if _, err := c.Write(piece); err != nil && !c.more {
-			c.err = broken(err)
+			c.err = fmt.Errorf("%v: answer first, then read on until the client ends", broken(err))
 			return
 		} else if c.slowly {
 			time.Sleep(time.Millisecond) // or the system would put the bytes together

@@ -673,7 +673,7 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 		body(fmt.Sprintf("more=[%v]\n", more), false)
 	case "/long": // it is not told that the client has left
 		start(200)
-		for range 500 {
+		for range 200 {
 			body("more\n", true)
 			time.Sleep(time.Millisecond)
 		}
