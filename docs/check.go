@@ -752,7 +752,7 @@ func (c *client) send(text string) {
 	}
 	for piece := range slices.Chunk([]byte(text), size) {
 		if _, err := c.Write(piece); err != nil && !c.more {
-			c.err = fmt.Errorf("%v: answer first, then read on until the client ends", broken(err))
+			c.err = broken(err)
 			return
 		} else if c.slowly {
 			time.Sleep(time.Millisecond) // or the system would put the bytes together
@@ -793,10 +793,11 @@ func (c *client) finish() {
 	c.got, c.TCPConn = nil, nil
 }
 
-// broken is an error of a connection without its addresses.
+// broken is an error of a connection without its addresses. Most come from a program that
+// closes while there are bytes that it has not read.
 func broken(err error) error {
-	_, why, _ := strings.Cut(err.Error(), ": ")
-	return errors.New("the connection broke: " + why)
+	why := err.Error()[strings.LastIndex(err.Error(), ": ")+2:]
+	return errors.New("the connection broke: " + why + ": answer, then read on")
 }
 
 // feed plays a script for a program that reads standard input.
