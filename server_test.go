@@ -5191,13 +5191,13 @@ func TestExercise(t *testing.T) {
 		{"", "", 0, "  09   A teapot"},
 		{"", "09", 0, "start here: mine/09-teapot.go"},
 		{"", "9", 1, "\n  --   once more: not tried yet\n"},
-		{"", "9", 1, " of 20 pass\nnext      go run docs/check.go -hint 1 09\n"},
+		{"", "9", 1, " of 22 pass\nnext      go run docs/check.go -hint 1 09\n"},
 		{"", "-hint 1 09", 0, "Hint 1 of 3"},
 		{"package main\nfunc teapot() { undefined() }\n", "09", 1, mine + ":2"},
 		{strings.Replace(teapot, "stout", "stout!", 1), "09 " + mine, 1,
 			"came      short and stout!\\n\n                                ^ "},
 		{raced, "09", 1, "one of them is at 09-teapot.go:10\n"},
-		{teapot, "teapot", 0, "20 of 20 pass"},
+		{teapot, "teapot", 0, "22 of 22 pass"},
 		{"", "09", 0, "\nnext      go run docs/check.go 10\nprogress  [#."},
 		{"", "", 0, "  ok   09   A teapot"},
 		{"", "77", 2, `there is no exercise "77"`},
@@ -5231,8 +5231,8 @@ func TestClass(t *testing.T) {
 	class, report := t.TempDir(), t.TempDir()
 	starter := string(must(os.ReadFile("docs/exercises/09-teapot/starter.go"))(t))
 	students := [][3]string{ // file, content, points and notes
-		{"ada/09-teapot.go", teapot, `"10","20","","equal to ben"`},
-		{"ben/mine/09-teapot.go", "// mine\n" + teapot, `"10","20","","equal to ada"`},
+		{"ada/09-teapot.go", teapot, `"10","22","","equal to ben"`},
+		{"ben/mine/09-teapot.go", "// mine\n" + teapot, `"10","22","","equal to ada"`},
 		{"[c]/09-teapot.go", strings.Replace(teapot, "stout", "stout!", 1), ``},
 		{"dan/9-teapot.go", teapot, `"0","0","","not handed in"`},
 		{"eve/09-teapot.go", "package", `"0","0","does not compile",""`},

@@ -130,6 +130,29 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/nothing":
 		startResponse("200 OK", plain)
 		return blocks()
+	case "/plain": // a body without Close
+		startResponse("200 OK", plain)
+		return Blocks{[]byte("no Close\n")}
+	case "/long": // it says whether it was asked for less than all of its blocks
+		startResponse("200 OK", plain)
+		return streamed(func(yield func([]byte) bool) {
+			for range 1000 {
+				if !yield([]byte("more\n")) {
+					probed("given up")
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	case "/asks": // its second block waits for the request's body
+		startResponse("200 OK", plain)
+		return streamed(func(yield func([]byte) bool) {
+			yield([]byte("first\n"))
+			if _, err := io.ReadAll(environ["wsgi.input"].(io.Reader)); err != nil {
+				panic(err)
+			}
+			yield([]byte("second\n"))
+		})
 	case "/late":
 		return streamed(func(yield func([]byte) bool) {
 			startResponse("200 OK", plain)
@@ -223,12 +246,24 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/json/again":
 		return streamed(func(yield func([]byte) bool) {
 			startResponse("200 OK", json)
-			if !yield([]byte("")) {
+			if !yield([]byte(`{"old":1}`)) {
 				return
 			}
 			startResponse("503 Service Unavailable", json, errors.New("the database is on fire"))
 			yield([]byte(`{"new":1}`))
 		})
+	case "/json/no-more": // to a page of no type
+		return streamed(func(yield func([]byte) bool) {
+			startResponse("200 OK", json)
+			if !yield([]byte(`{"old":1}`)) {
+				return
+			}
+			startResponse("503 Service Unavailable", nil, errors.New("the database is on fire"))
+			yield([]byte(`{"new":1}`))
+		})
+	case "/json/small": // the names of headers in small letters, and a line end
+		startResponse("200 OK", []Header{{"content-type", "application/json"}, {"content-length", "8"}})
+		return one(`{"a":1}` + "\n")
 	case "/json/second":
 		startResponse("200 OK", json)
 		startResponse("200 OK", json)
@@ -256,7 +291,7 @@ func probes(environ Environ, startResponse StartResponse) Body {
 	case "/blank": // its one block is empty
 		startResponse("200 OK", plain)
 		return streamed(func(yield func([]byte) bool) {
-			yield(nil)
+			yield([]byte{})
 			panic(errors.New("the probe fails"))
 		})
 	case "/too-late":
@@ -338,6 +373,9 @@ func (b observedBody) All() iter.Seq[[]byte] {
 			if !yield(block) {
 				return
 			}
+		}
+		if l, ok := b.Body.(interface{ Len() int }); ok && l.Len() != n {
+			probed("Len is %d", l.Len())
 		}
 	}
 }
@@ -449,7 +487,8 @@ func cgiProgram(gateway func(Application)) Application {
 				program.Env = append(program.Env, key+"="+text)
 			}
 		}
-		var printed, errors bytes.Buffer
+		var errors bytes.Buffer
+		printed := answerBegun{begun: make(chan bool)}
 		program.Stdout, program.Stderr = &printed, &errors
 		in, out, err := os.Pipe()
 		if err != nil {
@@ -458,6 +497,12 @@ func cgiProgram(gateway func(Application)) Application {
 		defer out.Close() // fails if it is closed already
 		copied := make(chan bool)
 		go func() { // if it fails, the program has ended
+			if environ.Get("PATH_INFO") == "/asks" {
+				select {
+				case <-printed.begun:
+				case <-ctx.Done():
+				}
+			}
 			io.Copy(out, io.MultiReader(environ["wsgi.input"].(io.Reader), strings.NewReader("NOT FOR YOU")))
 			if environ.Get("HTTP_X_STDIN") != "open" {
 				out.Close()
@@ -473,8 +518,23 @@ func cgiProgram(gateway func(Application)) Application {
 		<-copied
 		fmt.Fprintf(os.Stderr, "%sexit: %v\n", errors.Bytes(), failed)
 		startResponse("200 OK", []Header{{"Content-Type", "application/octet-stream"}})
-		return Blocks{printed.Bytes()}
+		return Blocks{printed.text.Bytes()}
 	}
+}
+
+// An answerBegun is what a CGI program prints. It closes begun after the first block of the body.
+type answerBegun struct {
+	text  bytes.Buffer
+	begun chan bool
+	once  sync.Once
+}
+
+func (a *answerBegun) Write(p []byte) (int, error) {
+	n, err := a.text.Write(p)
+	if bytes.Contains(a.text.Bytes(), []byte("first\n")) {
+		a.once.Do(func() { close(a.begun) })
+	}
+	return n, err
 }
 
 // probeRoutes has a router put probes side by side: /a, /a/b, a long one, and /n, which has a router of
@@ -611,6 +671,26 @@ func asyncProbes(scope Event, receive func() Event, send func(Event)) {
 		}
 		start(200)
 		body(fmt.Sprintf("more=[%v]\n", more), false)
+	case "/long": // it is not told that the client has left
+		start(200)
+		for range 200 {
+			body("more\n", true)
+			time.Sleep(time.Millisecond)
+		}
+		probed("sent all")
+	case "/bare": // body and more_body are absent
+		start(200)
+		send(Event{"type": "http.response.body"})
+	case "/kept": // it keeps the blocks that it receives
+		var all [][]byte
+		for more := true; more; {
+			event := receive()
+			block, _ := event["body"].([]byte)
+			all = append(all, block)
+			more, _ = event["more_body"].(bool)
+		}
+		start(200)
+		body(string(bytes.Join(all, nil)), false)
 	case "/silent":
 	case "/unfinished":
 		start(200)

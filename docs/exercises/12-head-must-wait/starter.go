@@ -84,7 +84,7 @@ func application(path string, input io.Reader, start startResponse) iter.Seq[[]b
 	plain := []Header{{"Content-Type", "text/plain"}}
 	onFire := errors.New("the database is on fire")
 	if path == "/fail" { // before it returns a body
-		start("200 OK", plain)
+		start("200 OK", append(plain, Header{"X-Old", "yes"}))
 		panic(onFire)
 	}
 	page := "Hello, World!\n"

@@ -41,7 +41,7 @@ type request struct {
 // page returns the pieces of a page: the length of several is not known in advance.
 func page(q *request) []string {
 	if q.path == "/stream" {
-		return []string{"first\n", "second\n"}
+		return []string{"first\n", "and then a second\n"}
 	}
 	return []string{fmt.Sprintf("%s %s %d\n", q.method, q.path, q.size)}
 }
