@@ -5241,6 +5241,7 @@ func TestClass(t *testing.T) {
 		{"hal/09-teapot.go.orig", "package", `"0","0","","not handed in"`},
 		{"=ida/09-teapot.go/file", "a directory", `"0","0","does not compile",""`},
 		{"jon/go.mod", "module mine\n", `"0","0",`},
+		{"kim/mine/01-no-close.go", "package main", `"0","0","","not handed in"`},
 	}
 	for _, student := range students {
 		path := filepath.Join(class, student[0])
@@ -5252,7 +5253,7 @@ func TestClass(t *testing.T) {
 	}
 	out, status := check(t, "class", class, "09", "-o", report)
 	same(t, "the status", status, 0)
-	has(t, out, "1 of 10 students: 09 the body\n")
+	has(t, out, "1 of 11 students: 09 the body\n")
 	text := func(file string) string {
 		return string(must(os.ReadFile(filepath.Join(report, file)))(t))
 	}
@@ -5261,7 +5262,11 @@ func TestClass(t *testing.T) {
 		has(t, text("class.csv"), fmt.Sprintf("%q,\"09-teapot\",%s", name, student[2]))
 	}
 	has(t, text("class.csv"), "\ncomplete\n")
-	has(t, text("dan.txt"), "not recognised: 9-teapot.go")
+	has(t, text("dan.txt"), "not recognised: 9-teapot.go", "like 09-teapot.go")
+	has(t, text("hal.txt"), "not recognised: 09-teapot.go.orig")
+	has(t, text("fay.txt"), "the starter, as it was")
+	has(t, text("kim.txt"), "no file here has the name of a starter", "!not recognised")
+	has(t, out, "eve                   build\n")
 	has(t, text("_c_.txt"), "came      short and stout!")
 }
 

@@ -580,7 +580,8 @@ func (c *child) endsWithin(patience time.Duration) bool {
 	}
 }
 
-var errDeaf = errors.New("nobody listens: the program's address must be 127.0.0.1:8000")
+var errDeaf = errors.New("after 10 s nobody listens: the program's address must be " +
+	"127.0.0.1:8000, and it must come to Listen")
 
 // dial waits until the program listens, or has ended.
 func (c *child) dial() (net.Conn, error) {
@@ -1832,7 +1833,8 @@ func (c *child) hold(row check, alone bool) *fault {
 	if f == nil {
 		return nil
 	} else if f.came == "" && e.reply == "" && e.after > 0 {
-		f.came = fmt.Sprintf("(nothing: hung up after %.1f s)", e.after.Seconds())
+		how := map[bool]string{true: "still connected", false: "hung up"}[e.silent]
+		f.came = fmt.Sprintf("(nothing: %s after %.1f s)", how, e.after.Seconds())
 	}
 	if c.addr != "" && c.endsWithin(time.Millisecond) {
 		f.notes = append(f.notes, "the program has ended")
@@ -2190,15 +2192,22 @@ func papersOf(student, dir string, chosen []*exercise) (papers []*paper) {
 		papers = append(papers, &paper{student: student, file: file, x: x,
 			key: x.fingerprint(content)})
 	}
+	pages := ""
+	for _, file := range glob("docs/*.md") {
+		pages += page(file)
+	}
 	entries, _ := os.ReadDir(dir) // it was there
 	more, _ := os.ReadDir(mine)   // it need not be there
 	for _, entry := range append(entries, more...) {
 		file, extension := entry.Name(), filepath.Ext(entry.Name())
 		x := exerciseNamed(strings.TrimSuffix(file, extension))
-		if slices.Contains(languages, extension) && (x == nil || x.name+extension != file) {
+		isProgram := regexp.MustCompile(`\.(go|js|py)\b`).MatchString(file)
+		isKnown := x != nil && x.name+extension == file ||
+			strings.Contains(pages, "mine/"+file) // a chapter asks for it
+		if isProgram && !isKnown {
 			p := &paper{student: student, remark: "not recognised: " + file}
 			fmt.Fprintf(&p.feedback, "\nnot recognised: %s; a file keeps the name of its "+
-				"starter, like %s.go\n", visible(file), exercises()[0].name)
+				"starter, like %s.go\n", visible(file), chosen[0].name)
 			papers = append(papers, p)
 		}
 	}
@@ -2223,12 +2232,15 @@ func (p *paper) check(owners map[string][]string) {
 		return
 	} else if slices.Contains(others, "the starter") {
 		p.cell, p.remark = "start", "the starter"
+		fmt.Fprintf(&p.feedback, "\nExercise %s  the starter, as it was\n", p.x.number)
 		return
 	}
 	p.results = p.x.attempt(&p.feedback, p.file, true)
 	p.cell = fmt.Sprintf("%d/%d", len(having("passes", p.results)), len(p.x.checks))
 	if passesAll(p.results) {
 		p.cell = "ok"
+	} else if p.results[0].Name == notCompiled {
+		p.cell = "build"
 	}
 	if len(others) > 0 {
 		p.cell, p.remark = p.cell+"=", "equal to "+strings.Join(others, ", ")
@@ -2267,11 +2279,15 @@ func reportClass(report string, papers []*paper, chosen []*exercise) {
 			}
 			csv += csvLine(student, name, points, passed, first, p.remark)
 		}
+		if strings.Count(feedback, "\n") == 1 {
+			feedback += "\nno file here has the name of a starter, like " + chosen[0].name + ".go\n"
+		}
 		file := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(student, "_")
 		write(filepath.Join(report, file+".txt"), feedback)
 	}
 	write(filepath.Join(report, "class.csv"), csv+"complete\n")
-	fmt.Println("\n\n= is equal to the solution or to another's.\nChecks that fail first:")
+	fmt.Println("\n\nbuild does not compile; = is equal to the solution or to another's.\n" +
+		"Checks that fail first:")
 	most := slices.SortedFunc(maps.Keys(failing), func(a, b string) int {
 		return cmp.Or(failing[b]-failing[a], strings.Compare(a, b))
 	})
