@@ -754,7 +754,7 @@ func newCGI(script string, timeout time.Duration, limit int) Application {
 		}
 		file, err := findProgram(script, environ)
 		if err == errNoProgram {
-			return plainly(startResponse, "403 Forbidden", err.Error())
+			return plainly(startResponse, "403 Forbidden", "It is "+err.Error()+".")
 		} else if err != nil {
 			return cannotServe(environ, startResponse, err)
 		}
@@ -775,8 +775,8 @@ func newCGI(script string, timeout time.Duration, limit int) Application {
 	}
 }
 
-var errNoProgram = errors.New("It is not a program: a file, and no link, that may be " +
-	"executed (see chmod).")
+var errNoProgram = errors.New("not a program: a file, and no link, that may be executed " +
+	"(see chmod)")
 
 // findProgram returns the path of the program. In a directory of them, the first segment
 // of PATH_INFO is its name, and moves to SCRIPT_NAME. A symbolic link is refused.
@@ -1290,6 +1290,7 @@ func (p *proxy) forward(environ Environ, startResponse StartResponse, upstream *
 	body Body, err error) {
 	defer closeUnused(&body, upstream)
 	p.send(environ, upstream)
+	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
 	h := &headReader{r: bufio.NewReader(upstream)}
 	status, fields, err := readAnswer(h)
 	if err != nil {
@@ -1310,7 +1311,6 @@ func (p *proxy) send(environ Environ, upstream *conn) {
 	if errors.As(err, &refusal) {
 		panic(err) // the client's fault: the gateway answers
 	}
-	upstream.SetReadDeadline(time.Now().Add(p.timeout)) // for the whole head
 }
 
 // requestHead makes the head of the request to an upstream out of an environ.

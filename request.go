@@ -85,7 +85,7 @@ func caller() string {
 // Unwrap makes errors.Is(err, io.ErrUnexpectedEOF) work for a body that is cut short.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// Error returns the refusal on one line, for a log:
+// Error returns the refusal on one line, for a log. Bytes are counted from 0:
 //
 //	expected a name, a colon and a value: byte 4 of "Host : x" (RFC 9112 §5.1)
 func (r *Refusal) Error() string {
@@ -134,7 +134,8 @@ func (r *Refusal) excerpt() (before, after string) {
 	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(after))
 }
 
-// quote returns the first 80 characters of s, printable and in quotes, for a message.
+// quote returns the first 80 characters of s, printable and in quotes, for a message. What
+// is shown whole is made visible, and the log's own lines are printable (server.go).
 func quote(s string) string { return fmt.Sprintf("%.80q", s) }
 
 // visible shows bytes on one line, with the escapes of a Go string: CR LF as \r\n, a byte

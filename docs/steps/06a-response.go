@@ -153,7 +153,7 @@ func readRequest(r *bufio.Reader) (*Request, error) {
 	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
-		h.end = ""
+		h.end = "" // the skipped line is no part of the head
 		line, err = h.line(targetTooLong)
 	}
 	if err == nil {

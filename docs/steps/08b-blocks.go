@@ -77,7 +77,7 @@ func serveConn(socket net.Conn) {
 	r := bufio.NewReaderSize(c, maxLine+1)
 	request, err := readRequest(r)
 	response := &Response{out: c, withHead: request.Version != "HTTP/0.9",
-		withBody: request.Method != "HEAD", length: -1}
+		withBody: request.Method != "HEAD", length: -1} // not known
 	var refusal *Refusal
 	switch {
 	case errors.As(err, &refusal):
@@ -159,7 +159,7 @@ func readRequest(r *bufio.Reader) (*Request, error) {
 	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
-		h.end = ""
+		h.end = "" // the skipped line is no part of the head
 		line, err = h.line(targetTooLong)
 	}
 	if err == nil {

@@ -77,7 +77,7 @@ func serveConn(socket net.Conn) {
 	r := bufio.NewReaderSize(c, maxLine+1)
 	request, err := readRequest(r)
 	response := &Response{out: c, withHead: request.Version != "HTTP/0.9",
-		withBody: request.Method != "HEAD", length: -1}
+		withBody: request.Method != "HEAD", length: -1} // not known
 	var refusal *Refusal
 	switch {
 	case errors.As(err, &refusal):
@@ -163,7 +163,7 @@ func readRequest(r *bufio.Reader) (*Request, error) {
 	h := &headReader{r: r}
 	line, err := h.line(targetTooLong)
 	if err == nil && line == "" { // old clients sent one after a body (RFC 9112 §2.2)
-		h.end = ""
+		h.end = "" // the skipped line is no part of the head
 		line, err = h.line(targetTooLong)
 	}
 	if err == nil {
@@ -809,6 +809,7 @@ func failing(environ Environ, startResponse StartResponse) Body {
 		panic(errors.New("the application failed before its head was sent"))
 	case "/errors/hop":
 		startResponse("200 OK", []Header{{"Connection", "close"}}) // panics
+		return Blocks{}
 	}
 	startResponse("200 OK", textPlain)
 	switch environ.Get("PATH_INFO") {
