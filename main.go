@@ -189,7 +189,7 @@ func (o *options) check() error {
 	if rootErr == nil && !info.IsDir() {
 		rootErr = errors.New(c.Root + " is not a directory")
 	}
-	_, scriptErr := os.Stat(cmp.Or(c.Script, "."))
+	_, scriptErr := os.Stat(c.Script)
 	for _, check := range []struct {
 		wrong bool
 		text  string
@@ -202,7 +202,7 @@ func (o *options) check() error {
 		{c.Timeout < time.Millisecond, "-timeout must be a time of 1ms at least"},
 		{o.maxBody < 0, "-max-body must be at least 0"},
 		{c.Root != "docs" && rootErr != nil, fmt.Sprint("-root: ", rootErr)}, // docs may be missing
-		{scriptErr != nil, fmt.Sprint("-script: ", scriptErr)},
+		{c.Script != "" && scriptErr != nil, fmt.Sprint("-script: ", scriptErr)},
 	} {
 		if check.wrong {
 			return usageError{errors.New(check.text)}
