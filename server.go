@@ -214,9 +214,8 @@ func (s *Server) serveConn(c net.Conn) {
 // of the lab with the head, unless that is too long for a URL.
 func (e *exchange) seeIt(refusal *Refusal) string {
 	client, ok := e.conn.RemoteAddr().(*net.TCPAddr)
-	head := strings.Join(e.request.lines, "")
-	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" || head == "" ||
-		len(head) > 2000 {
+	head := cmp.Or(strings.Join(e.request.lines, ""), refusal.Line) // of TLS, no line is read
+	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" || len(head) > 2000 {
 		return ""
 	}
 	if refusal.Err == nil { // the rest of the head has not been read

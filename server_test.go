@@ -4574,7 +4574,7 @@ func TestSeeIt(t *testing.T) {
 	s := start(t, hello, func(s *Server) { s.Lab = "/lab" })
 	link := regexp.MustCompile(`see it: http://127\.0\.0\.1:\d+/lab#request=(.*)\n$`)
 	for _, head := range []string{get("Host: a", "Host: b"), "GET / HTTP/1.0\r\nHost: x",
-		"GET / HTTP/1.0\nHost: a\r\n", "\r\nGET /\x80 HTTP/9.9\r\n", "GET /%zz HTTP/1.0\r\n"} {
+		"GET / HTTP/1.0\nHost: a\r\n", "\r\nGET /\x80 HTTP/9.9\r\n", "GET /%zz HTTP/1.0\r\n", "\x16\r\n"} {
 		page := must(askUntil(t, s.addr, head, true))(t)
 		found := link.FindStringSubmatch(page)
 		if found == nil {
