@@ -218,8 +218,9 @@ func (e *exchange) seeIt(refusal *Refusal) string {
 	if !ok || !client.IP.IsLoopback() || e.server.Lab == "" || len(head) > 2000 {
 		return ""
 	}
-	if refusal.Err == nil { // the rest of the head has not been read
-		head = strings.TrimRight(head, "\r\n") + "\r\n\r\n"
+	ended := strings.HasSuffix(head, "\n\r\n") || strings.HasSuffix(head, "\n\n")
+	if refusal.Err == nil && !ended {
+		head += "\r\n" // the rest of the head has not been read
 	}
 	return fmt.Sprintf("see it: http://%v%s#request=%s\n", e.conn.LocalAddr(), e.server.Lab,
 		url.QueryEscape(visible(head)))

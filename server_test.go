@@ -4574,7 +4574,8 @@ func TestSeeIt(t *testing.T) {
 	s := start(t, hello, func(s *Server) { s.Lab = "/lab" })
 	link := regexp.MustCompile(`see it: http://127\.0\.0\.1:\d+/lab#request=(.*)\n$`)
 	for _, head := range []string{get("Host: a", "Host: b"), "GET / HTTP/1.0\r\nHost: x",
-		"GET / HTTP/1.0\nHost: a\r\n", "\r\nGET /\x80 HTTP/9.9\r\n", "GET /%zz HTTP/1.0\r\n", "\x16\r\n"} {
+		"GET / HTTP/1.0\nHost: a\r\n", "\r\nGET /\x80 HTTP/9.9\r\n", "GET /%zz HTTP/1.0\r\n", "\x16\r\n", "GET / HTTP/1.0\r\nA: b\n\r\n",
+		"GET / HTTP/1.1\n\n"} {
 		page := must(askUntil(t, s.addr, head, true))(t)
 		found := link.FindStringSubmatch(page)
 		if found == nil {
@@ -4583,7 +4584,11 @@ func TestSeeIt(t *testing.T) {
 		}
 		seen := must(unescape(must(url.QueryUnescape(found[1]))(t)))(t)
 		same(t, "the bytes of the link", strings.Trim(seen, "\r\n"), strings.Trim(head, "\r\n"))
-		same(t, "the link ends the head", strings.HasSuffix(seen, "\r\n\r\n"), head[len(head)-1] == '\n')
+		var refusal *Refusal
+		_, _, err := parse(strings.NewReader(seen))
+		if !errors.As(err, &refusal) || !strings.Contains(page, refusal.Reason) {
+			t.Errorf("%q leads to %q: %v", head, seen, err)
+		}
 	}
 	replies(t, s.addr, "GET / HTTP/1.0\r\nA : "+strings.Repeat("x", 2000)+"\r\n\r\n", " 400 |!see it")
 }
