@@ -587,14 +587,18 @@ func (r *Response) send(page string) {
 	io.WriteString(r.out, head+page) // if it fails, the client has left
 }
 
-// head returns the status line and the header fields. (RFC 1945 §6.1; RFC 9110 §6.6.1,
-// §8.6)
+// head returns the status line and the header fields. Date and Server are added, unless
+// the application gave its own. (RFC 1945 §6.1; RFC 9110 §6.6.1, §8.6)
 //
 //	HTTP/1.0 200 OK\r\nDate: …\r\nServer: …\r\nContent-Type: …\r\nContent-Length: 5\r\n\r\n
 func (r *Response) head(length int) string {
-	head := "HTTP/1.0 " + r.status + "\r\n" +
-		"Date: " + time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n" +
-		"Server: " + software + "\r\n"
+	head := "HTTP/1.0 " + r.status + "\r\n"
+	if _, n := lookup(r.headers, "Date"); n == 0 {
+		head += "Date: " + time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n"
+	}
+	if _, n := lookup(r.headers, "Server"); n == 0 {
+		head += "Server: " + software + "\r\n"
+	}
 	for _, header := range r.headers {
 		head += header.Name + ": " + header.Value + "\r\n"
 	}
