@@ -90,7 +90,7 @@ type Config struct {
 }
 
 // applications returns the table of applications, in the order in which to read them.
-// watched, in this file's part Watching, returns an application that does the same.
+// watched, in the part Watching, returns an application that does what the given one does.
 func applications(c Config) []entry {
 	two := mount(map[string]Application{"/a": watched("environ", showEnviron),
 		"/b": watched("hello", hello)}, showEnviron)
@@ -288,7 +288,8 @@ func echo(environ Environ, startResponse StartResponse) Body {
 	return readBlocks(environ["wsgi.input"].(io.Reader), pieceSize)
 }
 
-// failing shows five ways to fail, one of which is mended in time. (PEP 3333, "Error Handling", "Other HTTP Features")
+// failing shows five ways to fail, one of which is mended in time. (PEP 3333, "Error
+// Handling", "Other HTTP Features")
 func failing(environ Environ, startResponse StartResponse) Body {
 	mounted := escapePath(environ.Get("SCRIPT_NAME"))
 	switch environ.Get("PATH_INFO") {
@@ -1147,7 +1148,7 @@ func closeUnused(body *Body, origin io.Closer) {
 
 // badGateway answers for a program or server that has failed. If it could not be started
 // because a limit of this system is reached, the status says so. startResponse is given
-// err, for whoever watches.
+// err, which a trace shows.
 func badGateway(environ Environ, startResponse StartResponse, err error) Body {
 	switch {
 	case exhausted(err):

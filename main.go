@@ -201,7 +201,8 @@ func (o *options) check() error {
 		{c.Programs < 1 || c.Programs > 1<<16, "-programs must be from 1 to 65536"},
 		{c.Timeout < time.Millisecond, "-timeout must be a time of 1ms at least"},
 		{o.maxBody < 0, "-max-body must be at least 0"},
-		{c.Root != "docs" && rootErr != nil, fmt.Sprint("-root: ", rootErr)}, // docs may be missing
+		// The default, docs, may be missing: files then answers 404.
+		{c.Root != "docs" && rootErr != nil, fmt.Sprint("-root: ", rootErr)},
 		{c.Script != "" && scriptErr != nil, fmt.Sprint("-script: ", scriptErr)},
 	} {
 		if check.wrong {

@@ -105,8 +105,8 @@ func (r *Refusal) Error() string {
 //	    ^ expected a name, a colon and a value
 //	RFC 9112 §5.1
 //
-// Some clients take any answer for HTML, so the page never has a "<". With an escape in
-// its place, the caret must move: hence escapeTags comes first there.
+// Some clients take any answer for HTML, so the page never has a "<". What stands before
+// the caret is escaped before its length is taken.
 func (r *Refusal) page() []byte {
 	mark := ""
 	if r.Line != "" {
@@ -134,8 +134,8 @@ func (r *Refusal) excerpt() (before, after string) {
 	return bare(strconv.QuoteToASCII(before)), bare(strconv.QuoteToASCII(after))
 }
 
-// quote returns the first 80 characters of s, printable and in quotes, for a message. What
-// is shown whole is made visible, and the log's own lines are printable (server.go).
+// quote returns the first 80 characters of s, printable and in quotes, for a message.
+// visible shows all of a text; printable, in server.go, is for lines of a log.
 func quote(s string) string { return fmt.Sprintf("%.80q", s) }
 
 // visible shows bytes on one line, with the escapes of a Go string: CR LF as \r\n, a byte

@@ -1793,6 +1793,12 @@ func TestApplications(t *testing.T) {
 			callApplication(alone(text), Environ{})
 		}()
 	}
+	var reported bytes.Buffer
+	callApplication(func(environ Environ, startResponse StartResponse) Body {
+		startResponse("200 OK", []Header{{"Content-Length", "5"}})
+		return Blocks{[]byte("Hi")}
+	}, Environ{"wsgi.errors": &reported})
+	has(t, reported.String(), "Content-Length is 5, but the body ended after 2 bytes")
 	has(t, ask(t, start(t, echo).addr, post("a\x00\xff", "Content-Length: 3")),
 		"\r\nContent-Length: 3\r\n", "\r\n\r\na\x00\xff")
 }
@@ -2302,6 +2308,7 @@ func TestCGIHost(t *testing.T) {
 			"/..%2fp": "404", "/p": "200"} {
 			replies(t, addr, getPath(target), "^HTTP/1.0 "+want)
 		}
+		replies(t, addr, getPath("/link"), "It is not a program: a file, and no link")
 	})
 	t.Run("X09 the body's file has no name while it is there", func(t *testing.T) {
 		spooled := t.TempDir()

@@ -686,7 +686,7 @@ func (c *client) do(word string, d drawn) {
 	case "later":
 		c.finish()
 		time.Sleep(2500 * time.Millisecond)
-	case "pause": // the first byte of an answer ends it: who answers early is soon seen
+	case "pause": // the first byte of an answer ends it
 		if len(c.got) > 0 {
 			time.Sleep(100 * time.Millisecond)
 		} else {
@@ -2260,7 +2260,8 @@ func reportClass(report string, papers []*paper, chosen []*exercise) {
 	for _, papers := range students {
 		student := papers[0].student
 		fmt.Printf("\n%-20.20s", visible(student))
-		feedback := "Feedback for " + visible(student) + "\n"
+		title := "Feedback for " + visible(student) + "\n"
+		feedback := title
 		for _, p := range papers {
 			fmt.Printf(" %6s", cmp.Or(p.cell, " "+visible(p.remark)))
 			feedback += p.feedback.String()
@@ -2279,7 +2280,7 @@ func reportClass(report string, papers []*paper, chosen []*exercise) {
 			}
 			csv += csvLine(student, name, points, passed, first, p.remark)
 		}
-		if strings.Count(feedback, "\n") == 1 {
+		if feedback == title {
 			feedback += "\nno file here has the name of a starter, like " + chosen[0].name + ".go\n"
 		}
 		file := regexp.MustCompile(`[^\w.-]`).ReplaceAllString(student, "_")
